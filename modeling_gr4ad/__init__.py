@@ -1,0 +1,28 @@
+"""The GR4AD model: configuration, network, trie and beam search. Needs torch and transformers only."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+
+from .configuration_gr4ad import NUM_SPECIAL_TOKENS, GR4ADConfig
+from .generation_gr4ad import BeamSearchOutput, ItemRanking
+from .modeling_gr4ad import GR4ADForRecommendation, GR4ADModel, GR4ADModelOutput, GR4ADRecommendationOutput
+from .trie_gr4ad import SIDTrie
+
+AutoConfig.register("gr4ad", GR4ADConfig, exist_ok=True)
+AutoModel.register(GR4ADConfig, GR4ADModel, exist_ok=True)
+AutoModelForSeq2SeqLM.register(GR4ADConfig, GR4ADForRecommendation, exist_ok=True)
+
+GR4ADConfig.register_for_auto_class("AutoConfig")
+GR4ADModel.register_for_auto_class("AutoModel")
+GR4ADForRecommendation.register_for_auto_class("AutoModelForSeq2SeqLM")
+
+__all__ = [
+    "NUM_SPECIAL_TOKENS",
+    "BeamSearchOutput",
+    "GR4ADConfig",
+    "GR4ADForRecommendation",
+    "GR4ADModel",
+    "GR4ADModelOutput",
+    "GR4ADRecommendationOutput",
+    "ItemRanking",
+    "SIDTrie",
+]

@@ -1,0 +1,172 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""GR4AD model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+NUM_SPECIAL_TOKENS = 4  # <pad>, <bos>, <eos>, <unk>: the ids in front of the first codebook
+
+
+@strict
+class GR4ADConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`GR4ADModel`] and [`GR4ADForRecommendation`] (GR4AD, arXiv 2602.22732).
+
+    Token ids are laid out as `[special | level 1 | ... | level T | value buckets]`; code `c` of level `t` (0-based) has the
+    token id `level_offsets[t] + c`.
+
+    Args:
+        codebook_sizes (`list[int]`): Sizes V_t of the T semantic-ID levels, in tokens. Must equal the tokenizer's.
+        num_value_buckets (`int`): Equal-frequency value (eCPM) buckets; 0 builds no value head.
+        value_bucket_means (`list[float]`): Mean value of each bucket, in the unit of the logs; turns bucket
+            probabilities into an expected value.
+        num_items (`int`): Rows of the optional item-embedding table (row 0 is "unknown or new"); 0 builds none.
+        hidden_size (`int`): d, the width of every layer.
+        intermediate_size (`int`): Width of the gated feed-forward layers.
+        num_hidden_layers (`int`): L, all decoder layers.
+        num_parallel_layers (`int`): K in 0..L-1, the first layers, which see no previous token and are shared by all beams
+            (eqs. 5-8); 0 is vanilla autoregression with fused input.
+        num_attention_heads (`int`), num_key_value_heads (`int`, *optional*): Query heads and key/value groups (GQA).
+        num_context_kv (`int`): L_kv, distinct sets of context keys/values; decoder layer l (0-based) reads set
+            `l * L_kv // L`.
+        separate_context_values (`bool`): S_kv = 2 (keys and values projected apart) instead of 1 (one shared tensor).
+        num_context_layers (`int`): Causal encoder layers over the context; 0 is the paper's linear context processor.
+        max_context_items (`int`): S, the longest history in items.
+        num_events (`int`): Event kinds of history items; 0 leaves the feature out.
+        context_values (`bool`): Whether history items carry their value bucket as a feature.
+        user_feature_sizes (`list[int]`): Categories of each structured user feature (index 0 = missing).
+        query_from_context (`bool`): Adds the last context vector to every trunk query, m_t^0 = p_t + x_last. The trunk
+            stays token-free. Needed when all prefixes of a history are trained in one pass: otherwise a query does not
+            know how long its prefix is.
+        item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
+        value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the weight of
+            the item head's loss.
+        label_smoothing (`float`): Of the SID and item softmaxes, in [0, 1).
+        dropout (`float`): On embeddings and residual branches, in [0, 1).
+
+    ```python
+    >>> from gr4ad import GR4ADConfig, GR4ADForRecommendation
+    >>> model = GR4ADForRecommendation(GR4ADConfig(codebook_sizes=[256, 256, 256], num_hidden_layers=6, num_parallel_layers=4))
+    ```
+    """
+
+    model_type = "gr4ad"
+    keys_to_ignore_at_inference = ["losses"]
+    attribute_map = {"num_layers": "num_hidden_layers"}
+
+    codebook_sizes: list[int] | None = None
+    num_value_buckets: int = 0
+    value_bucket_means: list[float] | None = None
+    num_items: int = 0
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_hidden_layers: int = 6
+    num_parallel_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    num_context_kv: int = 1
+    separate_context_values: bool = False
+    num_context_layers: int = 0
+    max_context_items: int = 50
+    num_events: int = 0
+    context_values: bool = False
+    user_feature_sizes: list[int] | None = None
+    query_from_context: bool = True
+    item_head: bool = False
+    value_loss_weight: float = 0.1
+    mtp_loss_weight: float = 0.3
+    item_loss_weight: float = 0.5
+    label_smoothing: float = 0.0
+    hidden_act: str = "silu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    is_encoder_decoder: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 1
+
+    def __post_init__(self, **kwargs):
+        if self.codebook_sizes is None:
+            self.codebook_sizes = [256, 256, 256]
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.user_feature_sizes is None:
+            self.user_feature_sizes = []
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_levels(self) -> int:
+        """T, the tokens of one semantic ID."""
+        return len(self.codebook_sizes)
+
+    @property
+    def level_offsets(self) -> list[int]:
+        """Token id of code 0 of each level, T ints."""
+        offsets = [NUM_SPECIAL_TOKENS]
+        for size in self.codebook_sizes[:-1]:
+            offsets.append(offsets[-1] + size)
+        return offsets
+
+    @property
+    def value_offset(self) -> int:
+        """Token id of value bucket 0."""
+        return NUM_SPECIAL_TOKENS + sum(self.codebook_sizes)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.value_offset + self.num_value_buckets
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def validate_architecture(self):
+        """Part of `@strict` validation: rejects combinations that cannot be built, naming the field and the remedy."""
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+            raise ValueError(
+                f"`codebook_sizes` needs at least one level of at least one code. Received: {self.codebook_sizes}. "
+                "Copy the tokenizer's `codebook_sizes`."
+            )
+        if not 0 <= self.num_parallel_layers < self.num_hidden_layers:
+            raise ValueError(
+                "`num_parallel_layers` (K) must be in 0..num_hidden_layers-1, so that at least one layer sees the previous "
+                f"token. Received: K = {self.num_parallel_layers}, L = {self.num_hidden_layers}."
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                "`hidden_size` must be a multiple of `num_attention_heads`. "
+                f"Received: {self.hidden_size} and {self.num_attention_heads}."
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                "`num_attention_heads` must be a multiple of `num_key_value_heads`. "
+                f"Received: {self.num_attention_heads} and {self.num_key_value_heads}."
+            )
+        if not 1 <= self.num_context_kv <= self.num_hidden_layers:
+            raise ValueError(
+                f"`num_context_kv` must be in 1..num_hidden_layers. Received: {self.num_context_kv} "
+                f"with {self.num_hidden_layers} layers."
+            )
+        if self.item_head and not self.num_items:
+            raise ValueError(
+                "`item_head` scores the rows of the item-embedding table. Received: item_head = True with num_items = 0. "
+                "Set `num_items` to the catalog size + 1, or `item_head` to False."
+            )
+        if self.context_values and not self.num_value_buckets:
+            raise ValueError(
+                "`context_values` embeds value buckets. Received: context_values = True with num_value_buckets = 0. "
+                "Set `num_value_buckets`, or `context_values` to False."
+            )
+        means = self.value_bucket_means
+        if means is not None and len(means) != self.num_value_buckets:
+            raise ValueError(
+                f"`value_bucket_means` needs one mean for each of the {self.num_value_buckets} value buckets. "
+                f"Received: {len(means)}. Copy the tokenizer's `value_bucket_means`."
+            )
+
+
+__all__ = ["GR4ADConfig", "NUM_SPECIAL_TOKENS"]

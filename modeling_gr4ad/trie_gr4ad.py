@@ -1,0 +1,125 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""The valid semantic IDs of a catalog as compressed sparse rows: the constraint of the beam search."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+class SIDTrie:
+    """Trie of the semantic IDs (SIDs) of a catalog, as flat int64 tensors, one CSR table a level.
+
+    The nodes of a level are numbered in lexicographic order of their prefixes, so the children of one node are
+    neighbours, and a child's number is its place in the level's table: no pointers, and one gather descends a level for
+    every beam of every request at once (the layout of STATIC, arXiv 2602.22647, without its dense first levels).
+    A prefix that is not in the trie has no node: an invalid SID cannot be formed.
+
+    Attributes:
+        offsets (`list[torch.Tensor]`): T tensors; children of node n of level t are rows `offsets[t][n]:offsets[t][n + 1]`.
+            Level 0 holds the root only.
+        codes (`list[torch.Tensor]`): T tensors; the code (0..V_t-1) on the edge to each node of level t + 1.
+        max_children (`list[int]`): T ints, the widest node of each level: the static width of one gather.
+        leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was built
+            from; items that share an SID stand in the order of `priority`.
+    """
+
+    def __init__(
+        self,
+        offsets: Sequence[torch.Tensor],
+        codes: Sequence[torch.Tensor],
+        max_children: Sequence[int],
+        leaf_offsets: torch.Tensor,
+        leaf_items: torch.Tensor,
+        max_items: int,
+    ):
+        self.offsets = list(offsets)
+        self.codes = list(codes)
+        self.max_children = list(max_children)
+        self.leaf_offsets = leaf_offsets
+        self.leaf_items = leaf_items
+        self.max_items = max_items
+
+    @classmethod
+    def from_codes(cls, codes: torch.Tensor, item_rows: torch.Tensor | None = None) -> "SIDTrie":
+        """Builds the trie of a catalog.
+
+        Args:
+            codes (`torch.Tensor`, int64, (N, T)): The SID of each item, codes within their levels (no token offsets).
+            item_rows (`torch.Tensor`, int64, (N,), *optional*): The item row behind each SID; default 0..N-1. Where items
+                share an SID, the earlier in this order ranks first.
+
+        Raises:
+            ValueError: If `codes` is empty or not two-dimensional, or holds a negative code.
+        """
+        if codes.ndim != 2 or codes.shape[0] == 0 or codes.shape[1] == 0:
+            raise ValueError(f"`codes` must have shape (items >= 1, levels >= 1). Received: {tuple(codes.shape)}.")
+        if int(codes.min()) < 0:
+            raise ValueError(f"`codes` must be >= 0. Received a minimum of {int(codes.min())}.")
+        codes = codes.to(torch.int64)
+        if item_rows is None:
+            item_rows = torch.arange(codes.shape[0], device=codes.device)
+        order = torch.arange(codes.shape[0], device=codes.device)
+        for level in reversed(range(codes.shape[1])):  # least significant level first: a stable radix sort of the prefixes
+            order = order[torch.sort(codes[order, level], stable=True).indices]
+        codes, item_rows = codes[order], item_rows[order].to(torch.int64)
+
+        parent = torch.zeros(codes.shape[0], dtype=torch.int64, device=codes.device)
+        num_parents, offsets, edges, max_children = 1, [], [], []
+        for level in range(codes.shape[1]):
+            is_new = torch.ones_like(parent, dtype=torch.bool)
+            is_new[1:] = (parent[1:] != parent[:-1]) | (codes[1:, level] != codes[:-1, level])
+            children = torch.bincount(parent[is_new], minlength=num_parents)
+            offsets.append(torch.nn.functional.pad(children.cumsum(0), (1, 0)))
+            edges.append(codes[is_new, level].contiguous())
+            max_children.append(int(children.max()))
+            parent, num_parents = is_new.cumsum(0) - 1, int(is_new.sum())
+        items = torch.bincount(parent, minlength=num_parents)
+        leaf_offsets = torch.nn.functional.pad(items.cumsum(0), (1, 0))
+        return cls(offsets, edges, max_children, leaf_offsets, item_rows, int(items.max()))
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.codes)
+
+    @property
+    def num_sids(self) -> int:
+        return len(self.codes[-1])
+
+    def to(self, device: torch.device | str) -> "SIDTrie":
+        return SIDTrie(
+            [o.to(device) for o in self.offsets],
+            [c.to(device) for c in self.codes],
+            self.max_children,
+            self.leaf_offsets.to(device),
+            self.leaf_items.to(device),
+            self.max_items,
+        )
+
+    def children(self, level: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Children of nodes of one level.
+
+        Args:
+            level (`int`): 0 (the root) .. T-1.
+            nodes (`torch.Tensor`, int64, (...)): Nodes of that level.
+
+        Returns:
+            Three tensors of shape (..., M), M = `max_children[level]`: the codes, the child nodes of level + 1, and whether
+            the place holds a child (bool). Places without a child hold code 0 and node 0.
+        """
+        start = self.offsets[level][nodes].unsqueeze(-1)
+        count = self.offsets[level][nodes + 1].unsqueeze(-1) - start
+        step = torch.arange(self.max_children[level], device=nodes.device)
+        valid = step < count
+        child = torch.where(valid, start + step, 0)
+        return torch.where(valid, self.codes[level][child], 0), child, valid
+
+    def items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items of leaves (int64, (...)): item rows (..., M) with M = `max_items`, and whether the place holds an item."""
+        start = self.leaf_offsets[leaves].unsqueeze(-1)
+        count = self.leaf_offsets[leaves + 1].unsqueeze(-1) - start
+        step = torch.arange(self.max_items, device=leaves.device)
+        valid = step < count
+        return self.leaf_items[torch.where(valid, start + step, 0)], valid
+
+
+__all__ = ["SIDTrie"]

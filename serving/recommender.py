@@ -1,0 +1,184 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""A trained folder or hub id as one object that answers "which ads for this user?"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.tokenization import UASIDTokenizer
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One ranked ad.
+
+    item_id; score: log-probability-based ranking score, higher is better, comparable within one request; value: expected value
+    in the tokenizer's `value_unit` (None for a model without value head); sid: its semantic ID as text, e.g. `<a_3><b_17><c_9>`;
+    attributes: the item table's further columns, e.g. `{"title": ...}`.
+    """
+
+    item_id: str
+    score: float
+    value: float | None
+    sid: str
+    attributes: dict
+
+
+class UnknownItemError(ValueError):
+    """A history holds no item of the index: there is nothing to recommend from."""
+
+
+class Recommender:
+    """Model, tokenizer and trie of one artifact.
+
+    ```python
+    >>> recommender = Recommender.from_pretrained("out/beauty")
+    >>> recommender.recommend([["B001", "B002"]], top_k=10)[0][0].item_id
+    ```
+
+    Args:
+        model, tokenizer: As loaded; the tokenizer's index says what can be recommended.
+        generation_config: Carries `beam_widths` (list of T ints), `item_weight`, `value_weight`, `exclude_history`.
+        name: What the artifact is called, in errors and metrics.
+    """
+
+    def __init__(
+        self,
+        model: GR4ADForRecommendation,
+        tokenizer: UASIDTokenizer,
+        generation_config: GenerationConfig,
+        name: str = "gr4ad",
+    ):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.generation_config = generation_config
+        self.name = name
+        rows = tokenizer.index.ranked_rows()
+        self.trie = SIDTrie.from_codes(torch.from_numpy(tokenizer.index.codes[rows]), torch.from_numpy(rows)).to(model.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub_kwargs
+    ) -> Recommender:
+        """Loads a folder written by `gr4ad run` or `push_to_hub`, or a hub id.
+
+        Raises:
+            ValueError: If the folder lacks a file or a file is damaged; names it.
+        """
+        try:
+            model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
+            tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
+            generation_config = GenerationConfig.from_pretrained(name_or_path, **hub_kwargs)
+        except OSError as error:
+            message = str(error).splitlines()[0]
+            raise ValueError(
+                f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished `gr4ad run`, or a hub id."
+            ) from error
+        return cls(model, tokenizer, generation_config, name=Path(name_or_path).name)
+
+    @property
+    def beam_widths(self) -> list[int]:
+        """Default W_1..W_T."""
+        return list(self.generation_config.beam_widths)
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        events: Sequence[Sequence[str]] | None = None,
+        values: Sequence[Sequence[float]] | None = None,
+        user_features: Mapping[str, Sequence[str | None]] | None = None,
+        top_k: int = 10,
+        beam_widths: Sequence[int] | None = None,
+        exclude_history: bool | None = None,
+    ) -> list[list[Recommendation]]:
+        """Ranks ads for a batch of users.
+
+        Args:
+            histories: Item ids of each user, oldest first. Ids that the index does not know are skipped.
+            events, values: Event name and value of each item, same lengths as `histories`.
+            user_features: Category of each feature for each user; missing features count as unknown.
+            top_k: 1.. number of beams. beam_widths: W_t, default the artifact's.
+            exclude_history: Never return an item of the history; default the artifact's.
+
+        Returns:
+            At most `top_k` recommendations a user, best first; every one an item of the index.
+
+        Raises:
+            UnknownItemError: If a history is empty, or none of its items is known; names the history and its first item.
+            ValueError: On a bad `top_k` or bad widths.
+        """
+        tokenizer, defaults = self.tokenizer, self.generation_config
+        widths = self.beam_widths if beam_widths is None else list(beam_widths)
+        if not 1 <= top_k <= widths[-1]:
+            raise ValueError(f"`top_k` must be in 1..{widths[-1]} (the last beam width). Received: {top_k}.")
+        known = [[place for place, item in enumerate(history) if item in tokenizer.index.rows] for history in histories]
+        for number, (history, places) in enumerate(zip(histories, known, strict=True)):
+            if not history:
+                raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
+            if not places:
+                raise UnknownItemError(
+                    f"History {number} names no item of the catalog; its first id is {history[0]!r}. "
+                    f"The index of {self.name!r} holds {len(tokenizer.index)} items, e.g. {tokenizer.index.item_ids[0]!r}."
+                )
+
+        def kept(lists: Sequence[Sequence] | None) -> list[list] | None:
+            if lists is None:
+                return None
+            return [[row[place] for place in places] for row, places in zip(lists, known, strict=True)]
+
+        features = None
+        if tokenizer.user_features:
+            given = user_features or {}
+            features = {name: given.get(name, [None] * len(histories)) for name in tokenizer.user_features}
+        batch = tokenizer.encode_histories(
+            kept(histories),
+            events=kept(events),
+            values=kept(values),
+            user_features=features,
+            max_items=self.model.config.max_context_items,
+            return_tensors="pt",
+        ).to(self.model.device)
+        excluded = None
+        if defaults.exclude_history if exclude_history is None else exclude_history:
+            rows = [torch.from_numpy(tokenizer.item_rows(history)) for history in kept(histories) or []]
+            excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.model.device)
+        ranking = self.model.recommend(
+            **batch,
+            beam_widths=widths,
+            trie=self.trie,
+            top_k=top_k,
+            item_weight=defaults.item_weight,
+            value_weight=defaults.value_weight,
+            exclude_items=excluded,
+        )
+        has_values = self.model.value_head is not None
+        columns, ids = tokenizer.index.columns, tokenizer.index.item_ids
+        results = []
+        for items, scores, item_values, sids in zip(
+            ranking.items.tolist(), ranking.scores.tolist(), ranking.values.tolist(), ranking.sequences.tolist(), strict=True
+        ):
+            results.append(
+                [
+                    Recommendation(
+                        item_id=ids[item],
+                        score=score,
+                        value=value if has_values else None,
+                        sid="".join(tokenizer.convert_ids_to_tokens(sid)),
+                        attributes={name: values[item] for name, values in columns.items()},
+                    )
+                    for item, score, value, sid in zip(items, scores, item_values, sids, strict=True)
+                    if item >= 0
+                ]
+            )
+        return results
+
+
+__all__ = ["Recommendation", "Recommender", "UnknownItemError"]

@@ -1,0 +1,146 @@
+"""Where the tables are, what their columns are called, how they are split."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .checking import DROP_REASONS, DataError, shown
+
+EVENT_NAMES = ("impression", "click", "conversion")
+
+EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "position", "event", "value", "request_id")
+"""Our column names of an event log; all but the first two and one of the next two are optional."""
+
+
+@dataclass
+class DataConfig:
+    """Settings of `prepare`. Usable with `HfArgumentParser` and `TrlParser`; column maps are JSON text as flags.
+
+    Example of a recipe (Amazon Beauty: events name items by a number, the catalog's ASIN is the id we want):
+
+    ```yaml
+    catalog: catalog.parquet
+    events: events.parquet
+    catalog_columns: {item_id: asin, event_key: item_id}
+    split: leave_one_out
+    ```
+
+    Raises:
+        DataError: a setting has a value that is not allowed.
+    """
+
+    root: str = field(default=".", metadata={"help": "Folder that relative file names resolve against."})
+    catalog: str = field(
+        default="catalog.parquet",
+        metadata={"help": "Catalog: .parquet, .csv, .jsonl, or a hub data set (owner/name, hf://owner/name[:split])."},
+    )
+    events: str = field(default="events.parquet", metadata={"help": "Event log, in the same formats."})
+    users: str | None = field(default=None, metadata={"help": "User features, in the same formats. Default: none."})
+    # The union with str is what makes transformers' argument parser hand the flag's text over unparsed.
+    catalog_columns: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Our name to the file's column name, e.g. {item_id: asin, event_key: item_id}. `event_key` is the "
+            "catalog column that the events refer to, when it is not item_id. As a flag: JSON."
+        },
+    )
+    event_columns: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "The same for the events, e.g. {value: sales_value}. As a flag: JSON."}
+    )
+    user_columns: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "The same for the users. As a flag: JSON."}
+    )
+    split: Literal["leave_one_out", "temporal"] = field(
+        default="leave_one_out",
+        metadata={
+            "help": "leave_one_out: each user's last event is test, the one before validation. temporal: by "
+            "validation_start, test_start and test_end."
+        },
+    )
+    split_column: str = field(
+        default="timestamp", metadata={"help": "Column of the events that a temporal split cuts, e.g. a week number."}
+    )
+    validation_start: int | str | None = field(
+        default=None,
+        metadata={"help": "Temporal: first moment of validation. A whole number (seconds for times) or an ISO date."},
+    )
+    test_start: int | str | None = field(default=None, metadata={"help": "Temporal: first moment of test."})
+    test_end: int | str | None = field(
+        default=None, metadata={"help": "Temporal: first moment after test (exclusive). Default: the end of the log."}
+    )
+    history_events: list[str] = field(
+        default_factory=lambda: ["click", "conversion"],
+        metadata={"help": "Events that form a user's history and targets, of: impression, click, conversion."},
+    )
+    min_user_events: int = field(
+        default=0,
+        metadata={
+            "help": "Users with fewer history events than this are left out and counted. A temporal split counts "
+            "only events before validation_start."
+        },
+    )
+    value_unit: str = field(default="count", metadata={"help": "Unit of `value`, e.g. USD or CNY per 1000 shown."})
+    drop: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"Kinds of bad rows to drop and count; all others raise. Of: {', '.join(DROP_REASONS)}."},
+    )
+
+    def __post_init__(self) -> None:
+        self.catalog_columns = _column_map("catalog", self.catalog_columns)
+        self.event_columns = _column_map("events", self.event_columns)
+        self.user_columns = _column_map("users", self.user_columns)
+        if self.split not in ("leave_one_out", "temporal"):
+            raise DataError(f"`split` should be leave_one_out or temporal. Received: {shown(self.split)}.")
+        if self.min_user_events < 0:
+            raise DataError(f"`min_user_events` should be >= 0. Received: {self.min_user_events}.")
+        _require_names("drop", self.drop, tuple(DROP_REASONS))
+        _require_names("history_events", self.history_events, EVENT_NAMES)
+        if not self.history_events:
+            raise DataError(f"`history_events` should name at least one of {', '.join(EVENT_NAMES)}. Received: [].")
+        self.validation_start = _plain(self.validation_start)
+        self.test_start = _plain(self.test_start)
+        self.test_end = _plain(self.test_end)
+        if self.split == "temporal" and (self.validation_start is None or self.test_start is None):
+            raise DataError(
+                f"`split: temporal` needs `validation_start` and `test_start`. Received: {self.validation_start}, "
+                f"{self.test_start}. Give both in the unit of `split_column` ({self.split_column})."
+            )
+
+    def columns_of(self, role: str) -> dict[str, str]:
+        """The column map of `role` (catalog, events or users): our name to the file's name."""
+        maps = {"catalog": self.catalog_columns, "events": self.event_columns, "users": self.user_columns}
+        columns = maps[role]
+        assert isinstance(columns, dict)
+        return columns
+
+
+def _plain(bound: int | str | None) -> int | str | None:
+    # YAML turns an unquoted ISO date into a date object.
+    return bound.isoformat() if isinstance(bound, datetime.date) else bound
+
+
+def _column_map(role: str, columns: dict[str, str] | str | None) -> dict[str, str]:
+    if isinstance(columns, str):
+        try:
+            columns = json.loads(columns)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f'the column map of the {role} should be JSON such as {{"item_id": "asin"}}. Received: '
+                f"{shown(columns)}."
+            ) from error
+    if columns is None:
+        return {}
+    if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
+        raise DataError(f"the column map of the {role} should map names to names. Received: {shown(columns)}.")
+    if role == "events":
+        _require_names("event_columns", list(columns), EVENT_COLUMNS)
+    return columns
+
+
+def _require_names(setting: str, names: list[str], allowed: tuple[str, ...]) -> None:
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        raise DataError(f"`{setting}` has an unknown name {shown(unknown[0])}. Allowed: {', '.join(allowed)}.")

@@ -1,0 +1,245 @@
+"""Who is trained and evaluated on what: three cuts along each user's history, and the exposure lists before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .checking import DataError, shown
+from .columns import MICROSECONDS
+from .config import EVENT_NAMES, DataConfig
+from .events import IMPRESSION, EventLog
+
+
+@dataclass
+class History:
+    """History events of a log, sorted by (user, clock), and the cuts along each user's run of rows.
+
+    Train is rows [start, first), validation targets are [first, second), test targets [second, last); the history of
+    an evaluated user is everything from `start` to the targets.
+
+    Attributes:
+        rows: (h,) int64, rows of the log.
+        start, first, second, last: (users,) int64, positions in `rows`.
+        active: (users,) bool, users with history events, and enough of them.
+    """
+
+    rows: np.ndarray
+    start: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    last: np.ndarray
+    active: np.ndarray
+
+
+@dataclass
+class Split:
+    """Users of one split, m of them.
+
+    Attributes:
+        user: (m,) int64, rows of `EventLog.user_ids`.
+        start, stop: (m,) int64, the history, as positions in `History.rows`.
+        target_lengths: (m,) int64, entries of each user in the next two (all 0 for train).
+        target_items: (sum of lengths,) int64, rows of the catalog; distinct per user, in order of first occurrence.
+        target_values: (sum of lengths,) float64, summed over the user's held-out events of that item.
+        left_out: users left out, by reason (`no_history`, `no_targets`).
+    """
+
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    target_lengths: np.ndarray
+    target_items: np.ndarray
+    target_values: np.ndarray
+    left_out: dict[str, int]
+
+
+@dataclass
+class Exposures:
+    """Exposure lists of the training period, m of them, by user and time.
+
+    Attributes:
+        user, start, stop: (m,) int64, as in `Split`.
+        lengths: (m,) int64, candidates of each list.
+        rows: (sum of lengths,) int64, the impression rows in the log.
+        left_out: lists (`no_history`) and impression rows (`rows_after_training`) left out.
+    """
+
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    lengths: np.ndarray
+    rows: np.ndarray
+    left_out: dict[str, int]
+
+
+def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, int]:
+    """The cuts of each user, and the number of users left out for having fewer than `min_user_events`.
+
+    Raises:
+        DataError: no history events; bounds that cannot be read in the split column's unit, or out of order.
+    """
+    wanted = [EVENT_NAMES.index(name) for name in config.history_events]
+    rows = np.flatnonzero(np.isin(log.event, wanted))
+    if not len(rows):
+        raise DataError(
+            f"{file}: no row is a {' or '.join(config.history_events)}, so every history is empty. Allowed: at least "
+            "one such row. Name the log's events in `history_events`."
+        )
+    users = len(log.user_ids)
+    counts = np.bincount(log.user[rows], minlength=users)
+    last = np.cumsum(counts)
+    start = last - counts
+    if config.split == "leave_one_out":
+        first, second = np.maximum(last - 2, start), np.maximum(last - 1, start)
+        enough = counts >= config.min_user_events
+    else:
+        bounds = _bounds(log, config, file)
+        user, cut = log.user[rows], log.cut[rows]
+        first, second, last = (start + np.bincount(user[cut < bound], minlength=users) for bound in bounds)
+        enough = first - start >= config.min_user_events
+    some = counts > 0
+    return History(rows, start, first, second, last, some & enough), int((some & ~enough).sum())
+
+
+def make_splits(log: EventLog, history: History, file: str) -> dict[str, Split]:
+    """Train, validation and test.
+
+    Raises:
+        DataError: a split without users.
+    """
+    nothing = history.last
+    splits = {
+        "train": _split(log, history, history.first, nothing, nothing, targets=False),
+        "validation": _split(log, history, history.first, history.first, history.second, targets=True),
+        "test": _split(log, history, history.second, history.second, history.last, targets=True),
+    }
+    for name, split in splits.items():
+        if not len(split.user):
+            raise DataError(
+                f"{file}: the {name} split is empty: of {int(history.active.sum())} users, "
+                f"{split.left_out['no_history']} have no history before it and {split.left_out['no_targets']} no "
+                "event in it. Allowed: at least one user with both. Check the split's bounds, `min_user_events` and "
+                "`history_events`."
+            )
+    return splits
+
+
+def make_exposures(log: EventLog, history: History, config: DataConfig, file: str) -> Exposures | None:
+    """Exposure lists: impression rows of one request, or of one (user, time). None when the log has no impressions."""
+    shown_rows = np.flatnonzero(log.event == IMPRESSION)
+    if not len(shown_rows):
+        return None
+    if config.split == "temporal":
+        in_training = log.cut[shown_rows] < _bounds(log, config, file)[0]
+    else:
+        # The first held-out event ends a user's training period.
+        ends = np.full(len(history.start), np.iinfo(np.int64).min)
+        ends[history.active] = log.clock[history.rows[history.first[history.active]]]
+        in_training = log.clock[shown_rows] < ends[log.user[shown_rows]]
+    late = int((~in_training).sum())
+    rows = shown_rows[in_training]
+    label = log.clock if log.request is None else log.request
+    rows = rows[np.lexsort((label[rows], log.user[rows]))]
+    user, group = log.user[rows], label[rows]
+    opens = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (group[1:] != group[:-1])]) if len(rows) else rows
+    lengths = np.diff(np.r_[opens, len(rows)])
+    user, clock = user[opens], log.clock[rows[opens]]
+
+    stop = _before(log, history, user, clock)
+    kept = history.active[user] & (stop > history.start[user])
+    order = np.flatnonzero(kept)
+    order = order[np.lexsort((clock[order], user[order]))]
+    user, opens, lengths, stop = user[order], opens[order], lengths[order], stop[order]
+    assert (stop <= history.first[user]).all(), "an exposure list saw events after the training period"
+    left_out = {"no_history": int((~kept).sum()), "rows_after_training": late}
+    return Exposures(user, history.start[user], stop, lengths, rows[spans(opens, opens + lengths)], left_out)
+
+
+def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """All positions of the half-open ranges [start, stop) ((m,) int64 each), one range after the other."""
+    lengths = stop - start
+    return np.repeat(start - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+
+def _split(
+    log: EventLog, history: History, stop: np.ndarray, target_start: np.ndarray, target_stop: np.ndarray, targets: bool
+) -> Split:
+    with_history = history.active & (stop > history.start)
+    chosen = with_history & (target_stop > target_start) if targets else with_history
+    left_out = {
+        "no_history": int((history.active & ~with_history).sum()),
+        "no_targets": int((with_history & ~chosen).sum()),
+    }
+    user = np.flatnonzero(chosen)
+    start_t, stop_t = target_start[user], target_stop[user]
+    rows = history.rows[spans(start_t, stop_t)]
+    owner = np.repeat(np.arange(len(user)), stop_t - start_t)
+    items = log.item[rows]
+    width = int(log.item.max()) + 1
+    _, first, group = np.unique(owner * width + items, return_index=True, return_inverse=True)
+    values = np.bincount(group, weights=log.value[rows], minlength=len(first))
+    order = np.argsort(first)
+    first = first[order]
+    return Split(
+        user=user,
+        start=history.start[user],
+        stop=stop[user],
+        target_lengths=np.bincount(owner[first], minlength=len(user)),
+        target_items=items[first],
+        target_values=values[order],
+        left_out=left_out,
+    )
+
+
+def _before(log: EventLog, history: History, user: np.ndarray, clock: np.ndarray) -> np.ndarray:
+    """(m,) int64: position in `history.rows` after the user's events strictly earlier than `clock` ((m,) each)."""
+    past = history.rows
+    _, rank = np.unique(np.r_[log.clock[past], clock], return_inverse=True)
+    width = int(rank.max(initial=0)) + 1
+    keys = log.user[past] * width + rank[: len(past)]
+    return np.searchsorted(keys, user * width + rank[len(past) :], side="left")
+
+
+def _bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:
+    assert config.validation_start is not None and config.test_start is not None
+    validation = _bound("validation_start", config.validation_start, log, config, file)
+    test = _bound("test_start", config.test_start, log, config, file)
+    if config.test_end is None:
+        end = int(log.cut.max()) + 1
+        if not validation < test < end:
+            raise DataError(
+                f"{file}: `validation_start` ({config.validation_start}) should be before `test_start` "
+                f"({config.test_start}), and that not after the last event. Correct the bounds of the split."
+            )
+    else:
+        end = _bound("test_end", config.test_end, log, config, file)
+        if not validation < test < end:
+            raise DataError(
+                f"{file}: the bounds should rise: `validation_start` < `test_start` < `test_end`. Received: "
+                f"{config.validation_start}, {config.test_start}, {config.test_end}. Correct them."
+            )
+    return validation, test, end
+
+
+def _bound(name: str, bound: int | str, log: EventLog, config: DataConfig, file: str) -> int:
+    import pandas as pd
+
+    try:
+        number = int(str(bound))
+    except ValueError:
+        try:
+            moment = pd.to_datetime(str(bound), utc=True, format="ISO8601")
+        except ValueError as error:
+            raise DataError(
+                f"`{name}` is no whole number and no ISO date. Received: {shown(bound)}. Write e.g. 45 or 2017-11-05."
+            ) from error
+        if not log.cut_is_date and config.split_column != "timestamp":
+            raise DataError(
+                f"{file}: `{name}` is a date ({shown(bound)}) but `split_column` ({config.split_column}) holds whole "
+                "numbers. Give a whole number of that column's unit."
+            ) from None
+        micro = moment.value // 1000
+        return micro if log.cut_is_date else micro // MICROSECONDS
+    return number * MICROSECONDS if log.cut_is_date else number

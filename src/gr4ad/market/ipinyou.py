@@ -1,0 +1,68 @@
+"""Reference numbers from the iPinYou RTB data set, to which the market is calibrated.
+
+Source: iPinYou RTB data set, Zhang et al. 2014, "Real-Time Bidding Benchmarking with iPinYou Dataset", arXiv
+1407.7073; statistics of the test periods of campaigns 1458, 2259, 2261 (80,000 impressions each; pCTR by logistic
+regression).
+"""
+
+import numpy as np
+
+LEVELS = np.array([0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
+# Market price paid by the winner, RMB fen per thousand impressions.
+MARKET_PRICE = np.array(
+    [
+        [5, 10, 17, 20, 34, 50, 53, 70, 70, 87, 146, 199, 278],
+        [4, 7, 13, 22, 34, 50, 69, 81, 121, 160, 201, 225, 281],
+        [2, 5, 11, 20, 32, 50, 66, 95, 128, 167, 196, 239, 286],
+    ],
+    dtype=float,
+)
+# Predicted click probability per impression.
+PCTR = np.array(
+    [
+        [9e-6, 2.3e-5, 3.6e-5, 6e-5, 8.6e-5, 1.15e-4, 1.5e-4, 1.95e-4, 2.55e-4, 3.49e-4, 5.22e-4, 7.09e-4, 1.448e-3],
+        [
+            4.3e-5,
+            8.2e-5,
+            1.07e-4,
+            1.44e-4,
+            1.85e-4,
+            2.31e-4,
+            2.87e-4,
+            3.56e-4,
+            4.49e-4,
+            5.85e-4,
+            8.12e-4,
+            1.042e-3,
+            1.707e-3,
+        ],
+        [
+            5.3e-5,
+            8.4e-5,
+            1.06e-4,
+            1.41e-4,
+            1.74e-4,
+            2.07e-4,
+            2.45e-4,
+            2.91e-4,
+            3.5e-4,
+            4.45e-4,
+            6.23e-4,
+            8.25e-4,
+            1.379e-3,
+        ],
+    ]
+)
+BANNER_CTR = 0.0007
+
+PRICE_QUANTILES = MARKET_PRICE.mean(axis=0)
+"""Market price of the mean campaign at `LEVELS`, fen per thousand impressions."""
+
+LOG_PCTR = (np.log(PCTR) - np.log(PCTR[:, 6:7])).mean(axis=0)
+"""Log of the pCTR quantiles at `LEVELS` over the median, mean of the campaigns."""
+
+PCTR_UPPER = float(np.exp(LOG_PCTR[10]))
+"""q90 / q50 of pCTR."""
+
+PCTR_LOWER = float(np.exp(-LOG_PCTR[2]))
+"""q50 / q10 of pCTR."""

@@ -1,0 +1,191 @@
+"""The splits against a plain Python version, on small random logs."""
+
+from collections import defaultdict
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gr4ad.data import DataConfig, DataError, prepare
+
+ITEMS = ["a", "b", "c", "d", "e"]
+EVENT = st.tuples(
+    st.sampled_from(["u", "v", "w"]),
+    st.sampled_from(ITEMS),
+    st.integers(0, 7),
+    st.sampled_from(["impression", "click", "click", "conversion"]),
+    st.integers(0, 4),
+)
+
+
+def brute(rows, split, history_events, minimum, bounds, by_request):
+    """(train, validation, test, impressions) as lists of dicts, straight from the definitions."""
+    logs = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["timestamp"]):
+        logs[row["user_id"]].append(row)
+    first_seen = list(dict.fromkeys(row["user_id"] for row in rows))
+    train, validation, test, impressions = [], [], [], []
+    for user in first_seen:
+        past = [row for row in logs[user] if row["event"] in history_events]
+        if split == "leave_one_out":
+            parts = past[:-2], past[-2:-1] if len(past) > 1 else [], past[-1:]
+            counted = len(past)
+        else:
+            start, cut, end = bounds
+            parts = (
+                [row for row in past if row["timestamp"] < start],
+                [row for row in past if start <= row["timestamp"] < cut],
+                [row for row in past if cut <= row["timestamp"] < end],
+            )
+            counted = len(parts[0])
+        if not past or counted < minimum:
+            continue
+        for into, history, held_out in (
+            (train, parts[0], None),
+            (validation, parts[0], parts[1]),
+            (test, parts[0] + parts[1], parts[2]),
+        ):
+            if not history or held_out == []:
+                continue
+            entry = {
+                "user_id": user,
+                "items": [row["item_id"] for row in history],
+                "events": [row["event"] for row in history],
+                "values": [float(row["value"]) for row in history],
+                "times": [row["timestamp"] for row in history],
+            }
+            if held_out is not None:
+                sums = defaultdict(float)
+                for row in held_out:
+                    sums[row["item_id"]] += row["value"]
+                entry |= {"target_items": list(sums), "target_values": list(sums.values())}
+            into.append(entry)
+        limit = (parts[1] + parts[2])[0]["timestamp"] if split == "leave_one_out" else bounds[0]
+        lists = defaultdict(list)
+        for row in logs[user]:
+            if row["event"] == "impression" and row["timestamp"] < limit:
+                lists[row["request_id"] if by_request else row["timestamp"]].append(row)
+        for shown in lists.values():
+            before = [row["item_id"] for row in past if row["timestamp"] < shown[0]["timestamp"]]
+            if before:
+                impressions.append(
+                    {
+                        "user_id": user,
+                        "items": before,
+                        "candidates": [row["item_id"] for row in shown],
+                        "rewards": [float(row["value"]) for row in shown],
+                    }
+                )
+    return train, validation, test, impressions
+
+
+def unordered(rows):
+    return sorted(map(repr, rows))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=st.lists(EVENT, min_size=12, max_size=40),
+    split=st.sampled_from(["leave_one_out", "temporal"]),
+    history_events=st.sampled_from([["click", "conversion"], ["conversion"], ["impression", "click"]]),
+    minimum=st.integers(0, 3),
+    bounds=st.tuples(st.integers(2, 4), st.integers(1, 2), st.integers(1, 3)),
+    by_request=st.booleans(),
+)
+def test_splits_match_brute_force(tmp_path_factory, events, split, history_events, minimum, bounds, by_request):
+    folder = tmp_path_factory.mktemp("log")
+    start, middle, end = bounds[0], bounds[0] + bounds[1], sum(bounds)
+    frame = pd.DataFrame(events, columns=["user_id", "item_id", "timestamp", "event", "value"])
+    if by_request:
+        frame["request_id"] = "r" + (frame["value"] % 2).astype(str) + (frame["timestamp"] // 3).astype(str)
+    frame.to_parquet(folder / "events.parquet")
+    pd.DataFrame({"item_id": ITEMS}).to_parquet(folder / "catalog.parquet")
+    expected = brute(frame.to_dict("records"), split, history_events, minimum, (start, middle, end), by_request)
+    config = DataConfig(
+        root=str(folder),
+        split=split,
+        validation_start=start,
+        test_start=middle,
+        test_end=end,
+        history_events=history_events,
+        min_user_events=minimum,
+        drop=["unsorted_time"],
+    )
+    if not all(expected[:3]):
+        with pytest.raises(DataError, match="empty"):
+            prepare(config, folder / "out")
+        return
+    data = prepare(config, folder / "out")
+    for got, wanted in zip((data.train, data.validation, data.test), expected, strict=False):
+        assert unordered(got.to_list()) == unordered(wanted)
+    if data.impressions is None:
+        assert not (frame["event"] == "impression").any()
+    else:
+        assert unordered(data.impressions.to_list()) == unordered(expected[3])
+
+
+def write(folder, events, **config):
+    pd.DataFrame({"item_id": ITEMS}).to_parquet(folder / "catalog.parquet")
+    pd.DataFrame(events).to_parquet(folder / "events.parquet")
+    return prepare(DataConfig(root=str(folder), **config), folder / "out")
+
+
+def test_rows_of_one_time_keep_the_order_of_the_file(tmp_path):
+    events = {"user_id": ["u"] * 4, "item_id": ["d", "b", "c", "a"], "timestamp": [5, 5, 5, 5]}
+    data = write(tmp_path, events)
+    assert data.test[0]["items"] == ["d", "b", "c"] and data.test[0]["target_items"] == ["a"]
+    assert data.test[0]["values"] == [1.0, 1.0, 1.0] and data.test[0]["target_values"] == [1.0]
+
+
+def test_targets_are_distinct_in_order_of_first_occurrence_with_values_summed(tmp_path):
+    events = {
+        "user_id": ["v"] * 3 + ["u"] * 7,
+        "item_id": list("abe") + list("abdcdbd"),
+        "timestamp": [1, 2, 3] + [1, 2, 3, 3, 3, 3, 3],
+        "value": [1, 1, 8, 1, 1, 1, 2, 4, 8, 16],
+    }
+    data = write(tmp_path, events, split="temporal", validation_start=2, test_start=3)
+    assert data.test["target_items"][:] == [["e"], ["d", "c", "b"]]
+    assert data.test["target_values"][:] == [[8.0], [21.0, 2.0, 8.0]]
+
+
+DATES = ["2017-01-01T00:00:00", "2017-01-02T12:00:00", "2017-01-03T00:00:00.250", "2017-01-05T00:00:00"]
+
+
+@pytest.mark.parametrize("kind", ["datetime", "utc", "text", "seconds"])
+@pytest.mark.parametrize(
+    "validation_start, test_start", [("2017-01-03", "2017-01-04T00:00:00Z"), (1483401600, "1483488000")]
+)
+def test_dates_and_their_bounds(tmp_path, kind, validation_start, test_start):
+    moments = pd.to_datetime(pd.Series(DATES), format="ISO8601")
+    stamps = {
+        "datetime": moments,
+        "utc": moments.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"),
+        "text": DATES,
+        "seconds": [int(moment.timestamp()) for moment in moments],
+    }[kind]
+    data = write(
+        tmp_path,
+        {"user_id": ["u"] * 4, "item_id": list("abcd"), "timestamp": stamps},
+        split="temporal",
+        validation_start=validation_start,
+        test_start=test_start,
+    )
+    assert data.train[0]["items"] == ["a", "b"]
+    assert data.train[0]["times"] == [1483228800, 1483228800 + 36 * 3600]
+    assert data.validation[0]["target_items"] == ["c"]
+    assert data.test[0]["target_items"] == ["d"] and data.test[0]["times"][2] == 1483401600
+
+
+def test_split_column_that_is_also_the_mapped_time(tmp_path):
+    data = write(
+        tmp_path,
+        {"user_id": ["u"] * 3, "item_id": list("abc"), "week": [1, 2, 3]},
+        event_columns={"timestamp": "week"},
+        split="temporal",
+        split_column="week",
+        validation_start=2,
+        test_start=3,
+    )
+    assert data.test[0]["target_items"] == ["c"]

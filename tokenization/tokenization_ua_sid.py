@@ -1,0 +1,259 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""UA-SID tokenizer: ads as short semantic IDs (arXiv 2602.22732, section "UA-SID")."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import BatchEncoding
+from transformers.tokenization_python import PythonBackend
+
+from .sid_index import SIDIndex
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+SID_TOKEN = re.compile(r"<(?:[a-z]_\d+|value_\d+|pad|bos|eos|unk)>")
+VOCAB_FILES_NAMES = {"item_table_file": "items.parquet", "codebooks_file": "codebooks.safetensors"}
+
+
+class UASIDTokenizer(PythonBackend):
+    """Tokens are the codes of semantic IDs, level by level (`<a_12><b_3><c_200>`), then value buckets (`<value_7>`).
+
+    Token ids: `[<pad> <bos> <eos> <unk> | level 1 | ... | level T | value buckets]`, the layout of [`GR4ADConfig`].
+
+    Args:
+        item_table_file: Parquet table of items and their codes, see [`SIDIndex`]; its rows number the items.
+        codebooks_file: The quantizer's codebooks, carried along so that new ads can be encoded.
+        codebook_sizes: T sizes, a hashed last level written as `"256*"`.
+        business_fields: Catalog columns that a hashed level joins.
+        event_names: Event kinds of histories; their places are the model's `event_ids`.
+        user_features: Categories of each structured user feature, in the order of the model's `user_feature_sizes`; feature
+            index 0 is "missing or new".
+        value_bucket_edges: Inner edges of the value buckets, ascending: bucket i holds edges[i-1] <= value < edges[i].
+        value_bucket_means: Mean training value of each bucket; `value_unit` says in what.
+
+    ```python
+    >>> tokenizer.encode_items(["ad_00042"])  # (1, 3) token ids
+    >>> batch = tokenizer.encode_histories([["ad_00042", "ad_00007"]], return_tensors="pt")
+    >>> tokenizer.decode_items([[16, 270, 530]])  # [["ad_00042"]]
+    ```
+    """
+
+    vocab_files_names = VOCAB_FILES_NAMES
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def __init__(
+        self,
+        item_table_file: str | None = None,
+        codebooks_file: str | None = None,
+        codebook_sizes: Sequence[int | str] = (256, 256, 256),
+        business_fields: Sequence[str] = (),
+        event_names: Sequence[str] = (),
+        user_features: Mapping[str, Sequence[str]] | None = None,
+        value_bucket_edges: Sequence[float] = (),
+        value_bucket_means: Sequence[float] = (),
+        value_unit: str = "",
+        **kwargs,
+    ):
+        self.item_table_file = item_table_file
+        self.codebooks_file = codebooks_file
+        self.codebook_sizes = [str(size) for size in codebook_sizes]
+        self.business_fields = list(business_fields)
+        self.event_names = list(event_names)
+        self.user_features = {name: list(values) for name, values in (user_features or {}).items()}
+        self.value_bucket_edges = [float(edge) for edge in value_bucket_edges]
+        self.value_bucket_means = [float(mean) for mean in value_bucket_means]
+        self.value_unit = value_unit
+
+        self.level_sizes = [int(size.removesuffix("*")) for size in self.codebook_sizes]
+        if len(self.level_sizes) > 26:
+            raise ValueError(f"`codebook_sizes` may name at most 26 levels. Received: {len(self.level_sizes)}.")
+        names = list(SPECIAL_TOKENS)
+        for level, size in enumerate(self.level_sizes):
+            names.extend(f"<{chr(ord('a') + level)}_{code}>" for code in range(size))
+        names.extend(f"<value_{bucket}>" for bucket in range(len(self.value_bucket_means)))
+        self.token_names = names
+        self.token_ids = {name: token for token, name in enumerate(names)}
+        self.level_offsets = len(SPECIAL_TOKENS) + np.cumsum([0, *self.level_sizes[:-1]])
+        self.index = SIDIndex([], np.zeros((0, self.num_levels))) if item_table_file is None else SIDIndex.load(item_table_file)
+        sizes = np.array(self.level_sizes)
+        if self.index.codes.shape[1] != self.num_levels or (self.index.codes >= sizes).any():
+            raise ValueError(f"{item_table_file}: the SIDs of the item table do not fit `codebook_sizes` {self.codebook_sizes}.")
+
+        kwargs.setdefault("pad_token", "<pad>")
+        kwargs.setdefault("bos_token", "<bos>")
+        kwargs.setdefault("eos_token", "<eos>")
+        kwargs.setdefault("unk_token", "<unk>")
+        super().__init__(
+            codebook_sizes=self.codebook_sizes,
+            business_fields=self.business_fields,
+            event_names=self.event_names,
+            user_features=self.user_features,
+            value_bucket_edges=self.value_bucket_edges,
+            value_bucket_means=self.value_bucket_means,
+            value_unit=value_unit,
+            **kwargs,
+        )
+
+    # --- vocabulary -------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.level_sizes)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.token_names)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {**self.token_ids, **self.added_tokens_encoder}
+
+    def _tokenize(self, text: str, **kwargs) -> list[str]:
+        return SID_TOKEN.findall(text)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.token_ids.get(token, self.token_ids["<unk>"])
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.token_names[index] if 0 <= index < len(self.token_names) else "<unk>"
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return "".join(tokens)
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        table = Path(save_directory) / f"{prefix}{VOCAB_FILES_NAMES['item_table_file']}"
+        self.index.save(table)
+        if self.codebooks_file is None:
+            return (str(table),)
+        codebooks = Path(save_directory) / f"{prefix}{VOCAB_FILES_NAMES['codebooks_file']}"
+        if Path(self.codebooks_file).resolve() != codebooks.resolve():
+            shutil.copyfile(self.codebooks_file, codebooks)
+        return str(table), str(codebooks)
+
+    # --- items ------------------------------------------------------------------------------------------------------------
+
+    def item_rows(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Rows of items in the item table, int64 (n,).
+
+        Raises:
+            KeyError: Naming the first item that is not in the table.
+        """
+        try:
+            return np.fromiter((self.index.rows[item] for item in item_ids), np.int64, len(item_ids))
+        except KeyError as error:
+            raise KeyError(
+                f"item {error.args[0]!r} is not in the item table of {len(self.index)} items: use an id of the catalog the "
+                "tokenizer was built on, or add the item to the index."
+            ) from None
+
+    def encode_items(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Token ids of the SIDs of items, int64 (n, T). Raises KeyError for an unknown item."""
+        return self.index.codes[self.item_rows(item_ids)] + self.level_offsets
+
+    def decode_items(self, sids: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Items of each SID of token ids, best rank first; an empty list for an SID that no item has."""
+        return [self.index.items_of(np.asarray(sid) - self.level_offsets) for sid in sids]
+
+    def encode_histories(
+        self,
+        items: Sequence[Sequence[str]] | Sequence[np.ndarray],
+        events: Sequence[Sequence[str]] | None = None,
+        values: Sequence[Sequence[float]] | None = None,
+        user_features: Mapping[str, Sequence[str | None]] | None = None,
+        *,
+        max_items: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Model inputs of a batch of histories, padded on the right to the longest.
+
+        Args:
+            items: Item ids of each history, oldest first; or int arrays of item rows.
+            events, values: Event name and value of each item, same lengths as `items`; values in `value_unit`.
+            user_features: Categories of each feature, one a history.
+            max_items: Keeps the last so many items.
+
+        Returns:
+            `input_ids` and `attention_mask` (int64, (B, S * T)), `item_ids` (int64, (B, S)): item row + 1; and, when given,
+            `event_ids` (B, S), `value_ids` (B, S): bucket + 1, and `user_feature_ids` (B, features).
+
+        Raises:
+            ValueError: If a history is empty. KeyError: If an item is unknown.
+        """
+        rows = [
+            np.asarray(history, np.int64) if isinstance(history, np.ndarray) else self.item_rows(history)
+            for history in items
+        ]
+        for number, history in enumerate(rows):
+            if not len(history):
+                raise ValueError(f"History {number} is empty: give at least one item the user engaged with.")
+        keep = slice(-max_items, None) if max_items else slice(None)
+        rows = [history[keep] for history in rows]
+        shape = len(rows), max(map(len, rows))
+
+        def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+            out = np.zeros(shape, dtype=np.int64)
+            for line, part in zip(out, parts, strict=True):
+                line[: len(part)] = part
+            return out
+
+        item_ids = padded([history + 1 for history in rows])
+        present = item_ids > 0
+        tokens = (self.index.codes[np.maximum(item_ids - 1, 0)] + self.level_offsets) * present[..., None]
+        data = {
+            "input_ids": tokens.reshape(shape[0], -1),
+            "attention_mask": np.repeat(present, self.num_levels, axis=1).astype(np.int64),
+            "item_ids": item_ids,
+        }
+        if events is not None and self.event_names:
+            places = {name: place for place, name in enumerate(self.event_names)}
+            data["event_ids"] = padded([np.array([places[event] for event in part[keep]], np.int64) for part in events])
+        if values is not None and self.value_bucket_means:
+            data["value_ids"] = padded([self.value_buckets(part[keep]) + 1 for part in values])
+        if user_features is not None and self.user_features:
+            data["user_feature_ids"] = np.stack(
+                [
+                    self.feature_indices(name, user_features[name])
+                    for name in self.user_features
+                ],
+                axis=1,
+            )
+        return BatchEncoding(data, tensor_type=return_tensors)
+
+    # --- values and features ----------------------------------------------------------------------------------------------
+
+    def value_buckets(self, values: Sequence[float]) -> np.ndarray:
+        """Bucket of each value, int64, 0..buckets-1."""
+        return np.searchsorted(self.value_bucket_edges, np.asarray(values, dtype=np.float64), side="right")
+
+    def feature_indices(self, name: str, categories: Sequence[str | None]) -> np.ndarray:
+        """Index of each category of a user feature, int64; 0 for a missing or new one."""
+        places = {category: place + 1 for place, category in enumerate(self.user_features[name])}
+        return np.array([0 if category is None else places.get(category, 0) for category in categories], dtype=np.int64)
+
+
+def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float], list[float]]:
+    """Equal-frequency buckets of training values.
+
+    Args:
+        values (float, (N,)): >= 0, training events only. num_buckets: At most this many; ties can leave fewer.
+
+    Returns:
+        Inner edges (ascending, one fewer than buckets) and the mean value of each bucket. No edges and no means if all
+        values are equal: there is nothing to tell apart.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_buckets + 1)[1:-1], method="higher")) if len(values) else values
+    edges = edges[edges > values.min()] if len(edges) else edges
+    if not len(edges):
+        return [], []
+    bucket = np.searchsorted(edges, values, side="right")
+    counts = np.bincount(bucket, minlength=len(edges) + 1)
+    means = np.bincount(bucket, weights=values, minlength=len(edges) + 1) / np.maximum(counts, 1)
+    return edges.tolist(), means.tolist()
+
+
+__all__ = ["UASIDTokenizer", "fit_value_buckets"]

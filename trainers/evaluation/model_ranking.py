@@ -1,0 +1,104 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Full ranking of the catalog by a model: the lists that metrics are computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.tokenization import UASIDTokenizer
+
+
+@dataclass
+class ModelRankings:
+    """items (int64, (U, k)): item rows, best first, -1 where the beams held no more; values (float32, (U, k)): expected values;
+    illegal (int): SIDs decoded that no item of the table has (0 unless the search is broken); checked (int): SIDs decoded."""
+
+    items: np.ndarray
+    values: np.ndarray
+    illegal: int
+    checked: int
+
+
+def build_trie(tokenizer: UASIDTokenizer, device: torch.device | str = "cpu") -> SIDTrie:
+    """Trie of all items of a tokenizer, colliding items in the index's rank order."""
+    rows = tokenizer.index.ranked_rows()
+    return SIDTrie.from_codes(torch.from_numpy(tokenizer.index.codes[rows]), torch.from_numpy(rows)).to(device)
+
+
+@torch.no_grad()
+def rank_users(
+    model: GR4ADForRecommendation,
+    tokenizer: UASIDTokenizer,
+    dataset: Dataset,
+    *,
+    beam_widths: Sequence[int],
+    top_k: int,
+    item_weight: float = 0.0,
+    value_weight: float = 0.0,
+    exclude_history: bool = False,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> ModelRankings:
+    """Ranks items for every row of an evaluation dataset.
+
+    Args:
+        dataset: Rows of `items` (history, item ids), optionally `events`, `values`, user features; order is kept.
+        beam_widths, item_weight, value_weight: See `GR4ADForRecommendation.recommend`.
+        exclude_history: Never rank an item of the user's history.
+        batch_size: Users at once, grouped by history length.
+    """
+    was_training = model.training
+    model.eval()
+    trie = build_trie(tokenizer, model.device)
+    histories = [tokenizer.item_rows(items) for items in dataset["items"]]
+    columns = {
+        name: dataset[name] for name in ("events", "values", *tokenizer.user_features) if name in dataset.column_names
+    }
+    order = np.argsort([len(history) for history in histories], kind="stable")
+    items = np.full((len(histories), top_k), -1, dtype=np.int64)
+    values = np.zeros((len(histories), top_k), dtype=np.float32)
+    valid_sids = {codes.tobytes() for codes in tokenizer.index.codes}
+    illegal = checked = 0
+    for start in tqdm(range(0, len(order), batch_size), desc="Ranking", unit="batch", disable=not progress):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer.encode_histories(
+            [histories[i] for i in chosen],
+            events=[columns["events"][i] for i in chosen] if "events" in columns else None,
+            values=[columns["values"][i] for i in chosen] if "values" in columns else None,
+            user_features={n: [columns[n][i] for i in chosen] for n in tokenizer.user_features} or None,
+            max_items=model.config.max_context_items,
+            return_tensors="pt",
+        ).to(model.device)
+        excluded = None
+        if exclude_history:
+            excluded = torch.nn.utils.rnn.pad_sequence(
+                [torch.from_numpy(np.unique(histories[i])) for i in chosen], batch_first=True, padding_value=-1
+            ).to(model.device)
+        ranking = model.recommend(
+            **batch,
+            beam_widths=beam_widths,
+            trie=trie,
+            top_k=top_k,
+            item_weight=item_weight,
+            value_weight=value_weight,
+            exclude_items=excluded,
+        )
+        found = ranking.items.cpu().numpy()
+        width = found.shape[1]
+        items[chosen, :width] = found
+        values[chosen, :width] = ranking.values.float().cpu().numpy()
+        codes = ranking.sequences.cpu().numpy()[found >= 0] - tokenizer.level_offsets
+        checked += len(codes)
+        illegal += sum(sid.tobytes() not in valid_sids for sid in np.ascontiguousarray(codes, dtype=np.int64))
+    model.train(was_training)
+    return ModelRankings(items, values, illegal, checked)
+
+
+__all__ = ["ModelRankings", "build_trie", "rank_users"]

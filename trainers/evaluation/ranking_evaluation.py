@@ -1,0 +1,60 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Validation of a trainer by real beam search: shared by VSL and RSPO."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from datasets import Dataset
+from transformers.trainer_utils import speed_metrics
+
+from .metrics import evaluate_rankings
+from .model_ranking import rank_users
+from .sequences import SequenceTable
+
+
+@dataclass
+class RankingEvaluationConfig:
+    """Fields of a trainer's arguments that say how it is validated."""
+
+    eval_beam_widths: list[int] = field(default_factory=lambda: [50, 50, 50], metadata={"help": "Validation beams."})
+    eval_item_weight: float = field(default=0.0, metadata={"help": "Item head's weight in the validation ranking."})
+    eval_value_weight: float = field(default=0.0, metadata={"help": "Log expected value's weight in that ranking."})
+    eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
+
+
+class RankingEvaluationMixin:
+    """Gives a Trainer an `evaluate` that ranks the catalog for `eval_users` users and scores the lists item by item."""
+
+    def evaluate(
+        self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Item-level metrics (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...) on a sample of users fixed by the seed."""
+        args, tokenizer = self.args, self.processing_class
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if args.eval_users and len(dataset) > args.eval_users:
+            chosen = np.random.default_rng(args.seed).permutation(len(dataset))[: args.eval_users]
+            dataset = dataset.select(np.sort(chosen))
+        start = time.time()
+        rankings = rank_users(
+            self.accelerator.unwrap_model(self.model),
+            tokenizer,
+            dataset,
+            beam_widths=args.eval_beam_widths,
+            top_k=20,
+            item_weight=args.eval_item_weight,
+            value_weight=args.eval_value_weight,
+            batch_size=args.per_device_eval_batch_size,
+        )
+        table = SequenceTable.from_dataset(dataset, tokenizer.index.item_ids.tolist())
+        scores = evaluate_rankings(rankings.items, table.targets, catalog_size=len(tokenizer.index))
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(dataset)))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+__all__ = ["RankingEvaluationConfig", "RankingEvaluationMixin"]

@@ -1,0 +1,106 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Training rows of VSL and their batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from gr4ad.tokenization import UASIDTokenizer
+
+
+def tokenize_histories(
+    dataset: Dataset,
+    tokenizer: UASIDTokenizer,
+    *,
+    max_items: int,
+    user_weight_clip: float = 5.0,
+    behavior_weights: dict[str, float] | None = None,
+) -> Dataset:
+    """Turns user logs into training rows.
+
+    Args:
+        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values` and user-feature columns.
+        max_items: S; a row keeps its last S + 1 items, so that every kept item but the first is a target.
+        user_weight_clip, behavior_weights: See [`VSLConfig`].
+
+    Returns:
+        Rows of `items` (item rows), `events`, `values` (as given), the tokenizer's user features, `weights` (float, one an item)
+        and `length`. Users with fewer than two items are left out.
+
+    Raises:
+        ValueError: If nothing is left. KeyError: If an item is not in the tokenizer's table.
+    """
+    columns = dataset.column_names
+    behavior_weights = behavior_weights or {}
+    totals = np.array([sum(values) for values in dataset["values"]]) if "values" in columns else np.ones(len(dataset))
+    mean = totals.mean() if len(totals) and totals.mean() > 0 else 1.0
+    user_weights = np.clip(totals / mean, 1 / user_weight_clip, user_weight_clip)
+
+    def tokenize(row: dict, number: int) -> dict:
+        items = tokenizer.item_rows(row["items"][-max_items - 1 :])
+        tail = {name: row[name][-max_items - 1 :] for name in ("events", "values") if name in columns}
+        events = tail.get("events", [""] * len(items))
+        weights = [float(user_weights[number]) * behavior_weights.get(event, 1.0) for event in events]
+        features = {name: row[name] for name in tokenizer.user_features}
+        return {"items": items, **tail, **features, "weights": weights, "length": len(items)}
+
+    rows = dataset.map(
+        tokenize, with_indices=True, remove_columns=columns, desc="Tokenizing histories", keep_in_memory=True,
+        load_from_cache_file=False,
+    )
+    rows = rows.filter(
+        lambda lengths: [length >= 2 for length in lengths],
+        input_columns="length", batched=True, keep_in_memory=True, load_from_cache_file=False,
+    )
+    if not len(rows):
+        raise ValueError("The training log holds no user with two or more events: there is no next item to predict.")
+    return rows
+
+
+@dataclass
+class VSLCollator:
+    """Batches the rows of [`tokenize_histories`], padded on the right.
+
+    Returns, with B users and S history items (the longest of the batch): `input_ids` and `attention_mask` (int64, (B, S * T)),
+    `item_ids` (B, S); `event_ids`, `value_ids` (B, S) and `user_feature_ids` (B, features) where the tokenizer has them;
+    `labels` (int64, (B, S, T)): the SID tokens of the next item, -100 on padding; `item_labels`, `value_labels` (int64, (B, S)):
+    its item row + 1 and value bucket; `sample_weight` (float32, (B, S)): w of its event.
+    """
+
+    tokenizer: UASIDTokenizer
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        tokenizer = self.tokenizer
+        items = [np.asarray(row["items"]) for row in rows]
+        batch = tokenizer.encode_histories(
+            [part[:-1] for part in items],
+            events=[row["events"][:-1] for row in rows] if "events" in rows[0] else None,
+            values=[row["values"][:-1] for row in rows] if "values" in rows[0] else None,
+            user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
+            return_tensors="pt",
+        )
+        size, length = batch["item_ids"].shape
+        labels = np.full((size, length, tokenizer.num_levels), -100, dtype=np.int64)
+        item_labels = np.full((size, length), -100, dtype=np.int64)
+        value_labels = np.full((size, length), -100, dtype=np.int64)
+        weights = np.zeros((size, length), dtype=np.float32)
+        for line, (row, part) in enumerate(zip(rows, items, strict=True)):
+            count = len(part) - 1
+            labels[line, :count] = tokenizer.index.codes[part[1:]] + tokenizer.level_offsets
+            item_labels[line, :count] = part[1:] + 1
+            weights[line, :count] = row["weights"][1:]
+            if tokenizer.value_bucket_means and "values" in row:
+                value_labels[line, :count] = tokenizer.value_buckets(row["values"][1:])
+        batch["labels"] = torch.from_numpy(labels)
+        batch["item_labels"] = torch.from_numpy(item_labels)
+        batch["sample_weight"] = torch.from_numpy(weights)
+        if tokenizer.value_bucket_means:
+            batch["value_labels"] = torch.from_numpy(value_labels)
+        return dict(batch)
+
+
+__all__ = ["VSLCollator", "tokenize_histories"]
