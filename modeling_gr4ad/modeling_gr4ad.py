@@ -90,6 +90,24 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class GR4ADRMSNorm(nn.RMSNorm):
+    """RMS norm in the dtype of its input: under autocast, a float32 weight would keep torch from its fused kernel."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden, self.normalized_shape, self.weight.to(hidden.dtype), self.eps)
+
+
+class GR4ADDropout(nn.Dropout):
+    """Dropout with one mask for all SID positions of a row (variational dropout, arXiv 1512.05287): hidden (..., P, d), mask
+    (..., 1, d). Drawing random numbers is what dropout costs on a CPU."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return hidden
+        keep = hidden.new_empty((*hidden.shape[:-2], 1, hidden.shape[-1])).bernoulli_(1 - self.p).div_(1 - self.p)
+        return hidden * keep
+
+
 def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Bool (B, queries, keys) -> (B, 1, queries, keys) of `dtype`: 0 where visible, else the lowest number (finite, so that a
     row that sees nothing is uniform and not NaN)."""
@@ -193,10 +211,10 @@ class GR4ADDecoderLayer(GradientCheckpointingLayer):
         self.cross_attn = GR4ADCrossAttention(config, layer_idx)
         self.self_attn = GR4ADSelfAttention(config, layer_idx)
         self.mlp = GR4ADMLP(config)
-        self.cross_attn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.cross_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.dropout = GR4ADDropout(config.dropout)
 
     def forward(
         self,
@@ -219,8 +237,8 @@ class GR4ADContextLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = GR4ADSelfAttention(config, layer_idx)
         self.mlp = GR4ADMLP(config)
-        self.self_attn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -247,14 +265,14 @@ class GR4ADContextProcessor(nn.Module):
         )
         self.user_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.user_feature_sizes)
         self.layers = nn.ModuleList(GR4ADContextLayer(config, i) for i in range(config.num_context_layers))
-        self.norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.norm = GR4ADRMSNorm(width, eps=config.rms_norm_eps)
         self.tensors_per_entry = 2 if config.separate_context_values else 1
         self.kv_proj = nn.Linear(
             width,
             self.tensors_per_entry * config.num_context_kv * config.num_key_value_heads * config.head_dim,
             bias=False,
         )
-        self.kv_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.kv_norm = GR4ADRMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -361,8 +379,8 @@ class GR4ADModel(GR4ADPreTrainedModel):
         self.context_processor = GR4ADContextProcessor(config)
         self.layers = nn.ModuleList(GR4ADDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.fusion = GR4ADFusion(config)
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.dropout = GR4ADDropout(config.dropout)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -503,7 +521,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         self.value_head = (
             nn.Linear(config.hidden_size, config.num_value_buckets, bias=False) if config.num_value_buckets else None
         )
-        self.item_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.item_head else None
+        self.item_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.item_head else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -513,11 +531,10 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         self.model.embed_tokens = value
 
     def score_items(self, trunk: torch.Tensor) -> torch.Tensor:
-        """Logits over the item table, (..., num_items), from trunk states (..., P, d). Row 0, "unknown", gets the lowest
-        number of the dtype: it is never recommended."""
+        """Logits over the item table, (..., num_items), from trunk states (..., P, d). Outside training, row 0 ("unknown") gets
+        the lowest number of the dtype: it is never recommended."""
         logits = F.linear(self.item_norm(trunk[..., 0, :]), self.model.context_processor.item_embeddings.weight)
-        unknown = torch.arange(logits.shape[-1], device=logits.device) == 0
-        return logits.masked_fill(unknown, torch.finfo(logits.dtype).min)
+        return logits if self.training else F.pad(logits[..., 1:], (1, 0), value=torch.finfo(logits.dtype).min)
 
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:
         """SID tokens (..., T), -100 where unlabelled -> previous tokens of each position (..., P)."""

@@ -28,9 +28,7 @@ class VSLConfig(RankingEvaluationConfig, TrainingArguments):
         eval_users (`int`, defaults to 2000): Users sampled for it; 0 = all.
     """
 
-    # Defaults that differ from TrainingArguments: a log of short and long histories trains fastest grouped by length, and
-    # columns are named by the data format, not by `forward`.
-    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Order of training histories."})
+    # Differs from TrainingArguments' default: columns are named by the data format, not by `forward`.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: the collator reads the columns."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})

@@ -7,12 +7,14 @@ from collections import defaultdict
 
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
+from .epoch_sampler import LengthGroupedEpochSampler
 from .vsl_collator import VSLCollator, tokenize_histories
 from .vsl_config import VSLConfig
 
@@ -92,6 +94,10 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
             callbacks=callbacks,
             **kwargs,
         )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedEpochSampler(rows["length"], self.args.train_batch_size, self.args.data_seed or self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)

@@ -1,0 +1,14 @@
+"""A run told to people: one HTML page and one model card, from the same plain data.
+
+```python
+from gr4ad.report import RunReport, write_report
+
+write_report("out/report.html", RunReport.load("out/report.json"))
+```
+"""
+
+from .contents import RunReport
+from .model_card import write_model_card
+from .page import write_report
+
+__all__ = ["RunReport", "write_model_card", "write_report"]

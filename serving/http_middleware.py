@@ -1,0 +1,129 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""ASGI layers around the API: request metrics and the limit on body size."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)  # requests
+DISCARD_SECONDS = 2.0
+DISCARD_FACTOR = 16
+
+
+class ServerMetrics:
+    """Prometheus metrics of one app, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "gr4ad_requests",
+            "Requests to /v1/recommend by HTTP status; 499: the client left.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "gr4ad_request_latency_seconds",
+            "From the head of a request to the end of its response.",
+            registry=self.registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self.queue_depth = Gauge("gr4ad_queue_depth", "Users waiting for a batch.", registry=self.registry)
+        self.batch_size = Histogram(
+            "gr4ad_batch_size", "Users answered by one call.", registry=self.registry, buckets=BATCH_BUCKETS
+        )
+        self.beam_rows = Counter(
+            "gr4ad_beam_rows",
+            "Beam rows asked of the model: all beam widths of all users, summed.",
+            registry=self.registry,
+        )
+
+
+class MeasureRequests:
+    """Counts requests to `path` by status and times them."""
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, path: str):
+        self.app, self.metrics, self.path = app, metrics, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != self.path:
+            await self.app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 499
+
+        async def watched_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self.metrics.requests.labels(str(status)).inc()
+            self.metrics.latency.observe(time.perf_counter() - begun)
+
+
+class LimitBody:
+    """Answers 413 to a body of more than `max_bytes`, announced or counted while it streams in; never holds more."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if int(announced) > self.max_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.max_bytes:
+                parts.clear()
+                await self._refuse(scope, receive, send)
+                return
+            more = message.get("more_body", False)
+        body: bytes | None = b"".join(parts)
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message, body = {"type": "http.request", "body": body, "more_body": False}, None
+            return message
+
+        await self.app(scope, replay, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A connection closed with unread bytes is reset, and the client would not see the answer: read on for a while.
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while more and size <= DISCARD_FACTOR * self.max_bytes:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            pass
+        detail = f"The body is larger than {self.max_bytes} bytes. Send fewer requests or shorter histories."
+        response = JSONResponse({"detail": detail, "field": None}, status_code=413, headers={"connection": "close"})
+        await response(scope, receive, send)
+
+
+__all__ = ["LimitBody", "MeasureRequests", "ServerMetrics"]

@@ -1,0 +1,232 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Micro-batching: a bounded queue whose waiting queries are answered in batches by one worker thread.
+
+Pure asyncio; knows nothing of HTTP or of models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Query = TypeVar("Query")
+Answer = TypeVar("Answer")
+
+
+class QueueFullError(RuntimeError):
+    """The queue holds as many queries as it may: come back later."""
+
+
+class DrainingError(RuntimeError):
+    """The batcher takes no new queries: it is not started, or about to stop."""
+
+
+class DeadlineError(TimeoutError):
+    """The deadline of a query passed before a batch with it began."""
+
+
+@dataclass(eq=False)
+class Entry(Generic[Query, Answer]):
+    """A waiting query. `arrived` is in seconds on the event loop's clock."""
+
+    query: Query
+    group: Hashable
+    arrived: float
+    future: asyncio.Future[Answer]
+    timer: asyncio.TimerHandle | None = field(default=None)
+
+
+class MicroBatcher(Generic[Query, Answer]):
+    """Answers queries of the same group together, one call a batch, in one thread: the event loop stays free.
+
+    The group whose head has waited longest goes first, once it is full or its head has waited `max_wait`; a full group
+    goes ahead of one that is still waiting for company. No group starves: every head's wait ends.
+
+    Args:
+        run: Answers a batch, one answer a query in the same order; called in the worker thread, one batch at a time.
+        group: What queries must share to be answered by one call.
+        max_batch: Queries a batch, >= 1.
+        max_wait: Seconds a query waits for company, >= 0.
+        max_queue: Waiting queries at most, those being answered not counted, >= 1.
+        on_batch: Called on the event loop with each batch before it runs.
+
+    ```python
+    >>> batcher = MicroBatcher(run, group=lambda query: query.top_k, max_batch=16, max_wait=0.005, max_queue=256)
+    >>> batcher.start()
+    >>> [answer] = await asyncio.gather(*batcher.submit([query], timeout=1.0))
+    >>> await batcher.close()
+    ```
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Query]], Sequence[Answer]],
+        group: Callable[[Query], Hashable],
+        *,
+        max_batch: int,
+        max_wait: float,
+        max_queue: int,
+        on_batch: Callable[[Sequence[Query]], None] = lambda queries: None,
+    ):
+        self._run, self._group, self._on_batch = run, group, on_batch
+        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self._waiting: dict[Hashable, deque[Entry[Query, Answer]]] = {}
+        self._depth = 0
+        self._accepting = False
+        self._changed = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="microbatch")
+
+    @property
+    def depth(self) -> int:
+        """Queries waiting, those being answered not counted."""
+        return self._depth
+
+    @property
+    def accepting(self) -> bool:
+        """Whether `submit` takes queries: started, not draining."""
+        return self._accepting
+
+    def start(self) -> None:
+        """Starts the worker; call it on the event loop, once."""
+        assert self._worker is None, "started twice"
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._accepting = True
+
+    def drain(self) -> None:
+        """Refuses new queries from now on; those that wait are still answered. Safe in a signal handler."""
+        self._accepting = False
+
+    async def close(self) -> None:
+        """Drains, returns when every waiting query has been answered, and ends the worker."""
+        self.drain()
+        self._changed.set()
+        if self._worker is not None:
+            await self._worker
+        self._executor.shutdown()
+
+    def submit(self, queries: Sequence[Query], *, timeout: float) -> list[asyncio.Future[Answer]]:
+        """Queues queries, all or none.
+
+        Args:
+            timeout: Seconds until which a batch with the query must have begun.
+
+        Returns:
+            A future of each answer. Cancelling one that still waits takes its query out of the queue. It raises
+            DeadlineError past the deadline, or whatever `run` raised on this query.
+
+        Raises:
+            DrainingError: If not started or draining. QueueFullError: If they do not all fit.
+        """
+        if not self._accepting:
+            raise DrainingError("The server is not ready or about to stop. Send the request to another replica.")
+        if self._depth + len(queries) > self.max_queue:
+            raise QueueFullError(
+                f"{self._depth} requests wait already, and {len(queries)} more do not fit: at most {self.max_queue} "
+                "may wait. Send the request again later, or start more replicas."
+            )
+        loop = asyncio.get_running_loop()
+        futures = []
+        for query in queries:
+            entry: Entry[Query, Answer] = Entry(query, self._group(query), loop.time(), loop.create_future())
+            entry.timer = loop.call_later(timeout, self._expire, entry, timeout)
+            entry.future.add_done_callback(lambda _, entry=entry: self._forget(entry))  # type: ignore[misc]
+            self._waiting.setdefault(entry.group, deque()).append(entry)
+            self._depth += 1
+            futures.append(entry.future)
+        self._changed.set()
+        return futures
+
+    def _expire(self, entry: Entry[Query, Answer], timeout: float) -> None:
+        if not entry.future.done():
+            entry.future.set_exception(
+                DeadlineError(
+                    f"The deadline of {timeout * 1000:g} ms passed while the request waited for its turn. "
+                    "Send it again later, ask for narrower beams, or start more replicas."
+                )
+            )
+
+    def _forget(self, entry: Entry[Query, Answer]) -> None:
+        """Takes an entry whose future is done out of the queue, if it still waits."""
+        if entry.timer is None:
+            return
+        entry.timer.cancel()
+        entry.timer = None
+        line = self._waiting[entry.group]
+        line.remove(entry)
+        self._depth -= 1
+        if not line:
+            del self._waiting[entry.group]
+        self._changed.set()
+
+    def _choose(self, now: float) -> tuple[Hashable, float]:
+        """The group to answer next and the seconds until then, <= 0 for now; (None, inf) if none waits."""
+        full, oldest, arrived = None, None, math.inf
+        for group, line in self._waiting.items():
+            if line[0].arrived < arrived:
+                oldest, arrived = group, line[0].arrived
+            if full is None and len(line) >= self.max_batch:
+                full = group
+        wait = arrived + self.max_wait - now
+        if not self._accepting:
+            wait = min(wait, 0.0) if self._waiting else math.inf
+        if wait > 0 and full is not None:
+            return full, 0.0
+        return oldest, wait
+
+    def _take(self, group: Hashable) -> list[Entry[Query, Answer]]:
+        line = self._waiting[group]
+        entries = [line.popleft() for _ in range(min(len(line), self.max_batch))]
+        if not line:
+            del self._waiting[group]
+        for entry in entries:
+            assert entry.timer is not None
+            entry.timer.cancel()
+            entry.timer = None
+        self._depth -= len(entries)
+        # A future that was cancelled in this very turn of the loop is done, but its callback has yet to run.
+        return [entry for entry in entries if not entry.future.done()]
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._accepting or self._waiting:
+            self._changed.clear()
+            group, wait = self._choose(loop.time())
+            if wait > 0:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), None if math.isinf(wait) else wait)
+                except TimeoutError:
+                    pass
+            elif entries := self._take(group):
+                await self._answer(entries)
+
+    async def _answer(self, entries: list[Entry[Query, Answer]]) -> None:
+        loop = asyncio.get_running_loop()
+        queries = [entry.query for entry in entries]
+        self._on_batch(queries)
+        try:
+            answers = await loop.run_in_executor(self._executor, self._run, queries)
+            assert len(answers) == len(queries), "`run` must return one answer a query"
+        except Exception as error:
+            if len(entries) > 1:
+                logger.warning("A batch of %d failed (%r); answering its requests one by one.", len(entries), error)
+                for entry in entries:
+                    if not entry.future.done():
+                        await self._answer([entry])
+            elif not entries[0].future.done():
+                entries[0].future.set_exception(error)
+            return
+        for entry, answer in zip(entries, answers, strict=True):
+            if not entry.future.done():
+                entry.future.set_result(answer)
+
+
+__all__ = ["DeadlineError", "DrainingError", "MicroBatcher", "QueueFullError"]

@@ -1,0 +1,86 @@
+"""The `gr4ad` command: one word a stage; `gr4ad STAGE --help` shows every field with its unit and default."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+
+COMMANDS = {
+    "demo": ("chain", "simulated market -> SIDs -> VSL -> RSPO -> evaluation -> report -> a served request"),
+    "run": ("chain", "the same chain on your data, from a recipe; finished stages are kept"),
+    "simulate": ("stages", "write the tables of a simulated ad market"),
+    "data": ("stages", "read, check and split catalog, events and users"),
+    "embed": ("stages", "embed the ads of a catalog"),
+    "tokenize": ("stages", "fit semantic IDs and write the tokenizer"),
+    "train": ("stages", "train a model by VSL"),
+    "align": ("stages", "align a model with list value by RSPO"),
+    "evaluate": ("stages", "choose on validation and measure on test, beside baselines"),
+    "recommend": ("artifacts", "rank ads for a history"),
+    "serve": ("artifacts", "serve an artifact over HTTP"),
+    "card": ("artifacts", "show an artifact's model card"),
+    "push": ("artifacts", "upload an artifact to the hub"),
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "usage: gr4ad COMMAND [--help] [...]\n\n" + "\n".join(lines) + "\n\nAdd --debug to see the traceback of an error."
+
+
+def keep_freed_memory() -> None:
+    """Asks glibc to keep large freed blocks: a training step on a CPU frees and takes hundreds of megabytes, and giving them
+    back to the kernel each time costs about a fifth of its time in page faults. Elsewhere than glibc, does nothing."""
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    largest = 2**31 - 1
+    mallopt(mmap_threshold, largest)
+    mallopt(trim_threshold, largest)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, or 2 with one line on stderr for anything the user can mend."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())  # noqa: T201
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from gr4ad import __version__
+
+        print(__version__)  # noqa: T201
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"gr4ad: no command {name!r}. Commands: {', '.join(COMMANDS)}.", file=sys.stderr)  # noqa: T201
+        return 2
+    debug = "--debug" in rest
+    rest = [argument for argument in rest if argument != "--debug"]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for chatty in ("httpx", "sentence_transformers", "faiss", "urllib3", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer of the text encoder, after a fork
+    keep_freed_memory()
+    try:
+        command = getattr(importlib.import_module(f"gr4ad.commands.{COMMANDS[name][0]}"), name)
+        command(rest)
+    except KeyboardInterrupt:
+        print(f"gr4ad {name}: interrupted; the same command resumes.", file=sys.stderr)  # noqa: T201
+        return 130
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        if debug:
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"gr4ad {name}: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

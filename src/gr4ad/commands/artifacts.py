@@ -1,0 +1,101 @@
+"""What can be done with a finished artifact: `gr4ad recommend | serve | card | push`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+
+def recommend(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="gr4ad recommend", description="Ranks ads for one history.")
+    parser.add_argument("--model", required=True, help="folder of `gr4ad run`, or hub id")
+    parser.add_argument("--history", required=True, help="item ids, oldest first, separated by commas")
+    parser.add_argument("--top-k", "--top_k", type=int, default=10, help="ads to return (default: %(default)s)")
+    parser.add_argument("--beam-widths", "--beam_widths", help="beams of each level, e.g. 50,100,100 (default: the model's)")
+    parser.add_argument("--exclude-history", "--exclude_history", action="store_true", default=None)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+
+    from gr4ad import Recommender
+
+    recommender = Recommender.from_pretrained(options.model)
+    history = [item.strip() for item in options.history.split(",") if item.strip()]
+    unknown = [item for item in history if item not in recommender.tokenizer.index.rows]
+    widths = [int(width) for width in options.beam_widths.split(",")] if options.beam_widths else None
+    ads = recommender.recommend(
+        [history], top_k=options.top_k, beam_widths=widths, exclude_history=options.exclude_history
+    )[0]
+    if options.json:
+        json.dump([vars(ad) for ad in ads], sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    console = Console()
+    if unknown:
+        console.print(f"[yellow]not in the catalog, skipped: {', '.join(unknown)}[/yellow]")
+    unit = recommender.tokenizer.value_unit
+    table = Table()
+    for column in ("item_id", "title", "score", f"value ({unit})" if unit else "value", "SID"):
+        table.add_column(column, justify="right" if column == "score" or column.startswith("value") else "left")
+    for ad in ads:
+        value = "-" if ad.value is None else f"{ad.value:.2f}"
+        table.add_row(ad.item_id, str(ad.attributes.get("title") or ""), f"{ad.score:.3f}", value, ad.sid)
+    console.print(table)
+
+
+@dataclass
+class ServedModel:
+    model: str = field(metadata={"help": "Folder of `gr4ad run`, or hub id."})
+
+
+def serve(arguments: list[str]) -> None:
+    from trl import TrlParser
+
+    from gr4ad import Recommender
+    from gr4ad.serving.http_server import ServerConfig
+    from gr4ad.serving.http_server import serve as serve_http
+
+    served, config = TrlParser((ServedModel, ServerConfig), prog="gr4ad serve").parse_args_and_config(arguments)
+    serve_http(Recommender.from_pretrained(served.model), config)
+
+
+def card(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="gr4ad card", description="Shows an artifact's model card.")
+    parser.add_argument("--model", required=True, help="folder of `gr4ad run`")
+    options = parser.parse_args(arguments)
+    from huggingface_hub import ModelCard
+
+    path = Path(options.model) / "README.md"
+    if not path.is_file():
+        raise ValueError(f"{options.model}: holds no README.md. Give the `--out` folder of a finished `gr4ad run`.")
+    Console().print(Markdown(ModelCard.load(path).text))
+
+
+def push(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="gr4ad push", description="Uploads an artifact (without its stages) to the hub.")
+    parser.add_argument("--model", required=True, help="folder of `gr4ad run`")
+    parser.add_argument("--repo", required=True, help="hub id, owner/name")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
+    parser.add_argument("--message", default="Upload GR4AD artifact", help="commit message")
+    options = parser.parse_args(arguments)
+    folder = Path(options.model)
+    missing = [name for name in ("config.json", "model.safetensors", "items.parquet", "README.md") if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: not an artifact, {missing[0]} is missing. Give the `--out` folder of a finished `gr4ad run`.")
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(options.repo, private=options.private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=options.repo,
+        folder_path=folder,
+        commit_message=options.message,
+        ignore_patterns=["stages/*", ".artifact/*", ".port"],
+    )
+    Console().print(f"pushed: {commit}")

@@ -1,0 +1,115 @@
+"""The whole chain: `gr4ad run` and `gr4ad demo`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from rich.console import Console
+from rich.table import Table
+
+from gr4ad.pipeline import load_recipe, packaged_recipes, run_recipe
+
+COLUMNS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
+
+
+def run(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="gr4ad run", description="Runs a recipe; finished stages are kept.")
+    parser.add_argument("recipe", help=f"YAML file, or one of: {', '.join(packaged_recipes())}")
+    parser.add_argument("--data", help="folder that the recipe's data files resolve against")
+    parser.add_argument("--out", required=True, help="folder to write: the artifact, its report and the stages")
+    parser.add_argument("--seed", type=int, help="of every stage (default: the recipe's)")
+    options = parser.parse_args(arguments)
+    recipe = load_recipe(options.recipe, data_root=options.data, seed=options.seed)
+    command = f"gr4ad run {options.recipe}" + (" --data DIR" if options.data else "") + " --out OUT"
+    show_metrics(run_recipe(recipe, options.out, command=command), Path(options.out))
+
+
+def demo(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="gr4ad demo", description="The chain on a simulated ad market, then a served request.")
+    parser.add_argument("--out", default="demo", help="folder to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of market and training (default: the recipe's)")
+    options = parser.parse_args(arguments)
+    out = Path(options.out)
+    recipe = load_recipe("demo", seed=options.seed)
+    if recipe.market is not None and options.seed is not None:
+        recipe.market.seed = options.seed
+    show_metrics(run_recipe(recipe, out, command="gr4ad demo"), out)
+    serve_one_request(out)
+
+
+def show_metrics(metrics: dict, out: Path) -> None:
+    """Prints the test table and where the report lies."""
+    console = Console()
+    for name, title in (("test", "test"), ("test_history_excluded", "test, items of the history excluded")):
+        table = Table(title=f"{title} ({metrics['users']['test']} users, full ranking, item level)")
+        table.add_column("system")
+        for column in COLUMNS:
+            table.add_column(column, justify="right")
+        for system, scores in metrics[name].items():
+            style = "bold" if system == metrics["final"] else None
+            table.add_row(system, *(f"{scores[column]:.4f} ±{scores[column + '_se']:.4f}" for column in COLUMNS), style=style)
+        console.print(table)
+    illegal = metrics["test"][metrics["final"]]["illegal_sids"]
+    checked = metrics["test"][metrics["final"]]["sids_checked"]
+    console.print(f"final: [bold]{metrics['final']}[/bold]; illegal SIDs: {illegal} of {checked}")
+    console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
+
+
+def serve_one_request(out: Path) -> None:
+    """Starts the server on a free port, asks it once, shows the answer, stops it.
+
+    Raises:
+        RuntimeError: If the server does not come up within a minute, or does not answer.
+    """
+    console = Console()
+    port_file = out / ".port"
+    port_file.unlink(missing_ok=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gr4ad.cli", "serve", "--model", str(out), "--port", "0", "--port_file", str(port_file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not port_file.is_file():
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start (exit code {server.poll()}): try `gr4ad serve --model {out}`")
+            time.sleep(0.1)
+        url = f"http://127.0.0.1:{port_file.read_text().strip()}/v1/recommend"
+        history = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["sample_history"]
+        console.print(f"\n[bold]POST {url}[/bold]\nhistory: {', '.join(history)}")
+        answer = post(url, {"history": history, "top_k": 5})
+        table = Table(title=f"served in {answer['latency_ms']:.0f} ms, beams {answer['beam_widths']}")
+        for column in ("item_id", "title", "score", "value", "SID"):
+            table.add_column(column, justify="right" if column in ("score", "value") else "left")
+        for ad in answer["recommendations"]:
+            value = "" if ad["value"] is None else f"{ad['value']:.1f} {ad['value_unit']}"
+            table.add_row(ad["item_id"], str(ad["attributes"].get("title", "")), f"{ad['score']:.2f}", value, ad["sid"])
+        console.print(table)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        port_file.unlink(missing_ok=True)
+    console.print(f"server stopped. Try it yourself: gr4ad serve --model {os.fspath(out)}")
+
+
+def post(url: str, body: dict) -> dict:
+    """JSON answer to a JSON request. Raises RuntimeError if there is none."""
+    request = Request(url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    try:
+        with urlopen(request, timeout=30) as response:
+            return json.load(response)
+    except URLError as error:
+        raise RuntimeError(f"{url} did not answer: {error}") from error

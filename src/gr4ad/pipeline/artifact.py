@@ -1,0 +1,115 @@
+"""The hub artifact: one folder with model, tokenizer, serving defaults, remote code, card and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+
+from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.modeling_gr4ad import SIDTrie
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_gr4ad.GR4ADConfig",
+    "AutoModel": "modeling_gr4ad.GR4ADModel",
+    "AutoModelForSeq2SeqLM": "modeling_gr4ad.GR4ADForRecommendation",
+}
+
+
+def save_artifact(model_dir: Path, tokenizer_dir: Path, serving: dict, out_dir: Path) -> None:
+    """Writes the artifact's files into `out_dir`, beside whatever else is there; each file appears whole or not at all.
+
+    Args:
+        model_dir, tokenizer_dir: Folders of `save_pretrained`.
+        serving: `beam_widths`, `item_weight`, `value_weight`, `exclude_history`: the defaults of `Recommender`.
+    """
+    staging = out_dir / ".artifact"
+    shutil.rmtree(staging, ignore_errors=True)
+    model = GR4ADForRecommendation.from_pretrained(model_dir)
+    model.config.auto_map = dict(AUTO_MAP)  # saving a head writes its own entry only
+    model.save_pretrained(staging)
+    UASIDTokenizer.from_pretrained(tokenizer_dir).save_pretrained(staging)
+    GenerationConfig(**serving).save_pretrained(staging)
+    complete_auto_map(staging / "config.json")
+    for path in sorted(staging.iterdir()):
+        os.replace(path, out_dir / path.name)
+    staging.rmdir()
+
+
+def complete_auto_map(path: Path) -> None:
+    """Puts every Auto class into the saved config, whichever class was saved."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["auto_map"] = dict(AUTO_MAP)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int = 12) -> dict:
+    """The beams of one request, level by level, for a picture.
+
+    Returns:
+        `history` (item and title), `levels` (T lists of the `shown` best prefixes: `sid`, `score`, `parent` = place in the level
+        before) and `recommendations` (as the server answers them).
+    """
+    from gr4ad.serving import Recommender
+
+    recommender = Recommender.from_pretrained(folder)
+    tokenizer, model = recommender.tokenizer, recommender.model
+    rows = tokenizer.index.ranked_rows()
+    codes = torch.from_numpy(tokenizer.index.codes[rows])
+    batch = tokenizer.encode_histories(
+        [history],
+        user_features={name: [None] for name in tokenizer.user_features} or None,
+        max_items=model.config.max_context_items,
+        return_tensors="pt",
+    )
+    levels: list[list[dict]] = []
+    context = model.model.encode(**batch)
+    trunk = model.model.trunk(context)
+    # Prefix log-probabilities of the final beams' ancestors: each prefix is scored by the same teacher-forced pass.
+    found = model.beam_search(**batch, beam_widths=recommender.beam_widths, trie=SIDTrie.from_codes(codes))
+    sids = found.sequences[:, : min(found.sequences.shape[1], 200)]
+    sids = sids[:, (sids[0] > 0).all(-1)]
+    states = model.model.autoregress(trunk, model.shift_right(sids), context)
+    steps = [
+        head(states[0, :, level]).float().log_softmax(-1).gather(1, (sids[0, :, level] - offset).unsqueeze(1))[:, 0]
+        for level, (head, offset) in enumerate(zip(model.sid_heads, model.config.level_offsets, strict=True))
+    ]
+    scores = torch.stack(steps).cumsum(0)
+    places: dict[tuple[int, ...], int] = {}
+    for level in range(tokenizer.num_levels):
+        prefixes: dict[tuple[int, ...], float] = {}
+        for sid, score in zip(sids[0, :, : level + 1].tolist(), scores[level].tolist(), strict=True):
+            prefixes.setdefault(tuple(sid), score)
+        if level:
+            prefixes = {prefix: score for prefix, score in prefixes.items() if prefix[:-1] in places}
+        best = sorted(prefixes, key=lambda prefix: -prefixes[prefix])[:shown]
+        levels.append(
+            [
+                {
+                    "sid": "".join(tokenizer.convert_ids_to_tokens(list(prefix))),
+                    "score": prefixes[prefix],
+                    "parent": places[prefix[:-1]] if level else None,
+                }
+                for prefix in best
+            ]
+        )
+        places = {prefix: place for place, prefix in enumerate(best)}
+    titles = tokenizer.index.columns.get("title", [""] * len(tokenizer.index))
+    answer = recommender.recommend([history], top_k=top_k)[0]
+    return {
+        "history": [{"item_id": item, "title": titles[tokenizer.index.rows[item]] or ""} for item in history[-8:]],
+        "levels": levels,
+        "recommendations": [
+            {"item_id": r.item_id, "title": r.attributes.get("title") or "", "score": r.score, "value": r.value, "sid": r.sid}
+            for r in answer
+        ],
+    }
+
+
+__all__ = ["beam_tree", "save_artifact"]

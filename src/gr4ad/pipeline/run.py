@@ -1,0 +1,206 @@
+"""The whole chain: data -> embed -> tokenize -> train -> align -> evaluate -> artifact."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from gr4ad.data import load_prepared, prepare
+from gr4ad.pipeline.recipe import Recipe
+from gr4ad.pipeline.runner import StageRunner, file_digest, write_json
+
+logger = logging.getLogger(__name__)
+
+VERSIONS = ("gr4ad", "torch", "transformers", "trl", "datasets", "faiss-cpu")
+
+
+def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run") -> dict:
+    """Runs a recipe; finished stages are kept, an interrupted one resumes.
+
+    Args:
+        recipe: See [`load_recipe`].
+        out_dir: Becomes the artifact: `Recommender.from_pretrained(out_dir)`. Stages lie in its folder `stages/`.
+        command: What the report and the card name as the way to reproduce the run.
+
+    Returns:
+        The metrics, as in `out_dir/metrics.json`.
+
+    Raises:
+        ValueError: On bad data, settings or a stage's own checks; nothing of the stage is kept as finished.
+    """
+    from gr4ad import RSPOConfig, VSLConfig
+    from gr4ad.pipeline.evaluating import evaluate_models
+    from gr4ad.pipeline.tokenizing import build_tokenizer, embed_ads
+    from gr4ad.pipeline.training import align_model, train_model, trainer_arguments
+
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    runner, seed = StageRunner(out), recipe.seed
+    data_dir, embed_dir, tokenizer_dir = (runner.folder(name) for name in ("data", "embed", "tokenize"))
+    train_dir, align_dir = runner.folder("train"), runner.folder("align")
+
+    if recipe.market is not None:
+        market_config = recipe.market
+        runner.run("market", lambda folder: simulate(market_config, folder), settings=market_config)
+        recipe.data.root = str(runner.folder("market"))
+    inputs = {
+        name: file_digest(Path(recipe.data.root) / source)
+        for name, source in (("catalog", recipe.data.catalog), ("events", recipe.data.events), ("users", recipe.data.users))
+        if source
+    }
+    # The folder's name may change between runs, its files may not: the key holds their digests instead.
+    data_settings = {**vars(recipe.data), "root": "", "inputs": inputs}
+    runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=data_settings)
+    data_dir = data_dir / "prepared"
+    runner.run(
+        "embed",
+        lambda folder: embed_ads(recipe.embed, recipe.cooccurrence, data_dir=data_dir, out_dir=folder, seed=seed),
+        settings=[recipe.embed, recipe.cooccurrence, seed],
+        after=("data",),
+    )
+    runner.run(
+        "tokenize",
+        lambda folder: build_tokenizer(
+            recipe.tokenize, data_dir=data_dir, embed_dir=embed_dir, out_dir=folder, seed=seed
+        ),
+        settings=[recipe.tokenize, seed],
+        after=("data", "embed"),
+    )
+    runner.run(
+        "train",
+        lambda folder: train_model(
+            recipe.model,
+            trainer_arguments(VSLConfig, "train", recipe.train, folder / "checkpoints", seed),
+            data_dir=data_dir,
+            tokenizer_dir=tokenizer_dir,
+            out_dir=folder,
+        ),
+        settings=[recipe.model, recipe.train, seed],
+        after=("data", "tokenize"),
+    )
+    candidates = {"VSL": train_dir}
+    last = ("data", "tokenize", "train")
+    if recipe.align is not None:
+        align = recipe.align
+        runner.run(
+            "align",
+            lambda folder: align_model(
+                recipe.lists,
+                trainer_arguments(RSPOConfig, "align", align, folder / "checkpoints", seed),
+                data_dir=data_dir,
+                tokenizer_dir=tokenizer_dir,
+                train_dir=train_dir,
+                out_dir=folder,
+            ),
+            settings=[recipe.lists, align, seed],
+            after=("data", "tokenize", "train"),
+        )
+        candidates["VSL + RSPO"] = align_dir
+        last = (*last, "align")
+    metrics = runner.run(
+        "evaluate",
+        lambda folder: evaluate_models(
+            recipe.evaluate,
+            data_dir=data_dir,
+            tokenizer_dir=tokenizer_dir,
+            candidates=candidates,
+            out_dir=folder,
+            seed=seed,
+        ),
+        settings=[recipe.evaluate, seed],
+        after=last,
+    )
+    write_artifact(recipe, runner, candidates[metrics["final"]], metrics, out, command)
+    return metrics
+
+
+def simulate(config, folder: Path) -> dict:
+    """Writes a simulated market's tables into `folder`; returns its statistics."""
+    from gr4ad.market import AdMarket
+
+    market = AdMarket(config)
+    market.write(folder)
+    return market.statistics()
+
+
+def write_artifact(recipe: Recipe, runner: StageRunner, model_dir: Path, metrics: dict, out: Path, command: str) -> None:
+    """Model, tokenizer, card, report and metrics into `out`."""
+    from gr4ad.pipeline.artifact import beam_tree, save_artifact
+    from gr4ad.pipeline.training import read_log
+    from gr4ad.report import RunReport, write_model_card, write_report
+
+    tokenizer_dir = runner.folder("tokenize")
+    save_artifact(model_dir / "model", tokenizer_dir / "tokenizer", metrics["serving"], out)
+    quality = json.loads((tokenizer_dir / "quality.json").read_text(encoding="utf-8"))
+    data = load_prepared(runner.folder("data") / "prepared")
+    # The picture shows a user with a history of middling length: neither a guess nor a saturated one.
+    lengths = [len(items) for items in data.test["items"]]
+    middle = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))[len(lengths) * 2 // 3]
+    report = RunReport(
+        title=recipe.name,
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seed=recipe.seed,
+        machine=machine(),
+        versions={name: version(name) for name in VERSIONS},
+        data_summary=data.summary,
+        training_log=read_log(runner.folder("train")),
+        alignment_log=read_log(runner.folder("align")) if recipe.align is not None else [],
+        codebook=quality["quality"],
+        code_counts=quality["code_counts"],
+        metrics={name: metrics[name] for name in ("test", "test_history_excluded")},
+        beam_tree=beam_tree(out, data.test[middle]["items"]),
+        timings=runner.seconds,
+        notes=notes(metrics),
+    )
+    write_report(out / "report.html", report)
+    model_config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    write_model_card(out, report, model_config=model_config, recipe_name=recipe.name, recipe_text=recipe.text)
+    write_json(
+        out / "metrics.json",
+        {
+            **metrics,
+            "codebook": quality["quality"],
+            "seconds": runner.seconds,
+            "sample_history": data.test[middle]["items"][-8:],
+        },
+    )
+
+
+def notes(metrics: dict) -> list[str]:
+    """What a reader of the tables has to know."""
+    serving = metrics["serving"]
+    return [
+        f"The final model is {metrics['final']}: the best {metrics['metric']} on {metrics['users']['validation_sample']} "
+        f"validation users, with item weight {serving['item_weight']:g} and value weight {serving['value_weight']:g}. Each "
+        "system saw the test users once.",
+        "A hit is an item, not a semantic ID: items that share an SID are ranked by the item head or, without it, by their "
+        "training events and then by item id.",
+        f"item-kNN is tuned on validation by the same metric over {metrics['item_knn']['tried']} settings; baselines and "
+        "models are fitted on the training log alone.",
+    ]
+
+
+def machine() -> dict:
+    """Processor, cores and system of this machine."""
+    import os
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return {"cpu": model, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+
+
+def remove_stages(out_dir: str | Path) -> None:
+    """Deletes the stage folders, which only a later run of the same recipe needs."""
+    shutil.rmtree(Path(out_dir) / "stages", ignore_errors=True)
+
+
+__all__ = ["remove_stages", "run_recipe"]

@@ -1,0 +1,129 @@
+"""Keeps finished stages: a stage runs again only if its settings, its inputs or an earlier stage changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import gr4ad
+
+logger = logging.getLogger(__name__)
+
+DONE_FILE = "stage.json"
+STARTED_FILE = "started.json"
+
+
+class StageRunner:
+    """Runs stages in folders `out/stages/NAME`.
+
+    The key of a stage is a hash of its settings and of the keys of the stages it reads. A folder whose `stage.json` carries
+    the key is kept as it is. A folder that was started under the key but not finished is handed to the stage again, so that
+    a training can resume from its checkpoints. Any other folder is removed first.
+    """
+
+    def __init__(self, out_dir: str | Path):
+        self.root = Path(out_dir) / "stages"
+        self.keys: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.summaries: dict[str, dict] = {}
+
+    def folder(self, name: str) -> Path:
+        return self.root / name
+
+    def run(
+        self,
+        name: str,
+        work: Callable[[Path], dict | None],
+        *,
+        settings: Any,
+        after: tuple[str, ...] = (),
+    ) -> dict:
+        """Runs `work(folder)` unless it is finished already.
+
+        Args:
+            name: Name of the stage and its folder.
+            work: Does the stage's work in the folder and returns a summary (JSON values) that is kept.
+            settings: JSON values or dataclasses: everything the result depends on beside earlier stages.
+            after: Names of the stages it reads; they must have run.
+
+        Returns:
+            The summary.
+        """
+        key = stage_key(name, settings, [self.keys[earlier] for earlier in after])
+        folder = self.folder(name)
+        self.keys[name] = key
+        done = read_json(folder / DONE_FILE)
+        if done.get("key") == key:
+            logger.info("%s: kept (finished in %.0f s before)", name, done["seconds"])
+        else:
+            spent = 0.0
+            if folder.exists():
+                started = read_json(folder / STARTED_FILE)
+                if started.get("key") == key:
+                    spent = float(started.get("seconds", 0.0))
+                    logger.info("%s: resumed", name)
+                else:
+                    shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / STARTED_FILE, {"key": key, "seconds": spent})
+            logger.info("%s: started", name)
+            start = time.monotonic()
+            summary = work(folder) or {}
+            done = {"key": key, "seconds": spent + time.monotonic() - start, "summary": summary}
+            write_json(folder / DONE_FILE, done)
+            logger.info("%s: finished in %.0f s", name, done["seconds"])
+        self.seconds[name] = done["seconds"]
+        self.summaries[name] = done["summary"]
+        return done["summary"]
+
+
+def stage_key(name: str, settings: Any, earlier: list[str]) -> str:
+    """Hash of everything a stage's result depends on, 32 hex digits."""
+    text = json.dumps([gr4ad.__version__, name, plain(settings), earlier], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses within lists and maps as maps."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file's bytes; a hub id or missing file is named by its text alone (the stage will say what is wrong)."""
+    path = Path(path)
+    if not path.is_file():
+        return str(path)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file, or {} if there is none or it is half-written (an interrupted machine)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, default=float), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+__all__ = ["StageRunner", "file_digest", "read_json", "write_json"]

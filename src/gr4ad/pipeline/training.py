@@ -1,0 +1,210 @@
+"""Stages that train: VSL, then alignment by RSPO."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gr4ad.data import PreparedData, load_prepared
+from gr4ad.pipeline.recipe import RecipeError
+from gr4ad.pipeline.runner import write_json
+from gr4ad.pipeline.settings import ListConfig, ModelSettings
+from gr4ad.pipeline.tokenizing import SEQUENCE_COLUMNS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from gr4ad import GR4ADConfig, GR4ADForRecommendation, RSPOConfig, UASIDTokenizer, VSLConfig
+
+
+def trainer_arguments(kind: type, section: str, values: dict[str, Any], output_dir: Path, seed: int) -> Any:
+    """Arguments of a trainer from a recipe's section. Raises RecipeError for an unknown field or a bad value."""
+    import torch
+
+    known = {name for name, f in kind.__dataclass_fields__.items() if f.init}  # type: ignore[attr-defined]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise RecipeError(f"Unknown field `{section}.{unknown[0]}`: it is not one of {kind.__name__}.")
+    given = {"use_cpu": not torch.cuda.is_available(), "bf16": False, "seed": seed, "save_total_limit": 2, **values}
+    try:
+        return kind(output_dir=str(output_dir), **given)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"Section `{section}`: {error}") from error
+
+
+def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADConfig:
+    """The network's configuration: the recipe's shape, and what follows from the tokenizer."""
+    from gr4ad import GR4ADConfig
+
+    values = asdict(settings)
+    item_embeddings = values.pop("item_embeddings")
+    context_events, user_features = values.pop("context_events"), values.pop("user_features")
+    values.pop("item_embedding_std")
+    buckets = len(tokenizer.value_bucket_means)
+    values["context_values"] = values["context_values"] and buckets > 0
+    return GR4ADConfig(
+        codebook_sizes=tokenizer.level_sizes,
+        num_value_buckets=buckets,
+        value_bucket_means=tokenizer.value_bucket_means or None,
+        num_items=len(tokenizer.index) + 1 if item_embeddings else 0,
+        num_events=len(tokenizer.event_names) if context_events else 0,
+        user_feature_sizes=[len(c) + 1 for c in tokenizer.user_features.values()] if user_features else [],
+        **values,
+    )
+
+
+def start_item_embeddings(model: GR4ADForRecommendation, embeddings: np.ndarray, std: float) -> None:
+    """Sets the item table to the main components of ad embeddings (float32, (N, d)), at standard deviation `std`; what is
+    wider than the embeddings have components stays random."""
+    import torch
+
+    centred = embeddings - embeddings.mean(0)
+    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+    width = min(model.config.hidden_size, left.shape[1])
+    components = (left * scale)[:, :width]
+    components *= std / components.std()
+    table = model.model.context_processor.item_embeddings.weight
+    with torch.no_grad():
+        table[1:, :width] = torch.from_numpy(components).to(table)
+
+
+def train_model(
+    settings: ModelSettings, arguments: VSLConfig, *, data_dir: Path, tokenizer_dir: Path, out_dir: Path
+) -> dict:
+    """VSL from scratch, or from the last checkpoint in `out_dir/checkpoints`; writes `model/` and `log.json`."""
+    import torch
+    from safetensors.numpy import load_file
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLTrainer
+
+    data = load_prepared(data_dir)
+    tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
+    torch.manual_seed(arguments.seed)
+    model = GR4ADForRecommendation(model_config(settings, tokenizer))
+    if settings.item_embedding_std and settings.item_embeddings:
+        embeddings = load_file(tokenizer_dir / "item_embeddings.safetensors")["item_embeddings"]
+        start_item_embeddings(model, embeddings, settings.item_embedding_std)
+    trainer = VSLTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=tokenizer,
+    )
+    checkpoints = out_dir / "checkpoints"
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    return finish_training(trainer, out_dir)
+
+
+def finish_training(trainer: Any, out_dir: Path) -> dict:
+    """Writes model and log of a trainer and removes its checkpoints; returns the summary."""
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out_dir / "model")
+    write_json(out_dir / "log.json", trainer.state.log_history)
+    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
+    return {
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps": trainer.state.global_step,
+        "best_metric": trainer.state.best_metric,
+    }
+
+
+def align_model(
+    lists: ListConfig,
+    arguments: RSPOConfig,
+    *,
+    data_dir: Path,
+    tokenizer_dir: Path,
+    train_dir: Path,
+    out_dir: Path,
+) -> dict:
+    """RSPO on preference lists; writes `model/` and `log.json`."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
+
+    data = load_prepared(data_dir)
+    tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
+    model = GR4ADForRecommendation.from_pretrained(train_dir / "model")
+    rows = impression_lists(data) if lists.source == "impressions" else beam_lists(data, model, tokenizer, lists)
+    if len(rows) > lists.max_lists:
+        chosen = np.random.default_rng(arguments.seed).permutation(len(rows))[: lists.max_lists]
+        rows = rows.select(np.sort(chosen))
+    trainer = RSPOTrainer(
+        model=model, args=arguments, train_dataset=rows, eval_dataset=data.validation, processing_class=tokenizer
+    )
+    checkpoints = out_dir / "checkpoints"
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    return {"lists": len(rows), **finish_training(trainer, out_dir)}
+
+
+def impression_lists(data: PreparedData) -> Dataset:
+    """The shown lists of the training log, with the values logged for them.
+
+    Raises:
+        RecipeError: If the log has no impressions.
+    """
+    if data.impressions is None:
+        raise RecipeError("`lists.source` is impressions, but the log has none: use `beams`, or leave `align` out.")
+    users = {user: row for row, user in enumerate(data.train["user_id"])}
+    lists = data.impressions.filter(lambda user: user in users, input_columns="user_id", keep_in_memory=True)
+    columns = [name for name in data.train.column_names if name not in ("user_id", "items", "times")]
+    logs = {name: data.train[name][:] for name in columns}
+
+    def with_context(row: dict) -> dict:
+        # The history of a list is a prefix of the user's training log, so its events and values stand there too.
+        user, length = users[row["user_id"]], len(row["items"])
+        return {name: logs[name][user][:length] if name in SEQUENCE_COLUMNS else logs[name][user] for name in columns}
+
+    return lists.map(with_context, keep_in_memory=True, load_from_cache_file=False, desc="Preference lists")
+
+
+def beam_lists(
+    data: PreparedData, model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, config: ListConfig
+) -> Dataset:
+    """Lists out of the model's own beams, one a user: the history is the first part of the training log, what the user
+    bought in the held-back last part has its value, and a candidate that was not bought is worth 0."""
+    from datasets import Dataset
+
+    from gr4ad.trainers.evaluation.model_ranking import rank_users
+
+    columns = [name for name in data.train.column_names if name not in ("user_id", "times")]
+    kept: list[dict] = []
+    bought: list[dict[str, float]] = []
+    for row in data.train.select_columns(columns):
+        cut = len(row["items"]) - max(1, round(config.held_share * len(row["items"])))
+        if cut < 1:
+            continue
+        kept.append({name: row[name][:cut] if name in SEQUENCE_COLUMNS else row[name] for name in columns})
+        money: dict[str, float] = {}
+        for item, value in zip(row["items"][cut:], row["values"][cut:], strict=True):
+            money[item] = money.get(item, 0.0) + value
+        bought.append(money)
+    histories = Dataset.from_list(kept)
+    width = config.list_size
+    rankings = rank_users(
+        model, tokenizer, histories, beam_widths=[width] * tokenizer.num_levels, top_k=width, progress=True
+    )
+    ids = tokenizer.index.item_ids
+    candidates, rewards = [], []
+    for ranked, money in zip(rankings.items, bought, strict=True):
+        best = sorted(money, key=lambda item: -money[item])[: width // 2]
+        others = [ids[row] for row in ranked if row >= 0 and ids[row] not in money]
+        chosen = best + others[: width - len(best)]
+        candidates.append(chosen)
+        rewards.append([money.get(item, 0.0) for item in chosen])
+    return histories.add_column("candidates", candidates).add_column("rewards", rewards)
+
+
+def read_log(folder: Path) -> list[dict]:
+    """Trainer log written by `finish_training`; [] if the stage has none."""
+    path = folder / "log.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+__all__ = ["align_model", "beam_lists", "impression_lists", "read_log", "train_model", "trainer_arguments"]

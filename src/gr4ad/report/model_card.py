@@ -1,0 +1,181 @@
+"""The model card of a trained folder, filled from the run's own figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from . import tables
+from .contents import RunReport
+
+CARD_FILE = "README.md"
+TAGS = ["gr4ad", "generative-recommendation", "semantic-id", "advertising"]
+
+
+def write_model_card(
+    folder: str | Path, report: RunReport, *, model_config: dict, recipe_name: str, recipe_text: str
+) -> Path:
+    """Writes `README.md` into a model folder.
+
+    Args:
+        folder: the folder of the model; made when missing. Its name stands in the usage examples.
+        report: figures and facts of the run; empty parts are left out.
+        model_config: `GR4ADConfig.to_dict()`; needs `codebook_sizes`.
+        recipe_name, recipe_text: file name and content (YAML) of the recipe; an empty text leaves it out.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: `model_config` has no `codebook_sizes`.
+    """
+    if not model_config.get("codebook_sizes"):
+        raise ValueError(
+            "`codebook_sizes` of `model_config` is missing or empty. Allowed: one size a level. Pass "
+            "`model.config.to_dict()`."
+        )
+    card_data = ModelCardData(license="apache-2.0", library_name="gr4ad", tags=list(TAGS))
+    history = [str(item["item_id"]) for item in report.beam_tree.get("history", [])][-3:] or ["ITEM_1", "ITEM_2"]
+    codebook_rows = tables.codebook_rows(report.sid_quality, report.code_counts)
+    split_columns, split_rows = tables.split_rows(report.data_summary)
+    out = Path(folder)
+    with as_file(files("gr4ad.model_cards") / "model_card.md") as template:
+        card = ModelCard.from_template(
+            card_data,
+            template_path=str(template),
+            title=_text(report.title),
+            has_values=bool(model_config.get("num_value_buckets")),
+            item_head=bool(model_config.get("item_head")),
+            value_unit=_text(report.value_unit),
+            headline=_headline(report),
+            split_text=_text(tables.split_text(report.data_summary.get("split"))),
+            data_list=_list(_data_lines(report.data_summary)),
+            split_table=_table(split_columns, split_rows) if split_rows else "",
+            codebook_sizes=model_config["codebook_sizes"],
+            codebook_table=_table(tables.CODEBOOK_COLUMNS, codebook_rows) if codebook_rows else "",
+            collision_table=_collision_table(report.sid_quality),
+            training_list=_list(_training_lines(report, model_config)),
+            evaluation=[(_heading(table), _metric_table(table)) for table in tables.metric_tables(report.metrics)],
+            name=json.dumps(out.resolve().name, ensure_ascii=False),
+            example=json.dumps([history], ensure_ascii=False),
+            command=report.command,
+            recipe_name=recipe_name,
+            recipe_text=recipe_text.strip("\n"),
+            fence=_fence(report.command + recipe_text),
+            notes=_list(_text(note) for note in report.notes),
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    path, partial = out / CARD_FILE, out / f".{CARD_FILE}.partial"
+    card.save(partial)
+    os.replace(partial, path)
+    return path
+
+
+def _headline(report: RunReport) -> str:
+    """The main figures beside the strongest baseline, in a sentence."""
+    systems = report.metrics.get("test", {})
+    ours = systems.get(tables.OURS, {})
+    told = []
+    for metric in ("recall@10", "ndcg@10", "revenue@10"):
+        if not tables.is_known(ours.get(metric)):
+            continue
+        rival = tables.best_baseline(systems, metric)
+        against = "" if rival is None else f" ({_text(rival[0])}: {tables.figure_text(metric, rival[1])})"
+        told.append(f"{tables.METRICS[metric]} **{tables.figure_text(metric, ours[metric])}**{against}")
+    return f"On the test users: {', '.join(told)}. In brackets: the best baseline." if told else ""
+
+
+def _data_lines(summary: Mapping[str, Any]) -> list[str]:
+    lines = [f"{name}: {_text(text)}" for name, text in tables.data_facts(summary)]
+    dropped = {reason: count for reason, count in summary.get("dropped", {}).items() if count}
+    lines += [
+        f"Rows left out, {_text(reason.replace('_', ' '))}: {tables.count_text(n)}" for reason, n in dropped.items()
+    ]
+    return lines
+
+
+def _training_lines(report: RunReport, config: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if "num_hidden_layers" in config:
+        parallel = config.get("num_parallel_layers")
+        shape = f"{config['num_hidden_layers']} decoder layers"
+        shape += f", the first {parallel} shared by all beams (LazyAR)" if parallel else ""
+        lines.append(
+            f"Architecture: {shape}; width {config.get('hidden_size')}, {config.get('num_attention_heads')} heads"
+        )
+    if "max_context_items" in config:
+        lines.append(f"Longest history: {config['max_context_items']} items")
+    for name, log in (
+        ("Value-aware supervised learning (VSL)", report.training_log),
+        ("Alignment (RSPO)", report.alignment_log),
+    ):
+        steps = [entry["step"] for entry in log if "step" in entry]
+        epochs = [entry["epoch"] for entry in log if "epoch" in entry]
+        if steps and epochs:
+            lines.append(f"{name}: {tables.count_text(max(steps))} steps, {max(epochs):.4g} epochs")
+    if not report.alignment_log:
+        lines.append("Alignment (RSPO): none")
+    if report.seed is not None:
+        lines.append(f"Seed: {report.seed}")
+    if report.timings:
+        lines.append(f"Time, all stages: {tables.duration_text(sum(report.timings.values()))}")
+    for label, facts in (("Machine", report.machine), ("Versions", report.versions)):
+        if facts:
+            lines.append(f"{label}: {', '.join(f'{name} {_text(fact)}' for name, fact in facts.items())}")
+    return lines
+
+
+def _heading(table: tables.MetricTable) -> str:
+    return table.title if table.users is None else f"{table.title} ({tables.count_text(table.users)} users)"
+
+
+def _metric_table(table: tables.MetricTable) -> str:
+    rows = []
+    for name, own, cells in table.rows:
+        figures = [
+            (f"**{cell.text}**" if cell.best else cell.text) + (f" ± {cell.error}" if cell.error else "")
+            for cell in cells
+        ]
+        rows.append([f"**{name}**" if own else name, *figures])
+    return _table(["System", *table.columns], rows)
+
+
+def _collision_table(quality: Mapping[str, float]) -> str:
+    rows = tables.collision_rows(quality)
+    return _table(["Collisions", "Figure", "Meaning"], rows, "lrl") if rows else ""
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+    """A Markdown table; align: "l" or "r" a column, by default the first left and the others right."""
+    sides = align or "l" + "r" * (len(columns) - 1)
+    rule = "|".join({"l": ":--", "r": "--:"}[side] for side in sides)
+    lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in [columns, *rows]]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _cell(text: str) -> str:
+    return _text(text).replace("|", "\\|")
+
+
+def _list(lines: Any) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _text(text: Any) -> str:
+    """One line in which markup of the data stays text."""
+    return " ".join(str(text).split()).replace("<", "&lt;")
+
+
+def _fence(text: str) -> str:
+    """A fence longer than any run of backticks in `text`."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+
+
+__all__ = ["write_model_card"]

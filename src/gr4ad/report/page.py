@@ -1,0 +1,114 @@
+"""One self-contained HTML page of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from . import plots, tables
+from .beam_tree import draw_beam_tree
+from .contents import RunReport
+
+BAR_METRICS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure at the head of the page: label, text, and a line under it."""
+
+    label: str
+    text: str
+    note: str = ""
+
+
+def write_report(out_path: str | Path, report: RunReport) -> None:
+    """Writes the page: no scripts, no other files, readable offline. A killed writer leaves the former page whole.
+
+    Args:
+        out_path: file to write; its folder is made.
+        report: the content; sections of empty parts are left out.
+
+    Raises:
+        ValueError: a beam of `report.beam_tree` names a parent that is not there.
+    """
+    out = Path(out_path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(render_report(report), encoding="utf-8")
+    os.replace(partial, out)
+
+
+def render_report(report: RunReport) -> str:
+    """The page as text. Raises as `write_report`."""
+    environment = Environment(
+        loader=PackageLoader("gr4ad.report", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": tables.count_text,
+        "duration": tables.duration_text,
+        "figure": tables.number_text,
+    }
+    longest = max(report.timings.values(), default=0.0)
+    return environment.get_template("report.html").render(
+        report=report,
+        tiles=_tiles(report),
+        results=[
+            # One protocol is drawn; the others differ from it by little and are in the tables.
+            (table, [] if place else _bar_plots(report.metrics[table.protocol], report.value_unit))
+            for place, table in enumerate(tables.metric_tables(report.metrics))
+        ],
+        training=plots.training_plots(report.training_log, report.value_unit),
+        alignment=plots.alignment_plots(report.alignment_log, report.value_unit),
+        codebook_plots=[
+            plot for level, counts in enumerate(report.code_counts) if (plot := plots.codebook_plot(level, counts))
+        ],
+        codebook_columns=tables.CODEBOOK_COLUMNS,
+        codebook_rows=tables.codebook_rows(report.sid_quality, report.code_counts),
+        collisions=tables.collision_rows(report.sid_quality),
+        tree=draw_beam_tree(report.beam_tree),
+        recommendations=report.beam_tree.get("recommendations", []),
+        data_facts=tables.data_facts(report.data_summary),
+        dropped={reason: count for reason, count in report.data_summary.get("dropped", {}).items() if count},
+        splits=tables.split_rows(report.data_summary),
+        split_text=tables.split_text(report.data_summary.get("split")),
+        timings=[(stage, seconds, seconds / longest if longest else 0.0) for stage, seconds in report.timings.items()],
+        total_seconds=sum(report.timings.values()),
+    )
+
+
+def _tiles(report: RunReport) -> list[Tile]:
+    """The few figures that say how the run went."""
+    tiles = []
+    protocol = next((table.protocol for table in tables.metric_tables(report.metrics)), None)
+    systems = report.metrics[protocol] if protocol is not None else {}
+    ours = systems.get(tables.OURS, {})
+    for metric in ("recall@10", "ndcg@10", "revenue@10"):
+        if not tables.is_known(ours.get(metric)):
+            continue
+        rival = tables.best_baseline(systems, metric)
+        note = ""
+        if rival is not None and rival[1] > 0:
+            note = f"{100 * (ours[metric] / rival[1] - 1):+.1f}% against {rival[0]}".replace("-", "−")
+        tiles.append(Tile(tables.METRICS[metric], tables.figure_text(metric, ours[metric]), note))
+    if "cpr" in report.sid_quality:
+        shared = report.sid_quality.get("items_in_shared_sids")
+        note = "" if shared is None else f"{100 * shared:.1f}% of the ads share an SID"
+        tiles.append(Tile("Ads per semantic ID", f"{report.sid_quality['cpr']:.3f}", note))
+    return tiles
+
+
+def _bar_plots(systems: Mapping[str, Mapping[str, float]], value_unit: str) -> list[plots.Plot]:
+    notes = {"revenue@10": f"{value_unit or 'Value'} per user, ± one standard error"}
+    drawn = [plots.metric_plot(metric, systems, notes.get(metric, "± one standard error")) for metric in BAR_METRICS]
+    return [plot for plot in drawn if plot is not None]
+
+
+__all__ = ["render_report", "write_report"]

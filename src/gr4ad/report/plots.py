@@ -1,0 +1,325 @@
+"""Small plots as inline SVG that take their colours from the page, so that one page suits light and dark screens."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .tables import METRICS, OURS, system_name
+
+# Stand-ins that matplotlib can draw; each is replaced by a variable of the page's style sheet.
+COLORS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--rule)",
+    "#040404": "var(--accent)",
+    "#050505": "var(--bar)",
+    "#060606": "var(--card)",
+}
+INK, MUTED, RULE, ACCENT, BAR, CARD = COLORS
+WIDE, NARROW = (4.7, 2.7), (3.5, 2.3)  # inches, for two and three plots side by side; 1/72 inch is one unit of the SVG
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gr4ad",  # the same run writes the same page
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9,
+    "axes.linewidth": 1,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+STEPS = [1, 2, 2.5, 5, 10]
+DASHES = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3))]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """title: what is shown; svg: the picture; note: a line under the title, may be empty; narrow: three fit side by side."""
+
+    title: str
+    svg: Markup
+    note: str = ""
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one series, drawn in the order given; accent: the series that the plot is about."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+    accent: bool = False
+
+
+def training_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
+    """Loss with its parts, and validation over epochs; of the metrics that the log holds."""
+    names = {"loss_sid": "SID", "loss_value": "value", "loss_mtp": "multi-token", "loss_item": "item head"}
+    losses = [_line(log, "loss", "total", accent=True), *(_line(log, key, name) for key, name in names.items())]
+    rate, norm = _line(log, "learning_rate", "", accent=True), _line(log, "grad_norm", "", accent=True)
+    return _present(
+        [
+            line_plot("Training loss", losses, "Weighted total, and its parts before weighting"),
+            *validation_plots(log, value_unit),
+            line_plot("Learning rate", [rate], "As scheduled", narrow=True),
+            line_plot("Gradient norm", [norm], "Before clipping", narrow=True),
+        ]
+    )
+
+
+def alignment_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
+    """The curves of the preference stage and its validation."""
+    order = [_line(log, "rspo/accuracy", "accuracy", accent=True), _line(log, "rspo/gate_open", "open gates")]
+    margin = [_line(log, "rspo/margin", "", accent=True)]
+    names = {"rspo/rspo": "RSPO", "rspo/imitation": "imitation"}
+    losses = [_line(log, "loss", "total", accent=True), *(_line(log, key, name) for key, name in names.items())]
+    return _present(
+        [
+            line_plot("Preference accuracy", order, "Share of pairs in the right order", narrow=True),
+            line_plot("Margin", margin, "Log-ratio of better over worse ads", narrow=True),
+            line_plot("Alignment loss", losses, "Total and its parts", narrow=True),
+            *validation_plots(log, value_unit, narrow_revenue=False),
+        ]
+    )
+
+
+def validation_plots(
+    log: Sequence[Mapping[str, float]], value_unit: str, narrow_revenue: bool = True
+) -> list[Plot | None]:
+    """Ranking and revenue over epochs, None for what the log lacks."""
+    ranking = [_line(log, "eval_recall@10", "Recall@10"), _line(log, "eval_ndcg@10", "NDCG@10", accent=True)]
+    revenue = [_line(log, "eval_revenue@10", "", accent=True)]
+    note = f"{value_unit or 'Value'} per user in the first ten; dot: best"
+    return [
+        line_plot("Validation ranking", ranking, "By beam search; dot: best NDCG@10", mark_best=True),
+        line_plot("Validation revenue", revenue, note, mark_best=True, narrow=narrow_revenue),
+    ]
+
+
+def line_plot(
+    title: str, lines: Sequence[Line], note: str = "", mark_best: bool = False, narrow: bool = False
+) -> Plot | None:
+    """Series over epochs with their names at their ends; None when no series has two points."""
+    lines = [line for line in lines if len(line.x) > 1]
+    if not lines:
+        return None
+    with _axes(NARROW if narrow else WIDE) as (figure, axes):
+        plain = 0
+        for line in lines:
+            if line.accent:
+                axes.plot(line.x, line.y, color=ACCENT, linewidth=2, zorder=3, solid_capstyle="round")
+            else:
+                axes.plot(line.x, line.y, color=MUTED, linewidth=1.3, linestyle=DASHES[plain % len(DASHES)])
+                plain += 1
+            if mark_best and line.accent:
+                best = max(range(len(line.y)), key=line.y.__getitem__)
+                axes.plot(
+                    line.x[best],
+                    line.y[best],
+                    "o",
+                    color=ACCENT,
+                    markeredgecolor=CARD,
+                    markersize=7,
+                    zorder=4,
+                    clip_on=False,
+                )
+        low, high = min(min(line.y) for line in lines), max(max(line.y) for line in lines)
+        pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+        # Zero is part of the picture unless it would flatten the curve.
+        floor = 0.0 if 0 <= low < 0.45 * high else low - pad
+        axes.set_ylim(floor, high + pad)
+        start, stop = min(line.x[0] for line in lines), max(line.x[-1] for line in lines)
+        axes.set_xlim(0.0 if 0 < start < 0.2 * stop else start, stop)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=stop - start > 3, steps=STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
+        axes.set_xlabel("epoch")
+        axes.grid(axis="y", color=RULE, linewidth=0.8)
+        if len(lines) > 1:
+            _label_ends(axes, lines)
+        return Plot(title, _svg(figure), note, narrow)
+
+
+def codebook_plot(level: int, counts: Sequence[int]) -> Plot | None:
+    """Items of each code of a level (0-based), most used first; None without items."""
+    total = sum(counts)
+    if not total:
+        return None
+    ordered = sorted(counts, reverse=True)
+    with _axes(NARROW) as (figure, axes):
+        even = total / len(ordered)
+        axes.stairs(ordered, range(len(ordered) + 1), fill=True, color=ACCENT, alpha=0.22)
+        axes.stairs(ordered, range(len(ordered) + 1), color=ACCENT, linewidth=1.6, baseline=None)
+        axes.axhline(even, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlim(0, len(ordered))
+        axes.set_ylim(0, ordered[0] * 1.08)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
+        axes.set_xlabel("codes, most used first")
+        axes.grid(axis="y", color=RULE, linewidth=0.8)
+        return Plot(
+            f"Level {level + 1}", _svg(figure), f"Items of each code. Dashed: even use, {even:.3g}", narrow=True
+        )
+
+
+def metric_plot(metric: str, systems: Mapping[str, Mapping[str, float]], note: str = "") -> Plot | None:
+    """Systems as bars with one standard error to either side, best on top; None with fewer than two systems."""
+    known = {name: figures[metric] for name, figures in systems.items() if _finite(figures.get(metric))}
+    if len(known) < 2:
+        return None
+    names = sorted(known, key=lambda name: known[name])
+    errors = [systems[name].get(f"{metric}_se") for name in names]
+    with _axes((WIDE[0], 0.35 + 0.3 * len(names))) as (figure, axes):
+        colors = [ACCENT if name == OURS else BAR for name in names]
+        values = [known[name] for name in names]
+        axes.barh(range(len(names)), values, height=0.62, color=colors)
+        spans = [error if error is not None and _finite(error) else 0.0 for error in errors]
+        ends = [value + span for value, span in zip(values, spans, strict=True)]
+        for place, (value, span) in enumerate(zip(values, spans, strict=True)):
+            if span:
+                axes.plot(
+                    [value - span, value + span], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt"
+                )
+        room = max(ends) or 1.0
+        form = "{:.4f}" if max(values) < 1 else "{:.3g}" if max(values) < 1000 else "{:,.0f}"
+        for place, name in enumerate(names):
+            color = ACCENT if name == OURS else MUTED
+            axes.text(ends[place] + 0.02 * room, place, form.format(values[place]), color=color, va="center")
+        axes.set_yticks(range(len(names)), [_short(system_name(name), 24) for name in names])
+        for label, name in zip(axes.get_yticklabels(), names, strict=True):
+            label.set_color(ACCENT if name == OURS else INK)
+        axes.set_xlim(0, room * 1.2)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        return Plot(METRICS.get(metric, metric), _svg(figure), note)
+
+
+def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
+    """Names at the right ends of the lines, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = 0.085 * (high - low)
+    ends = sorted(lines, key=lambda line: line.y[-1])
+    places = [line.y[-1] for line in ends]
+    for place in range(1, len(places)):
+        places[place] = max(places[place], places[place - 1] + gap)
+    over = places[-1] - high
+    if over > 0:
+        places[-1] = high
+        for place in range(len(places) - 2, -1, -1):
+            places[place] = min(places[place], places[place + 1] - gap)
+    for line, place in zip(ends, places, strict=True):
+        axes.annotate(
+            line.label,
+            (1, place),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=ACCENT if line.accent else MUTED,
+            fontweight="bold" if line.accent else "normal",
+            annotation_clip=False,
+        )
+
+
+def _line(log: Sequence[Mapping[str, float]], key: str, label: str, accent: bool = False) -> Line:
+    """The finite points of one logged figure, by epoch."""
+    points = [(entry["epoch"], entry[key]) for entry in log if "epoch" in entry and _finite(entry.get(key))]
+    # An evaluation repeated at one epoch (as at the end of training) replaces the earlier one.
+    merged = dict(sorted(points, key=lambda point: point[0])) if key.startswith("eval_") else None
+    pairs = list(merged.items()) if merged is not None else sorted(points, key=lambda point: point[0])
+    line = Line(label, [float(x) for x, _ in pairs], [float(y) for _, y in pairs], accent)
+    return _thinned(line)
+
+
+def _thinned(line: Line, most: int = 400) -> Line:
+    """At most `most` points, each the mean of its neighbours: more would only make the page heavy."""
+    if len(line.x) <= most:
+        return line
+    size = math.ceil(len(line.x) / most)
+
+    def means(values: list[float]) -> list[float]:
+        return [
+            sum(values[start : start + size]) / len(values[start : start + size])
+            for start in range(0, len(values), size)
+        ]
+
+    return replace(line, x=means(line.x), y=means(line.y))
+
+
+def _finite(figure: float | None) -> bool:
+    return isinstance(figure, int | float) and math.isfinite(figure)
+
+
+def _present(plots: Sequence[Plot | None]) -> list[Plot]:
+    return [plot for plot in plots if plot is not None]
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+@contextmanager
+def _axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        yield figure, axes
+
+
+def _svg(figure: Figure) -> Markup:
+    """The figure as an SVG element without size, ids that clash, or addresses.
+
+    Labels may hold anything: matplotlib escapes them, and mathematics in dollar signs is off.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None, "matplotlib writes a viewBox"
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    for stand_in, variable in COLORS.items():
+        body = body.replace(stand_in, variable)
+    # The family is the page's; size and weight stay.
+    body = re.sub(r"font: (?:(\d+|bold) )?([\d.]+px) [^;\"]*", _font, body)
+    referenced = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referenced else "", body)
+    return Markup(f'<svg {box[0]} role="img" aria-hidden="true">{body.strip()}')
+
+
+def _font(found: re.Match[str]) -> str:
+    return f"font-size: {found[2]}" + (f"; font-weight: {found[1]}" if found[1] else "")
+
+
+__all__ = [
+    "Line",
+    "Plot",
+    "alignment_plots",
+    "codebook_plot",
+    "line_plot",
+    "metric_plot",
+    "training_plots",
+    "validation_plots",
+]

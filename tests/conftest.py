@@ -1,0 +1,64 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig, set_seed
+
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
+from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory) -> Path:
+    """A folder with everything `Recommender.from_pretrained` reads: 120 ads `ad_0`.. with titles, random seeded
+    weights, value head, item head, values in the context, no events and no user features."""
+    folder = tmp_path_factory.mktemp("tiny_artifact")
+    rng = np.random.default_rng(0)
+    ids = [f"ad_{number}" for number in range(120)]
+    quantizer = MGMRQuantizer([8, 8, "8*"], distinct_last=True)
+    codes = quantizer.fit(rng.normal(size=(len(ids), 16)).astype(np.float32), ids)
+    parts = tmp_path_factory.mktemp("tiny_parts")
+    quantizer.save(parts / "codebooks.safetensors")
+    SIDIndex(ids, codes, columns={"title": [f"Title <b>{item}</b>" for item in ids]}).save(parts / "items.parquet")
+    edges, means = fit_value_buckets(rng.integers(0, 5, 1000).astype(np.float64), 4)
+    tokenizer = UASIDTokenizer(
+        str(parts / "items.parquet"),
+        str(parts / "codebooks.safetensors"),
+        codebook_sizes=["8", "8", "8*"],
+        value_bucket_edges=edges,
+        value_bucket_means=means,
+        value_unit="cents",
+    )
+    set_seed(0)
+    model = GR4ADForRecommendation(
+        GR4ADConfig(
+            codebook_sizes=tokenizer.level_sizes,
+            num_value_buckets=len(means),
+            value_bucket_means=means,
+            context_values=True,
+            num_items=len(ids) + 1,
+            item_head=True,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_parallel_layers=2,
+            num_attention_heads=2,
+            num_context_layers=1,
+            max_context_items=10,
+            initializer_range=0.5,  # scores far enough apart to rank alike in batches of any size
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(
+        beam_widths=[8, 16, 16], item_weight=0.0, value_weight=0.0, exclude_history=False
+    ).save_pretrained(folder)
+    return folder
