@@ -12,8 +12,8 @@ class GR4ADConfig(PreTrainedConfig):
     r"""
     Configuration of [`GR4ADModel`] and [`GR4ADForRecommendation`] (GR4AD, arXiv 2602.22732).
 
-    Token ids are laid out as `[special | level 1 | ... | level T | value buckets]`; code `c` of level `t` (0-based) has the
-    token id `level_offsets[t] + c`.
+    Token ids are laid out as `[special | level 1 | ... | level T | value buckets]`; code `c` of level `t` (0-based)
+    has the token id `level_offsets[t] + c`.
 
     Args:
         codebook_sizes (`list[int]`): Sizes V_t of the T semantic-ID levels, in tokens. Must equal the tokenizer's.
@@ -24,8 +24,8 @@ class GR4ADConfig(PreTrainedConfig):
         hidden_size (`int`): d, the width of every layer.
         intermediate_size (`int`): Width of the gated feed-forward layers.
         num_hidden_layers (`int`): L, all decoder layers.
-        num_parallel_layers (`int`): K in 0..L-1, the first layers, which see no previous token and are shared by all beams
-            (eqs. 5-8); 0 is vanilla autoregression with fused input.
+        num_parallel_layers (`int`): K in 0..L-1, the first layers, which see no previous token and are shared by all
+            beams (eqs. 5-8); 0 is vanilla autoregression with fused input.
         num_attention_heads (`int`), num_key_value_heads (`int`, *optional*): Query heads and key/value groups (GQA).
         num_context_kv (`int`): L_kv, distinct sets of context keys/values; decoder layer l (0-based) reads set
             `l * L_kv // L`.
@@ -39,14 +39,15 @@ class GR4ADConfig(PreTrainedConfig):
             stays token-free. Needed when all prefixes of a history are trained in one pass: otherwise a query does not
             know how long its prefix is.
         item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
-        value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the weight of
-            the item head's loss.
+        value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the
+            weight of the item head's loss.
         label_smoothing (`float`): Of the SID and item softmaxes, in [0, 1).
         dropout (`float`): On embeddings and residual branches, in [0, 1).
 
     ```python
     >>> from gr4ad import GR4ADConfig, GR4ADForRecommendation
-    >>> model = GR4ADForRecommendation(GR4ADConfig(codebook_sizes=[256, 256, 256], num_hidden_layers=6, num_parallel_layers=4))
+    >>> model = GR4ADForRecommendation(GR4ADConfig(codebook_sizes=[256, 256, 256], num_hidden_layers=6,
+    num_parallel_layers=4))
     ```
     """
 
@@ -133,7 +134,8 @@ class GR4ADConfig(PreTrainedConfig):
             )
         if not 0 <= self.num_parallel_layers < self.num_hidden_layers:
             raise ValueError(
-                "`num_parallel_layers` (K) must be in 0..num_hidden_layers-1, so that at least one layer sees the previous "
+                "`num_parallel_layers` (K) must be in 0..num_hidden_layers-1, so that at least one layer sees "
+                "the previous "
                 f"token. Received: K = {self.num_parallel_layers}, L = {self.num_hidden_layers}."
             )
         if self.hidden_size % self.num_attention_heads:
@@ -153,7 +155,8 @@ class GR4ADConfig(PreTrainedConfig):
             )
         if self.item_head and not self.num_items:
             raise ValueError(
-                "`item_head` scores the rows of the item-embedding table. Received: item_head = True with num_items = 0. "
+                "`item_head` scores the rows of the item-embedding table. Received: item_head = True with "
+                "num_items = 0. "
                 "Set `num_items` to the catalog size + 1, or `item_head` to False."
             )
         if self.context_values and not self.num_value_buckets:

@@ -1,8 +1,8 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """Level-wise beam search over valid semantic IDs, and the ranking of the items behind them.
 
-Shapes: B batch, W beams, T levels, M children of a trie node at most, V_t codes of a level, P decoder positions, G key/value
-groups, D head dimension.
+Shapes: B batch, W beams, T levels, M children of a trie node at most, V_t codes of a level, P decoder positions, G
+key/value groups, D head dimension.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ class BeamSearchOutput(ModelOutput):
 
 @dataclass
 class ItemRanking(ModelOutput):
-    """items (int64, (B, k)): item rows, -1 where nothing is left; scores (float, (B, k)); values (float, (B, k)): expected
-    value; sequences (int64, (B, k, T)): the SID each item came from."""
+    """items (int64, (B, k)): item rows, -1 where nothing is left; scores (float, (B, k)); values (float, (B, k)):
+    expected value; sequences (int64, (B, k, T)): the SID each item came from."""
 
     items: torch.Tensor | None = None
     scores: torch.Tensor | None = None
@@ -49,8 +49,8 @@ class ItemRanking(ModelOutput):
 class BeamCache:
     """Self-attention keys and values of the levels already decoded, one entry a row of that level.
 
-    Beams are never copied: when rows are chosen, only the indices of their ancestors are, and the keys of earlier levels are
-    gathered through them.
+    Beams are never copied: when rows are chosen, only the indices of their ancestors are, and the keys of earlier
+    levels are gathered through them.
     """
 
     def __init__(self) -> None:
@@ -92,10 +92,10 @@ class GR4ADGenerationMixin:
     ) -> BeamSearchOutput:
         """Decodes the most likely valid SIDs of each history.
 
-        The trunk runs once for all levels; at each level the live rows of all requests go through the upper layers in one
-        batch; their children in the trie are scored, cut to the best `W_t` of each row (exact: no row can place more) and
-        then to the best `W_t` of the request. Every SID returned is in the trie, each at most once; a request with fewer
-        valid SIDs than beams is padded and marked.
+        The trunk runs once for all levels; at each level the live rows of all requests go through the upper layers in
+        one batch; their children in the trie are scored, cut to the best `W_t` of each row (exact: no row can place
+        more) and then to the best `W_t` of the request. Every SID returned is in the trie, each at most once; a
+        request with fewer valid SIDs than beams is padded and marked.
 
         Args:
             input_ids, attention_mask, **history: The histories, as in [`GR4ADModel.forward`].
@@ -104,21 +104,28 @@ class GR4ADGenerationMixin:
             value_weight (`float`): Weight of log expected value in the final score; needs a value head.
 
         Raises:
-            ValueError: If widths, trie and model disagree on T, a width is below 1, or `value_weight` has no value head.
+            ValueError: If widths, trie and model disagree on T, a width is below 1, or `value_weight` has no value
+                head.
         """
         config = self.config
         levels = config.num_levels
         if len(beam_widths) != levels or min(beam_widths) < 1:
             raise ValueError(f"`beam_widths` needs {levels} widths >= 1, one a level. Received: {list(beam_widths)}.")
         if trie.num_levels != levels:
-            raise ValueError(f"`trie` has {trie.num_levels} levels, the model {levels}: build it from this model's tokenizer.")
+            raise ValueError(
+                f"`trie` has {trie.num_levels} levels, the model {levels}: build it from this model's tokenizer."
+            )
         if value_weight and self.value_head is None:
-            raise ValueError(f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0.")
+            raise ValueError(
+                f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
+            )
 
         context = self.model.encode(input_ids, attention_mask, **history)
         trunk = self.model.trunk(context)  # (B, 1, P, d)
         batch, device = input_ids.shape[0], input_ids.device
-        dtype = torch.promote_types(trunk.dtype, torch.float32)  # scores of 512 beams differ by less than bf16 resolves
+        dtype = torch.promote_types(
+            trunk.dtype, torch.float32
+        )  # scores of 512 beams differ by less than bf16 resolves
         cache = BeamCache()
         nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
         scores = torch.zeros((batch, 1), dtype=dtype, device=device)
@@ -172,7 +179,9 @@ class GR4ADGenerationMixin:
         """
         means = self.config.value_bucket_means
         if means is None:
-            raise ValueError("`config.value_bucket_means` is not set: copy the tokenizer's, fitted on the training values.")
+            raise ValueError(
+                "`config.value_bucket_means` is not set: copy the tokenizer's, fitted on the training values."
+            )
         return value_logits.float().softmax(-1) @ torch.tensor(means, dtype=torch.float32, device=value_logits.device)
 
     @torch.no_grad()
@@ -191,8 +200,8 @@ class GR4ADGenerationMixin:
     ) -> ItemRanking:
         """Ranks items: beam search, the items of every SID found, then one top-k.
 
-        An item scores log p(SID) + value_weight * log E[value] + item_weight * log p(item), the last from the item head.
-        Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
+        An item scores log p(SID) + value_weight * log E[value] + item_weight * log p(item), the last from the item
+        head. Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
 
         Args:
             top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.

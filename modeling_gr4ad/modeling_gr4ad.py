@@ -1,9 +1,9 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """PyTorch GR4AD model: a context processor and the LazyAR decoder (arXiv 2602.22732, section "LazyAR").
 
-Shapes: B batch, S history items, C = S (+ 1 with user features) context entries, T SID levels, P decoder positions (T, or
-T + 1 with the value token), R decoder rows that share one context (beams, candidates, or history prefixes), d hidden size,
-H query heads, G key/value groups, D head dimension, V_t codes of level t, N targets.
+Shapes: B batch, S history items, C = S (+ 1 with user features) context entries, T SID levels, P decoder positions (T,
+or T + 1 with the value token), R decoder rows that share one context (beams, candidates, or history prefixes), d
+hidden size, H query heads, G key/value groups, D head dimension, V_t codes of level t, N targets.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ from .generation_gr4ad import BeamCache, GR4ADGenerationMixin
 class GR4ADContext(ModelOutput):
     """What the decoder reads of a request.
 
-    keys, values (L_kv tensors of (B, G, C, D)); mask (B, 1, 1 or S, C): additive, 0 where visible; query (B, 1 or S, d): the
-    last context vector of each query.
+    keys, values (L_kv tensors of (B, G, C, D)); mask (B, 1, 1 or S, C): additive, 0 where visible; query (B, 1 or S,
+    d): the last context vector of each query.
     """
 
     keys: tuple[torch.Tensor, ...] | None = None
@@ -40,8 +40,9 @@ class GR4ADContext(ModelOutput):
 
 @dataclass
 class GR4ADModelOutput(ModelOutput):
-    """last_hidden_state (B, R, P, d): normed decoder states, with the previous tokens. trunk_hidden_state (B, 1 or R, P, d): the
-    token-free states m^K. token_free_hidden_state: the same positions run through the upper layers without injection (MTP)."""
+    """last_hidden_state (B, R, P, d): normed decoder states, with the previous tokens. trunk_hidden_state (B, 1 or R,
+    P, d): the token-free states m^K. token_free_hidden_state: the same positions run through the upper layers without
+    injection (MTP)."""
 
     last_hidden_state: torch.Tensor | None = None
     trunk_hidden_state: torch.Tensor | None = None
@@ -56,8 +57,8 @@ class GR4ADRecommendationOutput(ModelOutput):
 
     loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`.
     logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order.
-    value_logits (N, buckets), item_logits (N, num_items). candidate_logps (B, n): sum over levels of the candidates' token
-    log-probabilities.
+    value_logits (N, buckets), item_logits (N, num_items). candidate_logps (B, n): sum over levels of the candidates'
+    token log-probabilities.
     """
 
     loss: torch.Tensor | None = None
@@ -98,8 +99,8 @@ class GR4ADRMSNorm(nn.RMSNorm):
 
 
 class GR4ADDropout(nn.Dropout):
-    """Dropout with one mask for all SID positions of a row (variational dropout, arXiv 1512.05287): hidden (..., P, d), mask
-    (..., 1, d). Drawing random numbers is what dropout costs on a CPU."""
+    """Dropout with one mask for all SID positions of a row (variational dropout, arXiv 1512.05287): hidden (..., P,
+    d), mask (..., 1, d). Drawing random numbers is what dropout costs on a CPU."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
@@ -109,8 +110,8 @@ class GR4ADDropout(nn.Dropout):
 
 
 def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Bool (B, queries, keys) -> (B, 1, queries, keys) of `dtype`: 0 where visible, else the lowest number (finite, so that a
-    row that sees nothing is uniform and not NaN)."""
+    """Bool (B, queries, keys) -> (B, 1, queries, keys) of `dtype`: 0 where visible, else the lowest number (finite, so
+    that a row that sees nothing is uniform and not NaN)."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
 
@@ -150,8 +151,8 @@ class GR4ADAttention(nn.Module):
 
 
 class GR4ADCrossAttention(GR4ADAttention):
-    """Attention of all rows of a request to its one set of context keys and values: rows lie along the sequence axis, so the
-    context is read once a request however many beams there are."""
+    """Attention of all rows of a request to its one set of context keys and values: rows lie along the sequence axis,
+    so the context is read once a request however many beams there are."""
 
     def forward(self, hidden: torch.Tensor, context: GR4ADContext, **kwargs):
         batch, rows, positions, width = hidden.shape
@@ -160,7 +161,11 @@ class GR4ADCrossAttention(GR4ADAttention):
         if mask.shape[2] > 1:  # one query a prefix: every position of a row sees the row's own prefix
             mask = mask.repeat_interleave(positions, dim=2)
         attended, weights = self.attend(
-            hidden.reshape(batch, rows * positions, width), context.keys[kv_set], context.values[kv_set], mask, **kwargs
+            hidden.reshape(batch, rows * positions, width),
+            context.keys[kv_set],
+            context.values[kv_set],
+            mask,
+            **kwargs,
         )
         return attended.view(batch, rows, positions, width), weights
 
@@ -204,7 +209,8 @@ class GR4ADMLP(nn.Module):
 
 
 class GR4ADDecoderLayer(GradientCheckpointingLayer):
-    """Dec(h, X): cross-attention to the context, causal self-attention over the SID positions, feed-forward; pre-norm."""
+    """Dec(h, X): cross-attention to the context, causal self-attention over the SID positions, feed-forward;
+    pre-norm."""
 
     def __init__(self, config: GR4ADConfig, layer_idx: int):
         super().__init__()
@@ -248,8 +254,8 @@ class GR4ADContextLayer(GradientCheckpointingLayer):
 
 
 class GR4ADContextProcessor(nn.Module):
-    """Folds each history item (T SID tokens, optional item embedding, event, value) into one vector and projects it to the
-    keys and values that every decoder layer uses directly (no per-layer projection, as in OneRec-V2)."""
+    """Folds each history item (T SID tokens, optional item embedding, event, value) into one vector and projects it to
+    the keys and values that every decoder layer uses directly (no per-layer projection, as in OneRec-V2)."""
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
@@ -260,9 +266,7 @@ class GR4ADContextProcessor(nn.Module):
         self.item_embeddings = nn.Embedding(config.num_items, width, padding_idx=0) if config.num_items else None
         self.event_embeddings = nn.Embedding(config.num_events, width) if config.num_events else None
         # bucket 0 stands for "value not known"
-        self.value_embeddings = (
-            nn.Embedding(config.num_value_buckets + 1, width) if config.context_values else None
-        )
+        self.value_embeddings = nn.Embedding(config.num_value_buckets + 1, width) if config.context_values else None
         self.user_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.user_feature_sizes)
         self.layers = nn.ModuleList(GR4ADContextLayer(config, i) for i in range(config.num_context_layers))
         self.norm = GR4ADRMSNorm(width, eps=config.rms_norm_eps)
@@ -290,7 +294,9 @@ class GR4ADContextProcessor(nn.Module):
         """token_embeds (B, S, T, d), item_mask (B, S) bool -> [`GR4ADContext`]."""
         batch, length = item_mask.shape
         hidden = self.fold(token_embeds.flatten(2))
-        positions = (item_mask.long().cumsum(1) - 1).clamp(min=0)  # counted over real items: padding side does not matter
+        positions = (item_mask.long().cumsum(1) - 1).clamp(
+            min=0
+        )  # counted over real items: padding side does not matter
         hidden = hidden + self.position_embeddings(positions)
         if self.item_embeddings is not None:
             if item_ids is None:
@@ -316,7 +322,9 @@ class GR4ADContextProcessor(nn.Module):
             visible = item_mask[:, None, :]
         if len(self.user_embeddings):
             if user_feature_ids is None:
-                raise ValueError("This model has user features: pass `user_feature_ids` (B, features), 0 where missing.")
+                raise ValueError(
+                    "This model has user features: pass `user_feature_ids` (B, features), 0 where missing."
+                )
             user = sum(table(user_feature_ids[:, i]) for i, table in enumerate(self.user_embeddings))
             hidden = torch.cat([self.dropout(user).unsqueeze(1), hidden], dim=1)
             visible = F.pad(visible, (1, 0), value=True)
@@ -367,8 +375,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
 class GR4ADModel(GR4ADPreTrainedModel):
     """Context processor and LazyAR decoder, without heads.
 
-    Layers 1..K run on the level positions alone (eqs. 5-8) and once a request; the previous token enters before layer K + 1
-    (eq. 9); layers K + 1..L run for every row (eqs. 10-11).
+    Layers 1..K run on the level positions alone (eqs. 5-8) and once a request; the previous token enters before layer
+    K + 1 (eq. 9); layers K + 1..L run for every row (eqs. 10-11).
     """
 
     def __init__(self, config: GR4ADConfig):
@@ -404,7 +412,8 @@ class GR4ADModel(GR4ADPreTrainedModel):
         levels, limit = self.config.num_levels, self.config.max_context_items
         if input_ids.shape[1] % levels or not 0 < input_ids.shape[1] <= levels * limit:
             raise ValueError(
-                f"`input_ids` must hold 1..{limit} items of {levels} tokens each. Received: {input_ids.shape[1]} tokens. "
+                f"`input_ids` must hold 1..{limit} items of {levels} tokens each. Received: "
+                "{input_ids.shape[1]} tokens. "
                 "Keep the last `max_context_items` items of each history."
             )
         if attention_mask is None:
@@ -441,8 +450,8 @@ class GR4ADModel(GR4ADPreTrainedModel):
         cache: BeamCache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Layers K + 1..L. trunk (B, 1 or R, P', d) and the previous tokens (B, R, P') -> normed states (B, R, P', d); with
-        `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position."""
+        """Layers K + 1..L. trunk (B, 1 or R, P', d) and the previous tokens (B, R, P') -> normed states (B, R, P', d);
+        with `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position."""
         hidden = trunk if tokens is None else self.fusion(trunk, self.dropout(self.embed_tokens(tokens)))
         mask = None if cache is not None else self.causal_mask(hidden)
         for layer in self.layers[self.config.num_parallel_layers :]:
@@ -452,7 +461,9 @@ class GR4ADModel(GR4ADPreTrainedModel):
     @staticmethod
     def causal_mask(hidden: torch.Tensor) -> torch.Tensor:
         positions = hidden.shape[2]
-        mask = torch.full((positions, positions), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device)
+        mask = torch.full(
+            (positions, positions), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device
+        )
         return mask.triu(1)[None, None]
 
     @merge_with_config_defaults
@@ -479,7 +490,8 @@ class GR4ADModel(GR4ADPreTrainedModel):
             item_ids (int64, (B, S)): Rows of the item-embedding table, 0 = unknown.
             event_ids, value_ids (int64, (B, S)): Event kind; value bucket + 1, 0 = not known.
             user_feature_ids (int64, (B, features)): Structured user features, 0 = missing.
-            per_prefix (`bool`): One query for every prefix of the history (row i sees items 0..i), not one for the whole.
+            per_prefix (`bool`): One query for every prefix of the history (row i sees items 0..i), not one for the
+                whole.
             token_free_pass (`bool`): Also run the upper layers without injection.
         """
         context = self.encode(
@@ -531,7 +543,8 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         self.model.embed_tokens = value
 
     def score_items(self, trunk: torch.Tensor) -> torch.Tensor:
-        """Logits over the item table, (..., num_items), from trunk states (..., P, d). Outside training, row 0 ("unknown") gets
+        """Logits over the item table, (..., num_items), from trunk states (..., P, d). Outside training, row 0
+        ("unknown") gets
         the lowest number of the dtype: it is never recommended."""
         logits = F.linear(self.item_norm(trunk[..., 0, :]), self.model.context_processor.item_embeddings.weight)
         return logits if self.training else F.pad(logits[..., 1:], (1, 0), value=torch.finfo(logits.dtype).min)
@@ -561,14 +574,16 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
     ) -> GR4ADRecommendationOutput:
         """
         Args:
-            input_ids, attention_mask, item_ids, event_ids, value_ids, user_feature_ids: The history, see [`GR4ADModel`].
-            labels (int64, (B, T) or (B, S, T)): Token ids of the target SID after the whole history, or after each prefix
-                of it (row i: the target once items 0..i are known); -100 = no target. One pass trains every prefix.
-            value_labels, item_labels (int64, labels' shape less T): Value bucket 0..buckets-1 and item row; -100 = none.
+            input_ids, attention_mask, item_ids, event_ids, value_ids, user_feature_ids: The history, see
+            [`GR4ADModel`]. labels (int64, (B, T) or (B, S, T)): Token ids of the target SID after the whole history,
+                or after each prefix of it (row i: the target once items 0..i are known); -100 = no target. One pass
+                trains every prefix.
+            value_labels, item_labels (int64, labels' shape less T): Value bucket 0..buckets-1 and item row; -100 =
+                none.
             sample_weight (float, labels' shape less T): w of eq. 15, multiplies every term of its target; default 1.
             candidate_ids (int64, (B, n, T)): SIDs to score, all against one reading of the context.
-            num_items_in_batch (`int`): Label tokens of the whole accumulated batch, as Trainer counts them; default: the
-                ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
+            num_items_in_batch (`int`): Label tokens of the whole accumulated batch, as Trainer counts them; default:
+                the ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
         """
         history = {
             "attention_mask": attention_mask,
@@ -645,8 +660,8 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         weight: torch.Tensor | None,
         num_targets: torch.Tensor | float,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """L_VSL (eqs. 12-15) over N targets, with the item head's loss: sum_i w_i (L_SID + lambda_e L_eCPM + lambda_mtp L_MTP +
-        lambda_item L_item) / num_targets. Returns the scalar and its detached, weighted parts."""
+        """L_VSL (eqs. 12-15) over N targets, with the item head's loss: sum_i w_i (L_SID + lambda_e L_eCPM +
+        lambda_mtp L_MTP + lambda_item L_item) / num_targets. Returns the scalar and its detached, weighted parts."""
         config = self.config
         codes = targets - torch.tensor(config.level_offsets, device=targets.device)
 

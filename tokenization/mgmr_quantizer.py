@@ -21,7 +21,8 @@ CODEBOOKS_FILE = "codebooks.safetensors"
 
 @dataclass(frozen=True)
 class LevelSize:
-    """Codes of one level, and whether they come from a hash of business fields (written `"1024*"`) or from the embedding."""
+    """Codes of one level, and whether they come from a hash of business fields (written `"1024*"`) or from the
+    embedding."""
 
     size: int
     hashed: bool
@@ -31,7 +32,9 @@ class LevelSize:
         text = str(size)
         digits = text.removesuffix("*")
         if not digits.isdecimal() or int(digits) < 1:
-            raise ValueError(f"A codebook size is a number >= 1, with `*` behind it for a hashed level. Received: {size!r}.")
+            raise ValueError(
+                f"A codebook size is a number >= 1, with `*` behind it for a hashed level. Received: {size!r}."
+            )
         return cls(int(digits), text.endswith("*"))
 
 
@@ -39,14 +42,14 @@ class MGMRQuantizer:
     """Turns ad embeddings into semantic IDs of T codes.
 
     Levels are quantized one after the other on the residuals of the level before, larger codebooks first
-    (multi-resolution), each by balanced k-means: at most ceil(N / V_t) ads a code. A last level written with a `*` is a
-    stable hash of business fields instead (multi-granularity), so that ads of one look but different accounts or conversion
-    types part.
+    (multi-resolution), each by balanced k-means: at most ceil(N / V_t) ads a code. A last level written with a `*` is
+    a stable hash of business fields instead (multi-granularity), so that ads of one look but different accounts or
+    conversion types part.
 
     Args:
         codebook_sizes: T sizes, e.g. `[256, 256, 256]`, `[16384, 4096, "1024*"]`; only the last may be hashed.
-        distinct_last: Ads that share a prefix get distinct last codes while free ones remain: for a hashed level by moving
-            on to the next free code, for a quantized one by the assignment of least residual distance.
+        distinct_last: Ads that share a prefix get distinct last codes while free ones remain: for a hashed level by
+            moving on to the next free code, for a quantized one by the assignment of least residual distance.
         iterations, balanced_iterations: Lloyd steps of each level, plain and balanced.
         seed: Of the k-means initialisation; equal seeds give equal codes.
 
@@ -127,7 +130,8 @@ class MGMRQuantizer:
         return np.stack(codes, 1)
 
     def encode(self, embeddings: np.ndarray, business_keys: Sequence[str] | None = None) -> np.ndarray:
-        """Codes of new ads under the frozen codebooks, int64 (N, T): nearest centroid a level, no balance, no distinctness.
+        """Codes of new ads under the frozen codebooks, int64 (N, T): nearest centroid a level, no balance, no
+        distinctness.
 
         Raises:
             ValueError: If not fitted, or on bad embeddings as in `fit`.
@@ -151,13 +155,17 @@ class MGMRQuantizer:
 
     def hash_codes(self, business_keys: Sequence[str]) -> np.ndarray:
         """Stable 64-bit hash of each key modulo the last level's size, int64 (N,)."""
-        hashes = np.fromiter((xxhash.xxh64_intdigest(key.encode()) for key in business_keys), np.uint64, len(business_keys))
+        hashes = np.fromiter(
+            (xxhash.xxh64_intdigest(key.encode()) for key in business_keys), np.uint64, len(business_keys)
+        )
         return (hashes % np.uint64(self.levels[-1].size)).astype(np.int64)
 
     def check(self, embeddings: np.ndarray, business_keys: Sequence[str] | None) -> np.ndarray:
         embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or 0 in embeddings.shape:
-            raise ValueError(f"`embeddings` must have shape (ads >= 1, dimensions >= 1). Received: {embeddings.shape}.")
+            raise ValueError(
+                f"`embeddings` must have shape (ads >= 1, dimensions >= 1). Received: {embeddings.shape}."
+            )
         for bad, what in (
             (~np.isfinite(embeddings).all(1), "a value that is not finite"),
             (~embeddings.any(1), "only zeros"),
@@ -169,7 +177,8 @@ class MGMRQuantizer:
                 )
         if self.uses_business_keys and (business_keys is None or len(business_keys) != len(embeddings)):
             raise ValueError(
-                f"`business_keys` needs one string for each of the {len(embeddings)} ads, since the last level is hashed. "
+                f"`business_keys` needs one string for each of the {len(embeddings)} ads, since the last level "
+                "is hashed. "
                 f"Received: {None if business_keys is None else len(business_keys)}."
             )
         return embeddings
@@ -205,8 +214,8 @@ class MGMRQuantizer:
 
 
 def distinct_nearest(prefixes: np.ndarray, residual: np.ndarray, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Last codes (int64, (N,)), distinct within each prefix, of least total residual distance; a prefix with more ads than
-    codes keeps its nearest ones."""
+    """Last codes (int64, (N,)), distinct within each prefix, of least total residual distance; a prefix with more ads
+    than codes keeps its nearest ones."""
     code = code.copy()
     order, starts = group_by_prefix(prefixes)
     for members in np.split(order, starts[1:]):
@@ -217,8 +226,8 @@ def distinct_nearest(prefixes: np.ndarray, residual: np.ndarray, codebook: np.nd
 
 
 def distinct_probing(prefixes: np.ndarray, code: np.ndarray, size: int) -> np.ndarray:
-    """Last codes (int64, (N,)): within each prefix, an ad whose hash is taken moves on to the next free code (linear probing,
-    ads in order of their hash, so that the order of the catalog does not matter beyond equal hashes)."""
+    """Last codes (int64, (N,)): within each prefix, an ad whose hash is taken moves on to the next free code (linear
+    probing, ads in order of their hash, so that the order of the catalog does not matter beyond equal hashes)."""
     code = code.copy()
     order, starts = group_by_prefix(prefixes)
     for members in np.split(order, starts[1:]):

@@ -17,7 +17,8 @@ PRIORITY_COLUMN = "priority"
 class SIDIndex:
     """Items <-> semantic IDs.
 
-    Items that share an SID are ranked by `priority`, highest first (by default the training events of the item), and then by
+    Items that share an SID are ranked by `priority`, highest first (by default the training events of the item), and
+    then by
     item id in text order: never by their place in the catalog, which often follows the log.
 
     Args:
@@ -94,7 +95,9 @@ class SIDIndex:
         names = table.column_names
         levels = sorted((n for n in names if n.startswith("code_")), key=lambda n: int(n.removeprefix("code_")))
         if "item_id" not in names or not levels or PRIORITY_COLUMN not in names:
-            raise ValueError(f"{path}: an item table needs `item_id`, `code_1`.. and `priority`. It has: {', '.join(names)}.")
+            raise ValueError(
+                f"{path}: an item table needs `item_id`, `code_1`.. and `priority`. It has: {', '.join(names)}."
+            )
         return cls(
             table["item_id"].to_pylist(),
             np.stack([table[name].to_numpy() for name in levels], 1),

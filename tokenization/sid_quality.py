@@ -14,9 +14,9 @@ def sid_quality(codes: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, f
         codebook_sizes: T sizes.
 
     Returns:
-        `cpr` = items / distinct SIDs (>= 1, 1 is best); `col` = share of SIDs with more than one item, [0, 1]; `util` = items /
-        code space; `items_in_shared_sids`, share of items, [0, 1]; and for each level t (1-based) `used_t`, share of its codes
-        in use, and `perplexity_t`, exp of the entropy of its codes, in codes (1..V_t).
+        `cpr` = items / distinct SIDs (>= 1, 1 is best); `col` = share of SIDs with more than one item, [0, 1]; `util`
+        = items / code space; `items_in_shared_sids`, share of items, [0, 1]; and for each level t (1-based) `used_t`,
+        share of its codes in use, and `perplexity_t`, exp of the entropy of its codes, in codes (1..V_t).
     """
     _, counts = np.unique(codes, axis=0, return_counts=True)
     quality = {

@@ -30,8 +30,8 @@ class UASIDTokenizer(PythonBackend):
         codebook_sizes: T sizes, a hashed last level written as `"256*"`.
         business_fields: Catalog columns that a hashed level joins.
         event_names: Event kinds of histories; their places are the model's `event_ids`.
-        user_features: Categories of each structured user feature, in the order of the model's `user_feature_sizes`; feature
-            index 0 is "missing or new".
+        user_features: Categories of each structured user feature, in the order of the model's `user_feature_sizes`;
+            feature index 0 is "missing or new".
         value_bucket_edges: Inner edges of the value buckets, ascending: bucket i holds edges[i-1] <= value < edges[i].
         value_bucket_means: Mean training value of each bucket; `value_unit` says in what.
 
@@ -78,10 +78,14 @@ class UASIDTokenizer(PythonBackend):
         self.token_names = names
         self.token_ids = {name: token for token, name in enumerate(names)}
         self.level_offsets = len(SPECIAL_TOKENS) + np.cumsum([0, *self.level_sizes[:-1]])
-        self.index = SIDIndex([], np.zeros((0, self.num_levels))) if item_table_file is None else SIDIndex.load(item_table_file)
+        self.index = (
+            SIDIndex([], np.zeros((0, self.num_levels))) if item_table_file is None else SIDIndex.load(item_table_file)
+        )
         sizes = np.array(self.level_sizes)
         if self.index.codes.shape[1] != self.num_levels or (self.index.codes >= sizes).any():
-            raise ValueError(f"{item_table_file}: the SIDs of the item table do not fit `codebook_sizes` {self.codebook_sizes}.")
+            raise ValueError(
+                f"{item_table_file}: the SIDs of the item table do not fit `codebook_sizes` {self.codebook_sizes}."
+            )
 
         kwargs.setdefault("pad_token", "<pad>")
         kwargs.setdefault("bos_token", "<bos>")
@@ -98,7 +102,8 @@ class UASIDTokenizer(PythonBackend):
             **kwargs,
         )
 
-    # --- vocabulary -------------------------------------------------------------------------------------------------------
+    # --- vocabulary
+    # -------------------------------------------------------------------------------------------------------
 
     @property
     def num_levels(self) -> int:
@@ -134,7 +139,8 @@ class UASIDTokenizer(PythonBackend):
             shutil.copyfile(self.codebooks_file, codebooks)
         return str(table), str(codebooks)
 
-    # --- items ------------------------------------------------------------------------------------------------------------
+    # --- items
+    # ------------------------------------------------------------------------------------------------------------
 
     def item_rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """Rows of items in the item table, int64 (n,).
@@ -146,7 +152,8 @@ class UASIDTokenizer(PythonBackend):
             return np.fromiter((self.index.rows[item] for item in item_ids), np.int64, len(item_ids))
         except KeyError as error:
             raise KeyError(
-                f"item {error.args[0]!r} is not in the item table of {len(self.index)} items: use an id of the catalog the "
+                f"item {error.args[0]!r} is not in the item table of {len(self.index)} items: use an id of the "
+                "catalog the "
                 "tokenizer was built on, or add the item to the index."
             ) from None
 
@@ -177,8 +184,8 @@ class UASIDTokenizer(PythonBackend):
             max_items: Keeps the last so many items.
 
         Returns:
-            `input_ids` and `attention_mask` (int64, (B, S * T)), `item_ids` (int64, (B, S)): item row + 1; and, when given,
-            `event_ids` (B, S), `value_ids` (B, S): bucket + 1, and `user_feature_ids` (B, features).
+            `input_ids` and `attention_mask` (int64, (B, S * T)), `item_ids` (int64, (B, S)): item row + 1; and, when
+            given, `event_ids` (B, S), `value_ids` (B, S): bucket + 1, and `user_feature_ids` (B, features).
 
         Raises:
             ValueError: If a history is empty. KeyError: If an item is unknown.
@@ -210,20 +217,20 @@ class UASIDTokenizer(PythonBackend):
         }
         if events is not None and self.event_names:
             places = {name: place for place, name in enumerate(self.event_names)}
-            data["event_ids"] = padded([np.array([places[event] for event in part[keep]], np.int64) for part in events])
+            data["event_ids"] = padded(
+                [np.array([places[event] for event in part[keep]], np.int64) for part in events]
+            )
         if values is not None and self.value_bucket_means:
             data["value_ids"] = padded([self.value_buckets(part[keep]) + 1 for part in values])
         if user_features is not None and self.user_features:
             data["user_feature_ids"] = np.stack(
-                [
-                    self.feature_indices(name, user_features[name])
-                    for name in self.user_features
-                ],
+                [self.feature_indices(name, user_features[name]) for name in self.user_features],
                 axis=1,
             )
         return BatchEncoding(data, tensor_type=return_tensors)
 
-    # --- values and features ----------------------------------------------------------------------------------------------
+    # --- values and features
+    # ----------------------------------------------------------------------------------------------
 
     def value_buckets(self, values: Sequence[float]) -> np.ndarray:
         """Bucket of each value, int64, 0..buckets-1."""
@@ -232,7 +239,9 @@ class UASIDTokenizer(PythonBackend):
     def feature_indices(self, name: str, categories: Sequence[str | None]) -> np.ndarray:
         """Index of each category of a user feature, int64; 0 for a missing or new one."""
         places = {category: place + 1 for place, category in enumerate(self.user_features[name])}
-        return np.array([0 if category is None else places.get(category, 0) for category in categories], dtype=np.int64)
+        return np.array(
+            [0 if category is None else places.get(category, 0) for category in categories], dtype=np.int64
+        )
 
 
 def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float], list[float]]:
@@ -246,7 +255,11 @@ def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float]
         values are equal: there is nothing to tell apart.
     """
     values = np.asarray(values, dtype=np.float64)
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_buckets + 1)[1:-1], method="higher")) if len(values) else values
+    edges = (
+        np.unique(np.quantile(values, np.linspace(0, 1, num_buckets + 1)[1:-1], method="higher"))
+        if len(values)
+        else values
+    )
     edges = edges[edges > values.min()] if len(edges) else edges
     if not len(edges):
         return [], []

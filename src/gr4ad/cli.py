@@ -26,12 +26,17 @@ COMMANDS = {
 
 def usage() -> str:
     lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
-    return "usage: gr4ad COMMAND [--help] [...]\n\n" + "\n".join(lines) + "\n\nAdd --debug to see the traceback of an error."
+    return (
+        "usage: gr4ad COMMAND [--help] [...]\n\n"
+        + "\n".join(lines)
+        + "\n\nAdd --debug to see the traceback of an error."
+    )
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to keep large freed blocks: a training step on a CPU frees and takes hundreds of megabytes, and giving them
-    back to the kernel each time costs about a fifth of its time in page faults. Elsewhere than glibc, does nothing."""
+    """Asks glibc to keep large freed blocks: a training step on a CPU frees and takes hundreds of megabytes, and
+    giving them back to the kernel each time costs about a fifth of its time in page faults. Elsewhere than glibc, does
+    nothing."""
     import ctypes
 
     try:

@@ -1,8 +1,9 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """Item vectors from user logs: what is engaged with in sequence lies close together.
 
-A next-item language model over item ids (transformers' GPT-2 with tied embeddings and full cross-entropy, which is SASRec
-with a modern loss) is trained on the training log alone; its item embeddings are the collaborative part of an ad's embedding.
+A next-item language model over item ids (transformers' GPT-2 with tied embeddings and full cross-entropy, which is
+SASRec with a modern loss) is trained on the training log alone; its item embeddings are the collaborative part of an
+ad's embedding.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class ItemSequenceConfig:
 class ItemSequenceCollator:
     """Pads `items` (item rows) on the right to the longest of the batch.
 
-    Returns `input_ids` (int64, (B, S)): item row + 1, 0 = padding; `attention_mask` (int64, (B, S)); `labels` (int64, (B, S)):
-    the input ids, -100 on padding (GPT-2 shifts them itself).
+    Returns `input_ids` (int64, (B, S)): item row + 1, 0 = padding; `attention_mask` (int64, (B, S)); `labels` (int64,
+    (B, S)): the input ids, -100 on padding (GPT-2 shifts them itself).
     """
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -65,14 +66,17 @@ def train_item_vectors(
         output_dir: Where checkpoints go; a run that was killed resumes from the last one.
 
     Returns:
-        Vectors (float32, (num_items, dimension)); rows never seen in `sequences` are zero. And the log history of the run.
+        Vectors (float32, (num_items, dimension)); rows never seen in `sequences` are zero. And the log history of the
+        run.
 
     Raises:
         ValueError: If no user has two items: there is no next item to learn from.
     """
     rows = [items[-config.max_items - 1 :] for items in sequences if len(items) >= 2]
     if not rows:
-        raise ValueError("`sequences` holds no user with two or more items: co-occurrence cannot be learned. Set epochs to 0.")
+        raise ValueError(
+            "`sequences` holds no user with two or more items: co-occurrence cannot be learned. Set epochs to 0."
+        )
     dataset = Dataset.from_dict({"items": [r.tolist() for r in rows], "length": [len(r) for r in rows]})
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(

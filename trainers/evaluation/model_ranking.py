@@ -17,8 +17,10 @@ from gr4ad.tokenization import UASIDTokenizer
 
 @dataclass
 class ModelRankings:
-    """items (int64, (U, k)): item rows, best first, -1 where the beams held no more; values (float32, (U, k)): expected values;
-    illegal (int): SIDs decoded that no item of the table has (0 unless the search is broken); checked (int): SIDs decoded."""
+    """items (int64, (U, k)): item rows, best first, -1 where the beams held no more; values (float32, (U, k)):
+    expected values;
+    illegal (int): SIDs decoded that no item of the table has (0 unless the search is broken); checked (int): SIDs
+        decoded."""
 
     items: np.ndarray
     values: np.ndarray

@@ -26,12 +26,17 @@ class RankingEvaluationConfig:
 
 
 class RankingEvaluationMixin:
-    """Gives a Trainer an `evaluate` that ranks the catalog for `eval_users` users and scores the lists item by item."""
+    """Gives a Trainer an `evaluate` that ranks the catalog for `eval_users` users and scores the lists item by
+    item."""
 
     def evaluate(
-        self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Item-level metrics (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...) on a sample of users fixed by the seed."""
+        """Item-level metrics (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...) on a sample of users fixed by
+        the seed."""
         args, tokenizer = self.args, self.processing_class
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if args.eval_users and len(dataset) > args.eval_users:
@@ -49,7 +54,7 @@ class RankingEvaluationMixin:
             batch_size=args.per_device_eval_batch_size,
         )
         table = SequenceTable.from_dataset(dataset, tokenizer.index.item_ids.tolist())
-        scores = evaluate_rankings(rankings.items, table.targets, catalog_size=len(tokenizer.index))
+        scores = evaluate_rankings(rankings.items, table.held_out, catalog_size=len(tokenizer.index))
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(dataset)))
         self.log(metrics)

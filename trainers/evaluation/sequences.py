@@ -177,6 +177,17 @@ class SequenceTable:
         )
         return SequenceTable(np.concatenate([later.user_ids, self.user_ids[alone]]), self.item_ids, history)
 
+    @property
+    def held_out(self) -> Sequences:
+        """The targets.
+
+        Raises:
+            ValueError: The table is of a training split.
+        """
+        if self.targets is None:
+            raise ValueError("`targets` should be in an evaluation split. Received: a training split, without them.")
+        return self.targets
+
     @cached_property
     def ties(self) -> np.ndarray:
         """int64 (N,), `tie_order(item_ids)`, computed once."""

@@ -26,7 +26,8 @@ def rspo_loss(
         loss_i = log2(1 + sum_{j in E_i} M_ij exp(beta (s_j - s_i))),   s = log p - C_i log p_ref
         M_ij = |1 / D_|i-j| - 1 / D_(|i-j|+1)| |G_i - G_j|,   D_k = log2(1 + k),   G = (2^v - 1) / ideal DCG
 
-    with i and j places in the order of the policy's own scores (LambdaLoss), M detached. The reference counts only where the
+    with i and j places in the order of the policy's own scores (LambdaLoss), M detached. The reference counts only
+    where the
     gate C_i is open: the mean of |log(p / p_ref)| over E_i and i is below `delta` (eq. 18).
 
     Args:
@@ -37,11 +38,13 @@ def rspo_loss(
         beta: Sharpness, > 0. delta: Gate, > 0, in nats.
 
     Returns:
-        The mean over anchors that have a worse item (0 if there is none), and detached metrics: `anchors` (their number),
-        `gate_open` (share of them), `accuracy` (share of pairs in the right order), `margin` (mean s_i - s_j, nats).
+        The mean over anchors that have a worse item (0 if there is none), and detached metrics: `anchors` (their
+        number), `gate_open` (share of them), `accuracy` (share of pairs in the right order), `margin` (mean s_i - s_j,
+        nats).
 
-    References: RSPO, arXiv 2602.22732. With n = 2 and M = 1 the order it asks for is DPO's (arXiv 2305.18290); with one
-    positive and M = 1 it is S-DPO (arXiv 2406.09215); M is LambdaLoss's NDCG-Loss2 weight (Wang et al., CIKM 2018).
+    References: RSPO, arXiv 2602.22732. With n = 2 and M = 1 the order it asks for is DPO's (arXiv 2305.18290); with
+    one positive and M = 1 it is S-DPO (arXiv 2406.09215); M is LambdaLoss's NDCG-Loss2 weight (Wang et al., CIKM
+    2018).
     """
     if policy_logps.shape != grades.shape or policy_logps.ndim != 2:
         raise ValueError(
@@ -49,7 +52,9 @@ def rspo_loss(
             f"{tuple(grades.shape)}."
         )
     mask = torch.ones_like(grades, dtype=torch.bool) if mask is None else mask
-    worse = (grades.unsqueeze(1) < grades.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)  # (B, anchor i, item j)
+    worse = (
+        (grades.unsqueeze(1) < grades.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)
+    )  # (B, anchor i, item j)
     has_worse = worse.any(-1)
 
     with torch.no_grad():
@@ -84,13 +89,16 @@ def rspo_loss(
 
 
 def lambda_weights(scores: torch.Tensor, grades: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """M (float, (B, n, n)) from scores, grades and mask, all (B, n); 0 where either item is masked or both are one item."""
+    """M (float, (B, n, n)) from scores, grades and mask, all (B, n); 0 where either item is masked or both are one
+    item."""
     lowest = torch.finfo(scores.dtype).min
     # Ties in score are ordered by grade, so that the order of the list does not matter.
     by_grade = grades.masked_fill(~mask, lowest).argsort(dim=1, descending=True, stable=True)
     ranked_scores = scores.masked_fill(~mask, lowest).gather(1, by_grade)
     order = by_grade.gather(1, ranked_scores.argsort(dim=1, descending=True, stable=True))
-    places = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    places = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
     distance = (places.unsqueeze(2) - places.unsqueeze(1)).abs().to(scores.dtype)
     near = distance.clamp(min=1)  # the diagonal has no weight
     discount = 1 / torch.log2(1 + near) - 1 / torch.log2(2 + near)
@@ -105,7 +113,8 @@ def lambda_weights(scores: torch.Tensor, grades: torch.Tensor, mask: torch.Tenso
 
 
 def value_grades(values: torch.Tensor, mask: torch.Tensor | None = None, *, max_grade: float = 3.0) -> torch.Tensor:
-    """Bounded grades of raw values, per list: `max_grade * log(1 + v / mean) / log(1 + max / mean)` (a value of 0 keeps grade 0).
+    """Bounded grades of raw values, per list: `max_grade * log(1 + v / mean) / log(1 + max / mean)` (a value of 0
+    keeps grade 0).
 
     Args:
         values (float, (B, n)): >= 0, any unit: the scale of a list cancels out. mask (bool, (B, n), *optional*).

@@ -26,8 +26,8 @@ class RSPOCollator:
     """Batches list-wise preference rows, padded on the right.
 
     Returns the history inputs of `UASIDTokenizer.encode_histories`, and with n the longest list of the batch:
-    `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_mask` (bool, (B, n));
-    `rewards` (float32, (B, n)): values >= 0, 0 on padding.
+    `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_mask` (bool, (B,
+    n)); `rewards` (float32, (B, n)): values >= 0, 0 on padding.
     """
 
     tokenizer: UASIDTokenizer
@@ -61,8 +61,8 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
     """
     Aligns a [`GR4ADForRecommendation`] with the value of whole lists (arXiv 2602.22732, eqs. 16-18).
 
-    The log-probabilities of all candidates of a context are computed together: the context and the trunk once, the upper
-    layers once a candidate.
+    The log-probabilities of all candidates of a context are computed together: the context and the trunk once, the
+    upper layers once a candidate.
 
     Example:
 
@@ -79,10 +79,11 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
     Args:
         model ([`GR4ADForRecommendation`]): The policy, trained by VSL.
         args ([`RSPOConfig`]): Settings.
-        train_dataset (`Dataset`): List-wise rows: `items` (list of item ids, the history), `candidates` (list of item ids),
-            `rewards` (list of values >= 0), optionally `events`, `values`, user features of the history.
+        train_dataset (`Dataset`): List-wise rows: `items` (list of item ids, the history), `candidates` (list of item
+            ids), `rewards` (list of values >= 0), optionally `events`, `values`, user features of the history.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
-        eval_dataset (`Dataset`, *optional*): Rows of `items`, `target_items`, `target_values`; validation is by beam search.
+        eval_dataset (`Dataset`, *optional*): Rows of `items`, `target_items`, `target_values`; validation is by beam
+            search.
         callbacks (`list`, *optional*): Further callbacks.
 
     Raises:
@@ -113,7 +114,9 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
             load_from_cache_file=False,
         )
         if not len(rows):
-            raise ValueError("No list of the training data has a history and two different rewards: there is nothing to prefer.")
+            raise ValueError(
+                "No list of the training data has a history and two different rewards: there is nothing to prefer."
+            )
         self.ref_model = None
         if args.use_reference:
             self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -153,12 +156,15 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs.update({f"rspo/{name}": torch.stack(parts).mean().item() for name, parts in self.loss_metrics.items()})
+            logs.update(
+                {f"rspo/{name}": torch.stack(parts).mean().item() for name, parts in self.loss_metrics.items()}
+            )
             self.loss_metrics.clear()
         super().log(logs, start_time)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Not used: a GR4AD folder's card is written from its evaluation by `gr4ad card`, TRL's describes a text generator."""
+        """Not used: a GR4AD folder's card is written from its evaluation by `gr4ad card`, TRL's describes a text
+        generator."""
 
 
 __all__ = ["RSPOCollator", "RSPOTrainer"]

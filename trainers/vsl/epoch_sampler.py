@@ -10,8 +10,8 @@ CHUNK_BATCHES = 50  # batches sorted by length together: enough to cut padding, 
 class LengthGroupedEpochSampler(Sampler[int]):
     """Histories in batches of similar length, in an order that is a function of seed and epoch alone.
 
-    transformers' sampler draws from the global generator, so that a run resumed within an epoch sees another order than the
-    run it continues; this one does not.
+    transformers' sampler draws from the global generator, so that a run resumed within an epoch sees another order
+    than the run it continues; this one does not.
 
     Args:
         lengths: Length of each history. batch_size: Histories of a whole (accumulated, multi-process) batch.

@@ -19,17 +19,19 @@ def tokenize_histories(
     max_items: int,
     user_weight_clip: float = 5.0,
     behavior_weights: dict[str, float] | None = None,
+    target_value_power: float = 0.0,
 ) -> Dataset:
     """Turns user logs into training rows.
 
     Args:
-        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values` and user-feature columns.
+        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values` and user-feature
+            columns.
         max_items: S; a row keeps its last S + 1 items, so that every kept item but the first is a target.
-        user_weight_clip, behavior_weights: See [`VSLConfig`].
+        user_weight_clip, behavior_weights, target_value_power: See [`VSLConfig`].
 
     Returns:
-        Rows of `items` (item rows), `events`, `values` (as given), the tokenizer's user features, `weights` (float, one an item)
-        and `length`. Users with fewer than two items are left out.
+        Rows of `items` (item rows), `events`, `values` (as given), the tokenizer's user features, `weights` (float,
+        one an item) and `length`. Users with fewer than two items are left out.
 
     Raises:
         ValueError: If nothing is left. KeyError: If an item is not in the tokenizer's table.
@@ -38,6 +40,7 @@ def tokenize_histories(
     behavior_weights = behavior_weights or {}
     totals = np.array([sum(values) for values in dataset["values"]]) if "values" in columns else np.ones(len(dataset))
     mean = totals.mean() if len(totals) and totals.mean() > 0 else 1.0
+    mean_value = totals.sum() / max(1, sum(map(len, dataset["items"]))) or 1.0
     user_weights = np.clip(totals / mean, 1 / user_weight_clip, user_weight_clip)
 
     def tokenize(row: dict, number: int) -> dict:
@@ -45,16 +48,27 @@ def tokenize_histories(
         tail = {name: row[name][-max_items - 1 :] for name in ("events", "values") if name in columns}
         events = tail.get("events", [""] * len(items))
         weights = [float(user_weights[number]) * behavior_weights.get(event, 1.0) for event in events]
+        if target_value_power:
+            weights = [
+                w * (v / mean_value) ** target_value_power for w, v in zip(weights, tail["values"], strict=True)
+            ]
         features = {name: row[name] for name in tokenizer.user_features}
         return {"items": items, **tail, **features, "weights": weights, "length": len(items)}
 
     rows = dataset.map(
-        tokenize, with_indices=True, remove_columns=columns, desc="Tokenizing histories", keep_in_memory=True,
+        tokenize,
+        with_indices=True,
+        remove_columns=columns,
+        desc="Tokenizing histories",
+        keep_in_memory=True,
         load_from_cache_file=False,
     )
     rows = rows.filter(
         lambda lengths: [length >= 2 for length in lengths],
-        input_columns="length", batched=True, keep_in_memory=True, load_from_cache_file=False,
+        input_columns="length",
+        batched=True,
+        keep_in_memory=True,
+        load_from_cache_file=False,
     )
     if not len(rows):
         raise ValueError("The training log holds no user with two or more events: there is no next item to predict.")
@@ -65,13 +79,16 @@ def tokenize_histories(
 class VSLCollator:
     """Batches the rows of [`tokenize_histories`], padded on the right.
 
-    Returns, with B users and S history items (the longest of the batch): `input_ids` and `attention_mask` (int64, (B, S * T)),
-    `item_ids` (B, S); `event_ids`, `value_ids` (B, S) and `user_feature_ids` (B, features) where the tokenizer has them;
-    `labels` (int64, (B, S, T)): the SID tokens of the next item, -100 on padding; `item_labels`, `value_labels` (int64, (B, S)):
-    its item row + 1 and value bucket; `sample_weight` (float32, (B, S)): w of its event.
+    Returns, with B users and S history items (the longest of the batch): `input_ids` and `attention_mask` (int64, (B,
+    S * T)), `item_ids` (B, S); `event_ids`, `value_ids` (B, S) and `user_feature_ids` (B, features) where the
+    tokenizer has them; `labels` (int64, (B, S, T)): the SID tokens of the target of each prefix, -100 on padding;
+    `item_labels`, `value_labels` (int64, (B, S)): its item row + 1 and value bucket; `sample_weight` (float32, (B,
+    S)): w of its event. The target is the next item, or with `target_window` > 1 one drawn uniformly from the next so
+    many, by torch's global generator.
     """
 
     tokenizer: UASIDTokenizer
+    target_window: int = 1
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
@@ -90,17 +107,27 @@ class VSLCollator:
         weights = np.zeros((size, length), dtype=np.float32)
         for line, (row, part) in enumerate(zip(rows, items, strict=True)):
             count = len(part) - 1
-            labels[line, :count] = tokenizer.index.codes[part[1:]] + tokenizer.level_offsets
-            item_labels[line, :count] = part[1:] + 1
-            weights[line, :count] = row["weights"][1:]
+            targets = self.target_places(count)
+            labels[line, :count] = tokenizer.index.codes[part[targets]] + tokenizer.level_offsets
+            item_labels[line, :count] = part[targets] + 1
+            weights[line, :count] = np.asarray(row["weights"])[targets]
             if tokenizer.value_bucket_means and "values" in row:
-                value_labels[line, :count] = tokenizer.value_buckets(row["values"][1:])
+                value_labels[line, :count] = tokenizer.value_buckets(np.asarray(row["values"])[targets])
         batch["labels"] = torch.from_numpy(labels)
         batch["item_labels"] = torch.from_numpy(item_labels)
         batch["sample_weight"] = torch.from_numpy(weights)
         if tokenizer.value_bucket_means:
             batch["value_labels"] = torch.from_numpy(value_labels)
         return dict(batch)
+
+    def target_places(self, count: int) -> np.ndarray:
+        """Places (int64, (count,)) in a history of count + 1 items of the targets of its prefixes of 1..count
+        items."""
+        first = np.arange(1, count + 1)
+        if self.target_window == 1:
+            return first
+        choices = np.minimum(self.target_window, count + 1 - first)
+        return first + (torch.rand(count).numpy() * choices).astype(np.int64)
 
 
 __all__ = ["VSLCollator", "tokenize_histories"]

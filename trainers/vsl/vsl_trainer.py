@@ -23,8 +23,8 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
     """
     Trains a [`GR4ADForRecommendation`] on user logs with the value-aware loss of GR4AD (arXiv 2602.22732, eqs. 12-15).
 
-    Every prefix of a history predicts the next item in one pass. Validation is a real beam search over the catalog: its
-    metrics are item-level (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...).
+    Every prefix of a history predicts the next item in one pass. Validation is a real beam search over the catalog:
+    its metrics are item-level (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...).
 
     Example:
 
@@ -42,7 +42,8 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
     Args:
         model ([`GR4ADForRecommendation`]): Its `codebook_sizes` must equal the tokenizer's.
         args ([`VSLConfig`]): Its loss weights are written into the model's config.
-        train_dataset (`Dataset`): One row a user: `items` (list of item ids, oldest first), optionally `events`, `values`.
+        train_dataset (`Dataset`): One row a user: `items` (list of item ids, oldest first), optionally `events`,
+            `values`.
         eval_dataset (`Dataset`, *optional*): The same, with `target_items` and `target_values`.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
@@ -82,6 +83,7 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
             max_items=args.max_items or config.max_context_items,
             user_weight_clip=args.user_weight_clip,
             behavior_weights=args.behavior_weights,
+            target_value_power=args.target_value_power,
         )
         self.loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         super().__init__(
@@ -90,14 +92,16 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=VSLCollator(processing_class),
+            data_collator=VSLCollator(processing_class, args.target_window),
             callbacks=callbacks,
             **kwargs,
         )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedEpochSampler(rows["length"], self.args.train_batch_size, self.args.data_seed or self.args.seed)
+        return LengthGroupedEpochSampler(
+            rows["length"], self.args.train_batch_size, self.args.data_seed or self.args.seed
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)

@@ -18,7 +18,9 @@ def recommend(arguments: list[str]) -> None:
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`, or hub id")
     parser.add_argument("--history", required=True, help="item ids, oldest first, separated by commas")
     parser.add_argument("--top-k", "--top_k", type=int, default=10, help="ads to return (default: %(default)s)")
-    parser.add_argument("--beam-widths", "--beam_widths", help="beams of each level, e.g. 50,100,100 (default: the model's)")
+    parser.add_argument(
+        "--beam-widths", "--beam_widths", help="beams of each level, e.g. 50,100,100 (default: the model's)"
+    )
     parser.add_argument("--exclude-history", "--exclude_history", action="store_true", default=None)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -61,7 +63,7 @@ def serve(arguments: list[str]) -> None:
     from gr4ad.serving.http_server import ServerConfig
     from gr4ad.serving.http_server import serve as serve_http
 
-    served, config = TrlParser((ServedModel, ServerConfig), prog="gr4ad serve").parse_args_and_config(arguments)
+    served, config = TrlParser([ServedModel, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
     serve_http(Recommender.from_pretrained(served.model), config)
 
 
@@ -78,16 +80,24 @@ def card(arguments: list[str]) -> None:
 
 
 def push(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gr4ad push", description="Uploads an artifact (without its stages) to the hub.")
+    parser = argparse.ArgumentParser(
+        prog="gr4ad push", description="Uploads an artifact (without its stages) to the hub."
+    )
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`")
     parser.add_argument("--repo", required=True, help="hub id, owner/name")
     parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--message", default="Upload GR4AD artifact", help="commit message")
     options = parser.parse_args(arguments)
     folder = Path(options.model)
-    missing = [name for name in ("config.json", "model.safetensors", "items.parquet", "README.md") if not (folder / name).is_file()]
+    missing = [
+        name
+        for name in ("config.json", "model.safetensors", "items.parquet", "README.md")
+        if not (folder / name).is_file()
+    ]
     if missing:
-        raise ValueError(f"{folder}: not an artifact, {missing[0]} is missing. Give the `--out` folder of a finished `gr4ad run`.")
+        raise ValueError(
+            f"{folder}: not an artifact, {missing[0]} is missing. Give the `--out` folder of a finished `gr4ad run`."
+        )
     from huggingface_hub import HfApi
 
     api = HfApi()

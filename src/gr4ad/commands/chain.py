@@ -34,7 +34,9 @@ def run(arguments: list[str]) -> None:
 
 
 def demo(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gr4ad demo", description="The chain on a simulated ad market, then a served request.")
+    parser = argparse.ArgumentParser(
+        prog="gr4ad demo", description="The chain on a simulated ad market, then a served request."
+    )
     parser.add_argument("--out", default="demo", help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of market and training (default: the recipe's)")
     options = parser.parse_args(arguments)
@@ -56,7 +58,9 @@ def show_metrics(metrics: dict, out: Path) -> None:
             table.add_column(column, justify="right")
         for system, scores in metrics[name].items():
             style = "bold" if system == metrics["final"] else None
-            table.add_row(system, *(f"{scores[column]:.4f} ±{scores[column + '_se']:.4f}" for column in COLUMNS), style=style)
+            table.add_row(
+                system, *(f"{scores[column]:.4f} ±{scores[column + '_se']:.4f}" for column in COLUMNS), style=style
+            )
         console.print(table)
     illegal = metrics["test"][metrics["final"]]["illegal_sids"]
     checked = metrics["test"][metrics["final"]]["sids_checked"]
@@ -74,7 +78,18 @@ def serve_one_request(out: Path) -> None:
     port_file = out / ".port"
     port_file.unlink(missing_ok=True)
     server = subprocess.Popen(
-        [sys.executable, "-m", "gr4ad.cli", "serve", "--model", str(out), "--port", "0", "--port_file", str(port_file)],
+        [
+            sys.executable,
+            "-m",
+            "gr4ad.cli",
+            "serve",
+            "--model",
+            str(out),
+            "--port",
+            "0",
+            "--port_file",
+            str(port_file),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -82,7 +97,9 @@ def serve_one_request(out: Path) -> None:
         deadline = time.monotonic() + 60
         while not port_file.is_file():
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server did not start (exit code {server.poll()}): try `gr4ad serve --model {out}`")
+                raise RuntimeError(
+                    f"the server did not start (exit code {server.poll()}): try `gr4ad serve --model {out}`"
+                )
             time.sleep(0.1)
         url = f"http://127.0.0.1:{port_file.read_text().strip()}/v1/recommend"
         history = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["sample_history"]
@@ -93,7 +110,9 @@ def serve_one_request(out: Path) -> None:
             table.add_column(column, justify="right" if column in ("score", "value") else "left")
         for ad in answer["recommendations"]:
             value = "" if ad["value"] is None else f"{ad['value']:.1f} {ad['value_unit']}"
-            table.add_row(ad["item_id"], str(ad["attributes"].get("title", "")), f"{ad['score']:.2f}", value, ad["sid"])
+            table.add_row(
+                ad["item_id"], str(ad["attributes"].get("title", "")), f"{ad['score']:.2f}", value, ad["sid"]
+            )
         console.print(table)
     finally:
         server.send_signal(signal.SIGTERM)

@@ -47,11 +47,13 @@ class AlignFolders(TrainFolders):
 
 @dataclass
 class EvaluateFolders(TrainFolders):
-    models: list[str] = field(metadata={"help": "Folders of `gr4ad train` or `align`; the best on validation is final."})
+    models: list[str] = field(
+        metadata={"help": "Folders of `gr4ad train` or `align`; the best on validation is final."}
+    )
     sample_seed: int = field(default=0, metadata={"help": "Seed of the validation sample."})
 
 
-def parse(kinds: tuple[type, ...], command: str, arguments: list[str]) -> tuple[Any, ...]:
+def parse(kinds: tuple[Any, ...], command: str, arguments: list[str]) -> tuple[Any, ...]:
     """Dataclass objects from flags and `--config FILE.yaml`; flags win."""
     return tuple(TrlParser(kinds, prog=f"gr4ad {command}").parse_args_and_config(arguments))
 
@@ -78,7 +80,9 @@ def embed(arguments: list[str]) -> None:
 
     folders, config, sequences = parse((EmbedFolders, EmbedConfig, ItemSequenceConfig), "embed", arguments)
     out = created(folders.out)
-    write_json(out / "embed.json", embed_ads(config, vars(sequences), data_dir=Path(folders.data), out_dir=out, seed=0))
+    write_json(
+        out / "embed.json", embed_ads(config, vars(sequences), data_dir=Path(folders.data), out_dir=out, seed=0)
+    )
 
 
 def tokenize(arguments: list[str]) -> None:
@@ -101,9 +105,7 @@ def train(arguments: list[str]) -> None:
     folders, settings, config = parse((TrainFolders, ModelSettings, VSLConfig), "train", arguments)
     out = created(folders.out)
     config.output_dir = str(out / "checkpoints")
-    train_model(
-        settings, config, data_dir=Path(folders.data), tokenizer_dir=Path(folders.tokenizer), out_dir=out
-    )
+    train_model(settings, config, data_dir=Path(folders.data), tokenizer_dir=Path(folders.tokenizer), out_dir=out)
 
 
 def align(arguments: list[str]) -> None:

@@ -21,7 +21,8 @@ AUTO_MAP = {
 
 
 def save_artifact(model_dir: Path, tokenizer_dir: Path, serving: dict, out_dir: Path) -> None:
-    """Writes the artifact's files into `out_dir`, beside whatever else is there; each file appears whole or not at all.
+    """Writes the artifact's files into `out_dir`, beside whatever else is there; each file appears whole or not at
+    all.
 
     Args:
         model_dir, tokenizer_dir: Folders of `save_pretrained`.
@@ -53,8 +54,8 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
     """The beams of one request, level by level, for a picture.
 
     Returns:
-        `history` (item and title), `levels` (T lists of the `shown` best prefixes: `sid`, `score`, `parent` = place in the level
-        before) and `recommendations` (as the server answers them).
+        `history` (item and title), `levels` (T lists of the `shown` best prefixes: `sid`, `score`, `parent` = place in
+        the level before) and `recommendations` (as the server answers them).
     """
     from gr4ad.serving import Recommender
 
@@ -106,7 +107,13 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
         "history": [{"item_id": item, "title": titles[tokenizer.index.rows[item]] or ""} for item in history[-8:]],
         "levels": levels,
         "recommendations": [
-            {"item_id": r.item_id, "title": r.attributes.get("title") or "", "score": r.score, "value": r.value, "sid": r.sid}
+            {
+                "item_id": r.item_id,
+                "title": r.attributes.get("title") or "",
+                "score": r.score,
+                "value": r.value,
+                "sid": r.sid,
+            }
             for r in answer
         ],
     }

@@ -35,7 +35,8 @@ def evaluate_models(
     """Chooses model and serving weights on validation, then ranks the test users once with each model at its choice.
 
     Args:
-        candidates: Name to model folder, e.g. `{"VSL": ..., "VSL + RSPO": ...}`; the best on validation is the final one.
+        candidates: Name to model folder, e.g. `{"VSL": ..., "VSL + RSPO": ...}`; the best on validation is the final
+            one.
 
     Returns:
         `final` (name of the final model), `serving` (its weights), `validation` (table of what was tried), `test` and
@@ -73,11 +74,17 @@ def evaluate_models(
                 value_weight=value_weight,
                 batch_size=config.batch_size,
             )
-            scores = evaluate_rankings(rankings.items, sample_table.targets, ks=KS, catalog_size=len(ids))
+            scores = evaluate_rankings(rankings.items, sample_table.held_out, ks=KS, catalog_size=len(ids))
             row = {"model": name, "item_weight": item_weight, "value_weight": value_weight, **scores}
             tried.append(row)
-            logger.info("validation: %s, item %g, value %g: %s %.4f", name, item_weight, value_weight, config.metric,
-                        scores[config.metric])
+            logger.info(
+                "validation: %s, item %g, value %g: %s %.4f",
+                name,
+                item_weight,
+                value_weight,
+                config.metric,
+                scores[config.metric],
+            )
         choices[name] = max((row for row in tried if row["model"] == name), key=lambda row: row[config.metric])
     final = max(choices, key=lambda name: choices[name][config.metric])
 
@@ -97,7 +104,7 @@ def evaluate_models(
                 batch_size=config.batch_size,
                 progress=True,
             )
-            metrics = evaluate_rankings(rankings.items, test.targets, ks=KS, catalog_size=len(ids))
+            metrics = evaluate_rankings(rankings.items, test.held_out, ks=KS, catalog_size=len(ids))
             metrics |= {"illegal_sids": rankings.illegal, "sids_checked": rankings.checked}
             results[table_name][name] = metrics
     knn_settings = add_baselines(results, config, train, validation, test)
@@ -126,7 +133,8 @@ def add_baselines(
     validation: SequenceTable,
     test: SequenceTable,
 ) -> dict:
-    """Adds the baselines to both tables, fitted on the training log as our model is; returns the item-kNN's settings."""
+    """Adds the baselines to both tables, fitted on the training log as our model is; returns the item-kNN's
+    settings."""
     from gr4ad.trainers.evaluation import (
         ItemKNN,
         evaluate_rankings,
@@ -153,7 +161,7 @@ def add_baselines(
         rankings["item-kNN, tuned"] = knn.rank(test, max(KS), exclude_history=excluded)
         for name, ranking in rankings.items():
             results[table_name][name] = evaluate_rankings(
-                ranking, test.targets, ks=KS, catalog_size=len(test.item_ids)
+                ranking, test.held_out, ks=KS, catalog_size=len(test.item_ids)
             )
     return {"settings": vars(settings), "tried": len(table)}
 

@@ -20,8 +20,8 @@ class RecipeError(ValueError):
 
 @dataclass
 class Recipe:
-    """Sections of a recipe. `train`, `align` and `cooccurrence` keep plain values, since building trainer arguments imports torch;
-    their names are checked when the stage builds them, before it works.
+    """Sections of a recipe. `train`, `align` and `cooccurrence` keep plain values, since building trainer arguments
+    imports torch; their names are checked when the stage builds them, before it works.
 
     Attributes:
         name: What the artifact is called. seed: Of every stage.
@@ -63,7 +63,8 @@ def load_recipe(source: str | Path, *, data_root: str | Path | None = None, seed
         data_root: Folder that the recipe's data files resolve against. seed: Overrides the recipe's.
 
     Raises:
-        RecipeError: If the file is missing or not YAML, or has an unknown section or field, or a value of the wrong kind.
+        RecipeError: If the file is missing or not YAML, or has an unknown section or field, or a value of the wrong
+            kind.
     """
     path = Path(source)
     packaged = resources.files("gr4ad.recipes") / f"{source}.yaml"
@@ -106,7 +107,9 @@ def build_section(source: str | Path, section: str, kind: type, values: Any) -> 
     for name, value in values.items():
         default = known[name].default if known[name].default is not MISSING else None
         if isinstance(default, bool) != isinstance(value, bool) and default is not None and value is not None:
-            raise RecipeError(f"{source}: `{section}.{name}` must be like its default, {default!r}. Received: {value!r}.")
+            raise RecipeError(
+                f"{source}: `{section}.{name}` must be like its default, {default!r}. Received: {value!r}."
+            )
         if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
             raise RecipeError(f"{source}: `{section}.{name}` must be a number. Received: {value!r}.")
     try:
@@ -117,7 +120,9 @@ def build_section(source: str | Path, section: str, kind: type, values: Any) -> 
 
 def packaged_recipes() -> list[str]:
     """Names of the recipes inside the package."""
-    return sorted(f.name.removesuffix(".yaml") for f in resources.files("gr4ad.recipes").iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in resources.files("gr4ad.recipes").iterdir() if f.name.endswith(".yaml")
+    )
 
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes"]

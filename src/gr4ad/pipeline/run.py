@@ -50,7 +50,11 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         recipe.data.root = str(runner.folder("market"))
     inputs = {
         name: file_digest(Path(recipe.data.root) / source)
-        for name, source in (("catalog", recipe.data.catalog), ("events", recipe.data.events), ("users", recipe.data.users))
+        for name, source in (
+            ("catalog", recipe.data.catalog),
+            ("events", recipe.data.events),
+            ("users", recipe.data.users),
+        )
         if source
     }
     # The folder's name may change between runs, its files may not: the key holds their digests instead.
@@ -84,7 +88,7 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         after=("data", "tokenize"),
     )
     candidates = {"VSL": train_dir}
-    last = ("data", "tokenize", "train")
+    last: tuple[str, ...] = ("data", "tokenize", "train")
     if recipe.align is not None:
         align = recipe.align
         runner.run(
@@ -128,7 +132,9 @@ def simulate(config, folder: Path) -> dict:
     return market.statistics()
 
 
-def write_artifact(recipe: Recipe, runner: StageRunner, model_dir: Path, metrics: dict, out: Path, command: str) -> None:
+def write_artifact(
+    recipe: Recipe, runner: StageRunner, model_dir: Path, metrics: dict, out: Path, command: str
+) -> None:
     """Model, tokenizer, card, report and metrics into `out`."""
     from gr4ad.pipeline.artifact import beam_tree, save_artifact
     from gr4ad.pipeline.training import read_log
@@ -151,9 +157,12 @@ def write_artifact(recipe: Recipe, runner: StageRunner, model_dir: Path, metrics
         data_summary=data.summary,
         training_log=read_log(runner.folder("train")),
         alignment_log=read_log(runner.folder("align")) if recipe.align is not None else [],
-        codebook=quality["quality"],
+        sid_quality=quality["quality"],
         code_counts=quality["code_counts"],
-        metrics={name: metrics[name] for name in ("test", "test_history_excluded")},
+        metrics={
+            table: {"ours" if name == metrics["final"] else name: scores for name, scores in metrics[table].items()}
+            for table in ("test", "test_history_excluded")
+        },
         beam_tree=beam_tree(out, data.test[middle]["items"]),
         timings=runner.seconds,
         notes=notes(metrics),
@@ -165,7 +174,7 @@ def write_artifact(recipe: Recipe, runner: StageRunner, model_dir: Path, metrics
         out / "metrics.json",
         {
             **metrics,
-            "codebook": quality["quality"],
+            "sid_quality": quality["quality"],
             "seconds": runner.seconds,
             "sample_history": data.test[middle]["items"][-8:],
         },
@@ -176,12 +185,16 @@ def notes(metrics: dict) -> list[str]:
     """What a reader of the tables has to know."""
     serving = metrics["serving"]
     return [
-        f"The final model is {metrics['final']}: the best {metrics['metric']} on {metrics['users']['validation_sample']} "
-        f"validation users, with item weight {serving['item_weight']:g} and value weight {serving['value_weight']:g}. Each "
+        f"The final model is {metrics['final']}: the best {metrics['metric']} on "
+        "{metrics['users']['validation_sample']} "
+        f"validation users, with item weight {serving['item_weight']:g} and value weight "
+        "{serving['value_weight']:g}. Each "
         "system saw the test users once.",
-        "A hit is an item, not a semantic ID: items that share an SID are ranked by the item head or, without it, by their "
+        "A hit is an item, not a semantic ID: items that share an SID are ranked by the item head or, without "
+        "it, by their "
         "training events and then by item id.",
-        f"item-kNN is tuned on validation by the same metric over {metrics['item_knn']['tried']} settings; baselines and "
+        f"item-kNN is tuned on validation by the same metric over {metrics['item_knn']['tried']} settings; "
+        "baselines and "
         "models are fitted on the training log alone.",
     ]
 
@@ -193,7 +206,9 @@ def machine() -> dict:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return {"cpu": model, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
 

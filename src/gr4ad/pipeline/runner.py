@@ -24,9 +24,9 @@ STARTED_FILE = "started.json"
 class StageRunner:
     """Runs stages in folders `out/stages/NAME`.
 
-    The key of a stage is a hash of its settings and of the keys of the stages it reads. A folder whose `stage.json` carries
-    the key is kept as it is. A folder that was started under the key but not finished is handed to the stage again, so that
-    a training can resume from its checkpoints. Any other folder is removed first.
+    The key of a stage is a hash of its settings and of the keys of the stages it reads. A folder whose `stage.json`
+    carries the key is kept as it is. A folder that was started under the key but not finished is handed to the stage
+    again, so that a training can resume from its checkpoints. Any other folder is removed first.
     """
 
     def __init__(self, out_dir: str | Path):
@@ -103,7 +103,8 @@ def plain(value: Any) -> Any:
 
 
 def file_digest(path: str | Path) -> str:
-    """sha256 of a file's bytes; a hub id or missing file is named by its text alone (the stage will say what is wrong)."""
+    """sha256 of a file's bytes; a hub id or missing file is named by its text alone (the stage will say what is
+    wrong)."""
     path = Path(path)
     if not path.is_file():
         return str(path)

@@ -30,13 +30,16 @@ class TokenizeConfig:
         default=True, metadata={"help": "Ads that share a prefix get distinct last codes while free ones remain."}
     )
     collaborative_weight: float = field(
-        default=1.0, metadata={"help": "Length of the collaborative part of an embedding; its content part has length 1."}
+        default=1.0,
+        metadata={"help": "Length of the collaborative part of an embedding; its content part has length 1."},
     )
     business_fields: list[str] = field(
         default_factory=lambda: ["item_id"], metadata={"help": "Catalog columns a hashed level joins."}
     )
     kmeans_iterations: int = field(default=20, metadata={"help": "Plain Lloyd steps of each level."})
-    balanced_iterations: int = field(default=5, metadata={"help": "Balanced Lloyd steps of each level; 0 = unbalanced."})
+    balanced_iterations: int = field(
+        default=5, metadata={"help": "Balanced Lloyd steps of each level; 0 = unbalanced."}
+    )
     num_value_buckets: int = field(
         default=32, metadata={"help": "Equal-frequency buckets of event values; 0 = no value token."}
     )
@@ -44,7 +47,8 @@ class TokenizeConfig:
         default_factory=lambda: ["title"], metadata={"help": "Catalog columns kept in the item table for answers."}
     )
     min_used: float = field(
-        default=0.5, metadata={"help": "Least share of a quantized codebook in use, in [0, 1]; below it is a collapse."}
+        default=0.5,
+        metadata={"help": "Least share of a quantized codebook in use, in [0, 1]; below it is a collapse."},
     )
 
 
@@ -81,7 +85,8 @@ class ListConfig:
     source: str = field(
         default="impressions",
         metadata={
-            "help": "impressions: shown lists of the log with their values. beams: the trained model's own beams, valued by "
+            "help": "impressions: shown lists of the log with their values. beams: the trained model's own "
+            "beams, valued by "
             "what the user bought in the last part of the training log."
         },
     )
@@ -100,7 +105,9 @@ class ListConfig:
 class EvaluateConfig:
     """How the final model is chosen on validation and measured on test."""
 
-    metric: str = field(default="ndcg@10", metadata={"help": "What settings and baselines are chosen by, on validation."})
+    metric: str = field(
+        default="ndcg@10", metadata={"help": "What settings and baselines are chosen by, on validation."}
+    )
     beam_widths: list[int] = field(default_factory=lambda: [50, 100, 100], metadata={"help": "Beams of each level."})
     item_weights: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 1.0, 2.0], metadata={"help": "Weights of the item head to choose from."}

@@ -33,7 +33,8 @@ def embed_ads(config: EmbedConfig, cooccurrence: dict, *, data_dir: Path, out_di
     content, without_text = AdEmbedder(
         config.encoder, config.text_columns, batch_size=config.encoder_batch_size
     ).embed(data.catalog)
-    tensors, log = {"content": content}, []
+    tensors = {"content": content}
+    log: list[dict] = []
     if sequence_config.epochs:
         rows = {item: row for row, item in enumerate(data.catalog["item_id"])}
         sequences = [np.array([rows[item] for item in items], dtype=np.int64) for items in data.train["items"]]
@@ -59,8 +60,8 @@ def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
 
 
 def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int) -> dict:
-    """Fits the quantizer, writes the tokenizer folder `tokenizer/`, `item_embeddings.safetensors` (the vectors that were
-    quantized) and `quality.json`.
+    """Fits the quantizer, writes the tokenizer folder `tokenizer/`, `item_embeddings.safetensors` (the vectors that
+    were quantized) and `quality.json`.
 
     Raises:
         SIDCollapseError: If less of a quantized codebook is in use than `min_used`.
@@ -86,7 +87,8 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
         used = quality[f"used_{level + 1}"]
         if not size.hashed and used < config.min_used:
             raise SIDCollapseError(
-                f"Level {level + 1} uses {used:.1%} of its {size.size} codes, less than `min_used` = {config.min_used:.0%}. "
+                f"Level {level + 1} uses {used:.1%} of its {size.size} codes, less than `min_used` = "
+                "{config.min_used:.0%}. "
                 "Use a smaller codebook, more `balanced_iterations`, or embeddings that tell ads apart."
             )
 

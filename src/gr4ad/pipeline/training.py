@@ -59,8 +59,8 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
 
 
 def start_item_embeddings(model: GR4ADForRecommendation, embeddings: np.ndarray, std: float) -> None:
-    """Sets the item table to the main components of ad embeddings (float32, (N, d)), at standard deviation `std`; what is
-    wider than the embeddings have components stays random."""
+    """Sets the item table to the main components of ad embeddings (float32, (N, d)), at standard deviation `std`; what
+    is wider than the embeddings have components stays random."""
     import torch
 
     centred = embeddings - embeddings.mean(0)

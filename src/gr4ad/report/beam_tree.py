@@ -63,7 +63,7 @@ class _Beam:
 
 
 def draw_beam_tree(tree: Mapping[str, Any]) -> Drawing | None:
-    """Lays out the best beams of each level, and all ancestors of those drawn, from left to right without crossings.
+    """Lays out the best beams of each level, those of served ads, and their ancestors, without crossings.
 
     Args:
         tree: `RunReport.beam_tree`.
@@ -77,7 +77,8 @@ def draw_beam_tree(tree: Mapping[str, Any]) -> Drawing | None:
     levels = [level for level in tree.get("levels", []) if level]
     if not levels:
         return None
-    roots = _grow(levels)
+    sids = {str(ad.get("sid", "")) for ad in tree.get("recommendations", [])}
+    roots = _grow(levels, sids)
     row = _place(roots, 0)
     height = max(row, 4) * ROW
     last = len(levels) - 1
@@ -127,9 +128,10 @@ def draw_beam_tree(tree: Mapping[str, Any]) -> Drawing | None:
     return drawing
 
 
-def _grow(levels: Sequence[Sequence[Mapping[str, Any]]]) -> list[_Beam]:
-    """The beams to draw, as a forest with the best first."""
+def _grow(levels: Sequence[Sequence[Mapping[str, Any]]], served: set[str]) -> list[_Beam]:
+    """The beams to draw, as a forest with the best first; those of served ads are always drawn."""
     chosen = [set(sorted(range(len(level)), key=lambda place: -level[place]["score"])[:BEAMS]) for level in levels]
+    chosen[-1] |= {place for place, beam in enumerate(levels[-1]) if str(beam["sid"]) in served}
     for level in range(len(levels) - 1, 0, -1):
         for place in chosen[level]:
             parent = levels[level][place].get("parent")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -27,8 +28,11 @@ COLORS = {
     "#060606": "var(--card)",
 }
 INK, MUTED, RULE, ACCENT, BAR, CARD = COLORS
-WIDE, NARROW = (4.7, 2.7), (3.5, 2.3)  # inches, for two and three plots side by side; 1/72 inch is one unit of the SVG
-STYLE = {
+WIDE, NARROW = (
+    (4.2, 2.45),
+    (3.5, 2.3),
+)  # inches, for two and three plots side by side; 1/72 inch is one unit of the SVG
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gr4ad",  # the same run writes the same page
     "font.size": 9,
@@ -53,7 +57,7 @@ DASHES = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3))]
 
 @dataclass(frozen=True)
 class Plot:
-    """title: what is shown; svg: the picture; note: a line under the title, may be empty; narrow: three fit side by side."""
+    """title: what is shown; svg: the picture; note: a line under the title, or ""; narrow: three fit side by side."""
 
     title: str
     svg: Markup
@@ -226,10 +230,10 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         places[-1] = high
         for place in range(len(places) - 2, -1, -1):
             places[place] = min(places[place], places[place + 1] - gap)
-    for line, place in zip(ends, places, strict=True):
+    for line, height in zip(ends, places, strict=True):
         axes.annotate(
             line.label,
-            (1, place),
+            (1, height),
             xycoords=axes.get_yaxis_transform(),
             xytext=(5, 0),
             textcoords="offset points",

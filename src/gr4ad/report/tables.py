@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OURS = "ours"
+NAMES = {OURS: "GR4AD (this run)", "item_knn": "Item-kNN"}
 PROTOCOLS = {"test": "All items may be recommended", "test_history_excluded": "Items of the history excluded"}
 METRICS = {
     "recall@10": "Recall@10",
@@ -50,8 +51,8 @@ class MetricTable:
 
 def system_name(key: str) -> str:
     """`ours` -> "GR4AD (this run)"; `last_items` -> "Last items"; names with capitals stay as they are."""
-    if key == OURS:
-        return "GR4AD (this run)"
+    if key in NAMES:
+        return NAMES[key]
     return key.replace("_", " ").capitalize() if key == key.lower() else key
 
 
