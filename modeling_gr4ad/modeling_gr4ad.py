@@ -28,12 +28,12 @@ from .generation_gr4ad import BeamCache, GR4ADGenerationMixin
 class GR4ADContext(ModelOutput):
     """What the decoder reads of a request.
 
-    keys, values (L_kv tensors of (B, G, C, D)); mask (B, 1, 1 or S, C): additive, 0 where visible; query (B, 1 or S,
+    key_states, value_states (L_kv tensors of (B, G, C, D)); mask (B, 1, 1 or S, C): additive, 0 where visible; query (B, 1 or S,
     d): the last context vector of each query.
     """
 
-    keys: tuple[torch.Tensor, ...] | None = None
-    values: tuple[torch.Tensor, ...] | None = None
+    key_states: tuple[torch.Tensor, ...] | None = None
+    value_states: tuple[torch.Tensor, ...] | None = None
     mask: torch.Tensor | None = None
     query: torch.Tensor | None = None
 
@@ -162,8 +162,8 @@ class GR4ADCrossAttention(GR4ADAttention):
             mask = mask.repeat_interleave(positions, dim=2)
         attended, weights = self.attend(
             hidden.reshape(batch, rows * positions, width),
-            context.keys[kv_set],
-            context.values[kv_set],
+            context.key_states[kv_set],
+            context.value_states[kv_set],
             mask,
             **kwargs,
         )
@@ -335,7 +335,7 @@ class GR4ADContextProcessor(nn.Module):
         ).transpose(1, 2)
         sets = entries.chunk(self.config.num_context_kv * self.tensors_per_entry, dim=1)
         keys, values = sets[:: self.tensors_per_entry], sets[self.tensors_per_entry - 1 :: self.tensors_per_entry]
-        return GR4ADContext(keys=keys, values=values, mask=mask, query=query)
+        return GR4ADContext(key_states=keys, value_states=values, mask=mask, query=query)
 
 
 class GR4ADFusion(nn.Module):

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gr4ad.modeling_gr4ad import SIDTrie
+
+
+@st.composite
+def catalogs(draw) -> list[tuple[int, ...]]:
+    levels = draw(st.integers(1, 4))
+    sid = st.tuples(*[st.integers(0, draw(st.integers(0, 4))) for _ in range(levels)])
+    return draw(st.lists(sid, min_size=1, max_size=25))
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogs(), st.randoms(use_true_random=False))
+def test_children_and_items_equal_a_dictionary(sids, random):
+    rows = list(range(100, 100 + len(sids)))
+    random.shuffle(rows)
+    trie = SIDTrie.from_codes(torch.tensor(sids), torch.tensor(rows))
+    levels = len(sids[0])
+    children: dict[tuple[int, ...], set[int]] = {}
+    items: dict[tuple[int, ...], list[int]] = {}
+    for sid, row in zip(sids, rows, strict=True):
+        items.setdefault(sid, []).append(row)
+        for level in range(levels):
+            children.setdefault(sid[:level], set()).add(sid[level])
+
+    assert (trie.num_levels, trie.num_sids, trie.max_items) == (levels, len(items), max(map(len, items.values())))
+    nodes: dict[tuple[int, ...], int] = {(): 0}
+    for level in range(levels):
+        prefixes = [prefix for prefix in children if len(prefix) == level]
+        assert trie.max_children[level] == max(len(children[prefix]) for prefix in prefixes)
+        codes, places, valid = trie.children(level, torch.tensor([[nodes[prefix] for prefix in prefixes]]))
+        assert codes.shape == (1, len(prefixes), trie.max_children[level])
+        for number, prefix in enumerate(prefixes):
+            held = valid[0, number]
+            assert codes[0, number][held].tolist() == sorted(children[prefix])
+            assert not codes[0, number][~held].any() and not places[0, number][~held].any()
+            found = zip(codes[0, number][held].tolist(), places[0, number][held].tolist(), strict=True)
+            nodes.update({(*prefix, code): place for code, place in found})
+    for sid, expected in items.items():
+        rows_found, held = trie.items(torch.tensor(nodes[sid]))
+        assert rows_found[held].tolist() == expected  # items that share an SID keep the order they were given in
+
+
+def test_a_catalog_of_one_item():
+    trie = SIDTrie.from_codes(torch.tensor([[2, 0, 1]]))
+    node = torch.zeros(1, dtype=torch.int64)
+    for level, code in enumerate((2, 0, 1)):
+        codes, node, valid = (x[:, 0] for x in trie.children(level, node))
+        assert codes.tolist() == [code] and valid.all()
+    assert trie.items(node)[0].tolist() == [[0]]
+
+
+def test_items_that_share_an_sid_keep_their_order():
+    codes = torch.tensor([[1, 1], [0, 0], [1, 1], [1, 1]])
+    trie = SIDTrie.from_codes(codes, torch.tensor([9, 4, 3, 5]))
+    items, valid = trie.items(torch.tensor([0, 1]))
+    assert items[valid].tolist() == [4, 9, 3, 5]
+    moved = trie.to("cpu")
+    assert torch.equal(moved.leaf_items, trie.leaf_items) and moved.max_children == trie.max_children
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.zeros((0, 3), dtype=torch.int64), "must have shape"),
+        (torch.zeros((3, 0), dtype=torch.int64), "must have shape"),
+        (torch.zeros(3, dtype=torch.int64), "must have shape"),
+        (torch.tensor([[0, -1]]), "must be >= 0. Received a minimum of -1"),
+    ],
+)
+def test_bad_codes_are_refused(codes, message):
+    with pytest.raises(ValueError, match=message):
+        SIDTrie.from_codes(codes)
