@@ -39,6 +39,8 @@ class GR4ADConfig(PreTrainedConfig):
             stays token-free. Needed when all prefixes of a history are trained in one pass: otherwise a query does not
             know how long its prefix is.
         item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
+        item_head_copy (`bool`): Lets the item head copy items of the history, for logs in which users come back to the
+            same ads or products.
         value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the
             weight of the item head's loss.
         label_smoothing (`float`): Of the SID and item softmaxes, in [0, 1).
@@ -74,6 +76,7 @@ class GR4ADConfig(PreTrainedConfig):
     user_feature_sizes: list[int] | None = None
     query_from_context: bool = True
     item_head: bool = False
+    item_head_copy: bool = False
     value_loss_weight: float = 0.1
     mtp_loss_weight: float = 0.3
     item_loss_weight: float = 0.5
@@ -135,8 +138,7 @@ class GR4ADConfig(PreTrainedConfig):
         if not 0 <= self.num_parallel_layers < self.num_hidden_layers:
             raise ValueError(
                 "`num_parallel_layers` (K) must be in 0..num_hidden_layers-1, so that at least one layer sees "
-                "the previous "
-                f"token. Received: K = {self.num_parallel_layers}, L = {self.num_hidden_layers}."
+                f"the previous token. Received: K = {self.num_parallel_layers}, L = {self.num_hidden_layers}."
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -156,9 +158,10 @@ class GR4ADConfig(PreTrainedConfig):
         if self.item_head and not self.num_items:
             raise ValueError(
                 "`item_head` scores the rows of the item-embedding table. Received: item_head = True with "
-                "num_items = 0. "
-                "Set `num_items` to the catalog size + 1, or `item_head` to False."
+                "num_items = 0. Set `num_items` to the catalog size + 1, or `item_head` to False."
             )
+        if self.item_head_copy and not self.item_head:
+            raise ValueError("`item_head_copy` is part of the item head. Received: True with item_head = False.")
         if self.context_values and not self.num_value_buckets:
             raise ValueError(
                 "`context_values` embeds value buckets. Received: context_values = True with num_value_buckets = 0. "

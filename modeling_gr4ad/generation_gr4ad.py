@@ -24,7 +24,7 @@ class BeamSearchOutput(ModelOutput):
     values (float, (B, W)): expected value in the unit of the logs; 0 without a value head or an SID.
     leaves (int64, (B, W)): leaf of the trie; -1 where there is no SID.
     widths (tuple of int): beams in use after each level.
-    user_states (float, (B, P, d)): trunk states, what the item head reads.
+    trunk (float, (B, 1, P, d)) and context: what the request was decoded from.
     """
 
     sequences: torch.Tensor | None = None
@@ -32,7 +32,8 @@ class BeamSearchOutput(ModelOutput):
     values: torch.Tensor | None = None
     leaves: torch.Tensor | None = None
     widths: tuple[int, ...] | None = None
-    user_states: torch.Tensor | None = None
+    trunk: torch.Tensor | None = None
+    context: ModelOutput | None = None
 
 
 @dataclass
@@ -168,7 +169,8 @@ class GR4ADGenerationMixin:
             values=values,
             leaves=nodes.masked_fill(~alive, -1),
             widths=tuple(widths),
-            user_states=trunk[:, 0],
+            trunk=trunk,
+            context=context,
         )
 
     def expected_value(self, value_logits: torch.Tensor) -> torch.Tensor:
@@ -184,6 +186,38 @@ class GR4ADGenerationMixin:
             )
         return value_logits.float().softmax(-1) @ torch.tensor(means, dtype=torch.float32, device=value_logits.device)
 
+    def with_history(
+        self, beams: BeamSearchOutput, input_ids: torch.Tensor, trie: SIDTrie, value_weight: float
+    ) -> BeamSearchOutput:
+        """The beams, followed by the SIDs of the history (B, S * T) that are in the trie and not among them; scored in one
+        teacher-forced pass, in the same terms."""
+        config = self.config
+        batch, levels = input_ids.shape[0], config.num_levels
+        sids = input_ids.view(batch, -1, levels)
+        leaves = trie.find(sids - torch.tensor(config.level_offsets, device=sids.device))
+        earlier = torch.cat([beams.leaves, leaves], dim=1).unsqueeze(1) == leaves.unsqueeze(2)  # (B, S, W + S)
+        places = torch.arange(earlier.shape[2], device=sids.device) - beams.leaves.shape[1]
+        own = torch.arange(leaves.shape[1], device=sids.device).unsqueeze(1)
+        alive = (leaves >= 0) & ~(earlier & (places < own)).any(-1)
+
+        known = torch.where(alive.unsqueeze(-1), sids, beams.sequences[:, :1])  # any valid SID: its score is not used
+        states = self.model.autoregress(beams.trunk, self.shift_right(known), beams.context)
+        scores = self.sid_log_probs(states, known)
+        values = torch.zeros_like(scores)
+        if self.value_head is not None:
+            values = self.expected_value(self.value_head(states[:, :, levels])).masked_fill(~alive, 0.0)
+            if value_weight:
+                scores = scores + value_weight * values.clamp(min=1e-12).log()
+        return BeamSearchOutput(
+            sequences=torch.cat([beams.sequences, sids.masked_fill(~alive.unsqueeze(-1), config.pad_token_id)], 1),
+            scores=torch.cat([beams.scores, scores.masked_fill(~alive, -torch.inf)], 1),
+            values=torch.cat([beams.values, values.to(beams.values)], 1),
+            leaves=torch.cat([beams.leaves, leaves.masked_fill(~alive, -1)], 1),
+            widths=beams.widths,
+            trunk=beams.trunk,
+            context=beams.context,
+        )
+
     @torch.no_grad()
     def recommend(
         self,
@@ -195,6 +229,7 @@ class GR4ADGenerationMixin:
         top_k: int,
         value_weight: float = 0.0,
         item_weight: float = 0.0,
+        score_history: bool = False,
         exclude_items: torch.Tensor | None = None,
         **history: torch.Tensor | None,
     ) -> ItemRanking:
@@ -207,6 +242,8 @@ class GR4ADGenerationMixin:
             top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.
             exclude_items (int64, (B, E), *optional*): Item rows never to return, -1 = padding.
             item_weight (`float`): >= 0; needs `config.item_head`. The item head's rows are item rows + 1.
+            score_history (`bool`): Also rank the history's own SIDs, beside those that the beams found, by the same
+                score: for logs in which users come back.
 
         Raises:
             ValueError: As `beam_search`; or if `item_weight` has no item head.
@@ -216,14 +253,18 @@ class GR4ADGenerationMixin:
         beams = self.beam_search(
             input_ids, attention_mask, beam_widths=beam_widths, trie=trie, value_weight=value_weight, **history
         )
+        if score_history:
+            beams = self.with_history(beams, input_ids, trie, value_weight)
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
         valid = valid & (beams.leaves >= 0).unsqueeze(-1)
         scores = beams.scores.unsqueeze(-1).expand_as(items)
         if item_weight:
-            log_probs = F.log_softmax(self.score_items(beams.user_states).float(), dim=-1)
-            rows = (items + 1).flatten(1)
-            rows = rows.masked_fill(rows >= log_probs.shape[-1], 0)  # newer than the table: as unlikely as "unknown"
-            scores = scores + item_weight * log_probs.gather(1, rows).view_as(scores)
+            log_probs = self.item_head.log_probs(beams.trunk, self.item_table, beams.context)[:, 1:]
+            rows = items.flatten(1)
+            newer = rows >= log_probs.shape[-1]  # than the table: as unlikely as the least likely item
+            item_scores = log_probs.gather(1, rows.masked_fill(newer, 0))
+            item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores)
+            scores = scores + item_weight * item_scores.view_as(scores)
         if exclude_items is not None:
             valid = valid & ~(items.flatten(1).unsqueeze(-1) == exclude_items.unsqueeze(1)).any(-1).view_as(valid)
         scores = scores.masked_fill(~valid, -torch.inf).flatten(1)

@@ -6,36 +6,29 @@ or T + 1 with the value token), R decoder rows that share one context (beams, ca
 hidden size, H query heads, G key/value groups, D head dimension, V_t codes of level t, N targets.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gr4ad import GR4ADConfig
 from .generation_gr4ad import BeamCache, GR4ADGenerationMixin
-
-
-@dataclass
-class GR4ADContext(ModelOutput):
-    """What the decoder reads of a request.
-
-    key_states, value_states (L_kv tensors of (B, G, C, D)); mask (B, 1, 1 or S, C): additive, 0 where visible; query (B, 1 or S,
-    d): the last context vector of each query.
-    """
-
-    key_states: tuple[torch.Tensor, ...] | None = None
-    value_states: tuple[torch.Tensor, ...] | None = None
-    mask: torch.Tensor | None = None
-    query: torch.Tensor | None = None
+from .item_head_gr4ad import GR4ADItemHead
+from .layers_gr4ad import (
+    GR4ADContext,
+    GR4ADContextLayer,
+    GR4ADCrossAttention,
+    GR4ADDecoderLayer,
+    GR4ADDropout,
+    GR4ADRMSNorm,
+    additive_mask,
+)
 
 
 @dataclass
@@ -47,6 +40,7 @@ class GR4ADModelOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     trunk_hidden_state: torch.Tensor | None = None
     token_free_hidden_state: torch.Tensor | None = None
+    context: GR4ADContext | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -57,7 +51,7 @@ class GR4ADRecommendationOutput(ModelOutput):
 
     loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`.
     logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order.
-    value_logits (N, buckets), item_logits (N, num_items). candidate_logps (B, n): sum over levels of the candidates'
+    value_logits (N, buckets). candidate_logps (B, n): sum over levels of the candidates'
     token log-probabilities.
     """
 
@@ -65,192 +59,9 @@ class GR4ADRecommendationOutput(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
     logits: tuple[torch.Tensor, ...] | None = None
     value_logits: torch.Tensor | None = None
-    item_logits: torch.Tensor | None = None
     candidate_logps: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    groups = module.num_key_value_groups
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-class GR4ADRMSNorm(nn.RMSNorm):
-    """RMS norm in the dtype of its input: under autocast, a float32 weight would keep torch from its fused kernel."""
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, self.normalized_shape, self.weight.to(hidden.dtype), self.eps)
-
-
-class GR4ADDropout(nn.Dropout):
-    """Dropout with one mask for all SID positions of a row (variational dropout, arXiv 1512.05287): hidden (..., P,
-    d), mask (..., 1, d). Drawing random numbers is what dropout costs on a CPU."""
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.p == 0:
-            return hidden
-        keep = hidden.new_empty((*hidden.shape[:-2], 1, hidden.shape[-1])).bernoulli_(1 - self.p).div_(1 - self.p)
-        return hidden * keep
-
-
-def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Bool (B, queries, keys) -> (B, 1, queries, keys) of `dtype`: 0 where visible, else the lowest number (finite, so
-    that a row that sees nothing is uniform and not NaN)."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
-
-
-class GR4ADAttention(nn.Module):
-    """Query and output projections around transformers' attention interface; subclasses say where keys come from."""
-
-    def __init__(self, config: GR4ADConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False  # masks are always given
-        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
-
-    def attend(self, hidden, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden (B', L, d), key and value (B', G, L', D), mask broadcastable to (B', H, L, L') -> (B', L, d)."""
-        batch, length, _ = hidden.shape
-        query = self.q_proj(hidden).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended, weights = interface(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(attended.reshape(batch, length, -1)), weights
-
-
-class GR4ADCrossAttention(GR4ADAttention):
-    """Attention of all rows of a request to its one set of context keys and values: rows lie along the sequence axis,
-    so the context is read once a request however many beams there are."""
-
-    def forward(self, hidden: torch.Tensor, context: GR4ADContext, **kwargs):
-        batch, rows, positions, width = hidden.shape
-        kv_set = self.layer_idx * self.config.num_context_kv // self.config.num_hidden_layers
-        mask = context.mask
-        if mask.shape[2] > 1:  # one query a prefix: every position of a row sees the row's own prefix
-            mask = mask.repeat_interleave(positions, dim=2)
-        attended, weights = self.attend(
-            hidden.reshape(batch, rows * positions, width),
-            context.key_states[kv_set],
-            context.value_states[kv_set],
-            mask,
-            **kwargs,
-        )
-        return attended.view(batch, rows, positions, width), weights
-
-
-class GR4ADSelfAttention(GR4ADAttention):
-    """Causal attention over the at most T + 1 positions of one row."""
-
-    def __init__(self, config: GR4ADConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=False)
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None, cache: BeamCache | None = None, **kwargs):
-        batch, rows, positions, width = hidden.shape
-        key = self.k_proj(hidden).view(batch, rows, positions, -1, self.head_dim)
-        value = self.v_proj(hidden).view(batch, rows, positions, -1, self.head_dim)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
-        attended, _ = self.attend(
-            hidden.reshape(batch * rows, positions, width),
-            key.flatten(0, 1).transpose(1, 2),
-            value.flatten(0, 1).transpose(1, 2),
-            mask,
-            **kwargs,
-        )
-        return attended.view(batch, rows, positions, width)
-
-
-class GR4ADMLP(nn.Module):
-    """Gated feed-forward layer."""
-
-    def __init__(self, config: GR4ADConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self.act_fn(self.gate_proj(hidden)) * self.up_proj(hidden))
-
-
-class GR4ADDecoderLayer(GradientCheckpointingLayer):
-    """Dec(h, X): cross-attention to the context, causal self-attention over the SID positions, feed-forward;
-    pre-norm."""
-
-    def __init__(self, config: GR4ADConfig, layer_idx: int):
-        super().__init__()
-        self.cross_attn = GR4ADCrossAttention(config, layer_idx)
-        self.self_attn = GR4ADSelfAttention(config, layer_idx)
-        self.mlp = GR4ADMLP(config)
-        self.cross_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.dropout = GR4ADDropout(config.dropout)
-
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        context: GR4ADContext,
-        self_mask: torch.Tensor | None = None,
-        cache: BeamCache | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
-        attended, _ = self.cross_attn(self.cross_attn_norm(hidden), context, **kwargs)
-        hidden = hidden + self.dropout(attended)
-        hidden = hidden + self.dropout(self.self_attn(self.self_attn_norm(hidden), self_mask, cache, **kwargs))
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
-
-
-class GR4ADContextLayer(GradientCheckpointingLayer):
-    """Causal encoder layer over the history, one of `num_context_layers`."""
-
-    def __init__(self, config: GR4ADConfig, layer_idx: int):
-        super().__init__()
-        self.self_attn = GR4ADSelfAttention(config, layer_idx)
-        self.mlp = GR4ADMLP(config)
-        self.self_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
-        attended = self.self_attn(self.self_attn_norm(hidden).unsqueeze(1), mask, **kwargs).squeeze(1)
-        hidden = hidden + self.dropout(attended)
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
 
 
 class GR4ADContextProcessor(nn.Module):
@@ -314,12 +125,12 @@ class GR4ADContextProcessor(nn.Module):
             causal = additive_mask(visible, hidden.dtype)
             for layer in self.layers:
                 hidden = layer(hidden, causal, **kwargs)
-        if per_prefix:
-            query = hidden
-        else:
+        query = hidden
+        if not per_prefix:
             last = torch.where(item_mask, index, -1).amax(1).clamp(min=0)
             query = hidden[torch.arange(batch, device=hidden.device), last].unsqueeze(1)
             visible = item_mask[:, None, :]
+        states, items_visible = hidden, visible
         if len(self.user_embeddings):
             if user_feature_ids is None:
                 raise ValueError(
@@ -335,7 +146,15 @@ class GR4ADContextProcessor(nn.Module):
         ).transpose(1, 2)
         sets = entries.chunk(self.config.num_context_kv * self.tensors_per_entry, dim=1)
         keys, values = sets[:: self.tensors_per_entry], sets[self.tensors_per_entry - 1 :: self.tensors_per_entry]
-        return GR4ADContext(key_states=keys, value_states=values, mask=mask, query=query)
+        return GR4ADContext(
+            key_states=keys,
+            value_states=values,
+            mask=mask,
+            query=query,
+            states=states,
+            item_ids=item_ids,
+            visible=items_visible,
+        )
 
 
 class GR4ADFusion(nn.Module):
@@ -366,6 +185,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, GR4ADItemHead):
+            init.zeros_(module.bias)
         if isinstance(module, GR4ADFusion):
             # Start as m + s: an untrained gate would multiply the trunk by noise of scale `initializer_range`.
             width = self.config.hidden_size
@@ -413,8 +234,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
         if input_ids.shape[1] % levels or not 0 < input_ids.shape[1] <= levels * limit:
             raise ValueError(
                 f"`input_ids` must hold 1..{limit} items of {levels} tokens each. Received: "
-                "{input_ids.shape[1]} tokens. "
-                "Keep the last `max_context_items` items of each history."
+                f"{input_ids.shape[1]} tokens. Keep the last `max_context_items` items of each history."
             )
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
@@ -512,6 +332,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
             last_hidden_state=self.autoregress(trunk, decoder_input_ids, context, **kwargs),
             trunk_hidden_state=trunk,
             token_free_hidden_state=self.autoregress(trunk, None, context, **kwargs) if token_free_pass else None,
+            context=context,
         )
 
 
@@ -533,7 +354,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         self.value_head = (
             nn.Linear(config.hidden_size, config.num_value_buckets, bias=False) if config.num_value_buckets else None
         )
-        self.item_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.item_head else None
+        self.item_head = GR4ADItemHead(config) if config.item_head else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -542,12 +363,10 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.embed_tokens = value
 
-    def score_items(self, trunk: torch.Tensor) -> torch.Tensor:
-        """Logits over the item table, (..., num_items), from trunk states (..., P, d). Outside training, row 0
-        ("unknown") gets
-        the lowest number of the dtype: it is never recommended."""
-        logits = F.linear(self.item_norm(trunk[..., 0, :]), self.model.context_processor.item_embeddings.weight)
-        return logits if self.training else F.pad(logits[..., 1:], (1, 0), value=torch.finfo(logits.dtype).min)
+    @property
+    def item_table(self) -> torch.Tensor:
+        """Item embeddings (num_items, d), which the item head is tied to."""
+        return self.model.context_processor.item_embeddings.weight
 
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:
         """SID tokens (..., T), -100 where unlabelled -> previous tokens of each position (..., P)."""
@@ -620,26 +439,28 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
             if labels is None
             else labels[..., 0] >= 0
         )
-        states, trunk = outputs.last_hidden_state[chosen], outputs.trunk_hidden_state[chosen]
+        states = outputs.last_hidden_state[chosen]
         result = GR4ADRecommendationOutput(
             logits=tuple(head(states[:, t]) for t, head in enumerate(self.sid_heads)),
             value_logits=None if self.value_head is None else self.value_head(states[:, -1]),
-            item_logits=self.score_items(trunk) if self.config.item_head else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
         if labels is not None:
             targets = labels[chosen]
             free = outputs.token_free_hidden_state[chosen] if wants_mtp else None
-            result.loss, result.losses = self.vsl_loss(
+            loss, losses = self.vsl_loss(
                 result,
                 free,
                 targets,
                 None if value_labels is None else value_labels[chosen],
-                None if item_labels is None else item_labels[chosen],
+                self.item_loss(outputs, item_labels, chosen),
                 None if sample_weight is None else sample_weight[chosen],
                 len(targets) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels,
             )
+            result = GR4ADRecommendationOutput(
+                loss=loss, losses=losses, **result
+            )  # a tuple's order is that of setting
         return result
 
     def sid_log_probs(self, states: torch.Tensor, sids: torch.Tensor) -> torch.Tensor:
@@ -650,13 +471,28 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
             total = total + log_probs.gather(-1, (sids[..., level] - offset).unsqueeze(-1)).squeeze(-1)
         return total
 
+    def item_loss(
+        self, outputs: GR4ADModelOutput, item_labels: torch.Tensor | None, chosen: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The item head's -log p(item), (N,), of the chosen queries (bool, (B, Q)); None where it is not trained."""
+        if self.item_head is None or item_labels is None or self.config.item_loss_weight == 0:
+            return None
+        trunk, context = outputs.trunk_hidden_state, outputs.context
+        copy_weights = item_ids = None
+        if self.item_head.copies:
+            copy_weights = self.item_head.copy_weights(trunk, context)[chosen]
+            item_ids = context.item_ids.unsqueeze(1).expand(-1, chosen.shape[1], -1)[chosen]
+        return self.item_head.negative_log_likelihood(
+            trunk[chosen], self.item_table, item_labels[chosen], copy_weights, item_ids
+        )
+
     def vsl_loss(
         self,
         output: GR4ADRecommendationOutput,
         token_free: torch.Tensor | None,
         targets: torch.Tensor,
         value_targets: torch.Tensor | None,
-        item_targets: torch.Tensor | None,
+        item_losses: torch.Tensor | None,
         weight: torch.Tensor | None,
         num_targets: torch.Tensor | float,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -665,9 +501,11 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         config = self.config
         codes = targets - torch.tensor(config.level_offsets, device=targets.device)
 
-        def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-            losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+        def weighted(losses: torch.Tensor) -> torch.Tensor:
             return (losses if weight is None else losses * weight).sum() / num_targets
+
+        def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+            return weighted(F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing))
 
         smoothing = config.label_smoothing if self.training else 0.0
 
@@ -693,8 +531,8 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
             )
             parts["mtp"] = next_token_loss(free_parts)
             loss = loss + config.mtp_loss_weight * parts["mtp"]
-        if output.item_logits is not None and item_targets is not None and config.item_loss_weight > 0:
-            parts["item"] = cross_entropy(output.item_logits, item_targets)
+        if item_losses is not None:
+            parts["item"] = weighted(item_losses)
             loss = loss + config.item_loss_weight * parts["item"]
         return loss, {name: part.detach() for name, part in parts.items()}
 

@@ -115,6 +115,17 @@ class SIDTrie:
         child = torch.where(valid, start + step, 0)
         return torch.where(valid, self.codes[level][child], 0), child, valid
 
+    def find(self, codes: torch.Tensor) -> torch.Tensor:
+        """Leaves (int64, (...)) of SIDs (int64, (..., T)) given as codes; -1 for an SID that is not in the trie."""
+        nodes = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
+        found = torch.ones_like(nodes, dtype=torch.bool)
+        for level in range(self.num_levels):
+            edges, children, valid = self.children(level, nodes)
+            match = valid & (edges == codes[..., level : level + 1])
+            found = found & match.any(-1)
+            nodes = torch.where(match, children, 0).amax(-1)
+        return nodes.masked_fill(~found, -1)
+
     def items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items of leaves (int64, (...)): item rows (..., M) with M = `max_items`, and whether the place holds an
         item."""

@@ -139,7 +139,7 @@ class Recommender:
                 raise UnknownItemError(
                     f"History {number} names no item of the catalog; its first id is {history[0]!r}. "
                     f"The index of {self.name!r} holds {len(tokenizer.index)} items, e.g. "
-                    "{tokenizer.index.item_ids[0]!r}."
+                    f"{tokenizer.index.item_ids[0]!r}."
                 )
 
         def kept(lists: Sequence[Sequence] | None) -> list[list] | None:
@@ -170,6 +170,7 @@ class Recommender:
             top_k=top_k,
             item_weight=defaults.item_weight,
             value_weight=defaults.value_weight,
+            score_history=defaults.score_history,
             exclude_items=excluded,
         )
         has_values = self.model.value_head is not None

@@ -59,6 +59,6 @@ def tiny_artifact(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     GenerationConfig(
-        beam_widths=[8, 16, 16], item_weight=0.0, value_weight=0.0, exclude_history=False
+        beam_widths=[8, 16, 16], item_weight=0.0, value_weight=0.0, score_history=False, exclude_history=False
     ).save_pretrained(folder)
     return folder

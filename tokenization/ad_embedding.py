@@ -39,8 +39,7 @@ class AdEmbedder:
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"`encoder` {encoder!r} cannot be loaded ({str(error).splitlines()[0]}). Give a folder, a hub "
-                "id that this "
-                f"machine can reach, or {OFFLINE_ENCODER!r}."
+                f"id that this machine can reach, or {OFFLINE_ENCODER!r}."
             ) from error
 
     def texts(self, catalog: Dataset) -> list[str]:
@@ -49,7 +48,7 @@ class AdEmbedder:
         if missing:
             raise ValueError(
                 f"`text_columns` names {missing[0]!r}, which the catalog does not have. It has: "
-                "{', '.join(catalog.column_names)}."
+                f"{', '.join(catalog.column_names)}."
             )
         columns = [catalog[name] for name in self.text_columns]
         if len(columns) == 1:

@@ -178,8 +178,7 @@ class MGMRQuantizer:
         if self.uses_business_keys and (business_keys is None or len(business_keys) != len(embeddings)):
             raise ValueError(
                 f"`business_keys` needs one string for each of the {len(embeddings)} ads, since the last level "
-                "is hashed. "
-                f"Received: {None if business_keys is None else len(business_keys)}."
+                f"is hashed. Received: {None if business_keys is None else len(business_keys)}."
             )
         return embeddings
 

@@ -153,8 +153,7 @@ class UASIDTokenizer(PythonBackend):
         except KeyError as error:
             raise KeyError(
                 f"item {error.args[0]!r} is not in the item table of {len(self.index)} items: use an id of the "
-                "catalog the "
-                "tokenizer was built on, or add the item to the index."
+                "catalog the tokenizer was built on, or add the item to the index."
             ) from None
 
     def encode_items(self, item_ids: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ SMALL = {
     "value_bucket_means": [0.0, 1.0, 2.0, 5.0],
     "num_items": 41,
     "item_head": True,
+    "item_head_copy": True,
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 3,
@@ -41,8 +42,8 @@ def build_model() -> Callable[..., GR4ADForRecommendation]:
 
 @pytest.fixture(scope="session")
 def build_history() -> Callable[..., dict[str, torch.Tensor]]:
-    """`build_history(config, lengths, side="right")`: random histories of these lengths; a user's content depends on the
-    seed and the user's number, not on padding or on who else is in the batch (`users` picks numbers)."""
+    """`build_history(config, lengths, side="right")`: random histories of these lengths; a user's content depends on
+    the user's number, not on padding or on who else is in the batch (`users` picks numbers)."""
 
     def build(
         config: GR4ADConfig, lengths: Sequence[int], *, side: str = "right", users: Sequence[int] | None = None
@@ -73,6 +74,30 @@ def build_history() -> Callable[..., dict[str, torch.Tensor]]:
         return {name: torch.stack(values) for name, values in parts.items()}
 
     return build
+
+
+@pytest.fixture(scope="session")
+def plain_item_log_probs() -> Callable[..., torch.Tensor]:
+    """`plain_item_log_probs(model, history)`: log p of each row of the item table (B, num_items), a user at a time."""
+
+    def score(model: GR4ADForRecommendation, history: dict[str, torch.Tensor]) -> torch.Tensor:
+        head, table = model.item_head, model.item_table
+        outputs = model.model(**history)
+        lines = []
+        for user, items in enumerate(history["item_ids"]):
+            count = int(history["attention_mask"][user].sum()) // model.config.num_levels
+            state = head.norm(outputs.trunk_hidden_state[user, 0, 0])
+            probs = (table @ state + head.bias).softmax(0)
+            if head.copies:
+                gate = torch.sigmoid(head.copy_gate(state))
+                scores = outputs.context.states[user, :count] @ head.copy_query(state) / len(state) ** 0.5
+                probs = (1 - gate) * probs
+                for item, weight in zip(items[:count].tolist(), scores.softmax(0), strict=True):
+                    probs[item] += gate[0] * weight
+            lines.append(probs.log())
+        return torch.stack(lines).detach()
+
+    return score
 
 
 @pytest.fixture(scope="session")

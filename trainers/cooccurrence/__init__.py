@@ -1,3 +1,3 @@
-from .item_sequences import ItemSequenceCollator, ItemSequenceConfig, train_item_vectors
+from .item_sequences import ItemSequenceCollator, ItemSequenceConfig, main_components, train_item_vectors
 
-__all__ = ["ItemSequenceCollator", "ItemSequenceConfig", "train_item_vectors"]
+__all__ = ["ItemSequenceCollator", "ItemSequenceConfig", "main_components", "train_item_vectors"]

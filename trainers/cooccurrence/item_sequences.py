@@ -27,6 +27,9 @@ class ItemSequenceConfig:
     num_layers: int = field(default=2, metadata={"help": "Transformer layers."})
     num_heads: int = field(default=2, metadata={"help": "Attention heads; must divide the dimension."})
     max_items: int = field(default=50, metadata={"help": "Most recent items of a history that are used."})
+    content_std: float = field(
+        default=0.05, metadata={"help": "Scale of the content components the vectors start from."}
+    )
     dropout: float = field(default=0.3, metadata={"help": "Dropout in [0, 1)."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW, then cosine decay."})
     batch_size: int = field(default=128, metadata={"help": "Users a step."})
@@ -56,13 +59,19 @@ class ItemSequenceCollator:
 
 
 def train_item_vectors(
-    sequences: list[np.ndarray], num_items: int, config: ItemSequenceConfig, *, output_dir: str | Path, seed: int = 0
+    sequences: list[np.ndarray],
+    content: np.ndarray,
+    config: ItemSequenceConfig,
+    *,
+    output_dir: str | Path,
+    seed: int = 0,
 ) -> tuple[np.ndarray, list[dict]]:
     """Trains item vectors on training sequences.
 
     Args:
         sequences: One int array of item rows (0..num_items-1) a user, oldest first; the training log only.
-        num_items: Rows of the catalog.
+        content (float32, (num_items, d)): Content embeddings; the item vectors start from their main components, so that
+            what is rarely seen stays near what it resembles.
         output_dir: Where checkpoints go; a run that was killed resumes from the last one.
 
     Returns:
@@ -81,7 +90,7 @@ def train_item_vectors(
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=num_items + 1,
+            vocab_size=len(content) + 1,
             n_positions=config.max_items + 1,
             n_embd=config.dimension,
             n_layer=config.num_layers,
@@ -94,6 +103,10 @@ def train_item_vectors(
             pad_token_id=0,
         )
     )
+    components = main_components(content, config.dimension)
+    with torch.no_grad():
+        table = model.transformer.wte.weight
+        table[1:, : components.shape[1]] = torch.from_numpy(config.content_std * components).to(table)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
@@ -116,10 +129,19 @@ def train_item_vectors(
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator())
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None)
     vectors = model.transformer.wte.weight.detach().float().cpu().numpy()[1:].copy()
-    seen = np.zeros(num_items, dtype=bool)
+    seen = np.zeros(len(content), dtype=bool)
     seen[np.concatenate(rows)] = True
     vectors[~seen] = 0.0
     return vectors, trainer.state.log_history
 
 
-__all__ = ["ItemSequenceCollator", "ItemSequenceConfig", "train_item_vectors"]
+def main_components(vectors: np.ndarray, width: int) -> np.ndarray:
+    """The first `width` principal components of vectors (float32, (N, d)) at a common scale of standard deviation 1, float32
+    (N, min(width, d, N))."""
+    centred = vectors - vectors.mean(0)
+    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+    components = (left * scale)[:, :width]
+    return (components / components.std()).astype(np.float32)
+
+
+__all__ = ["ItemSequenceCollator", "ItemSequenceConfig", "main_components", "train_item_vectors"]

@@ -44,6 +44,7 @@ def rank_users(
     top_k: int,
     item_weight: float = 0.0,
     value_weight: float = 0.0,
+    score_history: bool = False,
     exclude_history: bool = False,
     batch_size: int = 64,
     progress: bool = False,
@@ -52,7 +53,7 @@ def rank_users(
 
     Args:
         dataset: Rows of `items` (history, item ids), optionally `events`, `values`, user features; order is kept.
-        beam_widths, item_weight, value_weight: See `GR4ADForRecommendation.recommend`.
+        beam_widths, item_weight, value_weight, score_history: See `GR4ADForRecommendation.recommend`.
         exclude_history: Never rank an item of the user's history.
         batch_size: Users at once, grouped by history length.
     """
@@ -89,6 +90,7 @@ def rank_users(
             trie=trie,
             top_k=top_k,
             item_weight=item_weight,
+            score_history=score_history,
             value_weight=value_weight,
             exclude_items=excluded,
         )

@@ -22,6 +22,7 @@ class RankingEvaluationConfig:
     eval_beam_widths: list[int] = field(default_factory=lambda: [50, 50, 50], metadata={"help": "Validation beams."})
     eval_item_weight: float = field(default=0.0, metadata={"help": "Item head's weight in the validation ranking."})
     eval_value_weight: float = field(default=0.0, metadata={"help": "Log expected value's weight in that ranking."})
+    eval_score_history: bool = field(default=False, metadata={"help": "Also rank the history's own items."})
     eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
 
 
@@ -51,6 +52,7 @@ class RankingEvaluationMixin:
             top_k=20,
             item_weight=args.eval_item_weight,
             value_weight=args.eval_value_weight,
+            score_history=args.eval_score_history,
             batch_size=args.per_device_eval_batch_size,
         )
         table = SequenceTable.from_dataset(dataset, tokenizer.index.item_ids.tolist())

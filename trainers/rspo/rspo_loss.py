@@ -58,7 +58,9 @@ def rspo_loss(
     has_worse = worse.any(-1)
 
     with torch.no_grad():
-        log_weights = lambda_weights(policy_logps, grades, mask).log()
+        weights = lambda_weights(policy_logps, grades, mask)
+        # Grades may differ and gains round to one number: a weight of 0 would bring back the NaN gradients below.
+        log_weights = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
         if ref_logps is None:
             gate = torch.zeros_like(policy_logps)
         else:
@@ -67,7 +69,7 @@ def rspo_loss(
             group_drift = (in_group * drift.unsqueeze(1)).sum(-1) / in_group.sum(-1)
             gate = (group_drift < delta).to(policy_logps.dtype)
 
-    scores = policy_logps.unsqueeze(1)  # (B, anchor, item): the gate belongs to the anchor
+    scores = policy_logps.unsqueeze(1).expand(worse.shape)  # (B, anchor, item): the gate belongs to the anchor
     if ref_logps is not None:
         scores = scores - gate.unsqueeze(2) * ref_logps.unsqueeze(1)
     margins = scores.diagonal(dim1=1, dim2=2).unsqueeze(2) - scores  # s_i - s_j under gate i

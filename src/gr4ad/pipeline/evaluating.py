@@ -72,6 +72,7 @@ def evaluate_models(
                 top_k=max(KS),
                 item_weight=item_weight,
                 value_weight=value_weight,
+                score_history=config.score_history,
                 batch_size=config.batch_size,
             )
             scores = evaluate_rankings(rankings.items, sample_table.held_out, ks=KS, catalog_size=len(ids))
@@ -100,6 +101,7 @@ def evaluate_models(
                 top_k=max(KS),
                 item_weight=choices[name]["item_weight"],
                 value_weight=choices[name]["value_weight"],
+                score_history=config.score_history,
                 exclude_history=excluded,
                 batch_size=config.batch_size,
                 progress=True,
@@ -115,6 +117,7 @@ def evaluate_models(
             "beam_widths": config.beam_widths,
             "item_weight": choices[final]["item_weight"],
             "value_weight": choices[final]["value_weight"],
+            "score_history": config.score_history,
             "exclude_history": config.exclude_history,
         },
         "users": {"validation_sample": len(sample), "test": len(data.test)},

@@ -186,16 +186,13 @@ def notes(metrics: dict) -> list[str]:
     serving = metrics["serving"]
     return [
         f"The final model is {metrics['final']}: the best {metrics['metric']} on "
-        "{metrics['users']['validation_sample']} "
+        f"{metrics['users']['validation_sample']} "
         f"validation users, with item weight {serving['item_weight']:g} and value weight "
-        "{serving['value_weight']:g}. Each "
-        "system saw the test users once.",
+        f"{serving['value_weight']:g}. Each system saw the test users once.",
         "A hit is an item, not a semantic ID: items that share an SID are ranked by the item head or, without "
-        "it, by their "
-        "training events and then by item id.",
+        "it, by their training events and then by item id.",
         f"item-kNN is tuned on validation by the same metric over {metrics['item_knn']['tried']} settings; "
-        "baselines and "
-        "models are fitted on the training log alone.",
+        "baselines and models are fitted on the training log alone.",
     ]
 
 

@@ -68,6 +68,7 @@ class ModelSettings:
     max_context_items: int = field(default=50, metadata={"help": "Longest history, items."})
     item_embeddings: bool = field(default=True, metadata={"help": "Learn a vector for each item of the history."})
     item_head: bool = field(default=True, metadata={"help": "Add a softmax over items, for re-ranking beams."})
+    item_head_copy: bool = field(default=False, metadata={"help": "The item head may copy items of the history."})
     context_values: bool = field(default=True, metadata={"help": "History items carry their value bucket."})
     context_events: bool = field(default=True, metadata={"help": "History items carry their event kind."})
     user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
@@ -86,8 +87,7 @@ class ListConfig:
         default="impressions",
         metadata={
             "help": "impressions: shown lists of the log with their values. beams: the trained model's own "
-            "beams, valued by "
-            "what the user bought in the last part of the training log."
+            "beams, valued by what the user bought in the last part of the training log."
         },
     )
     max_lists: int = field(default=20000, metadata={"help": "Lists used, drawn at random if there are more."})
@@ -114,6 +114,9 @@ class EvaluateConfig:
     )
     value_weights: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "Weights of log expected value to choose from."}
+    )
+    score_history: bool = field(
+        default=False, metadata={"help": "Also rank the history's own items, for logs in which users come back."}
     )
     tuning_users: int = field(default=2000, metadata={"help": "Validation users these are chosen on; 0 = all."})
     exclude_history: bool = field(

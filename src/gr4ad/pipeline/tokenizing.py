@@ -39,7 +39,7 @@ def embed_ads(config: EmbedConfig, cooccurrence: dict, *, data_dir: Path, out_di
         rows = {item: row for row, item in enumerate(data.catalog["item_id"])}
         sequences = [np.array([rows[item] for item in items], dtype=np.int64) for items in data.train["items"]]
         tensors["collaborative"], log = train_item_vectors(
-            sequences, len(rows), sequence_config, output_dir=out_dir / "checkpoints", seed=seed
+            sequences, content, sequence_config, output_dir=out_dir / "checkpoints", seed=seed
         )
         shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
     temporary = out_dir / "embeddings.tmp"
@@ -88,7 +88,7 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
         if not size.hashed and used < config.min_used:
             raise SIDCollapseError(
                 f"Level {level + 1} uses {used:.1%} of its {size.size} codes, less than `min_used` = "
-                "{config.min_used:.0%}. "
+                f"{config.min_used:.0%}. "
                 "Use a smaller codebook, more `balanced_iterations`, or embeddings that tell ads apart."
             )
 

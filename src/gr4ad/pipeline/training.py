@@ -58,19 +58,26 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
     )
 
 
+def start_item_bias(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) -> None:
+    """Sets the item head's bias to the log of each item's training events (+ 1), centred: popularity need not be learned."""
+    import torch
+
+    counts = torch.log1p(torch.from_numpy(tokenizer.index.priority))
+    with torch.no_grad():
+        model.item_head.bias[1:] = (counts - counts.mean()).to(model.item_head.bias)
+
+
 def start_item_embeddings(model: GR4ADForRecommendation, embeddings: np.ndarray, std: float) -> None:
     """Sets the item table to the main components of ad embeddings (float32, (N, d)), at standard deviation `std`; what
     is wider than the embeddings have components stays random."""
     import torch
 
-    centred = embeddings - embeddings.mean(0)
-    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
-    width = min(model.config.hidden_size, left.shape[1])
-    components = (left * scale)[:, :width]
-    components *= std / components.std()
+    from gr4ad.trainers.cooccurrence import main_components
+
+    components = std * main_components(embeddings, model.config.hidden_size)
     table = model.model.context_processor.item_embeddings.weight
     with torch.no_grad():
-        table[1:, :width] = torch.from_numpy(components).to(table)
+        table[1:, : components.shape[1]] = torch.from_numpy(components).to(table)
 
 
 def train_model(
@@ -90,6 +97,8 @@ def train_model(
     if settings.item_embedding_std and settings.item_embeddings:
         embeddings = load_file(tokenizer_dir / "item_embeddings.safetensors")["item_embeddings"]
         start_item_embeddings(model, embeddings, settings.item_embedding_std)
+    if model.config.item_head:
+        start_item_bias(model, tokenizer)
     trainer = VSLTrainer(
         model=model,
         args=arguments,

@@ -1,0 +1,102 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from gr4ad import Recommender
+from gr4ad.pipeline import Recipe, load_recipe, run_recipe
+
+RECIPE = """
+name: tiny
+seed: 1
+market: {{users: 120, ads: 120, accounts: 12, days: 10, horizon_days: 1, requests_per_user_day: 2.0, seed: 1}}
+data:
+  users: users.parquet
+  split: leave_one_out
+  history_events: [click]
+  value_unit: fen eCPM
+embed: {{encoder: {encoder}, text_columns: [title, category]}}
+cooccurrence: {{epochs: 1, dimension: 8, batch_size: 32}}
+tokenize:
+  codebook_sizes: ["8", "8", "8*"]
+  business_fields: [account_id, item_id]
+  num_value_buckets: 4
+model: {{hidden_size: 16, intermediate_size: 16, num_hidden_layers: 2, num_parallel_layers: 1, max_context_items: 8}}
+train: {{num_train_epochs: 1, per_device_train_batch_size: 32, save_strategy: "no"}}
+lists: {{source: impressions, max_lists: 64}}
+align: {{num_train_epochs: 1, per_device_train_batch_size: 32, save_strategy: "no", learning_rate: {align_rate}}}
+evaluate: {{beam_widths: [4, 16, 32], item_weights: [0.0, 1.0], tuning_users: 40, metric: recall@10}}
+"""
+STAGES = ["market", "data", "embed", "tokenize", "train", "align", "evaluate"]
+
+
+def recipe(folder: Path, encoder: Path, align_rate: float = 1e-3) -> Recipe:
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.format(encoder=encoder, align_rate=align_rate))
+    return load_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_encoder, tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("chain")
+    return folder / "out", run_recipe(recipe(folder, tiny_encoder), folder / "out", command="gr4ad run tiny")
+
+
+def test_the_artifact_is_whole(run):
+    out, metrics = run
+    files = {path.name for path in out.iterdir()}
+    code = {
+        "configuration_gr4ad.py",
+        "modeling_gr4ad.py",
+        "generation_gr4ad.py",
+        "trie_gr4ad.py",
+        "tokenization_ua_sid.py",
+    }
+    data = {"config.json", "model.safetensors", "generation_config.json", "tokenizer_config.json", "items.parquet"}
+    assert files >= code | data | {"codebooks.safetensors", "README.md", "report.html", "metrics.json", "stages"}
+    assert not [name for name in files if name.endswith(".tmp") or name == ".artifact"]
+    saved = json.loads((out / "metrics.json").read_text())
+    assert set(saved) >= {"final", "metric", "serving", "users", "item_knn", "validation", "test"}
+    assert set(saved) >= {"test_history_excluded", "sid_quality", "seconds", "sample_history"}
+    assert saved["final"] in ("VSL", "VSL + RSPO") and saved["final"] == metrics["final"]
+    assert {"VSL", "VSL + RSPO", "popularity by count", "item-kNN, tuned"} <= set(saved["test"])
+    for table in ("test", "test_history_excluded"):
+        for system, scores in saved[table].items():
+            assert 0 <= scores["recall@10"] <= 1 and scores["recall@10_se"] >= 0, system
+    final = saved["test"][saved["final"]]
+    assert final["illegal_sids"] == 0 and final["sids_checked"] > 0
+    assert list(saved["seconds"]) == STAGES
+    assert len(saved["validation"]) == 4  # two models, two item weights
+    best = max(saved["validation"], key=lambda row: row["recall@10"])
+    assert saved["serving"]["item_weight"] in {
+        row["item_weight"] for row in saved["validation"] if row["recall@10"] == best["recall@10"]
+    }
+    assert "tiny" in (out / "report.html").read_text() and "gr4ad run tiny" in (out / "README.md").read_text()
+
+
+def test_the_artifact_recommends(run):
+    out, metrics = run
+    recommender = Recommender.from_pretrained(out)
+    history = json.loads((out / "metrics.json").read_text())["sample_history"]
+    [ads] = recommender.recommend([history], top_k=5)
+    assert len(ads) == 5 and all(ad.item_id in recommender.tokenizer.index.rows for ad in ads)
+    assert all(ad.attributes["title"] for ad in ads)
+    assert recommender.beam_widths == metrics["serving"]["beam_widths"] == [4, 16, 32]
+
+
+def test_a_second_run_keeps_and_a_change_reruns_what_follows(run, tiny_encoder, caplog):
+    out, metrics = run
+
+    def states(align_rate: float) -> dict[str, str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="gr4ad.pipeline.runner"):
+            again = run_recipe(recipe(out.parent, tiny_encoder, align_rate), out)
+        assert set(again) == set(metrics)
+        lines = [record.getMessage() for record in caplog.records if record.name == "gr4ad.pipeline.runner"]
+        return {stage: line.split(": ")[1].split(" ")[0] for line in lines for stage in [line.split(":")[0]]}
+
+    assert states(1e-3) == dict.fromkeys(STAGES, "kept")
+    changed = states(2e-3)
+    kept = STAGES[: STAGES.index("align")]
+    assert changed == {**dict.fromkeys(kept, "kept"), "align": "finished", "evaluate": "finished"}

@@ -1,0 +1,65 @@
+import pytest
+
+from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nmae: x", r"unknown.*nmae"),
+        ("tokenizer: {}", r"unknown.*tokenizer"),
+        ("embed: {encodr: x}", r"unknown field `embed\.encodr`\. Fields are: encoder, text_columns"),
+        ("model: {hidden: 3}", r"unknown field `model\.hidden`"),
+        ("model: 5", r"section `model` must be a map of fields\. Received: 5"),
+        ("model: {hidden_size: wide}", r"`model\.hidden_size` must be a number\. Received: 'wide'"),
+        ("model: {hidden_size: true}", r"`model\.hidden_size` must be like its default, 128\. Received: True"),
+        ("model: {item_head: 1}", r"`model\.item_head` must be like its default, True\. Received: 1"),
+        ("lists: {source: nowhere}", r"section `lists`: `source` must be impressions or beams. Received: 'nowhere'"),
+        ("market: {users: 0}", r"section `market`: .*users"),
+        ("- a list", "recipe.yaml"),
+        ("a: [", "recipe.yaml"),
+    ],
+)
+def test_errors_name_file_and_field(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=f"(?s){message}") as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_recipe_names_the_packaged_ones(tmp_path):
+    with pytest.raises(RecipeError, match="demo"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_values_arrive_and_flags_win(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("seed: 3\nmodel: {hidden_size: 64}\ntrain: {num_train_epochs: 2}\ndata: {catalog: c.parquet}\n")
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.seed, recipe.model.hidden_size) == ("small", 3, 64)
+    assert recipe.train == {"num_train_epochs": 2} and recipe.align is None and recipe.market is None
+    assert recipe.text == path.read_text()
+    moved = load_recipe(path, data_root=tmp_path / "data", seed=9)
+    assert moved.seed == 9 and moved.data.root == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_packaged_recipes_hold_arguments_that_trainers_accept(name, tmp_path):
+    from gr4ad import RSPOConfig, VSLConfig
+    from gr4ad.pipeline.training import trainer_arguments
+
+    recipe = load_recipe(name)
+    assert trainer_arguments(VSLConfig, "train", recipe.train, tmp_path, 5).seed == 5
+    if recipe.align is not None:
+        assert trainer_arguments(RSPOConfig, "align", recipe.align, tmp_path, 5).seed == 5
+
+
+def test_trainer_arguments_are_named(tmp_path):
+    from gr4ad import VSLConfig
+    from gr4ad.pipeline.training import trainer_arguments
+
+    with pytest.raises(RecipeError, match=r"Unknown field `train\.epochs`: it is not one of VSLConfig"):
+        trainer_arguments(VSLConfig, "train", {"epochs": 3}, tmp_path, 0)
+    with pytest.raises(RecipeError, match="Section `train`: `target_window` must be >= 1"):
+        trainer_arguments(VSLConfig, "train", {"target_window": 0}, tmp_path, 0)

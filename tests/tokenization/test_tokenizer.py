@@ -1,0 +1,210 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from gr4ad.modeling_gr4ad import GR4ADConfig
+from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets
+
+CODES = np.array([[0, 0], [2, 3], [1, 1], [2, 3], [2, 3]])  # three items share an SID
+IDS = ["a", "b", "c", "d", "e"]
+PRIORITY = np.array([0.0, 1.0, 0.0, 7.0, 1.0])
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> UASIDTokenizer:
+    SIDIndex(IDS, CODES, PRIORITY, {"title": [f"Title {i}" for i in IDS]}).save(tmp_path / "items.parquet")
+    quantizer = MGMRQuantizer([3, "4*"])
+    quantizer.fit(np.random.default_rng(0).normal(size=(9, 2)), [str(n) for n in range(9)])
+    quantizer.save(tmp_path / "codebooks.safetensors")
+    return UASIDTokenizer(
+        str(tmp_path / "items.parquet"),
+        str(tmp_path / "codebooks.safetensors"),
+        codebook_sizes=[3, "4*"],
+        business_fields=["account_id"],
+        event_names=["click", "conversion"],
+        user_features={"age": ["18-24", "25-34"], "city": ["x"]},
+        value_bucket_edges=[1.0, 5.0],
+        value_bucket_means=[0.0, 2.0, 9.0],
+        value_unit="EUR",
+    )
+
+
+def test_vocabulary_is_laid_out_as_the_model_expects(tokenizer):
+    config = GR4ADConfig(codebook_sizes=tokenizer.level_sizes, num_value_buckets=3)
+    assert tokenizer.vocab_size == config.vocab_size == len(tokenizer.get_vocab()) == len(tokenizer)
+    assert tokenizer.level_offsets.tolist() == config.level_offsets
+    ids = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    assert ids == (config.pad_token_id, config.bos_token_id, config.eos_token_id, 3) == (0, 1, 2, 3)
+    assert tokenizer.convert_ids_to_tokens([4, 6, 7, 10, 11, 13]) == [
+        "<a_0>",
+        "<a_2>",
+        "<b_0>",
+        "<b_3>",
+        "<value_0>",
+        "<value_2>",
+    ]
+    assert tokenizer.convert_tokens_to_ids("<value_0>") == config.value_offset
+    assert tokenizer.convert_tokens_to_ids("<c_0>") == tokenizer.unk_token_id
+
+
+def test_items_and_text_round_trip(tokenizer):
+    encoded = tokenizer.encode_items(IDS)
+    assert encoded.tolist() == (CODES + [4, 7]).tolist()
+    decoded = tokenizer.decode_items(encoded)
+    assert decoded == [["a"], ["d", "b", "e"], ["c"], ["d", "b", "e"], ["d", "b", "e"]]  # by priority, then by id
+    assert tokenizer.decode_items([[5, 7], [4, 7]]) == [[], ["a"]]
+    text = tokenizer.decode(encoded[1])
+    assert text == "<a_2><b_3>" and tokenizer(text)["input_ids"] == encoded[1].tolist()
+    assert tokenizer("<bos><a_1> noise <b_9>")["input_ids"] == [1, 5, 3]
+
+
+def test_unknown_items_are_named(tokenizer):
+    for act in (tokenizer.encode_items, tokenizer.item_rows, lambda items: tokenizer.encode_histories([["a"], items])):
+        with pytest.raises(KeyError, match="item 'nope' is not in the item table of 5 items"):
+            act(["a", "nope"])
+
+
+def test_histories_become_the_documented_tensors(tokenizer):
+    batch = tokenizer.encode_histories(
+        [["b", "a"], ["e", "c", "a", "d"], ["c"]],
+        events=[["click", "conversion"], ["conversion"] * 4, ["click"]],
+        values=[[0.0, 5.0], [9.9, 1.0, 4.9, 0.5], [100.0]],
+        user_features={"age": ["25-34", None, "18-24"], "city": ["new", "x", "x"]},
+        max_items=3,
+        return_tensors="pt",
+    )
+    expected = {
+        "input_ids": [[6, 10, 4, 7, 0, 0], [5, 8, 4, 7, 6, 10], [5, 8, 0, 0, 0, 0]],
+        "attention_mask": [[1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 0, 0, 0, 0]],
+        "item_ids": [[2, 1, 0], [3, 1, 4], [3, 0, 0]],
+        "event_ids": [[0, 1, 0], [1, 1, 1], [0, 0, 0]],
+        "value_ids": [[1, 3, 0], [2, 2, 1], [3, 0, 0]],
+        "user_feature_ids": [[2, 0], [0, 1], [1, 1]],
+    }
+    assert {name: value.tolist() for name, value in batch.items()} == expected
+    assert all(value.dtype == torch.int64 for value in batch.values())
+    rows = tokenizer.encode_histories([np.array([1, 0]), np.array([2])])
+    assert rows["item_ids"].tolist() == [[2, 1], [3, 0]] and set(rows) == {"input_ids", "attention_mask", "item_ids"}
+
+
+def test_empty_histories_are_refused(tokenizer):
+    for histories in ([["a"], []], [np.array([0]), np.array([], dtype=np.int64)]):
+        with pytest.raises(ValueError, match="History 1 is empty"):
+            tokenizer.encode_histories(histories)
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_save_and_load(tokenizer, tmp_path, auto):
+    folder = tmp_path / "saved"
+    tokenizer.save_pretrained(folder)
+    if auto:
+        GR4ADConfig(codebook_sizes=[3, 4]).save_pretrained(folder)
+    again = (AutoTokenizer if auto else UASIDTokenizer).from_pretrained(folder)
+    assert type(again) is UASIDTokenizer
+    assert again.get_vocab() == tokenizer.get_vocab()
+    for name in ("codebook_sizes", "business_fields", "event_names", "user_features", "value_unit"):
+        assert getattr(again, name) == getattr(tokenizer, name), name
+    assert (again.value_bucket_edges, again.value_bucket_means) == ([1.0, 5.0], [0.0, 2.0, 9.0])
+    assert again.index.columns == tokenizer.index.columns
+    assert again.decode_items(again.encode_items(["b"])) == [["d", "b", "e"]]
+    again.save_pretrained(folder)  # onto itself: the files it reads stay whole
+    codebooks = UASIDTokenizer.from_pretrained(folder).codebooks_file
+    assert len(MGMRQuantizer.load(codebooks, [3, "4*"]).codebooks) == 1
+
+
+def test_a_table_that_does_not_fit_is_refused(tmp_path):
+    SIDIndex(IDS, CODES).save(tmp_path / "items.parquet")
+    for sizes in ([3, 3], [3, 4, 2]):
+        with pytest.raises(ValueError, match="the SIDs of the item table do not fit `codebook_sizes`"):
+            UASIDTokenizer(str(tmp_path / "items.parquet"), codebook_sizes=sizes)
+    with pytest.raises(ValueError, match="at most 26 levels. Received: 27"):
+        UASIDTokenizer(codebook_sizes=[2] * 27)
+
+
+def test_without_value_buckets_and_events_nothing_is_added(tmp_path):
+    SIDIndex(IDS, CODES).save(tmp_path / "items.parquet")
+    bare = UASIDTokenizer(str(tmp_path / "items.parquet"), codebook_sizes=[3, 4])
+    batch = bare.encode_histories([["a"]], events=[["click"]], values=[[1.0]], user_features={"age": ["x"]})
+    assert set(batch) == {"input_ids", "attention_mask", "item_ids"} and bare.vocab_size == 11
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.5]) | st.floats(0, 1e6), max_size=40), st.integers(1, 8))
+def test_value_buckets_cover_the_values(values, count):
+    edges, means = fit_value_buckets(np.array(values), count)
+    if count == 1 or len(set(values)) < 2:
+        assert edges == means == []
+        return
+    assert edges == sorted(set(edges)) and len(means) in (0, len(edges) + 1) and len(means) <= count
+    tokenizer = UASIDTokenizer(codebook_sizes=[2], value_bucket_edges=edges, value_bucket_means=means)
+    buckets = tokenizer.value_buckets(values)
+    for bucket, mean in enumerate(means):
+        held = np.array(values)[buckets == bucket]
+        assert len(held) and held.mean() == pytest.approx(mean)
+        assert (bucket == 0 or held.min() >= edges[bucket - 1]) and (
+            bucket == len(edges) or held.max() < edges[bucket]
+        )
+
+
+def test_value_buckets_by_hand():
+    edges, means = fit_value_buckets(np.array([0.0] * 6 + [1.0, 2.0, 3.0, 4.0]), 4)
+    assert edges == [2.0] and means == [1 / 7, 3.0]  # the zeros fill two of the four buckets: ties leave fewer
+    edges, means = fit_value_buckets(np.arange(100.0), 4)
+    assert (len(edges), len(means)) == (3, 4) and np.diff(np.searchsorted(np.arange(100.0), edges)).tolist() == [
+        25,
+        25,
+    ]
+    assert fit_value_buckets(np.ones(50), 4) == fit_value_buckets(np.zeros(0), 4) == ([], [])
+
+
+def test_index_both_ways_and_its_order():
+    index = SIDIndex(IDS, CODES, PRIORITY)
+    assert len(index) == 5 and index.sid_of("b") == (2, 3)
+    assert index.items_of((2, 3)) == ["d", "b", "e"] and index.items_of([0, 1]) == []
+    assert [IDS[row] for row in index.ranked_rows()] == ["d", "b", "e", "a", "c"]
+    shuffled = SIDIndex(IDS[::-1], CODES[::-1], PRIORITY[::-1])
+    assert shuffled.items_of((2, 3)) == ["d", "b", "e"]  # never by place in the catalog
+    with pytest.raises(KeyError):
+        index.sid_of("nope")
+
+
+def test_index_save_and_load(tmp_path):
+    SIDIndex(IDS, CODES, PRIORITY, {"title": list("vwxyz"), "price": [1.5, None, 2.0, 0.0, 3.0]}).save(
+        tmp_path / "i.parquet"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["i.parquet"]
+    again = SIDIndex.load(tmp_path / "i.parquet")
+    assert again.item_ids.tolist() == IDS and again.columns == {
+        "title": list("vwxyz"),
+        "price": [1.5, None, 2.0, 0.0, 3.0],
+    }
+    np.testing.assert_array_equal(again.codes, CODES)
+    np.testing.assert_array_equal(again.priority, PRIORITY)
+    assert again.codes.dtype == np.int64
+
+
+def test_index_with_more_than_nine_levels_keeps_their_order(tmp_path):
+    codes = np.arange(11)[None]
+    SIDIndex(["a"], codes).save(tmp_path / "i.parquet")
+    np.testing.assert_array_equal(SIDIndex.load(tmp_path / "i.parquet").codes, codes)
+
+
+def test_bad_indices_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`item_ids` must be distinct. Received twice: 'b'"):
+        SIDIndex(["a", "b", "c", "b"], np.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"Received: 2 items, codes \(3, 2\), 2 priorities"):
+        SIDIndex(["a", "b"], np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="Received: 2 items.*1 priorities"):
+        SIDIndex(["a", "b"], np.zeros((2, 2)), [1.0])
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and then nothing")
+    for name in ("damaged.parquet", "none.parquet"):
+        with pytest.raises(ValueError, match=f"{name}: not a readable item table"):
+            SIDIndex.load(tmp_path / name)
+    pq.write_table(pa.table({"item_id": ["a"], "priority": [0.0]}), tmp_path / "short.parquet")
+    with pytest.raises(ValueError, match="needs `item_id`, `code_1`.. and `priority`. It has: item_id, priority"):
+        SIDIndex.load(tmp_path / "short.parquet")

@@ -1,0 +1,69 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from datasets import Dataset, disable_progress_bars
+from transformers import set_seed
+
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
+from gr4ad.tokenization import SIDIndex, UASIDTokenizer
+
+disable_progress_bars()
+NUM_ITEMS = 24
+
+
+@pytest.fixture(scope="session")
+def ring_tokenizer(tmp_path_factory) -> UASIDTokenizer:
+    """24 items `ad_0`.. with distinct SIDs of 2 x (4 and 6 codes), two events, one user feature, three value buckets."""
+    table = tmp_path_factory.mktemp("ring") / "items.parquet"
+    codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), (4, 6)), 1)
+    SIDIndex([f"ad_{n}" for n in range(NUM_ITEMS)], codes).save(table)
+    return UASIDTokenizer(
+        str(table),
+        codebook_sizes=[4, 6],
+        event_names=["click", "conversion"],
+        user_features={"city": ["x", "y"]},
+        value_bucket_edges=[1.0, 3.0],
+        value_bucket_means=[0.0, 1.5, 4.0],
+    )
+
+
+@pytest.fixture(scope="session")
+def ring_log() -> Dataset:
+    """80 users who walk around the ring of items in steps of 5: the next item follows from the last."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(80):
+        start, length = rng.integers(NUM_ITEMS), rng.integers(2, 9)
+        items = [f"ad_{(start + 5 * step) % NUM_ITEMS}" for step in range(length)]
+        values = rng.integers(0, 5, length).astype(float).tolist()
+        events = rng.choice(["click", "conversion"], length).tolist()
+        rows.append(
+            {"user_id": str(user), "items": items, "events": events, "values": values, "city": rng.choice(["x", "y"])}
+        )
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="session")
+def build_ring_model(ring_tokenizer) -> Callable[..., GR4ADForRecommendation]:
+    def build(**changes) -> GR4ADForRecommendation:
+        set_seed(0)
+        shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_parallel_layers": 1}
+        return GR4ADForRecommendation(
+            GR4ADConfig(
+                codebook_sizes=ring_tokenizer.level_sizes,
+                num_value_buckets=3,
+                value_bucket_means=ring_tokenizer.value_bucket_means,
+                num_items=NUM_ITEMS + 1,
+                item_head=True,
+                num_events=2,
+                context_values=True,
+                user_feature_sizes=[3],
+                num_attention_heads=2,
+                num_context_layers=1,
+                max_context_items=6,
+                **{**shape, **changes},
+            )
+        )
+
+    return build
