@@ -189,8 +189,8 @@ class GR4ADGenerationMixin:
     def with_history(
         self, beams: BeamSearchOutput, input_ids: torch.Tensor, trie: SIDTrie, value_weight: float
     ) -> BeamSearchOutput:
-        """The beams, followed by the SIDs of the history (B, S * T) that are in the trie and not among them; scored in one
-        teacher-forced pass, in the same terms."""
+        """The beams, followed by the SIDs of the history (B, S * T) that are in the trie and not among them; scored in
+        one teacher-forced pass, in the same terms."""
         config = self.config
         batch, levels = input_ids.shape[0], config.num_levels
         sids = input_ids.view(batch, -1, levels)

@@ -1,11 +1,12 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """The item head: a softmax over items beside the semantic IDs, for re-ranking beams.
 
-Beyond the paper: the level-1 trunk state sees no previous token, so it is a vector of the user. With `item_head_copy`, part
-of the probability is given to the items of the history themselves (a pointer mixture, See et al. 2017, arXiv 1704.04368),
-for logs in which users come back to the same ads or products.
+Beyond the paper: the level-1 trunk state sees no previous token, so it is a vector of the user. With `item_head_copy`,
+part of the probability is given to the items of the history themselves (a pointer mixture, See et al. 2017, arXiv
+1704.04368), for logs in which users come back to the same ads or products.
 
-Shapes: B batch, Q queries (1, or one a prefix), S history items, N chosen queries, I rows of the item table, d hidden size.
+Shapes: B batch, Q queries (1, or one a prefix), S history items, N chosen queries, I rows of the item table, d hidden
+size.
 """
 
 import torch
@@ -17,8 +18,8 @@ from .layers_gr4ad import GR4ADContext, GR4ADRMSNorm
 
 
 class GR4ADItemHead(nn.Module):
-    """p(item) = (1 - g) softmax(u E^T + b) + g sum_j a_j [item_j = item], with u the normed level-1 trunk state, E the item
-    embeddings, a an attention of u over the history and g a gate of u (g = 0 without `item_head_copy`)."""
+    """p(item) = (1 - g) softmax(u E^T + b) + g sum_j a_j [item_j = item], with u the normed level-1 trunk state, E the
+    item embeddings, a an attention of u over the history and g a gate of u (g = 0 without `item_head_copy`)."""
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
@@ -49,8 +50,8 @@ class GR4ADItemHead(nn.Module):
         copy_weights: torch.Tensor | None,
         item_ids: torch.Tensor | None,
     ) -> torch.Tensor:
-        """-log p(target), float (N,), of trunk states (N, P, d), the item table (I, d) and targets (int64, (N,)); with copying,
-        of `copy_weights` (N, S) and the history's `item_ids` (N, S) too."""
+        """-log p(target), float (N,), of trunk states (N, P, d), the item table (I, d) and targets (int64, (N,)); with
+        copying, of `copy_weights` (N, S) and the history's `item_ids` (N, S) too."""
         user = self.norm(trunk[..., 0, :])
         nll = F.cross_entropy(F.linear(user, table, self.bias).float(), targets, reduction="none")
         if not self.copies:
@@ -59,8 +60,8 @@ class GR4ADItemHead(nn.Module):
         return -torch.logaddexp(self.keep(user) - nll, copied.logsumexp(-1))
 
     def log_probs(self, trunk: torch.Tensor, table: torch.Tensor, context: GR4ADContext) -> torch.Tensor:
-        """log p(item), float (B, I), of trunk states (B, 1, P, d). Row 0 ("unknown") has the lowest number: it is never
-        recommended."""
+        """log p(item), float (B, I), of trunk states (B, 1, P, d). Row 0 ("unknown") has the lowest number: it is
+        never recommended."""
         user = self.norm(trunk[:, 0, 0])
         log_probs = F.log_softmax(F.linear(user, table, self.bias).float(), dim=-1)
         if self.copies:

@@ -1,8 +1,9 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Layers of GR4AD: norms, dropout, attention to the shared context, attention within a row, decoder and context layers.
+"""Layers of GR4AD: norms, dropout, attention to the shared context, attention within a row, decoder and context
+layers.
 
-Shapes: B batch, S history items, C context entries, R decoder rows that share one context, P decoder positions, d hidden
-size, H query heads, G key/value groups, D head dimension.
+Shapes: B batch, S history items, C context entries, R decoder rows that share one context, P decoder positions, d
+hidden size, H query heads, G key/value groups, D head dimension.
 """
 
 from collections.abc import Callable

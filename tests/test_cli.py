@@ -33,7 +33,7 @@ def test_help_names_every_command(capsys):
 def test_help_is_light():
     code = (
         "import sys, gr4ad, gr4ad.cli; gr4ad.cli.main(['--help']); dir(gr4ad); "
-        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'trl', 'faiss'} & set(sys.modules); sys.exit(bool(heavy))"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'trl'} & set(sys.modules); sys.exit(bool(heavy))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

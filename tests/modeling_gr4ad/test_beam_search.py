@@ -13,6 +13,7 @@ SIZES = (4, 5, 3)
 SPACE = list(itertools.product(*map(range, SIZES)))
 OFFSETS = torch.tensor([4, 8, 13])
 MEANS = [0.0, 1.0, 2.0, 5.0]
+NO_ITEMS = {"num_items": 0, "item_head": False, "item_head_copy": False}
 CATALOGS = st.lists(st.sampled_from(SPACE), min_size=1, max_size=30)
 
 
@@ -27,9 +28,10 @@ def history(model, build_history):
 
 
 @pytest.fixture(scope="module")
-def truth(model, history) -> dict[str, torch.Tensor]:
-    """Every SID of the code space scored by teacher-forced full passes: `steps` (B, all SIDs, T) log-probabilities of each
-    token after its prefix, `values` (B, all SIDs) expected values, `items` (B, item rows) item log-probabilities."""
+def truth(model, history, plain_item_log_probs) -> dict[str, torch.Tensor]:
+    """Every SID of the code space scored by teacher-forced full passes: `steps` (B, all SIDs, T) log-probabilities of
+    each token after its prefix, `values` (B, all SIDs) expected values, `items` (B, item rows) item log-probabilities.
+    """
     sids = torch.tensor(SPACE) + OFFSETS
     steps, values = [], []
     for sid in sids:
@@ -37,7 +39,7 @@ def truth(model, history) -> dict[str, torch.Tensor]:
         logits = zip(output.logits, (sid - OFFSETS).tolist(), strict=True)
         steps.append(torch.stack([level.log_softmax(-1)[:, code] for level, code in logits], -1))
         values.append(output.value_logits.softmax(-1) @ torch.tensor(MEANS, dtype=torch.float64))
-    items = output.item_logits.log_softmax(-1)[:, 1:]
+    items = plain_item_log_probs(model, history)[:, 1:]
     return {
         "steps": torch.stack(steps, 1).detach(),
         "values": torch.stack(values, 1).detach(),
@@ -152,7 +154,7 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
         expected = [row for row in expected if row not in excluded]
         rows = ranking.items[user].tolist()
         assert rows[: len(expected)] == expected and set(rows[len(expected) :]) <= {-1}
-        scores = dict((row, score) for score, row in scored)
+        scores = {row: score for score, row in scored}
         got = ranking.scores[user, : len(expected)].tolist()
         assert got == pytest.approx([scores[row] for row in expected], abs=1e-4)
         sids = (ranking.sequences[user, : len(expected)] - OFFSETS).tolist()
@@ -182,9 +184,7 @@ def test_top_k_cuts_and_marks(model, history):
 
 
 def test_a_model_without_value_token(build_model, build_history):
-    bare = build_model(
-        num_value_buckets=0, value_bucket_means=None, context_values=False, num_items=0, item_head=False
-    )
+    bare = build_model(num_value_buckets=0, value_bucket_means=None, context_values=False, **NO_ITEMS)
     history = build_history(bare.config, LENGTHS)
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     output = bare.beam_search(**history, beam_widths=[4, 20, 60], trie=trie)

@@ -128,7 +128,6 @@ def test_a_batch_equals_one_at_a_time(build_model, build_history, build_labels):
         for level in range(3):
             torch.testing.assert_close(alone.logits[level][0], together.logits[level][user], **TOLERANCE)
         torch.testing.assert_close(alone.value_logits[0], together.value_logits[user], **TOLERANCE)
-        torch.testing.assert_close(alone.item_logits[0], together.item_logits[user], **TOLERANCE)
     torch.testing.assert_close(torch.stack(losses).mean(), together.loss, **TOLERANCE)
 
 
@@ -159,8 +158,8 @@ def test_one_pass_over_prefixes_equals_a_pass_for_each(build_model, build_histor
 
 
 def plain_decoder_log_probs(model: GR4ADForRecommendation, input_ids: torch.Tensor, sid: list[int]) -> float:
-    """log p(SID | history) of one history (S * T,) by a vanilla autoregressive decoder (K = 0), written from the formulas:
-    one head at a time, one position at a time, no batch, no cache."""
+    """log p(SID | history) of one history (S * T,) by a vanilla autoregressive decoder (K = 0), written from the
+    formulas: one head at a time, one position at a time, no batch, no cache."""
     config, weights = model.config, dict(model.named_parameters())
     heads, head_dim, groups = config.num_attention_heads, config.head_dim, config.num_key_value_heads
 
@@ -217,7 +216,13 @@ def plain_decoder_log_probs(model: GR4ADForRecommendation, input_ids: torch.Tens
 
 def test_without_parallel_layers_it_is_a_vanilla_decoder(build_model, build_history):
     changes = {"num_context_kv": 1, "separate_context_values": False, "num_context_layers": 0, "num_events": 0}
-    changes |= {"num_items": 0, "item_head": False, "context_values": False, "num_value_buckets": 0}
+    changes |= {
+        "num_items": 0,
+        "item_head": False,
+        "item_head_copy": False,
+        "context_values": False,
+        "num_value_buckets": 0,
+    }
     model = build_model(num_parallel_layers=0, value_bucket_means=None, user_feature_sizes=[], **changes)
     with torch.no_grad():  # norms start at one and the fusion at the identity: give both something to get wrong
         for name, parameter in model.named_parameters():
@@ -296,8 +301,27 @@ def test_loss_is_the_cross_entropy_of_the_logits_returned(build_model, build_his
     torch.testing.assert_close(
         output.losses["value"], F.cross_entropy(output.value_logits.float(), labels["value_labels"][chosen])
     )
-    assert (output.item_logits[:, 0] == torch.finfo(torch.float64).min).all()  # "unknown" is never recommended
     assert "mtp" not in output.losses
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_item_head_equals_its_formula(build_model, build_history, build_labels, plain_item_log_probs, copies):
+    model = build_model(item_head_copy=copies)
+    with torch.no_grad():
+        model.item_head.bias.normal_()
+    history = build_history(model.config, LENGTHS)
+    expected = plain_item_log_probs(model, history)
+    torch.testing.assert_close(expected.exp().sum(1), torch.ones(4, dtype=torch.float64))
+    outputs = model.model(**history)
+    found = model.item_head.log_probs(outputs.trunk_hidden_state, model.item_table, outputs.context)
+    torch.testing.assert_close(found[:, 1:].double(), expected[:, 1:], rtol=1e-5, atol=1e-5)
+    assert (found[:, 0] < -1e30).all()  # "unknown" is never recommended
+    labels = last_labels(build_labels(model.config, LENGTHS))
+    labels["item_labels"][:2] = history["item_ids"][:2, 0]  # targets that can be copied, and such that cannot
+    del labels["sample_weight"]
+    loss = model(**history, **labels).losses["item"]
+    nll = -expected.gather(1, labels["item_labels"].unsqueeze(1)).mean()
+    torch.testing.assert_close(loss.double(), nll, rtol=1e-5, atol=1e-5)
 
 
 def test_accumulation_is_one_trajectory(build_model, build_history, build_labels):
@@ -315,7 +339,7 @@ def test_accumulation_is_one_trajectory(build_model, build_history, build_labels
         part = {name: value[user : user + 1] for name, value in {**batch, **labels}.items()}
         loss = model(**part, num_items_in_batch=torch.tensor(tokens)).loss
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     assert total == pytest.approx(float(whole), rel=1e-9)
     torch.testing.assert_close(gradients(model), expected, **TOLERANCE)
 

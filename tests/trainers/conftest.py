@@ -14,7 +14,7 @@ NUM_ITEMS = 24
 
 @pytest.fixture(scope="session")
 def ring_tokenizer(tmp_path_factory) -> UASIDTokenizer:
-    """24 items `ad_0`.. with distinct SIDs of 2 x (4 and 6 codes), two events, one user feature, three value buckets."""
+    """24 items `ad_0`.. with distinct SIDs of 2 x (4 and 6 codes), two events, one user feature, three buckets."""
     table = tmp_path_factory.mktemp("ring") / "items.parquet"
     codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), (4, 6)), 1)
     SIDIndex([f"ad_{n}" for n in range(NUM_ITEMS)], codes).save(table)

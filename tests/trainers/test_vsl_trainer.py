@@ -168,17 +168,21 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
 
 
 def test_accumulated_steps_equal_whole_batches(build_ring_model, ring_tokenizer, ring_log, tmp_path):
+    pairs = Dataset.from_list(  # of one length: four batches of 4 then hold the rows of one of 16
+        [
+            {**row, **{name: row[name][:2] for name in ("items", "events", "values")}}
+            for row in ring_log.select(range(16))
+        ]
+    )
     models = []
     for size, steps in ((16, 1), (4, 4)):
+        batches = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
         trainer = VSLTrainer(
             model=build_ring_model(),
-            args=arguments(
-                tmp_path, max_steps=3, per_device_train_batch_size=size, gradient_accumulation_steps=steps, logging_steps=1
-            ),
-            train_dataset=Dataset.from_list([{**row, "items": row["items"][:2], "events": row["events"][:2],
-                                              "values": row["values"][:2]} for row in ring_log.select(range(16))]),
+            args=arguments(tmp_path, max_steps=3, logging_steps=1, **batches),
+            train_dataset=pairs,
             processing_class=ring_tokenizer,
-        )  # fmt: skip
+        )
         trainer.train()
         models.append((trainer.model.state_dict(), [log for log in trainer.state.log_history if "loss" in log]))
     for name, value in models[0][0].items():

@@ -70,8 +70,8 @@ def train_item_vectors(
 
     Args:
         sequences: One int array of item rows (0..num_items-1) a user, oldest first; the training log only.
-        content (float32, (num_items, d)): Content embeddings; the item vectors start from their main components, so that
-            what is rarely seen stays near what it resembles.
+        content (float32, (num_items, d)): Content embeddings; the item vectors start from their main components, so
+            that what is rarely seen stays near what it resembles.
         output_dir: Where checkpoints go; a run that was killed resumes from the last one.
 
     Returns:
@@ -136,8 +136,8 @@ def train_item_vectors(
 
 
 def main_components(vectors: np.ndarray, width: int) -> np.ndarray:
-    """The first `width` principal components of vectors (float32, (N, d)) at a common scale of standard deviation 1, float32
-    (N, min(width, d, N))."""
+    """The first `width` principal components of vectors (float32, (N, d)) at a common scale of standard deviation 1,
+    float32 (N, min(width, d, N))."""
     centred = vectors - vectors.mean(0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
     components = (left * scale)[:, :width]

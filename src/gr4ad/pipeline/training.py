@@ -59,7 +59,8 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
 
 
 def start_item_bias(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) -> None:
-    """Sets the item head's bias to the log of each item's training events (+ 1), centred: popularity need not be learned."""
+    """Sets the item head's bias to the log of each item's training events (+ 1), centred: popularity need not be
+    learned."""
     import torch
 
     counts = torch.log1p(torch.from_numpy(tokenizer.index.priority))
