@@ -7,33 +7,13 @@ import pytest
 from gr4ad import Recommender
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 
-RECIPE = """
-name: tiny
-seed: 1
-market: {{users: 120, ads: 120, accounts: 12, days: 10, horizon_days: 1, requests_per_user_day: 2.0, seed: 1}}
-data:
-  users: users.parquet
-  split: leave_one_out
-  history_events: [click]
-  value_unit: fen eCPM
-embed: {{encoder: {encoder}, text_columns: [title, category]}}
-cooccurrence: {{epochs: 1, dimension: 8, batch_size: 32}}
-tokenize:
-  codebook_sizes: ["8", "8", "8*"]
-  business_fields: [account_id, item_id]
-  num_value_buckets: 4
-model: {{hidden_size: 16, intermediate_size: 16, num_hidden_layers: 2, num_parallel_layers: 1, max_context_items: 8}}
-train: {{num_train_epochs: 1, per_device_train_batch_size: 32, save_strategy: "no"}}
-lists: {{source: impressions, max_lists: 64}}
-align: {{num_train_epochs: 1, per_device_train_batch_size: 32, save_strategy: "no", learning_rate: {align_rate}}}
-evaluate: {{beam_widths: [4, 16, 32], item_weights: [0.0, 1.0], tuning_users: 40, metric: recall@10}}
-"""
+TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
 STAGES = ["market", "data", "embed", "tokenize", "train", "align", "evaluate"]
 
 
 def recipe(folder: Path, encoder: Path, align_rate: float = 1e-3) -> Recipe:
     path = folder / "tiny.yaml"
-    path.write_text(RECIPE.format(encoder=encoder, align_rate=align_rate))
+    path.write_text(TEMPLATE.read_text().format(encoder=encoder, align_rate=align_rate))
     return load_recipe(path)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.test_chain import RECIPE
 
 EPOCHS = 6
+TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
 
 
 def command(recipe: Path, out: Path) -> list[str]:
@@ -27,11 +27,11 @@ def scores(out: Path) -> dict:
 @pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_encoder, tmp_path):
     recipe = tmp_path / "tiny.yaml"
-    text = RECIPE.format(encoder=tiny_encoder, align_rate=1e-3)
+    text = TEMPLATE.read_text().format(encoder=tiny_encoder, align_rate=1e-3)
     recipe.write_text(
         text.replace(
             'train: {num_train_epochs: 1, per_device_train_batch_size: 32, save_strategy: "no"}',
-            f"train: {{num_train_epochs: {EPOCHS}, per_device_train_batch_size: 4, save_strategy: steps, save_steps: 10}}",
+            f"train: {{num_train_epochs: {EPOCHS}, per_device_train_batch_size: 4, save_steps: 10}}",
         )
     )
     assert f"num_train_epochs: {EPOCHS}" in recipe.read_text()

@@ -47,8 +47,13 @@ def recommend(arguments: list[str]) -> None:
         table.add_column(column, justify="right" if column == "score" or column.startswith("value") else "left")
     for ad in ads:
         value = "-" if ad.value is None else f"{ad.value:.2f}"
-        table.add_row(ad.item_id, str(ad.attributes.get("title") or ""), f"{ad.score:.3f}", value, ad.sid)
+        table.add_row(ad.item_id, described(ad.attributes), f"{ad.score:.3f}", value, ad.sid)
     console.print(table)
+
+
+def described(attributes: dict) -> str:
+    """The title, or what else the item table says of an ad."""
+    return str(attributes.get("title") or " / ".join(str(value) for value in attributes.values() if value))
 
 
 @dataclass

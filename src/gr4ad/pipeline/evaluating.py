@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 KS = (5, 10, 20)
 
+KNN_GRID = {"neighbours": (50, 200), "shrinkage": (10.0, 50.0), "decay": (0.6, 0.8, 1.0)}
+"""What the item-kNN chooses from on validation; with money in the log also how much an item's mean value counts, and
+with repeats whether an item speaks for itself."""
+
 
 def evaluate_models(
     config: EvaluateConfig,
@@ -56,7 +60,7 @@ def evaluate_models(
     check_no_leakage(train, test)
 
     sample = sample_users(data.validation, config.tuning_users, seed)
-    sample_table = SequenceTable.from_dataset(sample, ids)
+    sample_targets = SequenceTable.from_dataset(sample, ids).held_out
     tried: list[dict] = []
     choices: dict[str, dict] = {}
     for name, folder in candidates.items():
@@ -75,7 +79,7 @@ def evaluate_models(
                 score_history=config.score_history,
                 batch_size=config.batch_size,
             )
-            scores = evaluate_rankings(rankings.items, sample_table.held_out, ks=KS, catalog_size=len(ids))
+            scores = evaluate_rankings(rankings.items, sample_targets, ks=KS, catalog_size=len(ids))
             row = {"model": name, "item_weight": item_weight, "value_weight": value_weight, **scores}
             tried.append(row)
             logger.info(
@@ -109,7 +113,7 @@ def evaluate_models(
             metrics = evaluate_rankings(rankings.items, test.held_out, ks=KS, catalog_size=len(ids))
             metrics |= {"illegal_sids": rankings.illegal, "sids_checked": rankings.checked}
             results[table_name][name] = metrics
-    knn_settings = add_baselines(results, config, train, validation, test)
+    knn_settings = add_baselines(results, config, train, validation, test, seed)
     outcome = {
         "final": final,
         "metric": config.metric,
@@ -135,6 +139,7 @@ def add_baselines(
     train: SequenceTable,
     validation: SequenceTable,
     test: SequenceTable,
+    seed: int,
 ) -> dict:
     """Adds the baselines to both tables, fitted on the training log as our model is; returns the item-kNN's
     settings."""
@@ -147,16 +152,23 @@ def add_baselines(
         tune_item_knn,
     )
 
-    settings, table = tune_item_knn(train, validation, metric=config.metric)
-    logger.info("item-kNN: %s", settings)
-    knn = ItemKNN(settings).fit(train)
     values = train.history.values
     priced = bool(len(values)) and bool((values != values[0]).any())
+    repeats = has_repeats(train)
+    grid = {**KNN_GRID}
+    if priced:
+        grid["value_power"] = (0.0, 0.5)
+    if repeats:
+        grid["include_self"] = (False, True)
+    sample = sample_table(validation, config.tuning_users, seed)
+    settings, table = tune_item_knn(train, sample, metric=config.metric, grid=grid)
+    logger.info("item-kNN: %s", settings)
+    knn = ItemKNN(settings).fit(train)
     for table_name, excluded in (("test", False), ("test_history_excluded", True)):
         rankings = {"popularity by count": popularity_by_count(train, test, max(KS), exclude_history=excluded)}
         if priced:
             rankings["popularity by revenue"] = popularity_by_revenue(train, test, max(KS), exclude_history=excluded)
-        if not excluded and has_repeats(train):
+        if not excluded and repeats:
             for popularity in ("count", "revenue") if priced else ("count",):
                 rankings[f"repeated items, then popularity by {popularity}"] = repeat_then_popularity(
                     train, test, max(KS), popularity=popularity
@@ -179,7 +191,22 @@ def sample_users(dataset: Dataset, count: int, seed: int) -> Dataset:
     """`count` rows drawn by the seed, in order; all if there are no more, or `count` is 0."""
     if not count or len(dataset) <= count:
         return dataset
-    return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
+    return dataset.select(sample_rows(len(dataset), count, seed))
+
+
+def sample_table(table: SequenceTable, count: int, seed: int) -> SequenceTable:
+    """The same users as `sample_users` draws, of a table."""
+    from gr4ad.trainers.evaluation import SequenceTable
+
+    if not count or len(table.user_ids) <= count:
+        return table
+    rows = sample_rows(len(table.user_ids), count, seed)
+    return SequenceTable(table.user_ids[rows], table.item_ids, table.history.take(rows), table.held_out.take(rows))
+
+
+def sample_rows(users: int, count: int, seed: int) -> np.ndarray:
+    """Rows of `count` of `users` users, ascending, int64."""
+    return np.sort(np.random.default_rng(seed).permutation(users)[:count])
 
 
 __all__ = ["evaluate_models"]
