@@ -206,3 +206,25 @@ def test_bad_widths_and_tries_are_named(model, history, build_model):
         model.beam_search(**history, beam_widths=[4] * 3, trie=SIDTrie.from_codes(torch.tensor([[0, 1]])))
     with pytest.raises(ValueError, match="`config.value_bucket_means` is not set"):
         build_model(value_bucket_means=None).beam_search(**history, beam_widths=[4] * 3, trie=trie)
+
+
+@settings(max_examples=20, deadline=None)
+@given(catalog=CATALOGS, widths=st.tuples(*[st.integers(1, 6)] * 3))
+def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, history, catalog, widths):
+    codes = torch.tensor(catalog)
+    trie = SIDTrie.from_codes(codes)
+    weights = {"value_weight": 0.5, "item_weight": 1.0}
+    wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=200, **weights)
+    ranked = model.recommend(
+        **history, beam_widths=widths, trie=trie, top_k=200, score_history=True, **weights
+    )
+    valid = {tuple(sid) for sid in catalog}
+    own = (history["input_ids"].view(len(LENGTHS), -1, 3) - OFFSETS).tolist()
+    for user in range(len(LENGTHS)):
+        score_of = dict(zip(wide.items[user].tolist(), wide.scores[user].tolist(), strict=True))
+        found_items = [item for item in ranked.items[user].tolist() if item >= 0]
+        assert len(found_items) == len(set(found_items))
+        for item, score in zip(found_items, ranked.scores[user].tolist(), strict=False):
+            assert math.isclose(score, score_of[item], rel_tol=1e-6, abs_tol=1e-6)
+        reached = {tuple(codes[item].tolist()) for item in found_items}
+        assert reached >= {tuple(sid) for sid in own[user][: LENGTHS[user]]} & valid

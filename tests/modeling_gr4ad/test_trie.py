@@ -75,3 +75,19 @@ def test_items_that_share_an_sid_keep_their_order():
 def test_bad_codes_are_refused(codes, message):
     with pytest.raises(ValueError, match=message):
         SIDTrie.from_codes(codes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    catalog=st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=30),
+    asked=st.lists(st.tuples(*[st.integers(-1, 5)] * 3), min_size=1, max_size=30),
+)
+def test_find_gives_the_leaf_of_a_valid_sid_and_none_of_another(catalog, asked):
+    trie = SIDTrie.from_codes(torch.tensor(catalog))
+    leaves = trie.find(torch.tensor(asked))
+    for sid, leaf in zip(asked, leaves.tolist(), strict=True):
+        if sid in catalog:
+            items, valid = trie.items(torch.tensor(leaf))
+            assert {catalog[item] for item in items[valid].tolist()} == {sid}
+        else:
+            assert leaf == -1

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-
 EPOCHS = 6
 TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
 
