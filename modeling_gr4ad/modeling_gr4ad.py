@@ -158,15 +158,22 @@ class GR4ADContextProcessor(nn.Module):
 
 
 class GR4ADFusion(nn.Module):
-    """Late injection of the previous token: Fuse(m, s) = W_f [m * (W_g s) ; s] (eq. 9)."""
+    """Late injection of the previous token: Fuse(m, s) = W_f [m * (W_g s) ; s] (eq. 9).
+
+    W_g is affine here, its bias starts at 1 and W_f at [I I]: training starts from m + s. Without the bias a fresh gate
+    all but silences the trunk, whose work the upper layers would have to do again.
+    """
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.fuse_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        # Parameters of this module, not of linear layers in it, so that `_init_weights` is asked about them.
+        self.gate_bias = nn.Parameter(torch.empty(config.hidden_size))
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, 2 * config.hidden_size))
 
     def forward(self, trunk: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        return self.fuse_proj(torch.cat([trunk * self.gate_proj(token), token], dim=-1))
+        gate = self.gate_proj(token) + self.gate_bias
+        return F.linear(torch.cat([trunk * gate, token], dim=-1), self.weight)
 
 
 class GR4ADPreTrainedModel(PreTrainedModel):
@@ -188,9 +195,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
         if isinstance(module, GR4ADItemHead):
             init.zeros_(module.bias)
         if isinstance(module, GR4ADFusion):
-            # Start as m + s: an untrained gate would multiply the trunk by noise of scale `initializer_range`.
-            width = self.config.hidden_size
-            init.copy_(module.fuse_proj.weight, torch.eye(width).repeat(1, 2).to(module.fuse_proj.weight))
+            init.ones_(module.gate_bias)
+            init.copy_(module.weight, torch.eye(self.config.hidden_size).repeat(1, 2).to(module.weight))
 
 
 class GR4ADModel(GR4ADPreTrainedModel):
