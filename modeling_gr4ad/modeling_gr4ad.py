@@ -160,8 +160,8 @@ class GR4ADContextProcessor(nn.Module):
 class GR4ADFusion(nn.Module):
     """Late injection of the previous token: Fuse(m, s) = W_f [m * (W_g s) ; s] (eq. 9).
 
-    W_g is affine here, its bias starts at 1 and W_f at [I I]: training starts from m + s. Without the bias a fresh gate
-    all but silences the trunk, whose work the upper layers would have to do again.
+    W_g is affine here, its bias starts at 1 and W_f at [I I]: training starts from m + s. Without the bias a fresh
+    gate all but silences the trunk, whose work the upper layers would have to do again.
     """
 
     def __init__(self, config: GR4ADConfig):

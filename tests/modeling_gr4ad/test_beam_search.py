@@ -215,9 +215,7 @@ def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, histo
     trie = SIDTrie.from_codes(codes)
     weights = {"value_weight": 0.5, "item_weight": 1.0}
     wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=200, **weights)
-    ranked = model.recommend(
-        **history, beam_widths=widths, trie=trie, top_k=200, score_history=True, **weights
-    )
+    ranked = model.recommend(**history, beam_widths=widths, trie=trie, top_k=200, score_history=True, **weights)
     valid = {tuple(sid) for sid in catalog}
     own = (history["input_ids"].view(len(LENGTHS), -1, 3) - OFFSETS).tolist()
     for user in range(len(LENGTHS)):

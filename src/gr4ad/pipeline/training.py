@@ -63,7 +63,7 @@ def start_item_bias(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) ->
     learned."""
     import torch
 
-    counts = torch.log1p(torch.from_numpy(tokenizer.index.priority))
+    counts = torch.log1p(torch.from_numpy(tokenizer.index.priority.copy()))
     with torch.no_grad():
         model.item_head.bias[1:] = (counts - counts.mean()).to(model.item_head.bias)
 
