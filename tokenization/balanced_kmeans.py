@@ -8,10 +8,10 @@ import numpy as np
 def balanced_assignment(points: np.ndarray, centroids: np.ndarray, *, max_candidates: int = 64) -> np.ndarray:
     """Assigns each point to a near centroid, at most ceil(N / V) points each.
 
-    Stable matching (deferred acceptance): every point asks its nearest centroid that has not refused it, every centroid
-    keeps the nearest points that ask. Unlike a pass over centroids in turn, the result does not depend on their order,
-    and with up to `max_candidates` centroids no point and centroid would both rather have each other; with more, a point
-    that all of its list refused chooses among the centroids that still have room.
+    Stable matching (deferred acceptance): every point asks its nearest centroid that has not refused it, every
+    centroid keeps the nearest points that ask. Unlike a pass over centroids in turn, the result does not depend on
+    their order, and with up to `max_candidates` centroids no point and centroid would both rather have each other;
+    with more, a point that all of its list refused chooses among the centroids that still have room.
 
     Args:
         points (float32, (N, d)), centroids (float32, (V, d)).
