@@ -64,6 +64,7 @@ def start_item_bias(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) ->
     import torch
 
     counts = torch.log1p(torch.from_numpy(tokenizer.index.priority.copy()))
+    assert model.item_head is not None
     with torch.no_grad():
         model.item_head.bias[1:] = (counts - counts.mean()).to(model.item_head.bias)
 
