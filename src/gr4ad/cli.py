@@ -35,7 +35,7 @@ def usage() -> str:
 
 def keep_freed_memory() -> None:
     """Asks glibc to keep large freed blocks: a training step on a CPU frees and takes hundreds of megabytes, and
-    giving them back to the kernel each time costs about a fifth of its time in page faults. Elsewhere than glibc, does
+    giving them back to the kernel each time costs it page faults. Elsewhere than glibc, does
     nothing."""
     import ctypes
 
