@@ -41,9 +41,13 @@ class GR4ADConfig(PreTrainedConfig):
         item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
         item_head_copy (`bool`): Lets the item head copy items of the history, for logs in which users come back to the
             same ads or products.
+        item_head_gain (`float`): Start of the gain on the item head's user vector. At 0 a fresh head is its bias (log
+            popularity in the recipes) and learns slowly: for small logs, which do not pay for random user vectors.
         value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the
             weight of the item head's loss.
         label_smoothing (`float`): Of the SID and item softmaxes, in [0, 1).
+        embedding_initializer_range (`float`): Standard deviation of fresh SID-token and level embeddings;
+            `initializer_range` is that of all other weights.
         dropout (`float`): On embeddings and residual branches, in [0, 1).
 
     ```python
@@ -77,6 +81,7 @@ class GR4ADConfig(PreTrainedConfig):
     query_from_context: bool = True
     item_head: bool = False
     item_head_copy: bool = False
+    item_head_gain: float = 1.0
     value_loss_weight: float = 0.1
     mtp_loss_weight: float = 0.3
     item_loss_weight: float = 0.5
@@ -86,6 +91,7 @@ class GR4ADConfig(PreTrainedConfig):
     attention_dropout: float = 0.0
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    embedding_initializer_range: float = 0.1
     tie_word_embeddings: bool = False
     is_encoder_decoder: bool = True
     pad_token_id: int | None = 0

@@ -116,11 +116,7 @@ class GR4ADGenerationMixin:
             raise ValueError(
                 f"`trie` has {trie.num_levels} levels, the model {levels}: build it from this model's tokenizer."
             )
-        if value_weight and self.value_head is None:
-            raise ValueError(
-                f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
-            )
-
+        self.check_value_weight(value_weight)
         context = self.model.encode(input_ids, attention_mask, **history)
         trunk = self.model.trunk(context)  # (B, 1, P, d)
         batch, device = input_ids.shape[0], input_ids.device
@@ -173,6 +169,13 @@ class GR4ADGenerationMixin:
             context=context,
         )
 
+    def check_value_weight(self, value_weight: float) -> None:
+        """Raises ValueError if values are to count in a model that has no value head."""
+        if value_weight and self.value_head is None:
+            raise ValueError(
+                f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
+            )
+
     def expected_value(self, value_logits: torch.Tensor) -> torch.Tensor:
         """E[value] from bucket logits (..., buckets), in the unit of `config.value_bucket_means`; float32 (...).
 
@@ -186,9 +189,7 @@ class GR4ADGenerationMixin:
             )
         return value_logits.float().softmax(-1) @ torch.tensor(means, dtype=torch.float32, device=value_logits.device)
 
-    def with_history(
-        self, beams: BeamSearchOutput, input_ids: torch.Tensor, trie: SIDTrie, value_weight: float
-    ) -> BeamSearchOutput:
+    def with_history(self, beams: BeamSearchOutput, input_ids: torch.Tensor, trie: SIDTrie) -> BeamSearchOutput:
         """The beams, followed by the SIDs of the history (B, S * T) that are in the trie and not among them; scored in
         one teacher-forced pass, in the same terms."""
         config = self.config
@@ -206,8 +207,6 @@ class GR4ADGenerationMixin:
         values = torch.zeros_like(scores)
         if self.value_head is not None:
             values = self.expected_value(self.value_head(states[:, :, levels])).masked_fill(~alive, 0.0)
-            if value_weight:
-                scores = scores + value_weight * values.clamp(min=1e-12).log()
         return BeamSearchOutput(
             sequences=torch.cat([beams.sequences, sids.masked_fill(~alive.unsqueeze(-1), config.pad_token_id)], 1),
             scores=torch.cat([beams.scores, scores.masked_fill(~alive, -torch.inf)], 1),
@@ -235,26 +234,30 @@ class GR4ADGenerationMixin:
     ) -> ItemRanking:
         """Ranks items: beam search, the items of every SID found, then one top-k.
 
-        An item scores log p(SID) + value_weight * log E[value] + item_weight * log p(item), the last from the item
-        head. Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
+        An item scores (1 - item_weight) * log p(SID) + item_weight * log p(item) + value_weight * log E[value], its
+        log p from the item head: at `value_weight` = 1 the list is ordered by expected value per position shown.
+        Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
 
         Args:
             top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.
             exclude_items (int64, (B, E), *optional*): Item rows never to return, -1 = padding.
-            item_weight (`float`): >= 0; needs `config.item_head`. The item head's rows are item rows + 1.
+            item_weight (`float`): In [0, 1]; above 0 it needs `config.item_head`, whose rows are item rows + 1. At 1
+                the beams are candidates only.
+            value_weight (`float`): Exponent of the expected value; needs a value head.
             score_history (`bool`): Also rank the history's own SIDs, beside those that the beams found, by the same
                 score: for logs in which users come back.
 
         Raises:
-            ValueError: As `beam_search`; or if `item_weight` has no item head.
+            ValueError: As `beam_search`; or if `item_weight` is outside [0, 1] or has no item head.
         """
+        if not 0 <= item_weight <= 1:
+            raise ValueError(f"`item_weight` must be in [0, 1]: it is a share. Received: {item_weight}.")
+        self.check_value_weight(value_weight)
         if item_weight and not self.config.item_head:
             raise ValueError(f"`item_weight` = {item_weight} needs an item head: train with `item_head` = True.")
-        beams = self.beam_search(
-            input_ids, attention_mask, beam_widths=beam_widths, trie=trie, value_weight=value_weight, **history
-        )
+        beams = self.beam_search(input_ids, attention_mask, beam_widths=beam_widths, trie=trie, **history)
         if score_history:
-            beams = self.with_history(beams, input_ids, trie, value_weight)
+            beams = self.with_history(beams, input_ids, trie)
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
         valid = valid & (beams.leaves >= 0).unsqueeze(-1)
         scores = beams.scores.unsqueeze(-1).expand_as(items)
@@ -264,7 +267,9 @@ class GR4ADGenerationMixin:
             newer = rows >= log_probs.shape[-1]  # than the table: as unlikely as the least likely item
             item_scores = log_probs.gather(1, rows.masked_fill(newer, 0))
             item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores)
-            scores = scores + item_weight * item_scores.view_as(scores)
+            scores = (1 - item_weight) * scores + item_weight * item_scores.view_as(scores)
+        if value_weight:
+            scores = scores + value_weight * beams.values.clamp(min=1e-12).log().unsqueeze(-1)
         if exclude_items is not None:
             valid = valid & ~(items.flatten(1).unsqueeze(-1) == exclude_items.unsqueeze(1)).any(-1).view_as(valid)
         scores = scores.masked_fill(~valid, -torch.inf).flatten(1)

@@ -18,12 +18,14 @@ from .layers_gr4ad import GR4ADContext, GR4ADRMSNorm
 
 
 class GR4ADItemHead(nn.Module):
-    """p(item) = (1 - g) softmax(u E^T + b) + g sum_j a_j [item_j = item], with u the normed level-1 trunk state, E the
-    item embeddings, a an attention of u over the history and g a gate of u (g = 0 without `item_head_copy`)."""
+    """p(item) = (1 - g) softmax((u * gain) E^T + b) + g sum_j a_j [item_j = item], with u the normed level-1 trunk
+    state, E the item embeddings, a an attention of u over the history and g a gate of u (g = 0 without
+    `item_head_copy`)."""
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
         self.norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gain = nn.Parameter(torch.full((config.hidden_size,), config.item_head_gain))
         self.bias = nn.Parameter(torch.zeros(config.num_items))
         self.copies = config.item_head_copy
         if self.copies:
@@ -53,7 +55,7 @@ class GR4ADItemHead(nn.Module):
         """-log p(target), float (N,), of trunk states (N, P, d), the item table (I, d) and targets (int64, (N,)); with
         copying, of `copy_weights` (N, S) and the history's `item_ids` (N, S) too."""
         user = self.norm(trunk[..., 0, :])
-        nll = F.cross_entropy(F.linear(user, table, self.bias).float(), targets, reduction="none")
+        nll = F.cross_entropy(F.linear(user * self.gain, table, self.bias).float(), targets, reduction="none")
         if not self.copies:
             return nll
         copied = copy_weights.masked_fill(item_ids != targets.unsqueeze(-1), torch.finfo(copy_weights.dtype).min)
@@ -63,7 +65,7 @@ class GR4ADItemHead(nn.Module):
         """log p(item), float (B, I), of trunk states (B, 1, P, d). Row 0 ("unknown") has the lowest number: it is
         never recommended."""
         user = self.norm(trunk[:, 0, 0])
-        log_probs = F.log_softmax(F.linear(user, table, self.bias).float(), dim=-1)
+        log_probs = F.log_softmax(F.linear(user * self.gain, table, self.bias).float(), dim=-1)
         if self.copies:
             copied = self.copy_weights(trunk, context)[:, 0].exp()
             probs = (log_probs + self.keep(user).unsqueeze(-1)).exp()

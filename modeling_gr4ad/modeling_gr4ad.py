@@ -176,6 +176,11 @@ class GR4ADFusion(nn.Module):
         return F.linear(torch.cat([trunk * gate, token], dim=-1), self.weight)
 
 
+class GR4ADEmbedding(nn.Embedding):
+    """Embedding of SID tokens or levels, which are added to the trunk and start at its order of magnitude
+    (`embedding_initializer_range`): a hundred times smaller, it takes thousands of steps until they are seen."""
+
+
 class GR4ADPreTrainedModel(PreTrainedModel):
     config: GR4ADConfig
     config_class = GR4ADConfig
@@ -194,6 +199,11 @@ class GR4ADPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, GR4ADItemHead):
             init.zeros_(module.bias)
+            init.constant_(module.gain, self.config.item_head_gain)
+        if isinstance(module, GR4ADEmbedding):
+            init.normal_(module.weight, std=self.config.embedding_initializer_range)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
         if isinstance(module, GR4ADFusion):
             init.ones_(module.gate_bias)
             init.copy_(module.weight, torch.eye(self.config.hidden_size).repeat(1, 2).to(module.weight))
@@ -209,8 +219,8 @@ class GR4ADModel(GR4ADPreTrainedModel):
     def __init__(self, config: GR4ADConfig):
         super().__init__(config)
         self.num_positions = config.num_levels + (1 if config.num_value_buckets else 0)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.level_embeddings = nn.Embedding(self.num_positions, config.hidden_size)
+        self.embed_tokens = GR4ADEmbedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.level_embeddings = GR4ADEmbedding(self.num_positions, config.hidden_size)
         self.context_processor = GR4ADContextProcessor(config)
         self.layers = nn.ModuleList(GR4ADDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.fusion = GR4ADFusion(config)

@@ -35,7 +35,10 @@ def build_model() -> Callable[..., GR4ADForRecommendation]:
 
     def build(**changes) -> GR4ADForRecommendation:
         torch.manual_seed(0)
-        return GR4ADForRecommendation(GR4ADConfig(**{**SMALL, **changes})).double().eval()
+        model = GR4ADForRecommendation(GR4ADConfig(**{**SMALL, **changes})).double().eval()
+        if model.item_head is not None:
+            torch.nn.init.normal_(model.item_head.gain)  # a constant would hide a gain applied to the wrong side
+        return model
 
     return build
 
@@ -87,7 +90,7 @@ def plain_item_log_probs() -> Callable[..., torch.Tensor]:
         for user, items in enumerate(history["item_ids"]):
             count = int(history["attention_mask"][user].sum()) // model.config.num_levels
             state = head.norm(outputs.trunk_hidden_state[user, 0, 0])
-            probs = (table @ state + head.bias).softmax(0)
+            probs = (table @ (state * head.gain) + head.bias).softmax(0)
             if head.copies:
                 gate = torch.sigmoid(head.copy_gate(state))
                 scores = outputs.context.states[user, :count] @ head.copy_query(state) / len(state) ** 0.5

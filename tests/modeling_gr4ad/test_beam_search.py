@@ -127,7 +127,7 @@ def test_value_weight_reorders_the_same_beams(model, history, truth, catalog, we
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.sampled_from(SPACE[:20]), min_size=1, max_size=40),
-    st.sampled_from([0.0, 0.7]),
+    st.sampled_from([0.0, 0.7, 1.0]),
     st.sampled_from([0.0, 0.4]),
     st.lists(st.integers(-1, 39), max_size=12),
 )
@@ -147,7 +147,8 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
         scored = []
         for row, sid in enumerate(catalog):
             place = SPACE.index(sid)
-            score = truth["steps"][user, place].sum() + value_weight * truth["values"][user, place].log()
+            score = (1 - item_weight) * truth["steps"][user, place].sum()
+            score += value_weight * truth["values"][user, place].log()
             scored.append((float(score + item_weight * truth["items"][user, row]), row))
         # Without item weight, items of one SID tie exactly and keep the order of the catalog.
         expected = [row for _, row in sorted(scored, key=lambda pair: (-round(pair[0], 9), pair[1]))]
@@ -164,7 +165,7 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("item_weight", [0.5, 4.0])
+@pytest.mark.parametrize("item_weight", [0.3, 0.8])
 def test_an_item_newer_than_the_item_table_ranks_last_of_its_sid(build_model, history, dtype, item_weight):
     trie = SIDTrie.from_codes(torch.tensor([[0, 0, 0], [0, 0, 0]]), torch.tensor([900, 3]))
     model = build_model().to(dtype)
@@ -195,6 +196,16 @@ def test_a_model_without_value_token(build_model, build_history):
         bare.beam_search(**history, beam_widths=[4, 4, 4], trie=trie, value_weight=1.0)
     with pytest.raises(ValueError, match="`item_weight` = 0.5 needs an item head"):
         bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, item_weight=0.5)
+    with pytest.raises(ValueError, match="`value_weight` = 0.5 needs a value head"):
+        bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, value_weight=0.5)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_an_item_weight_that_is_no_share_is_refused(model, history, share):
+    with pytest.raises(ValueError, match=rf"`item_weight` must be in \[0, 1\].*Received: {share}"):
+        model.recommend(
+            **history, beam_widths=[4] * 3, trie=SIDTrie.from_codes(torch.tensor(SPACE)), top_k=3, item_weight=share
+        )
 
 
 def test_bad_widths_and_tries_are_named(model, history, build_model):
@@ -213,7 +224,7 @@ def test_bad_widths_and_tries_are_named(model, history, build_model):
 def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, history, catalog, widths):
     codes = torch.tensor(catalog)
     trie = SIDTrie.from_codes(codes)
-    weights = {"value_weight": 0.5, "item_weight": 1.0}
+    weights = {"value_weight": 0.5, "item_weight": 0.5}
     wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=200, **weights)
     ranked = model.recommend(**history, beam_widths=widths, trie=trie, top_k=200, score_history=True, **weights)
     valid = {tuple(sid) for sid in catalog}

@@ -163,8 +163,11 @@ def test_rewards_that_differ_by_rounding_only_keep_finite_gradients():
     assert logps.grad.isfinite().all()
 
 
+VALUES = st.just(0.0) | st.floats(1e-200, 1e12)  # no number that a change of unit rounds to 0
+
+
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 1e12), min_size=1, max_size=12), st.floats(0.5, 6), st.floats(1e-3, 1e3))
+@given(st.lists(VALUES, min_size=1, max_size=12), st.floats(0.5, 6), st.floats(1e-3, 1e3))
 def test_value_grades_are_bounded_ordered_and_free_of_units(values, top, unit):
     raw = torch.tensor([values], dtype=torch.float64)
     grades = value_grades(raw, max_grade=top)
@@ -220,7 +223,7 @@ def test_training_parts_better_from_worse(build_ring_model, ring_tokenizer, ring
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert logs[-1]["rspo/margin"] > logs[0]["rspo/margin"] + 0.5
-    assert logs[-1]["rspo/accuracy"] > 0.8 > logs[0]["rspo/accuracy"]
+    assert logs[-1]["rspo/accuracy"] > 0.95 > logs[0]["rspo/accuracy"] + 0.05
     assert logs[-1]["rspo/rspo"] < logs[0]["rspo/rspo"]
     for name, parameter in model.named_parameters():  # candidates are not scored by the heads of value and item
         untouched = name.startswith(("value_head.", "item_head."))

@@ -69,6 +69,9 @@ class ModelSettings:
     item_embeddings: bool = field(default=True, metadata={"help": "Learn a vector for each item of the history."})
     item_head: bool = field(default=True, metadata={"help": "Add a softmax over items, for re-ranking beams."})
     item_head_copy: bool = field(default=False, metadata={"help": "The item head may copy items of the history."})
+    item_head_gain: float = field(
+        default=1.0, metadata={"help": "Start of the item head's gain; 0 starts from popularity, for small logs."}
+    )
     context_values: bool = field(default=True, metadata={"help": "History items carry their value bucket."})
     context_events: bool = field(default=True, metadata={"help": "History items carry their event kind."})
     user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
@@ -110,10 +113,10 @@ class EvaluateConfig:
     )
     beam_widths: list[int] = field(default_factory=lambda: [50, 100, 100], metadata={"help": "Beams of each level."})
     item_weights: list[float] = field(
-        default_factory=lambda: [0.0, 0.5, 1.0, 2.0], metadata={"help": "Weights of the item head to choose from."}
+        default_factory=lambda: [0.0, 0.5, 0.8], metadata={"help": "Shares in [0, 1] of the item head to choose from."}
     )
     value_weights: list[float] = field(
-        default_factory=lambda: [0.0], metadata={"help": "Weights of log expected value to choose from."}
+        default_factory=lambda: [0.0], metadata={"help": "Exponents of expected value to choose from."}
     )
     score_history: bool = field(
         default=False, metadata={"help": "Also rank the history's own items, for logs in which users come back."}
