@@ -21,7 +21,7 @@ class BeamSearchOutput(ModelOutput):
 
     sequences (int64, (B, W, T)): token ids of valid SIDs; `pad_token_id` throughout a place that holds none.
     scores (float, (B, W)): log p(SID | context) + value_weight * log E[value]; -inf where there is no SID.
-    values (float, (B, W)): expected value in the unit of the logs; 0 without a value head or an SID.
+    expected_values (float, (B, W)): in the unit of the logs; 0 without a value head or an SID.
     leaves (int64, (B, W)): leaf of the trie; -1 where there is no SID.
     widths (tuple of int): beams in use after each level.
     trunk (float, (B, 1, P, d)) and context: what the request was decoded from.
@@ -29,7 +29,7 @@ class BeamSearchOutput(ModelOutput):
 
     sequences: torch.Tensor | None = None
     scores: torch.Tensor | None = None
-    values: torch.Tensor | None = None
+    expected_values: torch.Tensor | None = None
     leaves: torch.Tensor | None = None
     widths: tuple[int, ...] | None = None
     trunk: torch.Tensor | None = None
@@ -38,12 +38,12 @@ class BeamSearchOutput(ModelOutput):
 
 @dataclass
 class ItemRanking(ModelOutput):
-    """items (int64, (B, k)): item rows, -1 where nothing is left; scores (float, (B, k)); values (float, (B, k)):
-    expected value; sequences (int64, (B, k, T)): the SID each item came from."""
+    """items (int64, (B, k)): item rows, -1 where nothing is left; scores (float, (B, k)); expected_values
+    (float, (B, k)); sequences (int64, (B, k, T)): the SID each item came from."""
 
     items: torch.Tensor | None = None
     scores: torch.Tensor | None = None
-    values: torch.Tensor | None = None
+    expected_values: torch.Tensor | None = None
     sequences: torch.Tensor | None = None
 
 
@@ -162,7 +162,7 @@ class GR4ADGenerationMixin:
         return BeamSearchOutput(
             sequences=sequences.masked_fill(~alive.unsqueeze(-1), config.pad_token_id),
             scores=scores,
-            values=values,
+            expected_values=values,
             leaves=nodes.masked_fill(~alive, -1),
             widths=tuple(widths),
             trunk=trunk,
@@ -210,7 +210,7 @@ class GR4ADGenerationMixin:
         return BeamSearchOutput(
             sequences=torch.cat([beams.sequences, sids.masked_fill(~alive.unsqueeze(-1), config.pad_token_id)], 1),
             scores=torch.cat([beams.scores, scores.masked_fill(~alive, -torch.inf)], 1),
-            values=torch.cat([beams.values, values.to(beams.values)], 1),
+            expected_values=torch.cat([beams.expected_values, values.to(beams.expected_values)], 1),
             leaves=torch.cat([beams.leaves, leaves.masked_fill(~alive, -1)], 1),
             widths=beams.widths,
             trunk=beams.trunk,
@@ -269,7 +269,7 @@ class GR4ADGenerationMixin:
             item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores)
             scores = (1 - item_weight) * scores + item_weight * item_scores.view_as(scores)
         if value_weight:
-            scores = scores + value_weight * beams.values.clamp(min=1e-12).log().unsqueeze(-1)
+            scores = scores + value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
         if exclude_items is not None:
             valid = valid & ~(items.flatten(1).unsqueeze(-1) == exclude_items.unsqueeze(1)).any(-1).view_as(valid)
         scores = scores.masked_fill(~valid, -torch.inf).flatten(1)
@@ -281,7 +281,7 @@ class GR4ADGenerationMixin:
         return ItemRanking(
             items=items.flatten(1).gather(1, order).masked_fill(~kept, -1),
             scores=scores,
-            values=beams.values.gather(1, beam).masked_fill(~kept, 0.0),
+            expected_values=beams.expected_values.gather(1, beam).masked_fill(~kept, 0.0),
             sequences=beams.sequences.gather(1, beam.unsqueeze(-1).expand(-1, -1, beams.sequences.shape[-1])),
         )
 

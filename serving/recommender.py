@@ -179,7 +179,7 @@ class Recommender:
         for items, scores, item_values, sids in zip(
             ranking.items.tolist(),
             ranking.scores.tolist(),
-            ranking.values.tolist(),
+            ranking.expected_values.tolist(),
             ranking.sequences.tolist(),
             strict=True,
         ):

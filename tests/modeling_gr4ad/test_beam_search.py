@@ -74,9 +74,11 @@ def test_wide_beams_equal_an_exhaustive_search(model, history, truth, catalog, w
         count = len(sids)
         torch.testing.assert_close(output.scores[user, :count], scores, rtol=1e-9, atol=1e-9)
         expected = truth["values"][user, places][order]
-        torch.testing.assert_close(output.values[user, :count], expected, rtol=1e-5, atol=1e-6, check_dtype=False)
+        torch.testing.assert_close(
+            output.expected_values[user, :count], expected, rtol=1e-5, atol=1e-6, check_dtype=False
+        )
         assert (output.scores[user, count:] == -math.inf).all()
-        assert (output.sequences[user, count:] == 0).all() and not output.values[user, count:].any()
+        assert (output.sequences[user, count:] == 0).all() and not output.expected_values[user, count:].any()
         assert (output.leaves[user, count:] == -1).all()
 
 
@@ -161,7 +163,7 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
         sids = (ranking.sequences[user, : len(expected)] - OFFSETS).tolist()
         assert [tuple(sid) for sid in sids] == [catalog[row] for row in expected]
         values = [truth["values"][user, SPACE.index(catalog[row])].item() for row in expected]
-        assert ranking.values[user, : len(expected)].tolist() == pytest.approx(values, abs=1e-5)
+        assert ranking.expected_values[user, : len(expected)].tolist() == pytest.approx(values, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -178,10 +180,12 @@ def test_top_k_cuts_and_marks(model, history):
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     full = model.recommend(**history, beam_widths=[60] * 3, trie=trie, top_k=60)
     cut = model.recommend(**history, beam_widths=[60] * 3, trie=trie, top_k=7)
+    leaves, spec = torch.utils._pytree.tree_flatten(full)  # a field named like a method of dict would break this
+    assert len(leaves) == len(full) == 4 and torch.utils._pytree.tree_unflatten(leaves, spec).keys() == full.keys()
     assert cut.items.shape == (3, 7) and torch.equal(cut.items, full.items[:, :7])
     everything = torch.arange(60).expand(3, -1)
     none = model.recommend(**history, beam_widths=[60] * 3, trie=trie, top_k=7, exclude_items=everything)
-    assert (none.items == -1).all() and (none.scores == -math.inf).all() and not none.values.any()
+    assert (none.items == -1).all() and (none.scores == -math.inf).all() and not none.expected_values.any()
 
 
 def test_a_model_without_value_token(build_model, build_history):
@@ -191,7 +195,7 @@ def test_a_model_without_value_token(build_model, build_history):
     output = bare.beam_search(**history, beam_widths=[4, 20, 60], trie=trie)
     candidates = output.sequences
     torch.testing.assert_close(bare(**history, candidate_ids=candidates).candidate_logps, output.scores)
-    assert not output.values.any()
+    assert not output.expected_values.any()
     with pytest.raises(ValueError, match="`value_weight` = 1.0 needs a value head"):
         bare.beam_search(**history, beam_widths=[4, 4, 4], trie=trie, value_weight=1.0)
     with pytest.raises(ValueError, match="`item_weight` = 0.5 needs an item head"):

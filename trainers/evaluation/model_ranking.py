@@ -97,7 +97,7 @@ def rank_users(
         found = ranking.items.cpu().numpy()
         width = found.shape[1]
         items[chosen, :width] = found
-        values[chosen, :width] = ranking.values.float().cpu().numpy()
+        values[chosen, :width] = ranking.expected_values.float().cpu().numpy()
         codes = ranking.sequences.cpu().numpy()[found >= 0] - tokenizer.level_offsets
         checked += len(codes)
         illegal += sum(sid.tobytes() not in valid_sids for sid in np.ascontiguousarray(codes, dtype=np.int64))
