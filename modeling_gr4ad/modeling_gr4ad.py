@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gr4ad import GR4ADConfig
 from .generation_gr4ad import BeamCache, GR4ADGenerationMixin
-from .item_head_gr4ad import GR4ADItemHead
+from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
 from .layers_gr4ad import (
     GR4ADContext,
     GR4ADContextLayer,
@@ -200,6 +200,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
         if isinstance(module, GR4ADItemHead):
             init.zeros_(module.bias)
             init.constant_(module.gain, self.config.item_head_gain)
+            if module.copies:
+                init.constant_(module.copy_bias, COPY_BIAS)
         if isinstance(module, GR4ADEmbedding):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
             if module.padding_idx is not None:

@@ -92,11 +92,11 @@ def plain_item_log_probs() -> Callable[..., torch.Tensor]:
             state = head.norm(outputs.trunk_hidden_state[user, 0, 0])
             probs = (table @ (state * head.gain) + head.bias).softmax(0)
             if head.copies:
-                gate = torch.sigmoid(head.copy_gate(state))
                 scores = outputs.context.states[user, :count] @ head.copy_query(state) / len(state) ** 0.5
-                probs = (1 - gate) * probs
-                for item, weight in zip(items[:count].tolist(), scores.softmax(0), strict=True):
-                    probs[item] += gate[0] * weight
+                weights = (scores + head.copy_bias).exp()
+                for item, weight in zip(items[:count].tolist(), weights, strict=True):
+                    probs[item] += weight
+                probs = probs / (1 + weights.sum())
             lines.append(probs.log())
         return torch.stack(lines).detach()
 

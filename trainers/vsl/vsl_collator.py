@@ -20,28 +20,23 @@ def tokenize_histories(
     user_weight_clip: float = 5.0,
     behavior_weights: dict[str, float] | None = None,
     target_value_power: float = 0.0,
-    later_targets: bool = False,
 ) -> Dataset:
     """Turns user logs into training rows.
 
     Args:
-        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values`, `times` and
-            user-feature columns.
+        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values` and user-feature
+            columns.
         max_items: S; a row keeps its last S + 1 items, so that every kept item but the first is a target.
-        user_weight_clip, behavior_weights, target_value_power, later_targets: See [`VSLConfig`].
+        user_weight_clip, behavior_weights, target_value_power: See [`VSLConfig`].
 
     Returns:
-        Rows of `items` (item rows), `events`, `values`, `times` (as given), the tokenizer's user features, `weights`
-        (float, one an item) and `length`. Users with nothing to predict are left out: those with one item, or, with
-        `later_targets`, one time.
+        Rows of `items` (item rows), `events`, `values` (as given), the tokenizer's user features, `weights` (float,
+        one an item) and `length`. Users with fewer than two items are left out.
 
     Raises:
-        ValueError: If nothing is left, or `later_targets` finds no `times`. KeyError: If an item is not in the
-            tokenizer's table.
+        ValueError: If nothing is left. KeyError: If an item is not in the tokenizer's table.
     """
     columns = dataset.column_names
-    if later_targets and "times" not in columns:
-        raise ValueError(f"`later_targets` reads the column `times` of the training log. Received: {columns}.")
     behavior_weights = behavior_weights or {}
     totals = np.array([sum(values) for values in dataset["values"]]) if "values" in columns else np.ones(len(dataset))
     mean = totals.mean() if len(totals) and totals.mean() > 0 else 1.0
@@ -50,7 +45,7 @@ def tokenize_histories(
 
     def tokenize(row: dict, number: int) -> dict:
         items = tokenizer.item_rows(row["items"][-max_items - 1 :])
-        tail = {name: row[name][-max_items - 1 :] for name in ("events", "values", "times") if name in columns}
+        tail = {name: row[name][-max_items - 1 :] for name in ("events", "values") if name in columns}
         events = tail.get("events", [""] * len(items))
         weights = [float(user_weights[number]) * behavior_weights.get(event, 1.0) for event in events]
         if target_value_power:
@@ -68,11 +63,13 @@ def tokenize_histories(
         keep_in_memory=True,
         load_from_cache_file=False,
     )
-
-    def has_target(row: dict) -> bool:
-        return row["length"] >= 2 and not (later_targets and row["times"][0] == row["times"][-1])
-
-    rows = rows.filter(has_target, keep_in_memory=True, load_from_cache_file=False)
+    rows = rows.filter(
+        lambda lengths: [length >= 2 for length in lengths],
+        input_columns="length",
+        batched=True,
+        keep_in_memory=True,
+        load_from_cache_file=False,
+    )
     if not len(rows):
         raise ValueError("The training log holds no user with two or more events: there is no next item to predict.")
     return rows
@@ -87,13 +84,11 @@ class VSLCollator:
     tokenizer has them; `labels` (int64, (B, S, T)): the SID tokens of the target of each prefix, -100 on padding;
     `item_labels`, `value_labels` (int64, (B, S)): its item row + 1 and value bucket; `sample_weight` (float32, (B,
     S)): w of its event. The target is the next item, or with `target_window` > 1 one drawn uniformly from the next so
-    many, by torch's global generator; with `later_targets` these are the next events of a later time than the
-    prefix's last, and a prefix with none has no target.
+    many, by torch's global generator.
     """
 
     tokenizer: UASIDTokenizer
     target_window: int = 1
-    later_targets: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
@@ -111,12 +106,13 @@ class VSLCollator:
         value_labels = np.full((size, length), -100, dtype=np.int64)
         weights = np.zeros((size, length), dtype=np.float32)
         for line, (row, part) in enumerate(zip(rows, items, strict=True)):
-            prefixes, targets = self.target_places(len(part), row["times"] if self.later_targets else None)
-            labels[line, prefixes] = tokenizer.index.codes[part[targets]] + tokenizer.level_offsets
-            item_labels[line, prefixes] = part[targets] + 1
-            weights[line, prefixes] = np.asarray(row["weights"])[targets]
+            count = len(part) - 1
+            targets = self.target_places(count)
+            labels[line, :count] = tokenizer.index.codes[part[targets]] + tokenizer.level_offsets
+            item_labels[line, :count] = part[targets] + 1
+            weights[line, :count] = np.asarray(row["weights"])[targets]
             if tokenizer.value_bucket_means and "values" in row:
-                value_labels[line, prefixes] = tokenizer.value_buckets(np.asarray(row["values"])[targets])
+                value_labels[line, :count] = tokenizer.value_buckets(np.asarray(row["values"])[targets])
         batch["labels"] = torch.from_numpy(labels)
         batch["item_labels"] = torch.from_numpy(item_labels)
         batch["sample_weight"] = torch.from_numpy(weights)
@@ -124,16 +120,14 @@ class VSLCollator:
             batch["value_labels"] = torch.from_numpy(value_labels)
         return dict(batch)
 
-    def target_places(self, length: int, times: list[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Prefixes (their last places, int64, (n,)) of a history of `length` items that have a target, and its place
-        (int64, (n,)). With `times` (ascending, of each item), a target is later than its prefix's last item."""
-        first = np.arange(1, length) if times is None else np.searchsorted(times, times[:-1], side="right")
-        prefixes = np.flatnonzero(first < length)
-        first = first[prefixes]
+    def target_places(self, count: int) -> np.ndarray:
+        """Places (int64, (count,)) in a history of count + 1 items of the targets of its prefixes of 1..count
+        items."""
+        first = np.arange(1, count + 1)
         if self.target_window == 1:
-            return prefixes, first
-        choices = np.minimum(self.target_window, length - first)
-        return prefixes, first + (torch.rand(len(first)).numpy() * choices).astype(np.int64)
+            return first
+        choices = np.minimum(self.target_window, count + 1 - first)
+        return first + (torch.rand(count).numpy() * choices).astype(np.int64)
 
 
 __all__ = ["VSLCollator", "tokenize_histories"]

@@ -26,9 +26,8 @@ class VSLConfig(RankingEvaluationConfig, TrainingArguments):
         target_value_power (`float`, defaults to 0): Multiplies w by (value / mean value) ** power. At 1 the model
             learns an item's share of revenue instead of its share of events.
         target_window (`int`, defaults to 1): The target of a prefix is drawn from the next so many events, anew each
-            time; 1 is the next event.
-        later_targets (`bool`, defaults to `False`): Targets have a later time than their prefix's last event. For logs
-            of baskets: what else lies in the same basket is another question than what the user comes back for.
+            time; 1 is the next event. Logs of baskets, where order within a basket says nothing and nothing repeats,
+            want more.
         max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
         eval_beam_widths (`list[int]`, defaults to `[50, 50, 50]`): Beams of the validation search.
         eval_item_weight, eval_value_weight (`float`): Weights of the item head and of log expected value in that
@@ -57,9 +56,6 @@ class VSLConfig(RankingEvaluationConfig, TrainingArguments):
         default=0.0, metadata={"help": "Weights targets by (value / mean value) ** power."}
     )
     target_window: int = field(default=1, metadata={"help": "Targets are drawn from the next so many events."})
-    later_targets: bool = field(
-        default=False, metadata={"help": "Targets have a later time than their prefix's last event."}
-    )
     max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
 
     def __post_init__(self):

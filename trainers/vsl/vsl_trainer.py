@@ -43,7 +43,7 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
         model ([`GR4ADForRecommendation`]): Its `codebook_sizes` must equal the tokenizer's.
         args ([`VSLConfig`]): Its loss weights are written into the model's config.
         train_dataset (`Dataset`): One row a user: `items` (list of item ids, oldest first), optionally `events`,
-            `values`, `times`.
+            `values`.
         eval_dataset (`Dataset`, *optional*): The same, with `target_items` and `target_values`.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
@@ -84,7 +84,6 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
             user_weight_clip=args.user_weight_clip,
             behavior_weights=args.behavior_weights,
             target_value_power=args.target_value_power,
-            later_targets=args.later_targets,
         )
         self.loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         super().__init__(
@@ -93,7 +92,7 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=VSLCollator(processing_class, args.target_window, args.later_targets),
+            data_collator=VSLCollator(processing_class, args.target_window),
             callbacks=callbacks,
             **kwargs,
         )
