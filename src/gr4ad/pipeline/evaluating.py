@@ -157,7 +157,7 @@ def add_baselines(
     repeats = has_repeats(train)
     grid = {**KNN_GRID}
     if priced:
-        grid["value_power"] = (0.0, 0.5)
+        grid["value_power"] = (0.0, 0.5, 0.75, 1.0)
     if repeats:
         grid["include_self"] = (False, True)
     sample = sample_table(validation, config.tuning_users, seed)
