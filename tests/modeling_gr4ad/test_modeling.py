@@ -63,6 +63,32 @@ def test_the_fusion_starts_as_a_sum(build_model):
     torch.testing.assert_close(fusion(trunk, token), trunk * (1 + fusion.gate_proj(token)) + token)
 
 
+def test_token_and_level_vectors_start_at_the_trunks_scale_and_padding_at_zero():
+    config = GR4ADConfig(codebook_sizes=[256, 256, 256], embedding_initializer_range=0.3, pad_token_id=0)
+    model = GR4ADModel(config)
+    assert model.embed_tokens.weight[1:].std().item() == pytest.approx(0.3, rel=0.02)
+    assert not model.embed_tokens.weight[0].any()
+    assert model.level_embeddings.weight.std().item() == pytest.approx(0.3, rel=0.2)
+    assert model.context_processor.position_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_an_item_head_without_gain_starts_as_its_bias_and_the_counts_of_the_history(build_history):
+    config = GR4ADConfig(codebook_sizes=[8, 8], num_items=41, item_head=True, item_head_copy=True, item_head_gain=0.0)
+    model = GR4ADForRecommendation(config).eval()
+    with torch.no_grad():
+        model.item_head.bias.copy_(torch.arange(41) / 10)
+        model.item_head.copy_query.weight.zero_()
+    history = build_history(config, [5, 2])
+    history = {name: history[name] for name in ("input_ids", "attention_mask", "item_ids")}
+    history["item_ids"][0] = torch.tensor([7, 9, 7, 7, 3])
+    outputs = model.model(**history)
+    log_probs = model.item_head.log_probs(outputs.trunk_hidden_state, model.item_table, outputs.context)
+    popular = (torch.arange(41) / 10).softmax(0)
+    event = torch.tensor(-5.0).exp()
+    expected = (popular + event * torch.bincount(history["item_ids"][0], minlength=41)) / (1 + 5 * event)
+    torch.testing.assert_close(log_probs[0, 1:].exp(), expected[1:])
+
+
 def test_eager_equals_sdpa(build_model, build_history, build_labels):
     model = build_model().train()
     inputs = {**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS)}
@@ -340,7 +366,7 @@ def test_accumulation_is_one_trajectory(build_model, build_history, build_labels
         loss = model(**part, num_items_in_batch=torch.tensor(tokens)).loss
         loss.backward()
         total += loss.item()
-    assert total == pytest.approx(float(whole), rel=1e-9)
+    assert total == pytest.approx(whole.item(), rel=1e-9)
     torch.testing.assert_close(gradients(model), expected, **TOLERANCE)
 
 
@@ -352,7 +378,7 @@ def test_bfloat16_is_finite(build_model, build_history, build_labels):
     assert output.loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters())
     assert output.logits[0].dtype == torch.bfloat16
     full = build_model().train()(**build_history(model.config, LENGTHS), **{**labels, "sample_weight": None}).loss
-    assert float(output.loss) == pytest.approx(float(full), rel=0.1)
+    assert output.loss.item() == pytest.approx(full.item(), rel=0.1)
 
 
 def test_dropout_draws_one_mask_for_all_positions(build_model):
