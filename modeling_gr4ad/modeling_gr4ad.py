@@ -177,8 +177,8 @@ class GR4ADFusion(nn.Module):
 
 
 class GR4ADEmbedding(nn.Embedding):
-    """Embedding of SID tokens or levels, which are added to the trunk and start at its order of magnitude
-    (`embedding_initializer_range`): a hundred times smaller, it takes thousands of steps until they are seen."""
+    """Embedding of SID tokens or levels. They are added to the trunk and start nearer its scale than other weights
+    (`embedding_initializer_range`): beside a trunk tens of times larger they would take many epochs to be seen."""
 
 
 class GR4ADPreTrainedModel(PreTrainedModel):
