@@ -45,6 +45,20 @@ def rows_of(metrics: dict, seed: int, unit: str) -> list[dict]:
     return rows
 
 
+def choice_of(metrics: dict) -> dict:
+    """What validation was asked and what it chose: the weights that are served, and every candidate's score."""
+    tried = [
+        {
+            "model": row["model"],
+            "item_weight": row["item_weight"],
+            "value_weight": row["value_weight"],
+            metrics["metric"]: round(row[metrics["metric"]], 5),
+        }
+        for row in metrics["validation"]
+    ]
+    return {"final": metrics["final"], "serving": metrics["serving"], "validation": tried}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", help="YAML file or name of a packaged recipe.")
@@ -56,11 +70,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     rows: list[dict] = []
     seconds: dict[str, float] = {}
+    choices: dict[str, dict] = {}
     for seed in arguments.seeds:
         recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
         work = arguments.work if seed == 0 else f"{arguments.work}-seed{seed}"
         metrics = run_recipe(recipe, work, command=f"gr4ad run {arguments.recipe} --data DIR --out OUT")
         rows += rows_of(metrics, seed, recipe.data.value_unit)
+        choices[f"seed {seed}"] = choice_of(metrics)
         kept = json.loads((Path(work) / "metrics.json").read_text(encoding="utf-8"))
         seconds |= {f"seed {seed}: {stage}": round(spent, 1) for stage, spent in kept["seconds"].items()}
     name = Path(arguments.recipe).stem
@@ -70,6 +86,7 @@ def main() -> None:
         "versions": {package: version(package) for package in VERSIONS},
         "seeds": arguments.seeds,
         "seconds": seconds,
+        "choices": choices,
         "rows": rows,
         "ratios": {},
     }

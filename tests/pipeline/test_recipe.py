@@ -15,6 +15,7 @@ from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
         ("model: {hidden_size: true}", r"`model\.hidden_size` must be like its default, 128\. Received: True"),
         ("model: {item_head: 1}", r"`model\.item_head` must be like its default, True\. Received: 1"),
         ("lists: {source: nowhere}", r"section `lists`: `source` must be impressions or beams. Received: 'nowhere'"),
+        ("evaluate: {item_weights: [2.0]}", r"section `evaluate`: `item_weights` are shares in \[0, 1\].*Received: 2"),
         ("market: {users: 0}", r"section `market`: .*users"),
         ("- a list", "recipe.yaml"),
         ("a: [", "recipe.yaml"),

@@ -209,6 +209,7 @@ def test_model_and_tokenizer_must_agree(build_ring_model, ring_tokenizer, ring_l
     [
         ({"user_weight_clip": 0.5}, "`user_weight_clip` must be >= 1. Received: 0.5"),
         ({"target_window": 0}, "`target_window` must be >= 1. Received: 0"),
+        ({"eval_item_weight": 4.0}, r"`eval_item_weight` is a share in \[0, 1\]. Received: 4.0"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be False"),
     ],
 )

@@ -20,10 +20,15 @@ class RankingEvaluationConfig:
     """Fields of a trainer's arguments that say how it is validated."""
 
     eval_beam_widths: list[int] = field(default_factory=lambda: [50, 50, 50], metadata={"help": "Validation beams."})
-    eval_item_weight: float = field(default=0.0, metadata={"help": "Item head's weight in the validation ranking."})
-    eval_value_weight: float = field(default=0.0, metadata={"help": "Log expected value's weight in that ranking."})
+    eval_item_weight: float = field(default=0.0, metadata={"help": "Item head's share, in [0, 1], of that ranking."})
+    eval_value_weight: float = field(default=0.0, metadata={"help": "Exponent of expected value in that ranking."})
     eval_score_history: bool = field(default=False, metadata={"help": "Also rank the history's own items."})
     eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # of the trainer's arguments, which this is mixed into
+        if not 0 <= self.eval_item_weight <= 1:
+            raise ValueError(f"`eval_item_weight` is a share in [0, 1]. Received: {self.eval_item_weight}.")
 
 
 class RankingEvaluationMixin:

@@ -30,8 +30,8 @@ class VSLConfig(RankingEvaluationConfig, TrainingArguments):
             want more.
         max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
         eval_beam_widths (`list[int]`, defaults to `[50, 50, 50]`): Beams of the validation search.
-        eval_item_weight, eval_value_weight (`float`): Weights of the item head and of log expected value in that
-            search.
+        eval_item_weight, eval_value_weight (`float`): Share in [0, 1] of the item head and exponent of expected value
+            in its ranking.
         eval_users (`int`, defaults to 2000): Users sampled for it; 0 = all.
     """
 

@@ -127,5 +127,10 @@ class EvaluateConfig:
     )
     batch_size: int = field(default=128, metadata={"help": "Users ranked at once."})
 
+    def __post_init__(self) -> None:
+        for weight in self.item_weights:
+            if not 0 <= weight <= 1:
+                raise ValueError(f"`item_weights` are shares in [0, 1] of the item head. Received: {weight}.")
+
 
 __all__ = ["EmbedConfig", "EvaluateConfig", "ListConfig", "ModelSettings", "TokenizeConfig"]
