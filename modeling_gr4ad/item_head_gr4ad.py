@@ -64,7 +64,8 @@ class GR4ADItemHead(nn.Module):
         """log p(item), float (B, I), of trunk states (B, 1, P, d). Row 0 ("unknown") has the lowest number: it is
         never recommended."""
         user = self.norm(trunk[:, 0, 0])
-        log_probs = F.log_softmax(F.linear(user * self.gain, table, self.bias).float(), dim=-1)
+        bias = self.bias[: len(table)]  # the tables may grow while a request holds the older table
+        log_probs = F.log_softmax(F.linear(user * self.gain, table, bias).float(), dim=-1)
         if self.copies:
             weights = self.copy_weights(trunk, context)[:, 0].exp()
             probs = log_probs.exp().scatter_add(1, context.item_ids, weights) / (1 + weights.sum(1, keepdim=True))

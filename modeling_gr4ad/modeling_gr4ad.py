@@ -386,6 +386,42 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         """Item embeddings (num_items, d), which the item head is tied to."""
         return self.model.context_processor.item_embeddings.weight
 
+    @torch.no_grad()
+    def extend_item_tables(self, vectors: torch.Tensor, biases: torch.Tensor | None = None) -> None:
+        """Appends n items to the item embeddings and to the item head's bias; `config.num_items` follows, so that a
+        saved model has them.
+
+        Requests that run meanwhile stay right: they see a table without the new items, or with them. An optimizer that
+        holds the earlier parameters does not learn the new ones: build it again.
+
+        Args:
+            vectors (float, (n, d)): Embeddings of the new items, in the order of their rows; cast to the table's
+                dtype and device. The table is copied: for a moment it takes its memory twice.
+            biases (float, (n,), *optional*): Their biases (log popularity); default 0. Not used without an item head.
+
+        Raises:
+            ValueError: If the model has no item embeddings, or a shape is wrong. Nothing has changed then.
+        """
+        embeddings = self.model.context_processor.item_embeddings
+        if embeddings is None:
+            raise ValueError("This model has no item tables (`num_items` = 0): there is nothing to extend.")
+        biases = vectors.new_zeros(len(vectors)) if biases is None else biases
+        if vectors.ndim != 2 or vectors.shape[1] != self.config.hidden_size or biases.shape != vectors.shape[:1]:
+            raise ValueError(
+                f"`vectors` must have shape (n, {self.config.hidden_size}) and `biases` (n,). "
+                f"Received: {tuple(vectors.shape)} and {tuple(biases.shape)}."
+            )
+
+        def longer(old: nn.Parameter, new: torch.Tensor) -> nn.Parameter:
+            return nn.Parameter(torch.cat([old.data, new.to(old)]), requires_grad=old.requires_grad)
+
+        table = longer(embeddings.weight, vectors)
+        if self.item_head is not None:
+            self.item_head.bias = longer(self.item_head.bias, biases)
+        # After the bias: whoever has read a table finds a bias that is as long at least.
+        embeddings.weight = table
+        embeddings.num_embeddings = self.config.num_items = len(table)
+
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:
         """SID tokens (..., T), -100 where unlabelled -> previous tokens of each position (..., P)."""
         sids = sids.masked_fill(sids < 0, self.config.pad_token_id)

@@ -58,26 +58,23 @@ class SIDTrie:
         codes = codes.to(torch.int64)
         if item_rows is None:
             item_rows = torch.arange(codes.shape[0], device=codes.device)
-        order = torch.arange(codes.shape[0], device=codes.device)
-        for level in reversed(
-            range(codes.shape[1])
-        ):  # least significant level first: a stable radix sort of the prefixes
-            order = order[torch.sort(codes[order, level], stable=True).indices]
-        codes, item_rows = codes[order], item_rows[order].to(torch.int64)
+        columns, item_rows = sorted_by_sid(codes, item_rows.to(torch.int64))
 
-        parent = torch.zeros(codes.shape[0], dtype=torch.int64, device=codes.device)
-        num_parents, offsets, edges, max_children = 1, [], [], []
-        for level in range(codes.shape[1]):
-            is_new = torch.ones_like(parent, dtype=torch.bool)
-            is_new[1:] = (parent[1:] != parent[:-1]) | (codes[1:, level] != codes[:-1, level])
-            children = torch.bincount(parent[is_new], minlength=num_parents)
-            offsets.append(torch.nn.functional.pad(children.cumsum(0), (1, 0)))
-            edges.append(codes[is_new, level].contiguous())
-            max_children.append(int(children.max()))
-            parent, num_parents = is_new.cumsum(0) - 1, int(is_new.sum())
-        items = torch.bincount(parent, minlength=num_parents)
-        leaf_offsets = torch.nn.functional.pad(items.cumsum(0), (1, 0))
-        return cls(offsets, edges, max_children, leaf_offsets, item_rows, int(items.max()))
+        # Whether a node of the level above, or of this one, starts at an item.
+        above = torch.zeros(codes.shape[0], dtype=torch.bool, device=codes.device)
+        above[0] = True
+        offsets, edges, max_children = [], [], []
+        for column in columns:
+            starts_node = above.clone()
+            starts_node[1:] |= column[1:] != column[:-1]
+            starts = starts_node.nonzero()[:, 0]
+            first_children = above[starts].nonzero()[:, 0]
+            offsets.append(torch.nn.functional.pad(first_children, (0, 1), value=len(starts)))
+            edges.append(column[starts])
+            max_children.append(int(offsets[-1].diff().max()))
+            above = starts_node
+        leaf_offsets = torch.nn.functional.pad(starts, (0, 1), value=codes.shape[0])
+        return cls(offsets, edges, max_children, leaf_offsets, item_rows, int(leaf_offsets.diff().max()))
 
     @property
     def num_levels(self) -> int:
@@ -134,6 +131,25 @@ class SIDTrie:
         step = torch.arange(self.max_items, device=leaves.device)
         valid = step < count
         return self.leaf_items[torch.where(valid, start + step, 0)], valid
+
+
+def sorted_by_sid(codes: torch.Tensor, item_rows: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """SIDs (int64, (N, T)) in lexicographic order, as T columns (N,), and the items (int64, (N,)) with them; equal
+    SIDs keep their order."""
+    bits = [max(1, int(code).bit_length()) for code in codes.amax(0).tolist()]
+    if sum(bits) > 63:  # least significant level first: a stable radix sort
+        order = torch.arange(codes.shape[0], device=codes.device)
+        for column in reversed(codes.unbind(1)):
+            order = order[torch.sort(column[order], stable=True).indices]
+        return [column[order] for column in codes.unbind(1)], item_rows[order]
+    keys = torch.zeros_like(item_rows)
+    for column, width in zip(codes.unbind(1), bits, strict=True):
+        keys = (keys << width) | column
+    if bool((keys[1:] >= keys[:-1]).all()):
+        return [column.contiguous() for column in codes.unbind(1)], item_rows.clone()
+    keys, order = torch.sort(keys, stable=True)
+    # Codes are read off the sorted keys: a million of random reads cost more than the sort.
+    return [(keys >> sum(bits[t + 1 :])) & ((1 << width) - 1) for t, width in enumerate(bits)], item_rows[order]
 
 
 __all__ = ["SIDTrie"]

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
-from gr4ad.tokenization import UASIDTokenizer
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.tokenization import SIDIndex, UASIDTokenizer
+from gr4ad.tokenization.sid_trie_export import export_trie
+
+PEERS_AT_ONCE = 65_536  # item vectors averaged in one step: bounds the memory it takes
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,12 @@ class Recommender:
     >>> recommender.recommend([["B001", "B002"]], top_k=10)[0][0].item_id
     ```
 
+    `add_ads`, `replace_ads` and `remove_ads` change what is served, from any thread and while requests run: a request
+    sees the ads as they were before or as they are after. They last as long as this object; to keep them, save the
+    model and the tokenizer.
+
     Args:
-        model, tokenizer: As loaded; the tokenizer's index says what can be recommended.
+        model, tokenizer: As loaded; the tokenizer's active items are what can be recommended.
         generation_config: Carries `beam_widths` (list of T ints), `item_weight`, `value_weight`, `exclude_history`.
         name: What the artifact is called, in errors and metrics.
     """
@@ -60,10 +69,8 @@ class Recommender:
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.name = name
-        rows = tokenizer.index.ranked_rows()
-        self.trie = SIDTrie.from_codes(torch.from_numpy(tokenizer.index.codes[rows]), torch.from_numpy(rows)).to(
-            model.device
-        )
+        self.trie = export_trie(tokenizer.index, model.device)
+        self._changing = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -118,7 +125,7 @@ class Recommender:
             exclude_history: Never return an item of the history; default the artifact's.
 
         Returns:
-            At most `top_k` recommendations a user, best first; every one an item of the index.
+            At most `top_k` recommendations a user, best first; every one an active item of the index.
 
         Raises:
             UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
@@ -126,6 +133,7 @@ class Recommender:
             ValueError: On a bad `top_k` or bad widths.
         """
         tokenizer, defaults = self.tokenizer, self.generation_config
+        trie = self.trie  # read first: index and tables are never older than the trie
         widths = self.beam_widths if beam_widths is None else list(beam_widths)
         if not 1 <= top_k <= widths[-1]:
             raise ValueError(f"`top_k` must be in 1..{widths[-1]} (the last beam width). Received: {top_k}.")
@@ -166,7 +174,7 @@ class Recommender:
         ranking = self.model.recommend(
             **batch,
             beam_widths=widths,
-            trie=self.trie,
+            trie=trie,
             top_k=top_k,
             item_weight=defaults.item_weight,
             value_weight=defaults.value_weight,
@@ -197,6 +205,111 @@ class Recommender:
                 ]
             )
         return results
+
+    # --- changing ads
+    # -------------------------------------------------------------------------------------------------------
+
+    def add_ads(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray,
+        *,
+        priority: np.ndarray | None = None,
+        attributes: Mapping[str, Sequence] | None = None,
+    ) -> None:
+        """Serves new ads, or removed ones again, from the next request on.
+
+        A new ad starts with the mean item vector and bias of the active ads that share the longest prefix of its SID
+        (of all active ads where none shares its first code), so that the item head ranks it at once. An ad that comes
+        back keeps what was learned of it.
+
+        Args:
+            item_ids: n distinct ids. codes (int, (n, T)): Their SIDs, e.g. from the quantizer's `encode`.
+            priority (float, (n,)): Rank among ads of one SID; default 0.
+            attributes: n values of columns of the item table, e.g. `{"title": [...]}`; the others are None.
+
+        Raises:
+            ValueError: As `SIDIndex.add`, or if a code is outside its codebook. Nothing has changed then.
+        """
+        self._check_codes(codes)
+        self._change(lambda index: index.add(item_ids, codes, priority, attributes))
+
+    def replace_ads(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray | None = None,
+        *,
+        priority: np.ndarray | None = None,
+        attributes: Mapping[str, Sequence] | None = None,
+    ) -> None:
+        """Changes SIDs, priorities or attributes of ads that are served; item vectors stay.
+
+        Args:
+            As of `add_ads`; what is not given stays.
+
+        Raises:
+            ValueError: As `SIDIndex.replace`, or if a code is outside its codebook. Nothing has changed then.
+        """
+        if codes is not None:
+            self._check_codes(codes)
+        self._change(lambda index: index.replace(item_ids, codes, priority, attributes))
+
+    def remove_ads(self, item_ids: Sequence[str]) -> None:
+        """Serves ads no more from the next request on; histories may still hold them.
+
+        Raises:
+            ValueError: As `SIDIndex.remove`, or if no ad would be left. Nothing has changed then.
+        """
+        self._change(lambda index: index.remove(item_ids))
+
+    def _check_codes(self, codes: np.ndarray) -> None:
+        """Raises ValueError for a code beyond its codebook; all else that can be wrong the index checks."""
+        codes, sizes = np.asarray(codes), self.tokenizer.level_sizes
+        if codes.ndim == 2 and codes.shape[1] == len(sizes) and codes.dtype.kind in "iuf":
+            wrong = (codes < 0) | (codes >= np.array(sizes))
+            if wrong.any():
+                line, level = np.argwhere(wrong)[0].tolist()
+                raise ValueError(
+                    f"`codes[{line}]` has code {codes[line, level]} at level {level + 1}, whose codes are "
+                    f"0..{sizes[level] - 1}. Encode it with the quantizer that this tokenizer was built with."
+                )
+
+    def _change(self, change: Callable[[SIDIndex], None]) -> None:
+        """Applies a change to a copy of the index and publishes what follows from it: tables, then index, then trie,
+        so that whatever a request reads first, the rest holds its rows."""
+        with self._changing:
+            index = self.tokenizer.index.snapshot()
+            change(index)
+            trie = export_trie(index, self.model.device)
+            self._extend_tables(index)
+            self.tokenizer.index = index
+            self.trie = trie
+
+    @torch.no_grad()
+    def _extend_tables(self, index: SIDIndex) -> None:
+        """Gives every row of the index that the model's item tables lack the mean of its nearest active ads."""
+        model = self.model
+        if model.model.context_processor.item_embeddings is None:
+            return
+        table = model.item_table
+        bias = table.new_zeros(len(table)) if model.item_head is None else model.item_head.bias
+        first = len(table) - 1  # of the rows without a vector
+        if first >= len(index):
+            return
+        known = index.snapshot()
+        known.remove([item for item in index.item_ids[first:].tolist() if index.active[index.rows[item]]])
+        rows = torch.from_numpy(known.rows_by_sid().copy())
+        ranges, group = np.unique(known.prefix_ranges(index.codes[first:]), axis=0, return_inverse=True)
+        vectors = torch.zeros((len(ranges), table.shape[1]), dtype=torch.float64)
+        biases = torch.zeros(len(ranges), dtype=torch.float64)
+        for place, (start, stop) in enumerate(ranges.tolist()):
+            for peers in rows[start:stop].to(table.device).split(PEERS_AT_ONCE):
+                vectors[place] += table[peers + 1].float().sum(0).cpu()
+                biases[place] += bias[peers + 1].float().sum().cpu()
+        peers_of = torch.from_numpy(ranges[:, 1] - ranges[:, 0]).clamp(min=1)  # 0 where no ad was active before
+        vectors, biases = vectors / peers_of.unsqueeze(1), biases / peers_of
+        places = torch.from_numpy(group.reshape(-1))
+        model.extend_item_tables(vectors[places], biases[places])
 
 
 __all__ = ["Recommendation", "Recommender", "UnknownItemError"]

@@ -12,6 +12,7 @@ COMMANDS = {
     "run": ("chain", "the same chain on your data, from a recipe; finished stages are kept"),
     "simulate": ("stages", "write the tables of a simulated ad market"),
     "data": ("stages", "read, check and split catalog, events and users"),
+    "tune": ("stages", "tune the ad encoder on which ads are engaged with together"),
     "embed": ("stages", "embed the ads of a catalog"),
     "tokenize": ("stages", "fit semantic IDs and write the tokenizer"),
     "train": ("stages", "train a model by VSL"),

@@ -1,8 +1,13 @@
+import copy
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
+import torch
 
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.serving import Recommender, UnknownItemError
 
 HISTORIES = [["ad_1"], ["ad_5", "ad_9", "ad_77"], [f"ad_{n}" for n in range(30, 45)], ["ad_3", "ad_3"]]
@@ -72,3 +77,193 @@ def test_the_recommender_does_not_import_the_server():
     server = ("fastapi", "uvicorn", "prometheus_client")
     code = f"import sys, gr4ad.serving; sys.exit(any(name in sys.modules for name in {server}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+EVERYTHING = {"top_k": 200, "beam_widths": [8, 64, 200]}  # as wide as the tree of valid SIDs: every ad comes back
+
+
+@pytest.fixture
+def changing(tiny_artifact) -> Recommender:
+    """A recommender of its own, which ranks by the item head alone."""
+    recommender = Recommender.from_pretrained(tiny_artifact)
+    recommender.generation_config.item_weight = 1.0
+    return recommender
+
+
+def served(recommender: Recommender, history=("ad_1",)) -> list[str]:
+    return [ad.item_id for ad in recommender.recommend([list(history)], **EVERYTHING)[0]]
+
+
+def nearest_mean(recommender: Recommender, sid: list[int]) -> tuple[np.ndarray, float]:
+    """Mean vector and bias of the active ads that share the longest prefix, one by one."""
+    index = recommender.tokenizer.index
+    table, bias = (x.detach().numpy() for x in (recommender.model.item_table, recommender.model.item_head.bias))
+    active = [item for item in index.item_ids if index.active[index.rows[item]]]
+    for shared in range(len(sid), -1, -1):
+        rows = [index.rows[item] + 1 for item in active if list(index.sid_of(item))[:shared] == sid[:shared]]
+        if rows:
+            return table[rows].mean(0), bias[rows].mean()
+    raise AssertionError("no ad is active")
+
+
+def test_a_new_ad_is_served_at_once_and_a_removed_one_no_more(changing):
+    index = changing.tokenizer.index
+    torch.nn.init.normal_(changing.model.item_head.bias, generator=torch.Generator().manual_seed(0))
+    before = served(changing)
+    assert sorted(before) == sorted(index.item_ids)
+    best = before[0]
+    sid = list(index.sid_of(best))
+    vector, bias = nearest_mean(changing, sid)
+    changing.add_ads(["new"], [sid], priority=[3.0], attributes={"title": ["New!"]})
+    [ranked] = changing.recommend([["ad_1"]], **EVERYTHING)
+    assert sorted(ad.item_id for ad in ranked) == sorted([*before, "new"])
+    [new] = [ad for ad in ranked if ad.item_id == "new"]
+    assert new.attributes == {"title": "New!"} and new.sid == ranked[0].sid
+    np.testing.assert_allclose(changing.model.item_table[-1].detach(), vector, atol=1e-6)
+    assert changing.model.item_head.bias[-1].item() == pytest.approx(bias, abs=1e-6)
+    assert index.items_of(sid) == [best]  # alone on its SID, so the new ad starts as its twin: at the top
+    assert {ranked[0].item_id, ranked[1].item_id} == {"new", best}
+    assert ranked[0].score == pytest.approx(ranked[1].score, abs=1e-5)
+
+    changing.remove_ads(["new", "ad_7"])
+    assert sorted(served(changing)) == sorted(set(before) - {"ad_7"})
+    for history in (["new"], ["ad_7", "ad_1"], ["ad_1", "new"]):  # what was removed is still read in a history
+        assert sorted(served(changing, history)) == sorted(set(before) - {"ad_7"})
+    excluded = changing.recommend([["new", "ad_1"]], exclude_history=True, **EVERYTHING)[0]
+    assert {"new", "ad_1"}.isdisjoint(ad.item_id for ad in excluded)
+
+
+def test_new_ads_start_from_their_nearest_active_ads(changing):
+    torch.nn.init.normal_(changing.model.item_head.bias, generator=torch.Generator().manual_seed(0))
+    codes = np.random.default_rng(3).integers(0, 8, (40, 3))
+    changing.remove_ads([f"ad_{n}" for n in range(0, 120, 2)])
+    gone = changing.tokenizer.index.codes[0, 0]
+    active = changing.tokenizer.index.active
+    first_codes = changing.tokenizer.index.codes[:, 0]
+    changing.remove_ads([f"ad_{n}" for n in np.flatnonzero((first_codes == gone) & active)])
+    codes[0, 0] = gone  # shares no code with any active ad: starts from all of them
+    expected = [nearest_mean(changing, sid) for sid in codes.tolist()]
+    learned = changing.model.item_table[1].detach().clone()
+    changing.add_ads([f"new_{n}" for n in range(40)], codes)
+    changing.add_ads(["ad_0"], codes[:1])
+    model, index = changing.model, changing.tokenizer.index
+    assert model.config.num_items == len(model.item_table) == len(model.item_head.bias) == len(index) + 1 == 161
+    np.testing.assert_allclose(model.item_table[-40:].detach(), np.stack([v for v, _ in expected]), atol=1e-5)
+    np.testing.assert_allclose(model.item_head.bias[-40:].detach(), [b for _, b in expected], atol=1e-5)
+    assert torch.equal(model.item_table[1], learned)  # one that comes back keeps what was learned of it
+    assert len(served(changing)) == index.num_active
+
+
+def test_a_replaced_ad_is_found_under_its_new_sid(changing):
+    sid = changing.tokenizer.index.sid_of("ad_3")
+    changing.replace_ads(["ad_9"], [sid], attributes={"title": ["moved"]})
+    [moved] = [ad for ad in changing.recommend([["ad_1"]], **EVERYTHING)[0] if ad.item_id == "ad_9"]
+    assert moved.sid == "".join(f"<{level}_{code}>" for level, code in zip("abc", sid, strict=True))
+    assert moved.attributes == {"title": "moved"}
+
+
+def test_refused_changes_of_ads_change_nothing(changing):
+    before, trie, index = served(changing), changing.trie, changing.tokenizer.index
+    everyone = list(index.item_ids)
+    for act, message in [
+        (
+            lambda: changing.add_ads(["new"], [[0, 8, 0]]),
+            r"`codes\[0\]` has code 8 at level 2, whose codes are 0\.\.7",
+        ),
+        (lambda: changing.add_ads(["n", "m"], [[0, 0, 0], [0, 0, -1]]), r"`codes\[1\]` has code -1 at level 3"),
+        (lambda: changing.add_ads(["new"], [[0, 0]]), r"`codes` must have shape \(1, 3\)"),
+        (lambda: changing.add_ads(["new"], [[0, 0, 0]], attributes={"colour": ["red"]}), "no column 'colour'"),
+        (lambda: changing.add_ads(["ad_1"], [[0, 0, 0]]), "'ad_1' is in the index already"),
+        (lambda: changing.replace_ads(["ad_1"], [[9, 0, 0]]), "has code 9 at level 1"),
+        (lambda: changing.replace_ads(["new"], [[0, 0, 0]]), "'new' is not in the index"),
+        (lambda: changing.remove_ads(["new"]), "'new' is not in the index"),
+        (lambda: changing.remove_ads(everyone), "has no active item"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            act()
+        assert changing.trie is trie and changing.tokenizer.index is index and index.version == 0
+        assert changing.model.config.num_items == 121
+    assert served(changing) == before
+
+
+def test_a_grown_model_is_saved_and_loaded_whole(changing, tmp_path):
+    changing.add_ads(["new", "newer"], [[0, 1, 2], [7, 7, 7]], attributes={"title": ["N", "M"]})
+    changing.remove_ads(["ad_5"])
+    for part in (changing.model, changing.tokenizer, changing.generation_config):
+        part.save_pretrained(tmp_path)
+    again = Recommender.from_pretrained(tmp_path)
+    assert again.model.config.num_items == 123 and again.tokenizer.index.version == 2
+    assert torch.equal(again.model.item_table, changing.model.item_table)
+    assert torch.equal(again.model.item_head.bias, changing.model.item_head.bias)
+    assert served(again, ["new", "ad_5"]) == served(changing, ["new", "ad_5"])
+    again.add_ads(["newest"], [[0, 1, 2]])
+    assert {"new", "newest"} <= set(served(again)) and "ad_5" not in served(again)
+
+
+def test_requests_run_while_ads_come_and_go(changing):
+    """Every answer is of the ads at some moment: it never misses one that was always there, nor fails on a row that
+    the tables lack."""
+    always = set(changing.tokenizer.index.item_ids)
+    stop, failures, answers = threading.Event(), [], []
+
+    def ask():
+        try:
+            while not stop.is_set():
+                newest = changing.tokenizer.index.item_ids[-1]
+                answers.append(served(changing, ["ad_1", newest]))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(30):
+        changing.add_ads([f"new_{number}"], [[number % 8, 3, 3]])
+        if number % 3 == 0:
+            changing.remove_ads([f"new_{number}"])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures and answers and all(always <= set(answer) for answer in answers)
+    assert changing.model.config.num_items == 151 and changing.tokenizer.index.version == 40
+    assert len(served(changing)) == 140
+
+
+def test_item_tables_grow_without_disturbing_a_request_that_holds_the_older(changing):
+    model = changing.model
+    older = model.item_table
+    batch = changing.tokenizer.encode_histories([["ad_1"], ["ad_2"]], return_tensors="pt")
+    with torch.no_grad():
+        context = model.model.encode(**batch)
+        trunk = model.model.trunk(context)
+        before = model.item_head.log_probs(trunk, older, context)
+        model.extend_item_tables(torch.ones(2, 16), torch.tensor([0.5, -0.5]))
+        assert torch.equal(model.item_head.log_probs(trunk, older, context), before)
+        now = model.item_head.log_probs(trunk, model.item_table, context)
+    assert now.shape == (2, 123) and model.item_head.bias[-2:].tolist() == [0.5, -0.5]
+    torch.testing.assert_close(now.exp().sum(1), torch.ones(2), atol=0.05, rtol=0)  # less the row of the unknown item
+    for vectors, biases in [(torch.ones(2, 15), None), (torch.ones(16), None), (torch.ones(2, 16), torch.ones(3))]:
+        with pytest.raises(ValueError, match=r"`vectors` must have shape \(n, 16\) and `biases` \(n,\). Received"):
+            model.extend_item_tables(vectors, biases)
+    assert model.config.num_items == len(model.item_table) == 123
+
+
+def test_ads_are_added_to_a_model_without_item_tables(changing):
+    config = copy.deepcopy(changing.model.config)
+    config.item_head, config.num_items = False, 0
+    bare = GR4ADForRecommendation(config)
+    with pytest.raises(ValueError, match="This model has no item tables"):
+        bare.extend_item_tables(torch.ones(2, 16))
+    changing.generation_config.item_weight = 0.0
+    recommender = Recommender(bare, changing.tokenizer, changing.generation_config)
+    recommender.add_ads(["new"], [[1, 2, 3]])
+    assert len(served(recommender, ["new"])) == 121 and "new" in served(recommender)
+
+
+def test_tables_that_are_older_than_the_index_catch_up(changing):
+    """An index that grew elsewhere: the rows that the model never had get their vectors with the next change."""
+    changing.tokenizer.index.add(["elsewhere"], [changing.tokenizer.index.sid_of("ad_4")])
+    changing.add_ads(["new"], [changing.tokenizer.index.sid_of("ad_6")])
+    table, rows = changing.model.item_table, changing.tokenizer.index.rows
+    torch.testing.assert_close(table[rows["elsewhere"] + 1], table[rows["ad_4"] + 1])
+    torch.testing.assert_close(table[rows["new"] + 1], table[rows["ad_6"] + 1])

@@ -1,13 +1,9 @@
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gr4ad.tokenization import MGMRQuantizer, sid_quality
-from gr4ad.tokenization.balanced_kmeans import balanced_assignment, balanced_kmeans, cluster_means, nearest_centroids
-from gr4ad.tokenization.mgmr_quantizer import LevelSize, distinct_nearest, distinct_probing
+from gr4ad.tokenization.balanced_kmeans import nearest_centroids
+from gr4ad.tokenization.mgmr_quantizer import LevelSize
 
 
 def points(seed: int, count: int, dimension: int = 3) -> np.ndarray:
@@ -16,43 +12,6 @@ def points(seed: int, count: int, dimension: int = 3) -> np.ndarray:
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(-1)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 9))
-def test_balanced_assignment_is_a_stable_matching_under_its_cap(seed, count, clusters):
-    data, centroids = points(seed, count), points(seed + 1, clusters)
-    assigned = balanced_assignment(data, centroids)
-    cap = -(-count // clusters)
-    assert assigned.min() >= 0 and np.bincount(assigned, minlength=clusters).max() <= cap
-    distance = squared_distances(data, centroids)
-    for point, centroid in itertools.product(range(count), range(clusters)):
-        if distance[point, centroid] < distance[point, assigned[point]] - 1e-4:  # the point would rather be there
-            held = distance[assigned == centroid, centroid]
-            assert len(held) == cap and held.max() <= distance[point, centroid] + 1e-4
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 9), st.integers(1, 3))
-def test_short_candidate_lists_still_place_everyone(seed, count, clusters, listed):
-    assigned = balanced_assignment(points(seed, count), points(seed + 1, clusters), max_candidates=listed)
-    assert assigned.min() >= 0 and np.bincount(assigned, minlength=clusters).max() <= -(-count // clusters)
-
-
-def test_equal_points_are_spread():
-    assigned = balanced_assignment(np.ones((12, 2), np.float32), points(0, 4, 2))
-    assert np.bincount(assigned, minlength=4).tolist() == [3, 3, 3, 3]
-
-
-def test_balanced_kmeans_beats_no_cap_in_balance_and_means_are_means():
-    data = np.concatenate([points(0, 90) * 0.01, points(1, 10) + 5])
-    _, free = balanced_kmeans(data, 5, iterations=5, balanced_iterations=0, seed=0)
-    centroids, capped = balanced_kmeans(data, 5, iterations=5, balanced_iterations=3, seed=0)
-    assert np.bincount(free, minlength=5).max() > 20 == np.bincount(capped, minlength=5).max()
-    expected = np.stack([data[capped == c].astype(np.float64).mean(0) for c in range(5)])
-    np.testing.assert_allclose(centroids, expected, rtol=1e-5, atol=1e-6)
-    empty = cluster_means(data, np.zeros(100, dtype=np.int64), centroids)
-    np.testing.assert_array_equal(empty[1:], centroids[1:])
 
 
 def test_fit_is_balanced_and_a_function_of_the_seed():
@@ -105,32 +64,6 @@ def test_save_and_load(tmp_path):
             MGMRQuantizer.load(tmp_path / name, ["6", "5", "7*"])
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=20))
-def test_distinct_probing_parts_ads_while_there_is_room(pairs):
-    prefixes, code = np.array([[p] for p, _ in pairs]), np.array([c for _, c in pairs])
-    out = distinct_probing(prefixes, code, 5)
-    for prefix in np.unique(prefixes):
-        members = np.flatnonzero(prefixes[:, 0] == prefix)
-        if len(members) <= 5:
-            assert len(set(out[members].tolist())) == len(members)
-            assert set(code[members].tolist()) <= set(out[members].tolist())  # every hash that was taken stays taken
-        else:
-            np.testing.assert_array_equal(out[members], code[members])
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 4))
-def test_distinct_nearest_has_the_least_total_distance(seed, members):
-    residual, codebook = points(seed, members), points(seed + 1, 4)
-    nearest = squared_distances(residual, codebook).argmin(1)
-    code = distinct_nearest(np.zeros((members, 1), np.int64), residual, codebook, nearest)
-    distance = squared_distances(residual, codebook)
-    best = min(distance[range(members), list(p)].sum() for p in itertools.permutations(range(4), members))
-    assert len(set(code.tolist())) == members
-    assert distance[range(members), code].sum() == pytest.approx(best, rel=1e-5)
-
-
 @pytest.mark.parametrize("sizes", [[8, 8, "8*"], [8, 8, 8]])
 def test_distinct_last_leaves_no_collision_where_there_is_room(sizes):
     data, keys = points(5, 120, 8), [f"account_{n % 3}" for n in range(120)]
@@ -150,6 +83,41 @@ def test_sid_quality_by_hand():
     assert (quality["used_1"], quality["used_2"]) == (1.0, 0.5)
     assert quality["perplexity_2"] == pytest.approx(2.0)
     assert quality["perplexity_1"] == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))
+
+
+def test_a_source_on_disk_gives_the_codes_of_an_array(tmp_path):
+    data = points(2, 300, 8)
+    data.tofile(tmp_path / "embeddings.f32")
+    on_disk = np.memmap(tmp_path / "embeddings.f32", dtype=np.float32, shape=(300, 8), mode="r")
+    whole, streamed = MGMRQuantizer([16, 8, 4], distinct_last=True), MGMRQuantizer([16, 8, 4], distinct_last=True)
+    np.testing.assert_array_equal(streamed.fit(on_disk), whole.fit(data))
+    np.testing.assert_array_equal(streamed.encode(on_disk), whole.encode(data))
+
+
+def test_a_failed_fit_keeps_the_codebooks():
+    quantizer = MGMRQuantizer([8, 4])
+    quantizer.fit(points(0, 40, 4))
+    before = quantizer.encode(points(1, 10, 4))
+    with pytest.raises(ValueError, match="row 2 holds"):
+        quantizer.fit(with_row(2, np.nan))
+    np.testing.assert_array_equal(quantizer.encode(points(1, 10, 4)), before)
+
+
+@pytest.mark.parametrize("sizes", [[4, "6*"], [4, 6]])
+def test_new_ads_take_free_sids_of_their_prefix(sizes):
+    data, keys = points(3, 12, 4), [f"k{n}" for n in range(12)]
+    quantizer = MGMRQuantizer(sizes, distinct_last=True)
+    taken = quantizer.fit(data, keys)
+    new, new_keys = np.repeat(data[:1], 3, 0), [keys[0]] * 3  # three copies of one creative
+    plain = quantizer.encode(new, new_keys)
+    assert len(np.unique(plain, axis=0)) == 1
+    codes = quantizer.encode(new, new_keys, taken=taken)
+    np.testing.assert_array_equal(codes[:, :-1], plain[:, :-1])
+    in_prefix = {int(last) for prefix, last in taken if prefix == plain[0, 0]}
+    added = codes[:, -1].tolist()
+    assert len(set(added)) == 3 and not in_prefix & set(added), "the test needs three free codes"
+    crowded = quantizer.encode(np.repeat(data[:1], 9, 0), [keys[0]] * 9, taken=taken)
+    assert len(set(crowded[:, -1].tolist()) | in_prefix) == 6  # every code of the prefix is in use, the rest share
 
 
 def with_row(row: int, value: float) -> np.ndarray:
@@ -192,6 +160,12 @@ def test_other_misuse_is_named():
 def test_bad_sizes(size):
     with pytest.raises(ValueError, match="A codebook size is a number >= 1"):
         LevelSize.parse(size)
+
+
+@pytest.mark.parametrize("setting", ["iterations", "balanced_iterations", "max_points_per_centroid"])
+def test_bad_settings(setting):
+    with pytest.raises(ValueError, match=f"`{setting}` must be >= .*Received: -1"):
+        MGMRQuantizer([4], **{setting: -1})
 
 
 @pytest.mark.parametrize("sizes", [[], ["4*"], ["4*", 4], [4, "4*", 4]])

@@ -1,6 +1,4 @@
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -160,51 +158,3 @@ def test_value_buckets_by_hand():
         25,
     ]
     assert fit_value_buckets(np.ones(50), 4) == fit_value_buckets(np.zeros(0), 4) == ([], [])
-
-
-def test_index_both_ways_and_its_order():
-    index = SIDIndex(IDS, CODES, PRIORITY)
-    assert len(index) == 5 and index.sid_of("b") == (2, 3)
-    assert index.items_of((2, 3)) == ["d", "b", "e"] and index.items_of([0, 1]) == []
-    assert [IDS[row] for row in index.ranked_rows()] == ["d", "b", "e", "a", "c"]
-    shuffled = SIDIndex(IDS[::-1], CODES[::-1], PRIORITY[::-1])
-    assert shuffled.items_of((2, 3)) == ["d", "b", "e"]  # never by place in the catalog
-    with pytest.raises(KeyError):
-        index.sid_of("nope")
-
-
-def test_index_save_and_load(tmp_path):
-    SIDIndex(IDS, CODES, PRIORITY, {"title": list("vwxyz"), "price": [1.5, None, 2.0, 0.0, 3.0]}).save(
-        tmp_path / "i.parquet"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["i.parquet"]
-    again = SIDIndex.load(tmp_path / "i.parquet")
-    assert again.item_ids.tolist() == IDS and again.columns == {
-        "title": list("vwxyz"),
-        "price": [1.5, None, 2.0, 0.0, 3.0],
-    }
-    np.testing.assert_array_equal(again.codes, CODES)
-    np.testing.assert_array_equal(again.priority, PRIORITY)
-    assert again.codes.dtype == np.int64
-
-
-def test_index_with_more_than_nine_levels_keeps_their_order(tmp_path):
-    codes = np.arange(11)[None]
-    SIDIndex(["a"], codes).save(tmp_path / "i.parquet")
-    np.testing.assert_array_equal(SIDIndex.load(tmp_path / "i.parquet").codes, codes)
-
-
-def test_bad_indices_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`item_ids` must be distinct. Received twice: 'b'"):
-        SIDIndex(["a", "b", "c", "b"], np.zeros((4, 2)))
-    with pytest.raises(ValueError, match=r"Received: 2 items, codes \(3, 2\), 2 priorities"):
-        SIDIndex(["a", "b"], np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="Received: 2 items.*1 priorities"):
-        SIDIndex(["a", "b"], np.zeros((2, 2)), [1.0])
-    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and then nothing")
-    for name in ("damaged.parquet", "none.parquet"):
-        with pytest.raises(ValueError, match=f"{name}: not a readable item table"):
-            SIDIndex.load(tmp_path / name)
-    pq.write_table(pa.table({"item_id": ["a"], "priority": [0.0]}), tmp_path / "short.parquet")
-    with pytest.raises(ValueError, match="needs `item_id`, `code_1`.. and `priority`. It has: item_id, priority"):
-        SIDIndex.load(tmp_path / "short.parquet")

@@ -13,14 +13,15 @@ from tqdm.auto import tqdm
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.tokenization import UASIDTokenizer
+from gr4ad.tokenization.sid_trie_export import export_trie
 
 
 @dataclass
 class ModelRankings:
     """items (int64, (U, k)): item rows, best first, -1 where the beams held no more; values (float32, (U, k)):
     expected values;
-    illegal (int): SIDs decoded that no item of the table has (0 unless the search is broken); checked (int): SIDs
-        decoded."""
+    illegal (int): SIDs decoded that no active item of the table has (0 unless the search is broken); checked (int):
+        SIDs decoded."""
 
     items: np.ndarray
     values: np.ndarray
@@ -29,9 +30,8 @@ class ModelRankings:
 
 
 def build_trie(tokenizer: UASIDTokenizer, device: torch.device | str = "cpu") -> SIDTrie:
-    """Trie of all items of a tokenizer, colliding items in the index's rank order."""
-    rows = tokenizer.index.ranked_rows()
-    return SIDTrie.from_codes(torch.from_numpy(tokenizer.index.codes[rows]), torch.from_numpy(rows)).to(device)
+    """Trie of all active items of a tokenizer, colliding items in the index's rank order."""
+    return export_trie(tokenizer.index, device)
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def rank_users(
     order = np.argsort([len(history) for history in histories], kind="stable")
     items = np.full((len(histories), top_k), -1, dtype=np.int64)
     values = np.zeros((len(histories), top_k), dtype=np.float32)
-    valid_sids = {codes.tobytes() for codes in tokenizer.index.codes}
+    valid_sids = {codes.tobytes() for codes in tokenizer.index.codes[tokenizer.index.active]}
     illegal = checked = 0
     for start in tqdm(range(0, len(order), batch_size), desc="Ranking", unit="batch", disable=not progress):
         chosen = order[start : start + batch_size]

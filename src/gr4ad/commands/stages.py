@@ -8,7 +8,7 @@ from typing import Any
 
 from trl import TrlParser
 
-from gr4ad.data import DataConfig
+from gr4ad.data import DataConfig, load_prepared
 from gr4ad.data import prepare as prepare_data
 from gr4ad.market import AdMarket, MarketConfig
 from gr4ad.pipeline.runner import write_json
@@ -25,6 +25,7 @@ class OutFolder:
 @dataclass
 class EmbedFolders(OutFolder):
     data: str = field(metadata={"help": "Folder of `gr4ad data`."})
+    train_seed: int = field(default=0, metadata={"help": "Seed of what is trained in this stage."})
 
 
 @dataclass
@@ -32,6 +33,16 @@ class TokenizeFolders(OutFolder):
     data: str = field(metadata={"help": "Folder of `gr4ad data`."})
     embeddings: str = field(metadata={"help": "Folder of `gr4ad embed`."})
     codebook_seed: int = field(default=0, metadata={"help": "Seed of the k-means initialisation."})
+    report: bool = field(
+        default=False, metadata={"help": "Also write OUT/sid_report.html and sid_quality.json: how good the SIDs are."}
+    )
+    category_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Catalog column that the report compares SID prefixes with. Default: the first of category, "
+            "product_category, department, industry that is there."
+        },
+    )
 
 
 @dataclass
@@ -74,28 +85,87 @@ def data(arguments: list[str]) -> None:
     prepare_data(config, folders.out)
 
 
+def tune(arguments: list[str]) -> None:
+    from gr4ad.pipeline.embedding import tune_ad_encoder
+    from gr4ad.trainers.cooccurrence import EncoderTuningConfig
+
+    folders, config, tuning = parse((EmbedFolders, EmbedConfig, EncoderTuningConfig), "tune", arguments)
+    out = created(folders.out)
+    summary = tune_ad_encoder(config, vars(tuning), data_dir=Path(folders.data), out_dir=out, seed=folders.train_seed)
+    write_json(out / "tune.json", summary)
+
+
 def embed(arguments: list[str]) -> None:
-    from gr4ad.pipeline.tokenizing import embed_ads
+    from gr4ad.pipeline.embedding import embed_ads
     from gr4ad.trainers.cooccurrence import ItemSequenceConfig
 
     folders, config, sequences = parse((EmbedFolders, EmbedConfig, ItemSequenceConfig), "embed", arguments)
     out = created(folders.out)
-    write_json(
-        out / "embed.json", embed_ads(config, vars(sequences), data_dir=Path(folders.data), out_dir=out, seed=0)
-    )
+    summary = embed_ads(config, vars(sequences), data_dir=Path(folders.data), out_dir=out, seed=folders.train_seed)
+    write_json(out / "embed.json", summary)
 
 
 def tokenize(arguments: list[str]) -> None:
     from gr4ad.pipeline.tokenizing import build_tokenizer
 
     folders, config = parse((TokenizeFolders, TokenizeConfig), "tokenize", arguments)
+    if folders.category_column and not folders.report:
+        raise ValueError(
+            f"`category_column` is {folders.category_column!r}, but only the report uses it. Add --report, or leave "
+            "it out."
+        )
+    if folders.report:
+        from gr4ad.pipeline.sid_report import choose_category_column
+
+        # A wrong name is told before the quantizer is fitted, not after.
+        choose_category_column(load_prepared(folders.data).catalog.column_names, folders.category_column)
+    out = created(folders.out)
     build_tokenizer(
         config,
         data_dir=Path(folders.data),
         embed_dir=Path(folders.embeddings),
-        out_dir=created(folders.out),
+        out_dir=out,
         seed=folders.codebook_seed,
     )
+    if folders.report:
+        print_sid_report(out, Path(folders.data), folders.category_column)
+
+
+def print_sid_report(folder: Path, data_dir: Path, category_column: str | None) -> None:
+    """Writes `sid_report.html` into a tokenize folder and prints its headline."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from gr4ad.pipeline.sid_report import report_sids
+
+    page = folder / "sid_report.html"
+    numbers = report_sids(folder, data_dir, page, category_column=category_column)
+    quality = numbers["quality"]
+    rows = [
+        ("items / SIDs", f"{numbers['items']:,} / {numbers['sids']:,}", ""),
+        ("items per SID (Cpr)", f"{quality['cpr']:.4f}", "1 = no two share one"),
+        ("SIDs that are shared (Col)", f"{quality['col']:.2%}", "0 = none"),
+        ("code space in use (Util)", f"{1000 * quality['util']:.3g}‰", "items / possible SIDs"),
+        (
+            "interactions in shared SIDs",
+            f"{quality['interactions_in_shared_sids']:.2%}",
+            "of the training log; 0 = none",
+        ),
+    ]
+    for number, level in enumerate(numbers["levels"], start=1):
+        rows.append((f"level {number}: codes in use", f"{level['used']:.1%}", f"of {level['size']:,}; 100% = all"))
+    if numbers["prefix_purity"]:
+        first = numbers["prefix_purity"][0]
+        note = f"by {escape(numbers['category_column'])}; {first['chance']:.3f} by chance, 1 = pure"
+        rows.append(("purity of level-1 codes", f"{first['purity']:.3f}", note))
+    table = Table("semantic IDs", "", "", show_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    # Not wrapped: a path is there to be copied.
+    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def train(arguments: list[str]) -> None:

@@ -11,7 +11,6 @@ import torch
 from transformers import GenerationConfig
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
-from gr4ad.modeling_gr4ad import SIDTrie
 
 AUTO_MAP = {
     "AutoConfig": "configuration_gr4ad.GR4ADConfig",
@@ -61,8 +60,6 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
 
     recommender = Recommender.from_pretrained(folder)
     tokenizer, model = recommender.tokenizer, recommender.model
-    rows = tokenizer.index.ranked_rows()
-    codes = torch.from_numpy(tokenizer.index.codes[rows])
     batch = tokenizer.encode_histories(
         [history],
         user_features={name: [None] for name in tokenizer.user_features} or None,
@@ -73,7 +70,7 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
     context = model.model.encode(**batch)
     trunk = model.model.trunk(context)
     # Prefix log-probabilities of the final beams' ancestors: each prefix is scored by the same teacher-forced pass.
-    found = model.beam_search(**batch, beam_widths=recommender.beam_widths, trie=SIDTrie.from_codes(codes))
+    found = model.beam_search(**batch, beam_widths=recommender.beam_widths, trie=recommender.trie)
     sids = found.sequences[:, : min(found.sequences.shape[1], 200)]
     sids = sids[:, (sids[0] > 0).all(-1)]
     states = model.model.autoregress(trunk, model.shift_right(sids), context)

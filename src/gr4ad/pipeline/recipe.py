@@ -20,12 +20,13 @@ class RecipeError(ValueError):
 
 @dataclass
 class Recipe:
-    """Sections of a recipe. `train`, `align` and `cooccurrence` keep plain values, since building trainer arguments
-    imports torch; their names are checked when the stage builds them, before it works.
+    """Sections of a recipe. `tune`, `train`, `align` and `cooccurrence` keep plain values, since building trainer
+    arguments imports torch; their names are checked when the stage builds them, before it works.
 
     Attributes:
         name: What the artifact is called. seed: Of every stage.
         market: A simulated market instead of files; then `data` needs no file names.
+        tune: `EncoderTuningConfig` values; None leaves the encoder as it is.
         align: `RSPOConfig` values; None leaves the alignment out.
     """
 
@@ -35,6 +36,7 @@ class Recipe:
     market: MarketConfig | None = None
     data: DataConfig = field(default_factory=DataConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    tune: dict[str, Any] | None = None
     cooccurrence: dict[str, Any] = field(default_factory=dict)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     model: ModelSettings = field(default_factory=ModelSettings)

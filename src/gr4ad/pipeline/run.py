@@ -34,8 +34,9 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         ValueError: On bad data, settings or a stage's own checks; nothing of the stage is kept as finished.
     """
     from gr4ad import RSPOConfig, VSLConfig
+    from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads, tune_ad_encoder
     from gr4ad.pipeline.evaluating import evaluate_models
-    from gr4ad.pipeline.tokenizing import build_tokenizer, embed_ads
+    from gr4ad.pipeline.tokenizing import build_tokenizer
     from gr4ad.pipeline.training import align_model, train_model, trainer_arguments
 
     out = Path(out_dir)
@@ -61,11 +62,24 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
     data_settings = {**vars(recipe.data), "root": "", "inputs": inputs}
     runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=data_settings)
     data_dir = data_dir / "prepared"
+    encoder: Path | None = None
+    before_embedding: tuple[str, ...] = ("data",)
+    if recipe.tune is not None:
+        tune = recipe.tune
+        runner.run(
+            "tune",
+            lambda folder: tune_ad_encoder(recipe.embed, tune, data_dir=data_dir, out_dir=folder, seed=seed),
+            settings=[recipe.embed, tune, seed],
+            after=("data",),
+        )
+        encoder, before_embedding = runner.folder("tune") / ENCODER_FOLDER, ("data", "tune")
     runner.run(
         "embed",
-        lambda folder: embed_ads(recipe.embed, recipe.cooccurrence, data_dir=data_dir, out_dir=folder, seed=seed),
+        lambda folder: embed_ads(
+            recipe.embed, recipe.cooccurrence, data_dir=data_dir, out_dir=folder, seed=seed, encoder=encoder
+        ),
         settings=[recipe.embed, recipe.cooccurrence, seed],
-        after=("data",),
+        after=before_embedding,
     )
     runner.run(
         "tokenize",

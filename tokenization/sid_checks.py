@@ -1,0 +1,72 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Checks of what is written into an index of semantic IDs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+CODE_BITS = 31  # codes are stored as int32
+
+
+def are_strings(ids: Sequence) -> bool:
+    return all(issubclass(kind, str) for kind in set(map(type, ids)))
+
+
+def raise_repeated(ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+    raise ValueError(f"`item_ids` must be distinct. Received twice: {repeated!r}. Drop one of the two.")
+
+
+def checked_ids(item_ids: Sequence[str]) -> list[str]:
+    ids = [item_ids] if isinstance(item_ids, str) else list(item_ids)
+    if isinstance(item_ids, str) or not are_strings(ids):
+        raise ValueError(f"`item_ids` must be a list of strings. Received: {item_ids!r}.")
+    if len(set(ids)) < len(ids):
+        raise_repeated(ids)
+    return ids
+
+
+def checked_codes(codes: np.ndarray, count: int, levels: int) -> np.ndarray:
+    """`codes` as int64 (count, levels)."""
+    codes = np.asarray(codes)
+    if not codes.size and not count:
+        return np.zeros((0, levels), dtype=np.int64)
+    if codes.shape != (count, levels):
+        raise ValueError(
+            f"`codes` must have shape ({count}, {levels}): one SID an item, {levels} codes each. "
+            f"Received: {codes.shape}."
+        )
+    whole = codes.dtype.kind in "iu" or (codes.dtype.kind == "f" and bool((codes == np.floor(codes)).all()))
+    if not whole or codes.min(initial=0) < 0 or codes.max(initial=0) >= 1 << CODE_BITS:
+        received = f"{codes.dtype}, {codes.min()}..{codes.max()}" if codes.dtype.kind in "iuf" else f"{codes.dtype}"
+        raise ValueError(f"`codes` must be integers in 0..2**{CODE_BITS}-1. Received: {received}.")
+    return codes.astype(np.int64)
+
+
+def checked_priority(priority: np.ndarray, count: int) -> np.ndarray:
+    """`priority` as float64 (count,)."""
+    priority = np.asarray(priority, dtype=np.float64)
+    if priority.shape != (count,) or np.isnan(priority).any():
+        received = f"shape {priority.shape}, {int(np.isnan(priority).sum())} NaN"
+        raise ValueError(f"`priority` needs one number an item, {count}, none of them NaN. Received: {received}.")
+    return priority
+
+
+def checked_columns(columns: Mapping[str, Sequence] | None, known: Mapping[str, list], count: int) -> dict[str, list]:
+    """`columns` as lists of `count` values, all of them columns that the index has."""
+    values = {name: list(column) for name, column in (columns or {}).items()}
+    for name, column in values.items():
+        if name not in known:
+            raise ValueError(
+                f"`columns`: the index has no column {name!r}, it has {sorted(known)}. Leave it out, or build the "
+                "index with it."
+            )
+        if len(column) != count:
+            raise ValueError(f"`columns`: {name!r} needs one value an item, {count}. Received: {len(column)}.")
+    return values
+
+
+__all__ = ["are_strings", "checked_codes", "checked_columns", "checked_ids", "checked_priority", "raise_repeated"]
