@@ -3,9 +3,9 @@
     python benchmarks/sid_downstream.py --data DIR --work OUT --out benchmarks/results/sid_downstream.json
 
 Trains the Amazon Beauty recipe, shortened to `--epochs`, on SIDs (and item vectors that start) from raw text, from
-text of an encoder tuned on co-occurrence, from text + collaborative vectors, and from both. Everything is fitted on the
-training log; all validation users are ranked over the whole catalog, by beams alone (item weight 0) and by the item
-head on the beams (item weight 1). The test items are not read. `spread` is the standard error over users.
+text of an encoder tuned on co-occurrence, from text + collaborative vectors, and from both. Everything is fitted on
+the training log; all validation users are ranked over the whole catalog, by beams alone (item weight 0) and by the
+item head on the beams (item weight 1). The test items are not read. `spread` is the standard error over users.
 """
 
 from __future__ import annotations

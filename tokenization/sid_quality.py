@@ -48,16 +48,19 @@ def sid_quality(codes: np.ndarray, codebook_sizes: Sequence[int]) -> dict[str, f
 
     Returns:
         `items` = N; `cpr` = items / distinct SIDs (>= 1, 1 is best); `col` = share of SIDs with more than one item,
-        [0, 1]; `util` = items / code space; `items_in_shared_sids`, share of items, [0, 1]; and for each level t
-        (1-based) `used_t`, share of its codes in use, and `perplexity_t`, exp of the entropy of its codes, in codes
+        [0, 1]; `util` = distinct SIDs / code space; `items_in_shared_sids`, share of items, [0, 1]; and for each level
+        t (1-based) `used_t`, share of its codes in use, and `perplexity_t`, exp of the entropy of its codes, in codes
         (1..V_t).
+
+    Eq. 35 writes Util as items / code space, which no tokenizer could change. The figures reported with it (Cpr times
+    Util is the same for all three variants) are those of SIDs in use / code space, and so are these.
     """
     counts = np.bincount(prefix_groups(codes, codes.shape[1]))
     quality = {
         "items": len(codes),
         "cpr": len(codes) / len(counts),
         "col": 1.0 - float((counts == 1).sum()) / len(counts),
-        "util": len(codes) / float(np.prod(np.array(codebook_sizes, dtype=np.float64))),
+        "util": len(counts) / float(np.prod(np.array(codebook_sizes, dtype=np.float64))),
         "items_in_shared_sids": float(counts[counts > 1].sum()) / len(codes),
     }
     for level, size in enumerate(codebook_sizes):

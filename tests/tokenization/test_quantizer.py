@@ -79,7 +79,7 @@ def test_distinct_last_leaves_no_collision_where_there_is_room(sizes):
 def test_sid_quality_by_hand():
     quality = sid_quality(np.array([[0, 0], [0, 0], [0, 1], [1, 1]]), [2, 4])
     assert quality["cpr"] == pytest.approx(4 / 3) and quality["col"] == pytest.approx(1 / 3)
-    assert quality["util"] == 0.5 and quality["items_in_shared_sids"] == 0.5
+    assert quality["util"] == 3 / 8 and quality["items_in_shared_sids"] == 0.5
     assert (quality["used_1"], quality["used_2"]) == (1.0, 0.5)
     assert quality["perplexity_2"] == pytest.approx(2.0)
     assert quality["perplexity_1"] == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))

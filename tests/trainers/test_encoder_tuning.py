@@ -165,7 +165,10 @@ def test_nothing_to_learn_from(tiny_encoder, tmp_path):
         tune_encoder(
             embedder, catalog, sparse.csr_array((26, 26)), units, EncoderTuningConfig(epochs=1), output_dir=tmp_path
         )
-    for settings, message in (({"temperature": 0.0}, "`temperature` must be > 0"), ({"batch_size": 1}, "must be >= 2")):
+    for settings, message in (
+        ({"temperature": 0.0}, "`temperature` must be > 0"),
+        ({"batch_size": 1}, "must be >= 2"),
+    ):
         with pytest.raises(ValueError, match=message):
             EncoderTuningConfig(**settings)
 

@@ -146,7 +146,7 @@ def print_sid_report(folder: Path, data_dir: Path, category_column: str | None) 
         ("items / SIDs", f"{numbers['items']:,} / {numbers['sids']:,}", ""),
         ("items per SID (Cpr)", f"{quality['cpr']:.4f}", "1 = no two share one"),
         ("SIDs that are shared (Col)", f"{quality['col']:.2%}", "0 = none"),
-        ("code space in use (Util)", f"{1000 * quality['util']:.3g}‰", "items / possible SIDs"),
+        ("code space in use (Util)", f"{1000 * quality['util']:.3g}‰", "SIDs in use / possible SIDs"),
         (
             "interactions in shared SIDs",
             f"{quality['interactions_in_shared_sids']:.2%}",

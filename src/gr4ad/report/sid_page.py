@@ -127,7 +127,7 @@ def _tiles(report: SIDReport) -> list[Tile]:
         Tile("Semantic IDs in use", tables.count_text(report.sids), f"each {len(report.levels)} codes long"),
         Tile("Items per SID (Cpr)", f"{quality['cpr']:.4g}", "1 = every item has one of its own"),
         Tile("SIDs that are shared (Col)", _percent(quality["col"]), "of the SIDs in use; 0 = none"),
-        Tile("Code space in use (Util)", f"{1000 * quality['util']:.3g}‰", f"items / possible SIDs ({space})"),
+        Tile("Code space in use (Util)", f"{1000 * quality['util']:.3g}‰", f"SIDs in use / possible ({space})"),
         Tile("Interactions in shared SIDs", _percent(shared), "of the training log; 0 = none"),
     ]
 

@@ -133,7 +133,7 @@ def collision_rows(quality: Mapping[str, float]) -> list[tuple[str, str, str]]:
         ("cpr", "Items per SID", "{:.3f}", "1 is best: every ad has an SID of its own"),
         ("col", "SIDs with more than one item", "{:.2%}", "of the SIDs in use"),
         ("items_in_shared_sids", "Items in a shared SID", "{:.2%}", "of the catalog"),
-        ("util", "Code space in use", "{:.2e}", "items / possible SIDs"),
+        ("util", "Code space in use", "{:.2e}", "SIDs in use / possible SIDs"),
     ]
     return [
         (name, form.format(quality[key]), meaning) for key, name, form, meaning in shown if is_known(quality.get(key))

@@ -1,0 +1,258 @@
+"""Semantic IDs: what each part of MGMR does to collisions, and time, memory and error beside faiss and semantic-id.
+
+    python benchmarks/sid_tokenization.py --data DIR --work OUT --out benchmarks/results/tokenize.json
+
+Quality: both logs below DIR (amazon_beauty/, complete_journey/), text embeddings, three seeds, one code space of 2^24.
+Scale: `--ads` x 256 embeddings (20,000 clusters whose sizes follow a power law), codebooks 4096/1024/256, ten Lloyd
+steps a level everywhere (ours: five plain, five balanced; both libraries sample 256 points a code in plain steps),
+each contender in a process of its own, in turns; time is fit and codes of all ads, peak memory that of the process
+with its input. semantic-id is measured at `--peer_ads` and 64/32/16 codes, balanced as ours, one start.
+
+Needs `pip install semantic-id==0.2.5` beside the development environment for that part; it is left out if absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+SIZES, PEER_SIZES = (4096, 1024, 256), (64, 32, 16)
+STEPS, BALANCED = 10, 5
+VARIANTS = {  # name: (codebook sizes, balanced steps, collision-aware)
+    "RQ-KMeans, unbalanced": (["256", "256", "256"], 0, False),
+    "RQ-KMeans": (["256", "256", "256"], 5, False),
+    "+ multi-resolution": (["1024", "256", "64"], 5, False),
+    "+ multi-granularity": (["1024", "256", "64*"], 5, False),
+    "+ collision-aware": (["1024", "256", "64*"], 5, True),
+    "multi-resolution, collision-aware": (["1024", "256", "64"], 5, True),
+}
+BUSINESS_FIELDS = {"amazon_beauty": ["item_id"], "complete_journey": ["account_id", "item_id"]}
+
+
+def made_up_embeddings(num_ads: int, seed: int) -> np.ndarray:
+    """Unit vectors float32 (num_ads, 256): 20,000 clusters of sizes n^-0.8, spectrum k^-1/2, spread 0.6 of theirs."""
+    rng = np.random.default_rng(seed)
+    spectrum = (np.arange(1, 257) ** -0.5).astype(np.float32)
+    centres = rng.normal(size=(20_000, 256)).astype(np.float32) * spectrum
+    weights = np.arange(1, 20_001) ** -0.8
+    cluster = rng.choice(20_000, num_ads, p=weights / weights.sum())
+    vectors = centres[cluster] + 0.6 * rng.normal(size=(num_ads, 256)).astype(np.float32) * spectrum
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def contend(name: str, path: str, sizes: tuple[int, ...]) -> dict:
+    """Runs one contender on the embeddings of a file: seconds, error per ad, peak GB, largest cluster over the cap."""
+    data = np.load(path)
+    start = time.perf_counter()
+    if name == "gr4ad":
+        from gr4ad.tokenization import MGMRQuantizer
+
+        start = time.perf_counter()
+        quantizer = MGMRQuantizer(list(sizes), iterations=STEPS - BALANCED, balanced_iterations=BALANCED)
+        codes, books = quantizer.fit(data), quantizer.codebooks
+    elif name == "faiss":
+        import faiss
+
+        start = time.perf_counter()
+        index = faiss.ResidualQuantizer(data.shape[1], len(sizes), 8)
+        faiss.copy_array_to_vector(np.log2(sizes).astype(np.uint64), index.nbits)
+        index.set_derived_values()
+        index.train_type, index.max_beam_size = faiss.ResidualQuantizer.Train_default, 1
+        index.cp.niter = STEPS
+        index.train(data)
+        packed = index.compute_codes(data)
+        seconds = time.perf_counter() - start
+        reader = np.zeros((len(data), len(sizes)), dtype=np.int64)
+        bits = np.unpackbits(packed, axis=1, bitorder="little")
+        offset = 0
+        for level, size in enumerate(sizes):
+            width = int(np.log2(size))
+            reader[:, level] = bits[:, offset : offset + width] @ (1 << np.arange(width))
+            offset += width
+        flat = faiss.vector_to_array(index.codebooks).reshape(-1, data.shape[1])
+        books = np.split(flat, np.cumsum(sizes)[:-1])
+        return score(data, reader, books, seconds)
+    else:
+        from semantic_id import RQKMeans
+
+        start = time.perf_counter()
+        peer = RQKMeans(len(sizes), list(sizes), implementation=name, max_iter=STEPS, n_init=1, random_state=0)
+        peer.fit(data)
+        codes = np.asarray(peer.encode(data))
+        seconds = time.perf_counter() - start
+        residual = data - np.asarray(peer.decode(codes), dtype=np.float32)
+        return {"seconds": seconds, "error": float((residual**2).sum(1).mean()), "peak_gb": peak_gb(), "fullest": 0.0}
+    return score(data, codes, books, time.perf_counter() - start)
+
+
+def score(data: np.ndarray, codes: np.ndarray, books: list[np.ndarray], seconds: float) -> dict:
+    peak, error, fullest = peak_gb(), 0.0, 0.0
+    for start in range(0, len(data), 100_000):
+        block = data[start : start + 100_000].copy()
+        for level, book in enumerate(books):
+            block -= book[codes[start : start + 100_000, level]]
+        error += float((block**2).sum())
+    for level, book in enumerate(books):
+        fullest = max(fullest, np.bincount(codes[:, level]).max() / -(-len(data) // len(book)))
+    return {"seconds": seconds, "error": error / len(data), "peak_gb": peak, "fullest": float(fullest)}
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def race(names: list[str], path: Path, sizes: tuple[int, ...], repeats: int) -> dict[str, list[dict]]:
+    """Runs contenders in turns, each in a process of its own."""
+    results: dict[str, list[dict]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            command = [sys.executable, __file__, "--contend", name, str(path), ",".join(map(str, sizes))]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
+            logging.info("%s: %s", name, results[name][-1])
+    return results
+
+
+def scale_rows(label: str, results: dict[str, list[dict]]) -> list[dict]:
+    rows = []
+    for name, runs in results.items():
+        units = {"seconds": "s", "error": "squared distance per ad", "peak_gb": "GB", "fullest": "of the cap"}
+        for metric, unit in units.items():
+            values = [run[metric] for run in runs]
+            rows.append(
+                {
+                    "name": f"{label}/{name}/{metric}",
+                    "metric": metric,
+                    "value": round(statistics.median(values), 4),
+                    "spread": round(max(values) - min(values), 4),
+                    "unit": unit,
+                }
+            )
+    return rows
+
+
+def quality_rows(data_root: Path, work: Path, seeds: list[int]) -> list[dict]:
+    """Cpr, Col, Util and shared interactions of each variant on both logs; mean and half range over seeds."""
+    from gr4ad.data import load_prepared, prepare
+    from gr4ad.pipeline import load_recipe
+    from gr4ad.pipeline.embedding import ad_embedder
+    from gr4ad.pipeline.tokenizing import business_keys
+    from gr4ad.tokenization import MGMRQuantizer, sid_quality
+    from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
+    from gr4ad.tokenization.sid_quality import interaction_exposure
+
+    rows = []
+    for log, fields in BUSINESS_FIELDS.items():
+        recipe = load_recipe(log, data_root=data_root / log)
+        folder = work / log
+        if not (folder / "data.json").is_file():
+            prepare(recipe.data, folder)
+        data = load_prepared(folder)
+        content, _ = ad_embedder(recipe.embed).embed(data.catalog)
+        vectors = EmbeddingFusion.fit(content, None, collaborative_weight=0).transform(content)
+        keys = business_keys(data, fields)
+        place = {item: row for row, item in enumerate(data.catalog["item_id"])}
+        counts = np.zeros(len(place))
+        np.add.at(counts, [place[item] for items in data.train["items"] for item in items], 1)
+        for name, (sizes, balanced, distinct) in VARIANTS.items():
+            measured = []
+            for seed in seeds:
+                quantizer = MGMRQuantizer(sizes, balanced_iterations=balanced, distinct_last=distinct, seed=seed)
+                codes = quantizer.fit(vectors, keys)
+                quality = sid_quality(codes, quantizer.codebook_sizes)
+                measured.append(
+                    {
+                        "cpr": quality["cpr"],
+                        "col": quality["col"],
+                        "util": quality["util"],
+                        "interactions_in_shared_sids": interaction_exposure(codes, counts),
+                    }
+                )
+            for metric in measured[0]:
+                values = [one[metric] for one in measured]
+                rows.append(
+                    {
+                        "name": f"{log}/{name}/{metric}",
+                        "metric": metric,
+                        "value": round(float(np.mean(values)), 7),
+                        "spread": round((max(values) - min(values)) / 2, 7),
+                        "unit": "items per SID" if metric == "cpr" else "share",
+                    }
+                )
+            logging.info("%s, %s: %s", log, name, {k: round(v, 5) for k, v in measured[0].items()})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="Folder of the two logs; without it, no quality rows.")
+    parser.add_argument("--work", type=Path, help="Folder for prepared logs and embeddings.")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--ads", type=int, default=1_000_000, help="0 leaves the scale part out.")
+    parser.add_argument("--peer_ads", type=int, default=5_000)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--contend", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contend:
+        name, path, sizes = arguments.contend
+        print(json.dumps(contend(name, path, tuple(map(int, sizes.split(","))))))  # noqa: T201
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    from gr4ad.pipeline.run import VERSIONS, machine
+    from gr4ad.pipeline.runner import write_json
+
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = []
+    ratios: dict[str, float] = {}
+    versions = {name: version(name) for name in VERSIONS}
+    if arguments.ads:
+        path = arguments.work / "made_up.npy"
+        np.save(path, made_up_embeddings(arguments.ads, 0))
+        results = race(["faiss", "gr4ad"], path, SIZES, arguments.repeats)
+        middle = {n: {m: statistics.median(r[m] for r in runs) for m in runs[0]} for n, runs in results.items()}
+        rows += scale_rows(f"{arguments.ads} ads", results)
+        ratios["time_vs_faiss"] = middle["gr4ad"]["seconds"] / middle["faiss"]["seconds"]
+        ratios["error_vs_faiss"] = middle["gr4ad"]["error"] / middle["faiss"]["error"]
+        ratios["peak_memory_vs_faiss"] = middle["gr4ad"]["peak_gb"] / middle["faiss"]["peak_gb"]
+        path.unlink()
+    if arguments.peer_ads and importlib.util.find_spec("semantic_id"):
+        path = arguments.work / "made_up_small.npy"
+        np.save(path, made_up_embeddings(arguments.peer_ads, 0))
+        results = race(["constrained", "kmeans", "gr4ad"], path, PEER_SIZES, arguments.repeats)
+        middle = {n: {m: statistics.median(r[m] for r in runs) for m in runs[0]} for n, runs in results.items()}
+        labels = {"constrained": "semantic-id, balanced", "kmeans": "semantic-id, unbalanced", "gr4ad": "gr4ad"}
+        rows += scale_rows(f"{arguments.peer_ads} ads", {labels[name]: runs for name, runs in results.items()})
+        ratios["speedup_vs_semantic_id"] = middle["constrained"]["seconds"] / middle["gr4ad"]["seconds"]
+        ratios["error_vs_semantic_id"] = middle["gr4ad"]["error"] / middle["constrained"]["error"]
+        versions["semantic-id"] = version("semantic-id")
+        path.unlink()
+    if arguments.data:
+        rows += quality_rows(arguments.data, arguments.work, arguments.seeds)
+    result = {
+        "command": "python benchmarks/sid_tokenization.py --data DIR --work OUT --out FILE",
+        "machine": {**machine(), "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))},
+        "versions": versions,
+        "seeds": arguments.seeds,
+        "rows": rows,
+        "ratios": {name: round(value, 4) for name, value in ratios.items()},
+    }
+    print(json.dumps(result["ratios"], indent=1))  # noqa: T201
+    if arguments.out:
+        write_json(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
