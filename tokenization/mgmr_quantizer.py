@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from .balanced_kmeans import balanced_kmeans, nearest_centroids
 from .collective import ManyProcesses, OneProcess
@@ -242,16 +242,18 @@ class MGMRQuantizer:
 
     @classmethod
     def load(cls, path: str | Path, codebook_sizes: Sequence[int | str]) -> MGMRQuantizer:
-        """Reads codebooks written by `save`.
+        """Reads codebooks written by `save`, and whether they are collision-aware.
 
         Raises:
             ValueError: If the file is missing or damaged, or holds other levels than `codebook_sizes` says.
         """
-        quantizer = cls(codebook_sizes)
         try:
-            tensors = load_file(path)
+            with safe_open(path, framework="np") as file:
+                settings = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: not a readable codebook file ({error}). Fit the quantizer again.") from error
+        quantizer = cls(codebook_sizes, distinct_last=settings.get("distinct_last") == "True")
         sizes = [level.size for level in quantizer.levels if not level.hashed]
         found = [len(tensors[f"level_{t + 1}"]) if f"level_{t + 1}" in tensors else 0 for t in range(len(sizes))]
         if found != sizes:

@@ -162,7 +162,9 @@ class UASIDTokenizer(PythonBackend):
 
     def decode_items(self, sids: Sequence[Sequence[int]]) -> list[list[str]]:
         """Items of each SID of token ids, best rank first; an empty list for an SID that no item has."""
-        return [self.index.items_of(np.asarray(sid) - self.level_offsets) for sid in sids]
+        if not len(sids):
+            return []
+        return self.index.lookup(np.asarray(sids, dtype=np.int64) - self.level_offsets)
 
     def encode_histories(
         self,

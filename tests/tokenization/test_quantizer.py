@@ -55,6 +55,10 @@ def test_save_and_load(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["codebooks.safetensors"]
     again = MGMRQuantizer.load(tmp_path / "codebooks.safetensors", ["6", "5", "7*"])
     np.testing.assert_array_equal(again.encode(data, keys), quantizer.encode(data, keys))
+    assert not again.distinct_last
+    quantizer.distinct_last = True
+    quantizer.save(tmp_path / "aware.safetensors")
+    assert MGMRQuantizer.load(tmp_path / "aware.safetensors", ["6", "5", "7*"]).distinct_last
     with pytest.raises(ValueError, match=r"holds codebooks of \[6, 5\] codes, `codebook_sizes` says \[6, 4\]"):
         MGMRQuantizer.load(tmp_path / "codebooks.safetensors", ["6", "4", "7*"])
     whole = (tmp_path / "codebooks.safetensors").read_bytes()

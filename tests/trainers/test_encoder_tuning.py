@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -183,3 +184,19 @@ def test_recall_by_hand():
     assert scores["recall@2"] == pytest.approx((1 + second[1]) / 2)
     with pytest.raises(ValueError, match="no user with two distinct ads"):
         cooccurrence_recall(vectors, [np.array([1, 1])])
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path):
+    rng = np.random.default_rng(0)
+    cooccur = np.zeros((8, 8))
+    for i, j in ((0, 4), (1, 5), (2, 3), (6, 7)):  # some partners are in the other process's half
+        cooccur[i, j] = cooccur[j, i] = 1
+    np.savez(tmp_path / "batch.npz", weights=rng.normal(size=(8, 4)).astype(np.float32), cooccur=cooccur)
+    for processes in ("1", "2"):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        script = str(Path(__file__).parent / "distributed_loss.py")
+        done = subprocess.run([*launch, script, str(tmp_path)], capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+    one, two = (np.load(tmp_path / f"gradient_{n}.npy") for n in (1, 2))
+    assert np.abs(one).max() > 0.01
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)

@@ -244,6 +244,7 @@ def merge_adapter(encoder: SentenceTransformer) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model = encoder.transformers_model
+    assert model is not None
     for name, layer in list(model.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
