@@ -3,12 +3,15 @@ import logging
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
-from gr4ad import Recommender
+from gr4ad import MGMRQuantizer, Recommender
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
+from gr4ad.tokenization.ad_embedding import AdEmbedder
+from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 
 TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
-STAGES = ["market", "data", "embed", "tokenize", "train", "align", "evaluate"]
+STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "align", "evaluate"]
 
 
 def recipe(folder: Path, encoder: Path, align_rate: float = 1e-3) -> Recipe:
@@ -34,7 +37,8 @@ def test_the_artifact_is_whole(run):
         "tokenization_ua_sid.py",
     }
     data = {"config.json", "model.safetensors", "generation_config.json", "tokenizer_config.json", "items.parquet"}
-    assert files >= code | data | {"codebooks.safetensors", "README.md", "report.html", "metrics.json", "stages"}
+    embedding = {"codebooks.safetensors", "embedding_fusion.safetensors", "encoder"}
+    assert files >= code | data | embedding | {"README.md", "report.html", "metrics.json", "stages"}
     assert not [name for name in files if name.endswith(".tmp") or name == ".artifact"]
     saved = json.loads((out / "metrics.json").read_text())
     assert set(saved) >= {"final", "metric", "serving", "users", "item_knn", "validation", "test"}
@@ -63,6 +67,27 @@ def test_the_artifact_recommends(run):
     assert len(ads) == 5 and all(ad.item_id in recommender.tokenizer.index.rows for ad in ads)
     assert all(ad.attributes["title"] for ad in ads)
     assert recommender.beam_widths == metrics["serving"]["beam_widths"] == [4, 16, 32]
+
+
+def test_a_new_ad_is_embedded_encoded_and_served(run):
+    out, _ = run
+    recommender = Recommender.from_pretrained(out)
+    tokenizer = recommender.tokenizer
+    known = tokenizer.index.item_ids[0]
+    new = Dataset.from_dict(
+        {"item_id": ["new_ad"], "title": tokenizer.index.columns["title"][:1], "category": ["shoes"]}
+    )
+    content, _ = AdEmbedder(str(out / "encoder"), ["title", "category"]).embed(new, progress=False)
+    vectors = EmbeddingFusion.load(out / "embedding_fusion.safetensors").transform(content)
+    quantizer = MGMRQuantizer.load(tokenizer.codebooks_file, tokenizer.codebook_sizes)
+    codes = quantizer.encode(vectors, ["account_00|new_ad"], taken=tokenizer.index.codes)
+    assert tuple(codes[0]) not in {tuple(sid) for sid in tokenizer.index.codes}
+    recommender.add_ads(["new_ad"], codes, attributes={"title": ["A new ad"]})
+    [ads] = recommender.recommend([["new_ad", str(known)]], top_k=32, beam_widths=[8, 64, 200], exclude_history=False)
+    assert recommender.tokenizer.decode_items(recommender.tokenizer.encode_items(["new_ad"])) == [["new_ad"]]
+    assert len(ads) == 32
+    [ads] = recommender.recommend([[str(known)]], top_k=121, beam_widths=[8, 64, 200])
+    assert {"new_ad", str(known)} <= {ad.item_id for ad in ads}  # with beams as wide as the catalog
 
 
 def test_a_second_run_keeps_and_a_change_reruns_what_follows(run, tiny_encoder, caplog):

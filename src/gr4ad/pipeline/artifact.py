@@ -11,6 +11,8 @@ import torch
 from transformers import GenerationConfig
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.pipeline.embedding import ENCODER_FOLDER
+from gr4ad.tokenization.embedding_fusion import FUSION_FILE
 
 AUTO_MAP = {
     "AutoConfig": "configuration_gr4ad.GR4ADConfig",
@@ -19,12 +21,15 @@ AUTO_MAP = {
 }
 
 
-def save_artifact(model_dir: Path, tokenizer_dir: Path, serving: dict, out_dir: Path) -> None:
+def save_artifact(
+    model_dir: Path, tokenizer_dir: Path, serving: dict, out_dir: Path, *, encoder_dir: Path | None = None
+) -> None:
     """Writes the artifact's files into `out_dir`, beside whatever else is there; each file appears whole or not at
     all.
 
     Args:
-        model_dir, tokenizer_dir: Folders of `save_pretrained`.
+        model_dir, tokenizer_dir: Folders of `save_pretrained`; the latter with the embedding fusion.
+        encoder_dir: The tuned ad encoder, if there is one: becomes `encoder/`, which embeds new ads.
         serving: `beam_widths`, `item_weight`, `value_weight`, `exclude_history`: the defaults of `Recommender`.
     """
     staging = out_dir / ".artifact"
@@ -35,6 +40,10 @@ def save_artifact(model_dir: Path, tokenizer_dir: Path, serving: dict, out_dir: 
     UASIDTokenizer.from_pretrained(tokenizer_dir).save_pretrained(staging)
     GenerationConfig(**serving).save_pretrained(staging)
     complete_auto_map(staging / "config.json")
+    shutil.copyfile(tokenizer_dir / FUSION_FILE, staging / FUSION_FILE)
+    if encoder_dir is not None:
+        shutil.rmtree(out_dir / ENCODER_FOLDER, ignore_errors=True)  # a folder is not replaced by renaming
+        shutil.copytree(encoder_dir, staging / ENCODER_FOLDER)
     for path in sorted(staging.iterdir()):
         os.replace(path, out_dir / path.name)
     staging.rmdir()

@@ -151,11 +151,18 @@ def write_artifact(
 ) -> None:
     """Model, tokenizer, card, report and metrics into `out`."""
     from gr4ad.pipeline.artifact import beam_tree, save_artifact
+    from gr4ad.pipeline.embedding import ENCODER_FOLDER
     from gr4ad.pipeline.training import read_log
     from gr4ad.report import RunReport, write_model_card, write_report
 
     tokenizer_dir = runner.folder("tokenize")
-    save_artifact(model_dir / "model", tokenizer_dir / "tokenizer", metrics["serving"], out)
+    save_artifact(
+        model_dir / "model",
+        tokenizer_dir / "tokenizer",
+        metrics["serving"],
+        out,
+        encoder_dir=runner.folder("tune") / ENCODER_FOLDER if recipe.tune is not None else None,
+    )
     quality = json.loads((tokenizer_dir / "quality.json").read_text(encoding="utf-8"))
     data = load_prepared(runner.folder("data") / "prepared")
     # The picture shows a user with a history of middling length: neither a guess nor a saturated one.
