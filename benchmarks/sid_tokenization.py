@@ -3,10 +3,11 @@
     python benchmarks/sid_tokenization.py --data DIR --work OUT --out benchmarks/results/tokenize.json
 
 Quality: both logs below DIR (amazon_beauty/, complete_journey/), text embeddings, three seeds, one code space of 2^24.
-Scale: `--ads` x 256 embeddings (20,000 clusters whose sizes follow a power law), codebooks 4096/1024/256, ten Lloyd
-steps a level everywhere (ours: five plain, five balanced; both libraries sample 256 points a code in plain steps),
-each contender in a process of its own, in turns; time is fit and codes of all ads, peak memory that of the process
-with its input. semantic-id is measured at `--peer_ads` and 64/32/16 codes, balanced as ours, one start.
+Scale: `--ads` x 256 embeddings (one cluster in 50 ads, sizes n^-0.5), codebooks 4096/1024/256, ten Lloyd steps a level
+everywhere (ours: five plain, five balanced; both libraries sample 256 points a code), each contender in a process of
+its own, in turns; time is fit and codes of all ads, peak memory that of the process with its input. What balance costs
+in error depends on how uneven the clusters are: `skew` rows repeat it smaller, for sizes n^0, n^-0.5 and n^-0.8.
+semantic-id is measured at `--peer_ads` and 64/32/16 codes, balanced as ours, one start.
 
 Needs `pip install semantic-id==0.2.5` beside the development environment for that part; it is left out if absent.
 """
@@ -18,7 +19,6 @@ import importlib.util
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-SIZES, PEER_SIZES = (4096, 1024, 256), (64, 32, 16)
+SIZES, SKEW_SIZES, PEER_SIZES = (4096, 1024, 256), (512, 128, 32), (64, 32, 16)
+SKEW, SKEWS, SKEW_ADS = 0.5, (0.0, 0.5, 0.8), 120_000
 STEPS, BALANCED = 10, 5
 VARIANTS = {  # name: (codebook sizes, balanced steps, collision-aware)
     "RQ-KMeans, unbalanced": (["256", "256", "256"], 0, False),
@@ -41,13 +42,13 @@ VARIANTS = {  # name: (codebook sizes, balanced steps, collision-aware)
 BUSINESS_FIELDS = {"amazon_beauty": ["item_id"], "complete_journey": ["account_id", "item_id"]}
 
 
-def made_up_embeddings(num_ads: int, seed: int) -> np.ndarray:
-    """Unit vectors float32 (num_ads, 256): 20,000 clusters of sizes n^-0.8, spectrum k^-1/2, spread 0.6 of theirs."""
+def made_up_embeddings(num_ads: int, seed: int, skew: float) -> np.ndarray:
+    """Unit vectors float32 (num_ads, 256): clusters of sizes n^-skew, spectrum k^-1/2, spread 0.6 of theirs."""
     rng = np.random.default_rng(seed)
     spectrum = (np.arange(1, 257) ** -0.5).astype(np.float32)
-    centres = rng.normal(size=(20_000, 256)).astype(np.float32) * spectrum
-    weights = np.arange(1, 20_001) ** -0.8
-    cluster = rng.choice(20_000, num_ads, p=weights / weights.sum())
+    centres = rng.normal(size=(num_ads // 50, 256)).astype(np.float32) * spectrum
+    weights = np.arange(1, len(centres) + 1) ** -skew
+    cluster = rng.choice(len(centres), num_ads, p=weights / weights.sum())
     vectors = centres[cluster] + 0.6 * rng.normal(size=(num_ads, 256)).astype(np.float32) * spectrum
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
@@ -110,7 +111,9 @@ def score(data: np.ndarray, codes: np.ndarray, books: list[np.ndarray], seconds:
 
 
 def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    """Peak resident memory of this process. Not getrusage: its figure starts at that of the process that forked."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
 
 
 def race(names: list[str], path: Path, sizes: tuple[int, ...], repeats: int) -> dict[str, list[dict]]:
@@ -220,7 +223,7 @@ def main() -> None:
     versions = {name: version(name) for name in VERSIONS}
     if arguments.ads:
         path = arguments.work / "made_up.npy"
-        np.save(path, made_up_embeddings(arguments.ads, 0))
+        np.save(path, made_up_embeddings(arguments.ads, 0, SKEW))
         results = race(["faiss", "gr4ad"], path, SIZES, arguments.repeats)
         middle = {n: {m: statistics.median(r[m] for r in runs) for m in runs[0]} for n, runs in results.items()}
         rows += scale_rows(f"{arguments.ads} ads", results)
@@ -228,9 +231,15 @@ def main() -> None:
         ratios["error_vs_faiss"] = middle["gr4ad"]["error"] / middle["faiss"]["error"]
         ratios["peak_memory_vs_faiss"] = middle["gr4ad"]["peak_gb"] / middle["faiss"]["peak_gb"]
         path.unlink()
+        for skew in SKEWS:
+            np.save(path, made_up_embeddings(SKEW_ADS, 0, skew))
+            results = race(["faiss", "gr4ad"], path, SKEW_SIZES, 1)
+            rows += scale_rows(f"skew {skew}, {SKEW_ADS} ads", results)
+            ratios[f"error_vs_faiss_skew_{skew}"] = results["gr4ad"][0]["error"] / results["faiss"][0]["error"]
+            path.unlink()
     if arguments.peer_ads and importlib.util.find_spec("semantic_id"):
         path = arguments.work / "made_up_small.npy"
-        np.save(path, made_up_embeddings(arguments.peer_ads, 0))
+        np.save(path, made_up_embeddings(arguments.peer_ads, 0, SKEW))
         results = race(["constrained", "kmeans", "gr4ad"], path, PEER_SIZES, arguments.repeats)
         middle = {n: {m: statistics.median(r[m] for r in runs) for m in runs[0]} for n, runs in results.items()}
         labels = {"constrained": "semantic-id, balanced", "kmeans": "semantic-id, unbalanced", "gr4ad": "gr4ad"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gr4ad.data import PreparedData, load_prepared
@@ -27,6 +29,36 @@ def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
     return ["|".join(map(str, row)) for row in zip(*(data.catalog[name] for name in columns), strict=True)]
 
 
+def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Content embeddings (float32, (N, d_1)) and collaborative ones (float32, (N, d_2)) or None, by catalog row.
+
+    Raises:
+        ValueError: If the file is missing or damaged, has no `content`, or its rows are not the catalog's in number or
+            not finite; names the first bad ad.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not readable embeddings ({error}). Run `gr4ad embed` again.") from error
+    if "content" not in tensors:
+        raise ValueError(f"{path}: has no tensor `content`. It has: {', '.join(tensors) or 'nothing'}.")
+    for name in ("content", "collaborative"):
+        vectors = tensors.get(name)
+        if vectors is None:
+            continue
+        if vectors.ndim != 2 or len(vectors) != len(item_ids):
+            raise ValueError(
+                f"{path}: `{name}` has shape {vectors.shape}, the catalog {len(item_ids)} ads: embed this catalog."
+            )
+        bad = ~np.isfinite(vectors).all(1)
+        if bad.any():
+            raise ValueError(
+                f"{path}: `{name}` of ad {item_ids[int(bad.argmax())]!r} (row {int(bad.argmax())}) is not finite "
+                f"({int(bad.sum())} such ads). Embed them again."
+            )
+    return tensors["content"].astype(np.float32), tensors.get("collaborative")
+
+
 def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int) -> dict:
     """Fits the quantizer, writes the tokenizer folder `tokenizer/`, `item_embeddings.safetensors` (the vectors that
     were quantized) and `quality.json`.
@@ -38,8 +70,7 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
     from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
 
     data = load_prepared(data_dir)
-    tensors = load_file(embed_dir / "embeddings.safetensors")
-    content, collaborative = tensors["content"], tensors.get("collaborative")
+    content, collaborative = read_embeddings(embed_dir / "embeddings.safetensors", data.catalog["item_id"])
     fusion = EmbeddingFusion.fit(content, collaborative, collaborative_weight=config.collaborative_weight, seed=seed)
     embeddings = fusion.transform(content, collaborative)
     quantizer = MGMRQuantizer(

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from gr4ad.cli import main
+
+ITEMS = 24
+
+
+def vectors(*, rows: int = ITEMS, bad_row: int | None = None, bad: float = 0.0) -> np.ndarray:
+    content = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
+    if bad_row is not None:
+        content[bad_row] = bad
+    return content
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizing")
+    pd.DataFrame({"item_id": [f"item_{n}" for n in range(ITEMS)], "title": "x"}).to_parquet(folder / "catalog.parquet")
+    events = [(f"user {n % 30}", f"item_{n * n % ITEMS}", "click", n) for n in range(300)]
+    pd.DataFrame(events, columns=["user_id", "item_id", "event", "timestamp"]).to_parquet(folder / "events.parquet")
+    assert main(["data", "--root", str(folder), "--out", str(folder / "data"), "--split", "leave_one_out"]) == 0
+    return folder / "data"
+
+
+def tokenize(data: Path, folder: Path, *more: str) -> int:
+    arguments = ["--data", str(data), "--embeddings", str(folder), "--out", str(folder / "out")]
+    return main(["tokenize", *arguments, "--num_value_buckets", "0", *more])
+
+
+@pytest.mark.parametrize(
+    ("content", "sizes", "message"),
+    [
+        (vectors(bad_row=3, bad=np.nan), ["4", "4"], "`content` of ad 'item_3' (row 3) is not finite (1 such ads)"),
+        (vectors(bad_row=5, bad=np.inf), ["4", "4"], "`content` of ad 'item_5' (row 5) is not finite"),
+        (vectors(rows=20), ["4", "4"], "`content` has shape (20, 8), the catalog 24 ads: embed this catalog"),
+        (vectors(), ["32", "4"], "24 rows, fewer than the largest codebook (32 codes). Use smaller `codebook_sizes`"),
+        (vectors(), ["4*", "4"], "only the last level may be hashed"),
+        (vectors(), ["4", "0"], "A codebook size is a number >= 1"),
+    ],
+)
+def test_bad_embeddings_are_one_line_and_leave_nothing(data, tmp_path, capsys, content, sizes, message):
+    save_file({"content": content}, tmp_path / "embeddings.safetensors")
+    assert tokenize(data, tmp_path, "--codebook_sizes", *sizes) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and "Traceback" not in error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_damaged_files_are_named(data, tmp_path, capsys):
+    path = tmp_path / "embeddings.safetensors"
+    save_file({"content": vectors()}, path)
+    path.write_bytes(path.read_bytes()[:100])
+    assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 2
+    assert f"{path}: not readable embeddings" in capsys.readouterr().err
+    path.unlink()
+    assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 2
+    assert f"{path}: not readable embeddings" in capsys.readouterr().err
+    save_file({"vectors": vectors()}, path)
+    assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 2
+    assert "has no tensor `content`. It has: vectors." in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_vectors_that_say_nothing_are_refused(data, tmp_path, capsys):
+    save_file({"content": np.zeros((ITEMS, 8), np.float32)}, tmp_path / "embeddings.safetensors")
+    assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 2
+    assert "`embeddings` row 0 holds only zeros (24 such rows)" in capsys.readouterr().err
+
+
+def test_a_good_folder_is_written_whole(data, tmp_path):
+    save_file({"content": vectors()}, tmp_path / "embeddings.safetensors")
+    assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 0
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {
+        "items.parquet",
+        "codebooks.safetensors",
+        "tokenizer",
+        "item_embeddings.safetensors",
+        "quality.json",
+    }
+    kept = {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()}
+    assert {"items.parquet", "codebooks.safetensors", "embedding_fusion.safetensors"} <= kept
