@@ -26,7 +26,7 @@ import numpy as np
 
 TUNE = {
     "amazon_beauty": {"epochs": 3, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True},
-    "complete_journey": {"epochs": 2, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True},
+    "complete_journey": {"epochs": 1, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True},
 }
 KS = (1, 5, 10)
 
