@@ -72,8 +72,11 @@ def contend(name: str, path: str, sizes: tuple[int, ...]) -> dict:
         index.set_derived_values()
         index.train_type, index.max_beam_size = faiss.ResidualQuantizer.Train_default, 1
         index.cp.niter = STEPS
+        index.max_mem_distances = 1 << 30  # else the distances of all ads at once: 20 GB
         index.train(data)
-        packed = index.compute_codes(data)
+        packed = np.concatenate(
+            [index.compute_codes(part) for part in np.array_split(data, max(1, len(data) // 50_000))]
+        )
         seconds = time.perf_counter() - start
         reader = np.zeros((len(data), len(sizes)), dtype=np.int64)
         bits = np.unpackbits(packed, axis=1, bitorder="little")
