@@ -40,7 +40,8 @@ def save_artifact(
     UASIDTokenizer.from_pretrained(tokenizer_dir).save_pretrained(staging)
     GenerationConfig(**serving).save_pretrained(staging)
     complete_auto_map(staging / "config.json")
-    shutil.copyfile(tokenizer_dir / FUSION_FILE, staging / FUSION_FILE)
+    if (tokenizer_dir / FUSION_FILE).is_file():  # a tokenizer built by hand may have none
+        shutil.copyfile(tokenizer_dir / FUSION_FILE, staging / FUSION_FILE)
     if encoder_dir is not None:
         shutil.rmtree(out_dir / ENCODER_FOLDER, ignore_errors=True)  # a folder is not replaced by renaming
         shutil.copytree(encoder_dir, staging / ENCODER_FOLDER)
