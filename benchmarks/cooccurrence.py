@@ -142,7 +142,7 @@ def main() -> None:
     from gr4ad.pipeline.run import VERSIONS, machine
     from gr4ad.pipeline.runner import write_json
 
-    rows, seconds = swing_rows(arguments.interactions), {}
+    rows, seconds, logs = swing_rows(arguments.interactions), {}, " ".join(arguments.logs)
     for log in arguments.logs:
         found, spent = recall_rows(log, arguments.data, arguments.work)
         rows += found
@@ -154,7 +154,7 @@ def main() -> None:
         for k in KS
     }
     result = {
-        "command": "python benchmarks/cooccurrence.py --data DIR --work OUT --out FILE",
+        "command": f"python benchmarks/cooccurrence.py --data DIR --work OUT --logs {logs} --out FILE",
         "machine": {**machine(), "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))},
         "versions": {name: version(name) for name in VERSIONS},
         "seeds": [0],
