@@ -17,7 +17,7 @@ from scipy import sparse
 from .collective import OneProcess
 from .residual_points import ResidualPoints
 
-# More candidates or rounds lower the error by less than 1 in 500, and cost as much time again.
+# More candidates or rounds lower the error hardly, and cost much time.
 CANDIDATES = 8  # nearest centroids that a point bids on: memory is 8 bytes each
 AUCTION_ROUNDS = 10
 AUCTION_REST = 100  # the auction ends when at most 1 point in so many is over a cap

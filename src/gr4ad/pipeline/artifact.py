@@ -42,8 +42,9 @@ def save_artifact(
     complete_auto_map(staging / "config.json")
     if (tokenizer_dir / FUSION_FILE).is_file():  # a tokenizer built by hand may have none
         shutil.copyfile(tokenizer_dir / FUSION_FILE, staging / FUSION_FILE)
+    # A folder is not replaced by renaming, and an earlier recipe's encoder would not fit these codebooks.
+    shutil.rmtree(out_dir / ENCODER_FOLDER, ignore_errors=True)
     if encoder_dir is not None:
-        shutil.rmtree(out_dir / ENCODER_FOLDER, ignore_errors=True)  # a folder is not replaced by renaming
         shutil.copytree(encoder_dir, staging / ENCODER_FOLDER)
     for path in sorted(staging.iterdir()):
         os.replace(path, out_dir / path.name)

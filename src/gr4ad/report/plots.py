@@ -126,7 +126,7 @@ def line_plot(
     lines = [line for line in lines if len(line.x) > 1]
     if not lines:
         return None
-    with _axes(NARROW if narrow else WIDE) as (figure, axes):
+    with styled_axes(NARROW if narrow else WIDE) as (figure, axes):
         plain = 0
         for line in lines:
             if line.accent:
@@ -160,7 +160,7 @@ def line_plot(
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         if len(lines) > 1:
             _label_ends(axes, lines)
-        return Plot(title, _svg(figure), note, narrow)
+        return Plot(title, inline_svg(figure), note, narrow)
 
 
 def codebook_plot(level: int, counts: Sequence[int]) -> Plot | None:
@@ -169,7 +169,7 @@ def codebook_plot(level: int, counts: Sequence[int]) -> Plot | None:
     if not total:
         return None
     ordered = sorted(counts, reverse=True)
-    with _axes(NARROW) as (figure, axes):
+    with styled_axes(NARROW) as (figure, axes):
         even = total / len(ordered)
         axes.stairs(ordered, range(len(ordered) + 1), fill=True, color=ACCENT, alpha=0.22)
         axes.stairs(ordered, range(len(ordered) + 1), color=ACCENT, linewidth=1.6, baseline=None)
@@ -181,7 +181,7 @@ def codebook_plot(level: int, counts: Sequence[int]) -> Plot | None:
         axes.set_xlabel("codes, most used first")
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         return Plot(
-            f"Level {level + 1}", _svg(figure), f"Items of each code. Dashed: even use, {even:.3g}", narrow=True
+            f"Level {level + 1}", inline_svg(figure), f"Items of each code. Dashed: even use, {even:.3g}", narrow=True
         )
 
 
@@ -192,7 +192,7 @@ def metric_plot(metric: str, systems: Mapping[str, Mapping[str, float]], note: s
         return None
     names = sorted(known, key=lambda name: known[name])
     errors = [systems[name].get(f"{metric}_se") for name in names]
-    with _axes((WIDE[0], 0.35 + 0.3 * len(names))) as (figure, axes):
+    with styled_axes((WIDE[0], 0.35 + 0.3 * len(names))) as (figure, axes):
         colors = [ACCENT if name == OURS else BAR for name in names]
         values = [known[name] for name in names]
         axes.barh(range(len(names)), values, height=0.62, color=colors)
@@ -214,7 +214,7 @@ def metric_plot(metric: str, systems: Mapping[str, Mapping[str, float]], note: s
         axes.set_xlim(0, room * 1.2)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        return Plot(METRICS.get(metric, metric), _svg(figure), note)
+        return Plot(METRICS.get(metric, metric), inline_svg(figure), note)
 
 
 def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
@@ -282,7 +282,7 @@ def _short(text: str, most: int) -> str:
 
 
 @contextmanager
-def _axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+def styled_axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
@@ -290,7 +290,7 @@ def _axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _svg(figure: Figure) -> Markup:
+def inline_svg(figure: Figure) -> Markup:
     """The figure as an SVG element without size, ids that clash, or addresses.
 
     Labels may hold anything: matplotlib escapes them, and mathematics in dollar signs is off.

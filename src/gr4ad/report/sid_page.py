@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import tables
-from .page import Tile
+from .page import Tile, page_environment, write_page
 from .sid_plots import HUES, MapPlot, Swatch, embedding_map, purity_plot, sid_size_plot, usage_plot
 
 
@@ -86,22 +84,12 @@ def write_sid_report(out_path: str | Path, report: SIDReport) -> None:
         out_path: File to write; its folder is made.
         report: The content; sections of empty parts are left out.
     """
-    out = Path(out_path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(render_sid_report(report), encoding="utf-8")
-    os.replace(partial, out)
+    write_page(out_path, render_sid_report(report))
 
 
 def render_sid_report(report: SIDReport) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("gr4ad.report", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["count"] = tables.count_text
     return environment.get_template("sid_report.html").render(
         report=report,

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .plots import ACCENT, INK, MUTED, NARROW, RULE, STEPS, WIDE, Plot, _axes, _svg
+from .plots import ACCENT, INK, MUTED, NARROW, RULE, STEPS, WIDE, Plot, inline_svg, styled_axes
 from .tables import count_text
 
 STAIRS = 400  # steps of a usage curve; a codebook of 16,384 codes drawn code by code would make the page heavy
@@ -42,7 +42,7 @@ def usage_plot(level: int, counts: Sequence[int]) -> Plot:
     edges = np.unique(np.linspace(0, len(ordered), min(len(ordered), STAIRS) + 1).astype(int))
     heights = np.add.reduceat(ordered, edges[:-1]) / np.diff(edges)
     balanced = ordered.mean()
-    with _axes(NARROW) as (figure, axes):
+    with styled_axes(NARROW) as (figure, axes):
         axes.stairs(heights, edges, fill=True, color=ACCENT, alpha=0.22)
         axes.stairs(heights, edges, color=ACCENT, linewidth=1.6, baseline=None)
         axes.axhline(balanced, color=INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -54,12 +54,12 @@ def usage_plot(level: int, counts: Sequence[int]) -> Plot:
         axes.set_ylabel("items")
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         note = f"Flat along the dashed line = balanced, {balanced:.3g} items a code. Steep = few codes hold much"
-        return Plot(f"Level {level}", _svg(figure), note, narrow=True)
+        return Plot(f"Level {level}", inline_svg(figure), note, narrow=True)
 
 
 def purity_plot(purity: Sequence[Mapping[str, float]]) -> Plot:
     """Purity of the prefixes of each length as bars, with the purity by chance as a mark on each."""
-    with _axes(WIDE) as (figure, axes):
+    with styled_axes(WIDE) as (figure, axes):
         for place, figures in enumerate(purity):
             for shift, prefix, alpha in ((-0.2, "", 1.0), (0.2, "shared_", 0.4)):
                 height, chance = figures[f"{prefix}purity"], figures[f"{prefix}chance"]
@@ -79,7 +79,7 @@ def purity_plot(purity: Sequence[Mapping[str, float]]) -> Plot:
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         note = "Far above the dark line, the purity by chance = meaning. Pale: only prefixes of two or more items"
-        return Plot("Prefix purity", _svg(figure), note)
+        return Plot("Prefix purity", inline_svg(figure), note)
 
 
 def sid_size_plot(items_per_sid: Mapping[int, int]) -> Plot:
@@ -91,7 +91,7 @@ def sid_size_plot(items_per_sid: Mapping[int, int]) -> Plot:
         name = f"{low}" if low == high else f"{count_text(low)}–{count_text(high)}"
         bins[name] = bins.get(name, 0) + sids
     names, heights = list(bins), list(bins.values())
-    with _axes((WIDE[0], max(WIDE[1], 0.5 + 0.24 * len(names)))) as (figure, axes):
+    with styled_axes((WIDE[0], max(WIDE[1], 0.5 + 0.24 * len(names)))) as (figure, axes):
         places = range(len(names))
         axes.barh(places, heights, height=0.62, color=ACCENT)
         for place, height in zip(places, heights, strict=True):
@@ -103,7 +103,9 @@ def sid_size_plot(items_per_sid: Mapping[int, int]) -> Plot:
         axes.set_xlabel("number of SIDs")
         axes.set_ylabel("items of an SID")
         axes.spines["bottom"].set_visible(False)
-        return Plot("Items per SID", _svg(figure), "All in the bar of one item = every item has an SID of its own")
+        return Plot(
+            "Items per SID", inline_svg(figure), "All in the bar of one item = every item has an SID of its own"
+        )
 
 
 def embedding_map(
