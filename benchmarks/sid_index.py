@@ -26,10 +26,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import GenerationConfig, set_seed  # noqa: E402
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation  # noqa: E402
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, SIDTrie  # noqa: E402
 from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
 from gr4ad.serving import Recommender  # noqa: E402
-from gr4ad.serving import recommender as serving  # noqa: E402
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer  # noqa: E402
 
 SIZES = [4096, 1024, 256]
@@ -115,8 +114,8 @@ def serving_times(recommender: Recommender, rng, repeats: int) -> dict[str, list
 
         return call
 
-    export_trie, extend, change = serving.export_trie, recommender._extend_tables, recommender._change
-    serving.export_trie = measured("part: trie", export_trie)
+    build, extend, change = SIDTrie.from_index, recommender._extend_tables, recommender._change
+    SIDTrie.from_index = measured("part: trie", build)  # type: ignore[method-assign]
     recommender._extend_tables = measured("part: tables", extend)  # type: ignore[method-assign]
     recommender._change = lambda act: change(measured("part: index", act))  # type: ignore[method-assign]
     try:
@@ -136,7 +135,7 @@ def serving_times(recommender: Recommender, rng, repeats: int) -> dict[str, list
             for name, value in parts.items():
                 times.setdefault(name, []).append(value)
     finally:
-        serving.export_trie = export_trie
+        SIDTrie.from_index = build  # type: ignore[method-assign]
     return times
 
 

@@ -2,8 +2,9 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
+from .beam_search_gr4ad import BeamSearchOutput
 from .configuration_gr4ad import NUM_SPECIAL_TOKENS, GR4ADConfig
-from .generation_gr4ad import BeamSearchOutput, ItemRanking
+from .item_ranking_gr4ad import ItemRanking
 from .modeling_gr4ad import GR4ADForRecommendation, GR4ADModel, GR4ADModelOutput, GR4ADRecommendationOutput
 from .trie_gr4ad import SIDTrie
 

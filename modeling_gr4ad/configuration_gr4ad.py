@@ -34,6 +34,10 @@ class GR4ADConfig(PreTrainedConfig):
         max_context_items (`int`): S, the longest history in items.
         num_events (`int`): Event kinds of history items; 0 leaves the feature out.
         context_values (`bool`): Whether history items carry their value bucket as a feature.
+        num_time_buckets (`int`): Buckets of the time that passed before each history item; 0 leaves the feature out.
+        num_cross_domain_items (`int`): Rows of the embedding table of the cross-domain sequence (what the user did
+            elsewhere, e.g. videos watched; row 0 is padding); 0 builds none.
+        max_cross_domain_items (`int`): X, the longest cross-domain sequence.
         user_feature_sizes (`list[int]`): Categories of each structured user feature (index 0 = missing).
         query_from_context (`bool`): Adds the last context vector to every trunk query, m_t^0 = p_t + x_last. The trunk
             stays token-free. Needed when all prefixes of a history are trained in one pass: otherwise a query does not
@@ -77,6 +81,9 @@ class GR4ADConfig(PreTrainedConfig):
     max_context_items: int = 50
     num_events: int = 0
     context_values: bool = False
+    num_time_buckets: int = 0
+    num_cross_domain_items: int = 0
+    max_cross_domain_items: int = 50
     user_feature_sizes: list[int] | None = None
     query_from_context: bool = True
     item_head: bool = False
@@ -134,6 +141,29 @@ class GR4ADConfig(PreTrainedConfig):
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
+    @classmethod
+    def from_tokenizer(cls, tokenizer, **kwargs) -> "GR4ADConfig":
+        """The configuration of a model for a [`UASIDTokenizer`]: codebooks, value buckets, events, time buckets,
+        cross-domain rows and user features are the tokenizer's, all else is `kwargs`.
+
+        ```python
+        >>> config = GR4ADConfig.from_tokenizer(tokenizer, hidden_size=256, num_items=len(tokenizer.index) + 1)
+        ```
+        """
+        return cls(**{**tokenizer_fields(tokenizer), **kwargs})
+
+    def check_tokenizer(self, tokenizer) -> None:
+        """Raises ValueError, naming field, values and remedy, unless this model's token ids and features are those of
+        a [`UASIDTokenizer`]."""
+        for name, theirs in tokenizer_fields(tokenizer).items():
+            ours = getattr(self, name)
+            if (ours or name not in OPTIONAL_FEATURES) and ours != theirs:
+                raise ValueError(
+                    f"`{name}` of the model is {shortened(ours)}, but the tokenizer has {shortened(theirs)}. Load "
+                    "both from one folder, or build the model with `GR4ADConfig.from_tokenizer(tokenizer)`; where the "
+                    "tokenizer's codebooks have grown, `model.resize_codebooks` follows them."
+                )
+
     def validate_architecture(self):
         """Part of `@strict` validation: rejects combinations that cannot be built, naming the field and the remedy."""
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
@@ -141,6 +171,17 @@ class GR4ADConfig(PreTrainedConfig):
                 f"`codebook_sizes` needs at least one level of at least one code. Received: {self.codebook_sizes}. "
                 "Copy the tokenizer's `codebook_sizes`."
             )
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+                     "max_context_items", "max_cross_domain_items"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
+        for name in ("num_value_buckets", "num_items", "num_context_layers", "num_events", "num_time_buckets",
+                     "num_cross_domain_items"):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be 0 (left out) or more. Received: {getattr(self, name)}.")
+        for name in ("dropout", "attention_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1). Received: {getattr(self, name)}.")
         if not 0 <= self.num_parallel_layers < self.num_hidden_layers:
             raise ValueError(
                 "`num_parallel_layers` (K) must be in 0..num_hidden_layers-1, so that at least one layer sees "
@@ -179,6 +220,37 @@ class GR4ADConfig(PreTrainedConfig):
                 f"`value_bucket_means` needs one mean for each of the {self.num_value_buckets} value buckets. "
                 f"Received: {len(means)}. Copy the tokenizer's `value_bucket_means`."
             )
+
+
+# What a tokenizer can give and a model may leave out.
+OPTIONAL_FEATURES = (
+    "num_value_buckets",
+    "value_bucket_means",
+    "num_events",
+    "num_time_buckets",
+    "num_cross_domain_items",
+    "user_feature_sizes",
+)
+
+
+def tokenizer_fields(tokenizer) -> dict:
+    """What a model must have in common with its tokenizer, as fields of [`GR4ADConfig`]."""
+    means = list(tokenizer.value_bucket_means)
+    return {
+        "codebook_sizes": list(tokenizer.level_sizes),
+        "num_value_buckets": len(means),
+        "value_bucket_means": means or None,
+        "num_events": len(tokenizer.event_names),
+        "num_time_buckets": tokenizer.num_time_buckets,
+        "num_cross_domain_items": tokenizer.num_cross_domain_items,
+        "user_feature_sizes": [len(categories) + 1 for categories in tokenizer.user_features.values()],
+    }
+
+
+def shortened(value) -> str:
+    """`value` as text of at most 80 characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 __all__ = ["GR4ADConfig", "NUM_SPECIAL_TOKENS"]

@@ -1,6 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Layers of GR4AD: norms, dropout, attention to the shared context, attention within a row, decoder and context
-layers.
+"""Layers of the GR4AD decoder: norms, dropout, attention to the shared context, attention within a row, feed-forward.
 
 Shapes: B batch, S history items, C context entries, R decoder rows that share one context, P decoder positions, d
 hidden size, H query heads, G key/value groups, D head dimension.
@@ -17,8 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
+from .beam_cache_gr4ad import BeamCache
 from .configuration_gr4ad import GR4ADConfig
-from .generation_gr4ad import BeamCache
 
 
 @dataclass
@@ -203,29 +202,13 @@ class GR4ADDecoderLayer(GradientCheckpointingLayer):
         return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
 
 
-class GR4ADContextLayer(GradientCheckpointingLayer):
-    """Causal encoder layer over the history, one of `num_context_layers`."""
-
-    def __init__(self, config: GR4ADConfig, layer_idx: int):
-        super().__init__()
-        self.self_attn = GR4ADSelfAttention(config, layer_idx)
-        self.mlp = GR4ADMLP(config)
-        self.self_attn_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
-        attended = self.self_attn(self.self_attn_norm(hidden).unsqueeze(1), mask, **kwargs).squeeze(1)
-        hidden = hidden + self.dropout(attended)
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
-
-
 __all__ = [
     "GR4ADContext",
-    "GR4ADContextLayer",
+    "GR4ADMLP",
     "GR4ADCrossAttention",
     "GR4ADDecoderLayer",
     "GR4ADDropout",
     "GR4ADRMSNorm",
+    "GR4ADSelfAttention",
     "additive_mask",
 ]

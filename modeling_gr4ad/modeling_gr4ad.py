@@ -1,9 +1,9 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """PyTorch GR4AD model: a context processor and the LazyAR decoder (arXiv 2602.22732, section "LazyAR").
 
-Shapes: B batch, S history items, C = S (+ 1 with user features) context entries, T SID levels, P decoder positions (T,
-or T + 1 with the value token), R decoder rows that share one context (beams, candidates, or history prefixes), d
-hidden size, H query heads, G key/value groups, D head dimension, V_t codes of level t, N targets.
+Shapes: B batch, S history items, X cross-domain entries, T SID levels, P decoder positions (T, or T + 1 with the value
+token), R decoder rows that share one context (beams, candidates, or history prefixes), d hidden size, V_t codes of
+level t, N targets.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,14 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .beam_cache_gr4ad import BeamCache
 from .configuration_gr4ad import GR4ADConfig
-from .generation_gr4ad import BeamCache, GR4ADGenerationMixin
+from .context_gr4ad import GR4ADContextProcessor
+from .generation_gr4ad import GR4ADGenerationMixin
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
-from .layers_gr4ad import (
-    GR4ADContext,
-    GR4ADContextLayer,
-    GR4ADCrossAttention,
-    GR4ADDecoderLayer,
-    GR4ADDropout,
-    GR4ADRMSNorm,
-    additive_mask,
-)
+from .layers_gr4ad import GR4ADContext, GR4ADCrossAttention, GR4ADDecoderLayer, GR4ADDropout, GR4ADRMSNorm
+from .resizing_gr4ad import GR4ADResizingMixin
+from .vsl_loss_gr4ad import vsl_loss
 
 
 @dataclass
@@ -62,99 +58,6 @@ class GR4ADRecommendationOutput(ModelOutput):
     candidate_logps: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-class GR4ADContextProcessor(nn.Module):
-    """Folds each history item (T SID tokens, optional item embedding, event, value) into one vector and projects it to
-    the keys and values that every decoder layer uses directly (no per-layer projection, as in OneRec-V2)."""
-
-    def __init__(self, config: GR4ADConfig):
-        super().__init__()
-        self.config = config
-        width = config.hidden_size
-        self.fold = nn.Linear(config.num_levels * width, width, bias=False)
-        self.position_embeddings = nn.Embedding(config.max_context_items, width)
-        self.item_embeddings = nn.Embedding(config.num_items, width, padding_idx=0) if config.num_items else None
-        self.event_embeddings = nn.Embedding(config.num_events, width) if config.num_events else None
-        # bucket 0 stands for "value not known"
-        self.value_embeddings = nn.Embedding(config.num_value_buckets + 1, width) if config.context_values else None
-        self.user_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.user_feature_sizes)
-        self.layers = nn.ModuleList(GR4ADContextLayer(config, i) for i in range(config.num_context_layers))
-        self.norm = GR4ADRMSNorm(width, eps=config.rms_norm_eps)
-        self.tensors_per_entry = 2 if config.separate_context_values else 1
-        self.kv_proj = nn.Linear(
-            width,
-            self.tensors_per_entry * config.num_context_kv * config.num_key_value_heads * config.head_dim,
-            bias=False,
-        )
-        self.kv_norm = GR4ADRMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        token_embeds: torch.Tensor,
-        item_mask: torch.Tensor,
-        *,
-        item_ids: torch.Tensor | None,
-        event_ids: torch.Tensor | None,
-        value_ids: torch.Tensor | None,
-        user_feature_ids: torch.Tensor | None,
-        per_prefix: bool,
-        **kwargs,
-    ) -> GR4ADContext:
-        """token_embeds (B, S, T, d), item_mask (B, S) bool -> [`GR4ADContext`]."""
-        batch, length = item_mask.shape
-        hidden = self.fold(token_embeds.flatten(2))
-        positions = (item_mask.long().cumsum(1) - 1).clamp(
-            min=0
-        )  # counted over real items: padding side does not matter
-        hidden = hidden + self.position_embeddings(positions)
-        if self.item_embeddings is not None:
-            if item_ids is None:
-                raise ValueError("This model has item embeddings: pass `item_ids` (B, S), 0 where an item is unknown.")
-            hidden = hidden + self.item_embeddings(item_ids)
-        if self.event_embeddings is not None and event_ids is not None:
-            hidden = hidden + self.event_embeddings(event_ids)
-        if self.value_embeddings is not None and value_ids is not None:
-            hidden = hidden + self.value_embeddings(value_ids)
-        hidden = self.dropout(hidden)
-
-        index = torch.arange(length, device=hidden.device)
-        visible = item_mask[:, None, :] & (index[None, :, None] >= index[None, None, :])  # (B, query S, key S)
-        if self.layers:
-            causal = additive_mask(visible, hidden.dtype)
-            for layer in self.layers:
-                hidden = layer(hidden, causal, **kwargs)
-        query = hidden
-        if not per_prefix:
-            last = torch.where(item_mask, index, -1).amax(1).clamp(min=0)
-            query = hidden[torch.arange(batch, device=hidden.device), last].unsqueeze(1)
-            visible = item_mask[:, None, :]
-        states, items_visible = hidden, visible
-        if len(self.user_embeddings):
-            if user_feature_ids is None:
-                raise ValueError(
-                    "This model has user features: pass `user_feature_ids` (B, features), 0 where missing."
-                )
-            user = sum(table(user_feature_ids[:, i]) for i, table in enumerate(self.user_embeddings))
-            hidden = torch.cat([self.dropout(user).unsqueeze(1), hidden], dim=1)
-            visible = F.pad(visible, (1, 0), value=True)
-        mask = additive_mask(visible, hidden.dtype)
-
-        entries = self.kv_norm(
-            self.kv_proj(self.norm(hidden)).view(batch, hidden.shape[1], -1, self.config.head_dim)
-        ).transpose(1, 2)
-        sets = entries.chunk(self.config.num_context_kv * self.tensors_per_entry, dim=1)
-        keys, values = sets[:: self.tensors_per_entry], sets[self.tensors_per_entry - 1 :: self.tensors_per_entry]
-        return GR4ADContext(
-            key_states=keys,
-            value_states=values,
-            mask=mask,
-            query=query,
-            states=states,
-            item_ids=item_ids,
-            visible=items_visible,
-        )
 
 
 class GR4ADFusion(nn.Module):
@@ -236,17 +139,14 @@ class GR4ADModel(GR4ADPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *,
-        item_ids: torch.Tensor | None = None,
-        event_ids: torch.Tensor | None = None,
-        value_ids: torch.Tensor | None = None,
-        user_feature_ids: torch.Tensor | None = None,
         per_prefix: bool = False,
-        **kwargs,
+        **features,
     ) -> GR4ADContext:
         """Reads the histories: arguments as in `forward`.
 
         Raises:
-            ValueError: If `input_ids` is not a whole number of SIDs, or longer than `max_context_items`.
+            ValueError: If `input_ids` is not a whole number of SIDs, or longer than `max_context_items`, or a feature
+                that the model needs is missing.
         """
         levels, limit = self.config.num_levels, self.config.max_context_items
         if input_ids.shape[1] % levels or not 0 < input_ids.shape[1] <= levels * limit:
@@ -260,21 +160,17 @@ class GR4ADModel(GR4ADPreTrainedModel):
         return self.context_processor(
             self.embed_tokens(input_ids).view(batch, length, levels, -1),
             attention_mask.view(batch, length, levels)[..., 0].bool(),
-            item_ids=item_ids,
-            event_ids=event_ids,
-            value_ids=value_ids,
-            user_feature_ids=user_feature_ids,
             per_prefix=per_prefix,
-            **kwargs,
+            **features,
         )
 
     def trunk(self, context: GR4ADContext, **kwargs) -> torch.Tensor:
         """m^K of all positions at once, (B, 1 or S, P, d): no previous token, hence shared by every row of a query."""
-        hidden = self.level_embeddings.weight[None, None]
+        levels = self.level_embeddings(torch.arange(self.num_positions, device=context.query.device))
         if self.config.query_from_context:
-            hidden = hidden + context.query.unsqueeze(2)
+            hidden = levels + context.query.unsqueeze(2)
         else:
-            hidden = hidden.expand(context.query.shape[0], context.query.shape[1], -1, -1)
+            hidden = levels.expand(*context.query.shape[:2], -1, -1)
         hidden = self.dropout(hidden)
         for layer in self.layers[: self.config.num_parallel_layers]:
             hidden = layer(hidden, context, self.causal_mask(hidden), **kwargs)
@@ -314,6 +210,9 @@ class GR4ADModel(GR4ADPreTrainedModel):
         item_ids: torch.Tensor | None = None,
         event_ids: torch.Tensor | None = None,
         value_ids: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        cross_domain_ids: torch.Tensor | None = None,
+        cross_domain_places: torch.Tensor | None = None,
         user_feature_ids: torch.Tensor | None = None,
         per_prefix: bool = False,
         token_free_pass: bool = False,
@@ -326,7 +225,11 @@ class GR4ADModel(GR4ADPreTrainedModel):
             decoder_input_ids (int64, (B, R, P)): Previous token of each position of each row, BOS first; R = S when
                 `per_prefix`. Default: one row of BOS and padding.
             item_ids (int64, (B, S)): Rows of the item-embedding table, 0 = unknown.
-            event_ids, value_ids (int64, (B, S)): Event kind; value bucket + 1, 0 = not known.
+            event_ids, value_ids, time_ids (int64, (B, S)): Event kind; value bucket + 1 and bucket of the time since
+                the item before + 1, 0 = not known. Where not given, the feature is left out.
+            cross_domain_ids (int64, (B, X)): What the user did elsewhere, oldest first; 0 = padding. Optional.
+            cross_domain_places (int64, (B, X)): How many items of the history came before each of these entries: a
+                prefix sees those that happened before its target. Default: all see all.
             user_feature_ids (int64, (B, features)): Structured user features, 0 = missing.
             per_prefix (`bool`): One query for every prefix of the history (row i sees items 0..i), not one for the
                 whole.
@@ -338,6 +241,9 @@ class GR4ADModel(GR4ADPreTrainedModel):
             item_ids=item_ids,
             event_ids=event_ids,
             value_ids=value_ids,
+            time_ids=time_ids,
+            cross_domain_ids=cross_domain_ids,
+            cross_domain_places=cross_domain_places,
             user_feature_ids=user_feature_ids,
             per_prefix=per_prefix,
             **kwargs,
@@ -354,7 +260,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
         )
 
 
-class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
+class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreTrainedModel):
     """GR4AD with one head per SID level, and optional value and item heads.
 
     ```python
@@ -386,42 +292,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         """Item embeddings (num_items, d), which the item head is tied to."""
         return self.model.context_processor.item_embeddings.weight
 
-    @torch.no_grad()
-    def extend_item_tables(self, vectors: torch.Tensor, biases: torch.Tensor | None = None) -> None:
-        """Appends n items to the item embeddings and to the item head's bias; `config.num_items` follows, so that a
-        saved model has them.
-
-        Requests that run meanwhile stay right: they see a table without the new items, or with them. An optimizer that
-        holds the earlier parameters does not learn the new ones: build it again.
-
-        Args:
-            vectors (float, (n, d)): Embeddings of the new items, in the order of their rows; cast to the table's
-                dtype and device. The table is copied: for a moment it takes its memory twice.
-            biases (float, (n,), *optional*): Their biases (log popularity); default 0. Not used without an item head.
-
-        Raises:
-            ValueError: If the model has no item embeddings, or a shape is wrong. Nothing has changed then.
-        """
-        embeddings = self.model.context_processor.item_embeddings
-        if embeddings is None:
-            raise ValueError("This model has no item tables (`num_items` = 0): there is nothing to extend.")
-        biases = vectors.new_zeros(len(vectors)) if biases is None else biases
-        if vectors.ndim != 2 or vectors.shape[1] != self.config.hidden_size or biases.shape != vectors.shape[:1]:
-            raise ValueError(
-                f"`vectors` must have shape (n, {self.config.hidden_size}) and `biases` (n,). "
-                f"Received: {tuple(vectors.shape)} and {tuple(biases.shape)}."
-            )
-
-        def longer(old: nn.Parameter, new: torch.Tensor) -> nn.Parameter:
-            return nn.Parameter(torch.cat([old.data, new.to(old)]), requires_grad=old.requires_grad)
-
-        table = longer(embeddings.weight, vectors)
-        if self.item_head is not None:
-            self.item_head.bias = longer(self.item_head.bias, biases)
-        # After the bias: whoever has read a table finds a bias that is as long at least.
-        embeddings.weight = table
-        embeddings.num_embeddings = self.config.num_items = len(table)
-
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:
         """SID tokens (..., T), -100 where unlabelled -> previous tokens of each position (..., P)."""
         sids = sids.masked_fill(sids < 0, self.config.pad_token_id)
@@ -437,6 +307,9 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         item_ids: torch.Tensor | None = None,
         event_ids: torch.Tensor | None = None,
         value_ids: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        cross_domain_ids: torch.Tensor | None = None,
+        cross_domain_places: torch.Tensor | None = None,
         user_feature_ids: torch.Tensor | None = None,
         value_labels: torch.Tensor | None = None,
         item_labels: torch.Tensor | None = None,
@@ -447,8 +320,9 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
     ) -> GR4ADRecommendationOutput:
         """
         Args:
-            input_ids, attention_mask, item_ids, event_ids, value_ids, user_feature_ids: The history, see
-            [`GR4ADModel`]. labels (int64, (B, T) or (B, S, T)): Token ids of the target SID after the whole history,
+            input_ids, attention_mask, item_ids, event_ids, value_ids, time_ids, cross_domain_ids,
+            cross_domain_places, user_feature_ids: The history, see [`GR4ADModel`].
+            labels (int64, (B, T) or (B, S, T)): Token ids of the target SID after the whole history,
                 or after each prefix of it (row i: the target once items 0..i are known); -100 = no target. One pass
                 trains every prefix.
             value_labels, item_labels (int64, labels' shape less T): Value bucket 0..buckets-1 and item row; -100 =
@@ -463,6 +337,9 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
             "item_ids": item_ids,
             "event_ids": event_ids,
             "value_ids": value_ids,
+            "time_ids": time_ids,
+            "cross_domain_ids": cross_domain_ids,
+            "cross_domain_places": cross_domain_places,
             "user_feature_ids": user_feature_ids,
         }
         if candidate_ids is not None:
@@ -495,27 +372,39 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         )
         states = outputs.last_hidden_state[chosen]
         result = GR4ADRecommendationOutput(
-            logits=tuple(head(states[:, t]) for t, head in enumerate(self.sid_heads)),
-            value_logits=None if self.value_head is None else self.value_head(states[:, -1]),
+            logits=self.sid_logits(states),
+            value_logits=self.value_logits(states),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
         if labels is not None:
             targets = labels[chosen]
             free = outputs.token_free_hidden_state[chosen] if wants_mtp else None
-            loss, losses = self.vsl_loss(
-                result,
-                free,
-                targets,
+            loss, losses = vsl_loss(
+                self.config,
+                (result.logits, result.value_logits),
+                None if free is None else (self.sid_logits(free), self.value_logits(free)),
+                targets - torch.tensor(self.config.level_offsets, device=targets.device),
                 None if value_labels is None else value_labels[chosen],
-                self.item_loss(outputs, item_labels, chosen),
-                None if sample_weight is None else sample_weight[chosen],
-                len(targets) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels,
+                item_losses=self.item_loss(outputs, item_labels, chosen),
+                weight=None if sample_weight is None else sample_weight[chosen],
+                num_targets=(
+                    len(targets) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels
+                ),
+                label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
             result = GR4ADRecommendationOutput(
                 loss=loss, losses=losses, **result
             )  # a tuple's order is that of setting
         return result
+
+    def sid_logits(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """T tensors (N, V_t) from the decoder states (N, P, d) of N targets."""
+        return tuple(head(states[:, level]) for level, head in enumerate(self.sid_heads))
+
+    def value_logits(self, states: torch.Tensor) -> torch.Tensor | None:
+        """(N, buckets) from the decoder states (N, P, d) of N targets; None without a value head."""
+        return None if self.value_head is None else self.value_head(states[:, -1])
 
     def sid_log_probs(self, states: torch.Tensor, sids: torch.Tensor) -> torch.Tensor:
         """log p(SID | context), (B, R), of SID tokens (B, R, T) from their teacher-forced states (B, R, P, d)."""
@@ -539,56 +428,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADPreTrainedModel):
         return self.item_head.negative_log_likelihood(
             trunk[chosen], self.item_table, item_labels[chosen], copy_weights, item_ids
         )
-
-    def vsl_loss(
-        self,
-        output: GR4ADRecommendationOutput,
-        token_free: torch.Tensor | None,
-        targets: torch.Tensor,
-        value_targets: torch.Tensor | None,
-        item_losses: torch.Tensor | None,
-        weight: torch.Tensor | None,
-        num_targets: torch.Tensor | float,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """L_VSL (eqs. 12-15) over N targets, with the item head's loss: sum_i w_i (L_SID + lambda_e L_eCPM +
-        lambda_mtp L_MTP + lambda_item L_item) / num_targets. Returns the scalar and its detached, weighted parts."""
-        config = self.config
-        codes = targets - torch.tensor(config.level_offsets, device=targets.device)
-
-        def weighted(losses: torch.Tensor) -> torch.Tensor:
-            return (losses if weight is None else losses * weight).sum() / num_targets
-
-        def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-            return weighted(F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing))
-
-        smoothing = config.label_smoothing if self.training else 0.0
-
-        def sid_and_value(states_logits, value_logits) -> dict[str, torch.Tensor]:
-            parts = {
-                "sid": torch.stack(
-                    [cross_entropy(logits, codes[:, t], smoothing) for t, logits in enumerate(states_logits)]
-                ).sum()
-            }
-            if value_logits is not None and value_targets is not None:
-                parts["value"] = cross_entropy(value_logits, value_targets)
-            return parts
-
-        def next_token_loss(parts: dict[str, torch.Tensor]) -> torch.Tensor:
-            return parts["sid"] + config.value_loss_weight * parts.get("value", 0.0)
-
-        parts = sid_and_value(output.logits, output.value_logits)
-        loss = next_token_loss(parts)
-        if token_free is not None:
-            free_parts = sid_and_value(
-                [head(token_free[:, t]) for t, head in enumerate(self.sid_heads)],
-                None if self.value_head is None else self.value_head(token_free[:, -1]),
-            )
-            parts["mtp"] = next_token_loss(free_parts)
-            loss = loss + config.mtp_loss_weight * parts["mtp"]
-        if item_losses is not None:
-            parts["item"] = weighted(item_losses)
-            loss = loss + config.item_loss_weight * parts["item"]
-        return loss, {name: part.detach() for name, part in parts.items()}
 
 
 __all__ = [

@@ -19,6 +19,7 @@ class SIDTrie:
             1]`. Level 0 holds the root only.
         codes (`list[torch.Tensor]`): T tensors; the code (0..V_t-1) on the edge to each node of level t + 1.
         max_children (`list[int]`): T ints, the widest node of each level: the static width of one gather.
+        code_limits (`list[int]`): T ints, 1 + the largest code of each level: codebooks may not be smaller.
         leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was
             built from; items that share an SID stand in the order of `priority`.
     """
@@ -28,6 +29,7 @@ class SIDTrie:
         offsets: Sequence[torch.Tensor],
         codes: Sequence[torch.Tensor],
         max_children: Sequence[int],
+        code_limits: Sequence[int],
         leaf_offsets: torch.Tensor,
         leaf_items: torch.Tensor,
         max_items: int,
@@ -35,6 +37,7 @@ class SIDTrie:
         self.offsets = list(offsets)
         self.codes = list(codes)
         self.max_children = list(max_children)
+        self.code_limits = list(code_limits)
         self.leaf_offsets = leaf_offsets
         self.leaf_items = leaf_items
         self.max_items = max_items
@@ -56,6 +59,7 @@ class SIDTrie:
         if int(codes.min()) < 0:
             raise ValueError(f"`codes` must be >= 0. Received a minimum of {int(codes.min())}.")
         codes = codes.to(torch.int64)
+        code_limits = (codes.amax(0) + 1).tolist()
         if item_rows is None:
             item_rows = torch.arange(codes.shape[0], device=codes.device)
         columns, item_rows = sorted_by_sid(codes, item_rows.to(torch.int64))
@@ -74,7 +78,23 @@ class SIDTrie:
             max_children.append(int(offsets[-1].diff().max()))
             above = starts_node
         leaf_offsets = torch.nn.functional.pad(starts, (0, 1), value=codes.shape[0])
-        return cls(offsets, edges, max_children, leaf_offsets, item_rows, int(leaf_offsets.diff().max()))
+        return cls(offsets, edges, max_children, code_limits, leaf_offsets, item_rows, int(leaf_offsets.diff().max()))
+
+    @classmethod
+    def from_index(cls, index, device: torch.device | str = "cpu") -> "SIDTrie":
+        """The trie of the active items of a [`SIDIndex`], e.g. `tokenizer.index`; its leaves hold the index's rows,
+        best rank first. It does not follow later changes of the index: build it again.
+
+        Raises:
+            ValueError: If no item is active: a beam search would have nothing to find.
+        """
+        rows = index.rows_by_sid()
+        if not len(rows):
+            raise ValueError(
+                f"The index of {len(index)} items has no active item, so nothing can be served. Add items to it "
+                "(`SIDIndex.add`; removed ones come back the same way), or keep at least one."
+            )
+        return cls.from_codes(torch.from_numpy(index.codes[rows]), torch.from_numpy(rows.copy())).to(device)
 
     @property
     def num_levels(self) -> int:
@@ -89,6 +109,7 @@ class SIDTrie:
             [o.to(device) for o in self.offsets],
             [c.to(device) for c in self.codes],
             self.max_children,
+            self.code_limits,
             self.leaf_offsets.to(device),
             self.leaf_items.to(device),
             self.max_items,
@@ -102,25 +123,33 @@ class SIDTrie:
             nodes (`torch.Tensor`, int64, (...)): Nodes of that level.
 
         Returns:
-            Three tensors of shape (..., M), M = `max_children[level]`: the codes, the child nodes of level + 1, and
-            whether the place holds a child (bool). Places without a child hold code 0 and node 0.
+            The codes (int64, (..., M), M = `max_children[level]`), the first child's node of level + 1 (int64, (...,
+            1); the others follow it), and whether each of the M places holds a child (bool). Places without one hold
+            code 0.
         """
-        start = self.offsets[level][nodes].unsqueeze(-1)
-        count = self.offsets[level][nodes + 1].unsqueeze(-1) - start
+        first = self.offsets[level][nodes].unsqueeze(-1)
+        count = self.offsets[level][nodes + 1].unsqueeze(-1) - first
         step = torch.arange(self.max_children[level], device=nodes.device)
         valid = step < count
-        child = torch.where(valid, start + step, 0)
-        return torch.where(valid, self.codes[level][child], 0), child, valid
+        return self.codes[level][(first + step).where(valid, 0)].where(valid, 0), first, valid
+
+    def restrict(
+        self, level: int, nodes: torch.Tensor, log_probs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities (float, (..., V_t)) of all codes of a level -> those of the children of `nodes` (int64,
+        (...)): (..., M), -inf where there is no child. Also returns `codes` and `first` as `children` does."""
+        codes, first, valid = self.children(level, nodes)
+        return log_probs.gather(-1, codes).masked_fill(~valid, -torch.inf), codes, first
 
     def find(self, codes: torch.Tensor) -> torch.Tensor:
         """Leaves (int64, (...)) of SIDs (int64, (..., T)) given as codes; -1 for an SID that is not in the trie."""
         nodes = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
         found = torch.ones_like(nodes, dtype=torch.bool)
         for level in range(self.num_levels):
-            edges, children, valid = self.children(level, nodes)
+            edges, first, valid = self.children(level, nodes)
             match = valid & (edges == codes[..., level : level + 1])
             found = found & match.any(-1)
-            nodes = torch.where(match, children, 0).amax(-1)
+            nodes = first.squeeze(-1) + match.long().argmax(-1)
         return nodes.masked_fill(~found, -1)
 
     def items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
-from gr4ad.tokenization.sid_trie_export import export_trie
 
 PEERS_AT_ONCE = 65_536  # item vectors averaged in one step: bounds the memory it takes
 
@@ -69,7 +68,7 @@ class Recommender:
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.name = name
-        self.trie = export_trie(tokenizer.index, model.device)
+        self.trie = SIDTrie.from_index(tokenizer.index, model.device)
         self._changing = threading.Lock()
 
     @classmethod
@@ -280,7 +279,7 @@ class Recommender:
         with self._changing:
             index = self.tokenizer.index.snapshot()
             change(index)
-            trie = export_trie(index, self.model.device)
+            trie = SIDTrie.from_index(index, self.model.device)
             self._extend_tables(index)
             self.tokenizer.index = index
             self.trie = trie

@@ -27,17 +27,24 @@ def test_children_and_items_equal_a_dictionary(sids, random):
         for level in range(levels):
             children.setdefault(sid[:level], set()).add(sid[level])
 
+    assert trie.code_limits == [max(level) + 1 for level in zip(*sids, strict=True)]
     assert (trie.num_levels, trie.num_sids, trie.max_items) == (levels, len(items), max(map(len, items.values())))
     nodes: dict[tuple[int, ...], int] = {(): 0}
     for level in range(levels):
         prefixes = [prefix for prefix in children if len(prefix) == level]
         assert trie.max_children[level] == max(len(children[prefix]) for prefix in prefixes)
-        codes, places, valid = trie.children(level, torch.tensor([[nodes[prefix] for prefix in prefixes]]))
+        asked = torch.tensor([[nodes[prefix] for prefix in prefixes]])
+        codes, first, valid = trie.children(level, asked)
+        log_probs = torch.randn(1, len(prefixes), 6)
+        scores, same_codes, _ = trie.restrict(level, asked, log_probs)
+        assert torch.equal(same_codes, codes) and first.shape == (1, len(prefixes), 1)
+        places = first + torch.arange(codes.shape[-1])
         assert codes.shape == (1, len(prefixes), trie.max_children[level])
         for number, prefix in enumerate(prefixes):
             held = valid[0, number]
             assert codes[0, number][held].tolist() == sorted(children[prefix])
-            assert not codes[0, number][~held].any() and not places[0, number][~held].any()
+            assert not codes[0, number][~held].any() and (scores[0, number][~held] == -torch.inf).all()
+            assert torch.equal(scores[0, number][held], log_probs[0, number][codes[0, number][held]])
             found = zip(codes[0, number][held].tolist(), places[0, number][held].tolist(), strict=True)
             nodes.update({(*prefix, code): place for code, place in found})
     for sid, expected in items.items():

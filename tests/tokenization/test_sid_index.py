@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gr4ad.modeling_gr4ad import SIDTrie
 from gr4ad.tokenization import SIDIndex, sid_order
-from gr4ad.tokenization.sid_trie_export import export_trie
 
 CODES = np.array([[0, 0], [2, 3], [1, 1], [2, 3], [2, 3]])  # three items share an SID
 IDS = ["a", "b", "c", "d", "e"]
@@ -109,7 +108,7 @@ def test_ranks_equal_brute_force(data, highest, levels):
             groups.setdefault(tuple(codes[row].tolist()), []).append(row)
         shuffled = torch.tensor(data.draw(st.permutations(range(count))))
         by_rank = torch.tensor(best_first)
-        check_trie(export_trie(index), groups)
+        check_trie(SIDTrie.from_index(index), groups)
         check_trie(SIDTrie.from_codes(torch.tensor(codes)[by_rank], by_rank), groups)  # not sorted by SID
         assert SIDTrie.from_codes(torch.tensor(codes)[shuffled]).num_sids == len(groups)
 
@@ -362,10 +361,10 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
         for item in served:
             groups.setdefault(tuple(self.truth[item]["sid"]), []).append(rows[item])
         if served:
-            check_trie(export_trie(self.index), groups)
+            check_trie(SIDTrie.from_index(self.index), groups)
         else:
             with pytest.raises(ValueError, match="has no active item, so nothing can be served. Add items to it"):
-                export_trie(self.index)
+                SIDTrie.from_index(self.index)
 
 
 TestIndexAgainstDictionary = IndexAgainstDictionary.TestCase

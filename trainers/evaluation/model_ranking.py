@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.tokenization import UASIDTokenizer
-from gr4ad.tokenization.sid_trie_export import export_trie
 
 
 @dataclass
@@ -31,7 +30,7 @@ class ModelRankings:
 
 def build_trie(tokenizer: UASIDTokenizer, device: torch.device | str = "cpu") -> SIDTrie:
     """Trie of all active items of a tokenizer, colliding items in the index's rank order."""
-    return export_trie(tokenizer.index, device)
+    return SIDTrie.from_index(tokenizer.index, device)
 
 
 @torch.no_grad()

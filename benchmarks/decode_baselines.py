@@ -1,0 +1,166 @@
+"""What `decode.py` holds LazyAR against: transformers' constrained beam search, and the heads of DeepSeek-MTP.
+
+Hugging Face models decode as their users decode semantic IDs (SIDs): `generate` with beams and a
+`prefix_allowed_tokens_fn`. The function is one look-up of the prefix in a dictionary of ready index tensors, built
+before the clock starts; a list of token ids in place of a tensor would cost 50 times as much at the root. There is no
+end token, so that every beam holds exactly the T tokens of an SID. Llama reads the history and goes on writing; T5
+reads it with its encoder, once a request.
+
+`generate` expands the prompt to the beams *before* it reads it, so that Llama reads one history 128 times. Its users
+can read it once: run the prompt but for its last token at batch 1, repeat the cache for the beams, and have `generate`
+go on from there (`prefill_once`). That is documented use, with the same beams and scores, and the fairer opponent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
+from transformers import T5ForConditionalGeneration as T5
+
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, GR4ADModel
+from gr4ad.modeling_gr4ad.modeling_gr4ad import GR4ADFusion
+
+MAX_POSITIONS = 1024
+NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False}
+
+
+def llama(config: GR4ADConfig) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            max_position_embeddings=MAX_POSITIONS,
+            **NO_SPECIAL_TOKENS,
+        )
+    )
+
+
+def t5(config: GR4ADConfig) -> T5:
+    """As many decoder layers as `config` has, and as many encoder layers: T5's habit, and TIGER's."""
+    return T5(
+        T5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.hidden_size,
+            d_kv=config.head_dim,
+            d_ff=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+            **NO_SPECIAL_TOKENS,
+        )
+    )
+
+
+class MTPModel(GR4ADModel):
+    """Heads of DeepSeek-MTP (arXiv 2412.19437, section 2.2) in the place of LazyAR, with the same layers and search.
+
+    L - T + 1 layers run once a request, on the first position alone. Every later level has one layer of its own, which
+    runs for each beam on the state of the level before, fused with the token chosen there; it attends to the context
+    and to its one position. Only the cost of this is measured: nothing here was trained.
+    """
+
+    def __init__(self, config: GR4ADConfig):
+        super().__init__(config)
+        self.num_shared = config.num_hidden_layers - (config.num_levels - 1)
+        self.fusion = nn.ModuleList(GR4ADFusion(config) for _ in range(config.num_levels - 1))
+        self.post_init()
+
+    def trunk(self, context, **kwargs) -> torch.Tensor:
+        """The first level's state (B, 1, 1, d), as a view in the place of all P positions."""
+        hidden = self.level_embeddings.weight[None, None, :1] + context.query.unsqueeze(2)
+        for layer in self.layers[: self.num_shared]:
+            hidden = layer(hidden, context, self.causal_mask(hidden), **kwargs)
+        return hidden.expand(-1, -1, self.num_positions, -1)
+
+    def autoregress(self, trunk, tokens, context, cache=None, **kwargs) -> torch.Tensor:
+        """The states (B, W, 1, d) of one level, from those of the level before, which this object keeps."""
+        level = len(cache.ancestors)
+        if level == 0:
+            self.state = trunk
+        else:
+            parents = cache.ancestors[-1][..., None, None].expand(-1, -1, 1, self.state.shape[-1])
+            fused = self.fusion[level - 1](self.state.gather(1, parents), self.embed_tokens(tokens))
+            layer = self.layers[self.num_shared + level - 1]
+            self.state = layer(fused, context, self.causal_mask(fused), **kwargs)
+        return self.norm(self.state)
+
+
+class MTPForRecommendation(GR4ADForRecommendation):
+    def __init__(self, config: GR4ADConfig):
+        super().__init__(config)
+        self.model = MTPModel(config)
+
+
+def with_parameters(build: Callable[[GR4ADConfig], PreTrainedModel], config: GR4ADConfig, count: int):
+    """`build(config)` with the intermediate size, a multiple of 8, that brings it nearest to `count` parameters."""
+
+    def resized(size: int) -> GR4ADConfig:
+        return GR4ADConfig(**{**config.to_dict(), "intermediate_size": size})
+
+    with torch.device("meta"):
+        small, large = (build(resized(size)).num_parameters() for size in (8, 16))
+    steps = 1 + round((count - small) / (large - small))
+    if steps < 1:
+        raise SystemExit(f"{build.__name__} has {small} parameters without feed-forward layers, more than {count}.")
+    return build(resized(8 * steps))
+
+
+def allowed_tokens(sids: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
+    """Prefix -> token ids (int64, (children,)) that may follow, of SIDs (int64, (N, T)) as token ids in lexicographic
+    order."""
+    allowed = {(): torch.unique_consecutive(sids[:, 0])}
+    for level in range(1, sids.shape[1]):
+        nodes = torch.unique_consecutive(sids[:, : level + 1], dim=0)
+        prefixes, children = torch.unique_consecutive(nodes[:, :level], dim=0, return_counts=True)
+        allowed.update(zip(map(tuple, prefixes.tolist()), nodes[:, level].split(children.tolist()), strict=True))
+    return allowed
+
+
+def generate(model, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options):
+    """Beam search of transformers over SIDs; prompt (int64, (1, S)) -> sequences (beams, start + levels)."""
+    start = 1 if model.config.is_encoder_decoder else prompt.shape[1]
+    return model.generate(
+        prompt,
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=levels,
+        do_sample=False,
+        length_penalty=0.0,
+        prefix_allowed_tokens_fn=lambda _, sequence: allowed[tuple(sequence[start:].tolist())],
+        **options,
+    )
+
+
+@torch.no_grad()
+def prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options):
+    """The same search, with the prompt read at batch 1."""
+    cache = DynamicCache(config=model.config)
+    # The last token stays: `generate` needs one to begin with. The heads are not asked about the others.
+    model.model(prompt[:, :-1], past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(beams)
+    return generate(model, prompt, allowed, beams=beams, levels=levels, past_key_values=cache, **options)
+
+
+def check_prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int):
+    """Raises SystemExit unless `prefill_once` finds what `generate` does: the same scores, hence the same sequences
+    but for ties in the arithmetic at the end of the beam."""
+    found = [
+        search(model, prompt, allowed, beams=beams, levels=levels, return_dict_in_generate=True, output_scores=True)
+        for search in (generate, prefill_once)
+    ]
+    apart = (found[0].sequences_scores - found[1].sequences_scores).abs().max().item()
+    sids = [{tuple(sid) for sid in output.sequences[:, -levels:].tolist()} for output in found]
+    shared = len(sids[0] & sids[1]) / beams
+    tolerance, least = (1e-4, 0.97) if model.dtype == torch.float32 else (0.05, 0.5)
+    if apart > tolerance or shared < least:
+        raise SystemExit(
+            f"Reading the prompt once changes what `generate` finds: scores {apart:.2g} apart (at most {tolerance}), "
+            f"{shared:.0%} of the sequences shared (at least {least:.0%})."
+        )

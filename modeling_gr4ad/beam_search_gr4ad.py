@@ -1,0 +1,233 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Level-wise beam search over valid semantic IDs (SIDs).
+
+Shapes: B batch, W beams, T levels, M children of a trie node at most, V_t codes of a level, P decoder positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from .beam_cache_gr4ad import BeamCache
+from .trie_gr4ad import SIDTrie
+
+
+@dataclass
+class BeamSearchOutput(ModelOutput):
+    """Result of `beam_search`, best first.
+
+    sequences (int64, (B, W, T)): token ids of valid SIDs; `pad_token_id` throughout a place that holds none.
+    scores (float, (B, W)): log p(SID | context) + value_weight * log E[value]; -inf where there is no SID.
+    expected_values (float, (B, W)): in the unit of the logs; 0 without a value head or an SID.
+    leaves (int64, (B, W)): leaf of the trie; -1 where there is no SID.
+    widths (tuple of int): rows in use after each level.
+    trunk (float, (B, 1, P, d)) and context: what the request was decoded from.
+    """
+
+    sequences: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    expected_values: torch.Tensor | None = None
+    leaves: torch.Tensor | None = None
+    widths: tuple[int, ...] | None = None
+    trunk: torch.Tensor | None = None
+    context: ModelOutput | None = None
+
+
+def best_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best `width` of all children, in two steps: each row's best `width` first, side by side, then the best of
+    those. Exact: no row can place more than `width` (the paper's top-k pre-cut).
+
+    Args:
+        scores (float, (B, W, M)): Of M children of each of W rows.
+
+    Returns:
+        Scores, rows and children, each (B, k) with k = min(width, W * M), best first.
+    """
+    rows, children = scores.shape[1:]
+    if children <= width:  # the first step would keep all
+        best, flat = scores.flatten(1).topk(min(width, rows * children), dim=-1)
+        return best, flat // children, flat % children
+    row_best, places = scores.topk(width, dim=-1)
+    best, flat = row_best.flatten(1).topk(width, dim=-1)
+    return best, flat // width, places.flatten(1).gather(1, flat)
+
+
+def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int, levels: int) -> list[list[int]]:
+    """One line of T widths for each of `batch` requests.
+
+    Raises:
+        ValueError: If there are not T widths >= 1, or neither one line nor one a request.
+    """
+    lines = [list(line) for line in beam_widths] if isinstance(beam_widths[0], Sequence) else [list(beam_widths)]
+    for line in lines:
+        if len(line) != levels or min(line) < 1:
+            raise ValueError(f"`beam_widths` needs {levels} widths >= 1, one a level. Received: {line}.")
+    if len(lines) not in (1, batch):
+        raise ValueError(
+            f"`beam_widths` needs one line of widths, or one for each of the {batch} requests. Received: {len(lines)}."
+        )
+    return lines
+
+
+class GR4ADBeamSearchMixin:
+    """Beam search of [`GR4ADForRecommendation`]."""
+
+    @torch.no_grad()
+    def beam_search(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        beam_widths: Sequence[int] | Sequence[Sequence[int]],
+        trie: SIDTrie,
+        value_weight: float = 0.0,
+        return_values: bool = True,
+        **history: torch.Tensor | None,
+    ) -> BeamSearchOutput:
+        """Decodes the most likely valid SIDs of each history.
+
+        The trunk runs once for all levels; at each level the rows of all requests go through the upper layers in one
+        batch, reading the one context of their request; their children in the trie are scored and cut to the level's
+        width. Every SID returned is in the trie, each at most once; a request with fewer valid SIDs than beams is
+        padded and marked. Nothing is copied to the host.
+
+        Args:
+            input_ids, attention_mask, **history: The histories, as in [`GR4ADModel.forward`].
+            beam_widths (`Sequence[int]`): W_t >= 1, beams kept after each of the T levels, e.g. `[128, 256, 512]`; or
+                a line of T widths for each request: the result is that of each alone, padded to the widest.
+            trie ([`SIDTrie`]): The valid SIDs, on the model's device.
+            value_weight (`float`): Weight of log expected value in the final score; needs a value head.
+            return_values (`bool`): Whether to run the value token of a model that has one: one more pass of the last
+                level's rows through the upper layers.
+
+        Raises:
+            ValueError: If widths, trie and model disagree on T, a code of the trie is beyond the model's codebooks, a
+                width is below 1, or `value_weight` has no value head.
+        """
+        lines = width_table(beam_widths, input_ids.shape[0], self.config.num_levels)
+        self.check_trie(trie)
+        self.check_value_weight(value_weight)
+        widths = tuple(map(max, zip(*lines, strict=True)))
+        mixed = any(line != lines[0] for line in lines)
+        context = self.model.encode(input_ids, attention_mask, **history)
+        return self.decode_levels(
+            context,
+            self.model.trunk(context),
+            trie,
+            widths,
+            limits=torch.tensor(lines, device=input_ids.device) if mixed else None,
+            bucket_means=self.bucket_means() if return_values or value_weight else None,
+            value_weight=value_weight,
+        )
+
+    def decode_levels(
+        self,
+        context: ModelOutput,
+        trunk: torch.Tensor,
+        trie: SIDTrie,
+        widths: tuple[int, ...],
+        *,
+        limits: torch.Tensor | None = None,
+        bucket_means: torch.Tensor | None = None,
+        value_weight: float = 0.0,
+    ) -> BeamSearchOutput:
+        """The level loop of `beam_search` from an encoded context and its trunk: tensors of fixed shapes, no host
+        synchronisation, no data-dependent branch, so that it can be compiled or captured in a CUDA graph.
+
+        Args:
+            widths: W_t, the rows that are computed. limits (int64, (B, T)): How many of them each request may use.
+            bucket_means (float, (buckets,)): Runs the value token and weighs its buckets; None leaves it out.
+        """
+        config = self.config
+        batch, device = trunk.shape[0], trunk.device
+        # Scores of 512 beams differ by less than bf16 resolves.
+        dtype = torch.promote_types(trunk.dtype, torch.float32)
+        cache = BeamCache()
+        nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
+        scores = torch.zeros((batch, 1), dtype=dtype, device=device)
+        tokens = torch.full((batch, 1), config.bos_token_id, dtype=torch.int64, device=device)
+        path: list[torch.Tensor] = []  # tokens (B, W) of each level so far, in the order of the rows of the last
+        used = []
+        for level, width in enumerate(widths):
+            state = self.model.autoregress(trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache)
+            log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W, V_t)
+            steps, codes, first = trie.restrict(level, nodes, log_probs)  # (B, W, M)
+            scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
+            if limits is not None:
+                beyond = torch.arange(scores.shape[1], device=device) >= limits[:, level : level + 1]
+                scores = scores.masked_fill(beyond, -torch.inf)
+            tokens = codes.flatten(1).gather(1, rows * codes.shape[-1] + children) + config.level_offsets[level]
+            nodes = first.squeeze(-1).gather(1, rows) + children
+            # A row without an SID goes on from the first node, which exists; what it computes is not used.
+            nodes = nodes.masked_fill(scores == -torch.inf, 0)
+            path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
+            cache.descend(rows)
+            used.append(scores.shape[1])
+
+        sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf
+        values = torch.zeros_like(scores)
+        if bucket_means is not None:
+            position = config.num_levels
+            state = self.model.autoregress(trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache)
+            expected = self.value_head(state[:, :, 0]).float().softmax(-1) @ bucket_means
+            values = expected.to(dtype).masked_fill(~alive, 0.0)
+            if value_weight:
+                scores = (scores + value_weight * values.clamp(min=1e-12).log()).masked_fill(~alive, -torch.inf)
+                scores, order = scores.sort(dim=-1, descending=True, stable=True)
+                values, nodes, alive = values.gather(1, order), nodes.gather(1, order), alive.gather(1, order)
+                sequences = sequences.gather(1, order.unsqueeze(-1).expand_as(sequences))
+        missing = widths[-1] - scores.shape[1]  # the trie holds fewer SIDs than there are beams
+        return BeamSearchOutput(
+            sequences=F.pad(
+                sequences.masked_fill(~alive.unsqueeze(-1), config.pad_token_id),
+                (0, 0, 0, missing),
+                value=config.pad_token_id,
+            ),
+            scores=F.pad(scores, (0, missing), value=-torch.inf),
+            expected_values=F.pad(values, (0, missing)),
+            leaves=F.pad(nodes.masked_fill(~alive, -1), (0, missing), value=-1),
+            widths=tuple(used),
+            trunk=trunk,
+            context=context,
+        )
+
+    def check_trie(self, trie: SIDTrie) -> None:
+        """Raises ValueError if a trie cannot be of this model's codebooks."""
+        sizes = self.config.codebook_sizes
+        if trie.num_levels != len(sizes):
+            raise ValueError(
+                f"`trie` has {trie.num_levels} levels, the model {len(sizes)}: build it from this model's tokenizer."
+            )
+        if any(limit > size for limit, size in zip(trie.code_limits, sizes, strict=True)):
+            raise ValueError(
+                f"`trie` needs codebooks of at least {trie.code_limits} codes; the model's `codebook_sizes` are "
+                f"{sizes}. Build it from this model's tokenizer, or grow the model with `resize_codebooks`."
+            )
+
+    def check_value_weight(self, value_weight: float) -> None:
+        """Raises ValueError if values are to count in a model that has no value head."""
+        if value_weight and self.value_head is None:
+            raise ValueError(
+                f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
+            )
+
+    def bucket_means(self) -> torch.Tensor | None:
+        """Mean value of each value bucket (float32, (buckets,)) on the model's device; None without a value head.
+
+        Raises:
+            ValueError: If the config carries no `value_bucket_means`.
+        """
+        if self.value_head is None:
+            return None
+        means = self.config.value_bucket_means
+        if means is None:
+            raise ValueError(
+                "`config.value_bucket_means` is not set: copy the tokenizer's, fitted on the training values."
+            )
+        return torch.tensor(means, dtype=torch.float32, device=self.value_head.weight.device)
+
+
+__all__ = ["BeamSearchOutput", "GR4ADBeamSearchMixin"]

@@ -1,0 +1,156 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""From the beams of a request to a ranking of the items behind them.
+
+Shapes: B batch, W beams, T levels, S history items, I items of one SID at most, n = W * I.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+from .beam_search_gr4ad import BeamSearchOutput
+from .trie_gr4ad import SIDTrie
+
+
+@dataclass
+class ItemRanking(ModelOutput):
+    """items (int64, (B, k)): item rows, -1 where nothing is left; scores (float, (B, k)); expected_values
+    (float, (B, k)); sequences (int64, (B, k, T)): the SID each item came from."""
+
+    items: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    expected_values: torch.Tensor | None = None
+    sequences: torch.Tensor | None = None
+
+
+class GR4ADItemRankingMixin:
+    """Item ranking of [`GR4ADForRecommendation`]."""
+
+    def with_history(self, beams: BeamSearchOutput, input_ids: torch.Tensor, trie: SIDTrie) -> BeamSearchOutput:
+        """The beams, followed by the SIDs of the history (B, S * T) that are in the trie and not among them; scored in
+        one teacher-forced pass, in the same terms."""
+        config = self.config
+        batch, levels = input_ids.shape[0], config.num_levels
+        sids = input_ids.view(batch, -1, levels)
+        leaves = trie.find(sids - torch.tensor(config.level_offsets, device=sids.device))
+        earlier = torch.cat([beams.leaves, leaves], dim=1).unsqueeze(1) == leaves.unsqueeze(2)  # (B, S, W + S)
+        places = torch.arange(earlier.shape[2], device=sids.device) - beams.leaves.shape[1]
+        own = torch.arange(leaves.shape[1], device=sids.device).unsqueeze(1)
+        alive = (leaves >= 0) & ~(earlier & (places < own)).any(-1)
+
+        known = torch.where(alive.unsqueeze(-1), sids, beams.sequences[:, :1])  # any valid SID: its score is not used
+        states = self.model.autoregress(beams.trunk, self.shift_right(known), beams.context)
+        scores = self.sid_log_probs(states, known)
+        values = torch.zeros_like(scores)
+        if self.value_head is not None:
+            buckets = self.value_head(states[:, :, levels]).float().softmax(-1)
+            values = (buckets @ self.bucket_means()).masked_fill(~alive, 0.0)
+        return BeamSearchOutput(
+            sequences=torch.cat([beams.sequences, sids.masked_fill(~alive.unsqueeze(-1), config.pad_token_id)], 1),
+            scores=torch.cat([beams.scores, scores.masked_fill(~alive, -torch.inf)], 1),
+            expected_values=torch.cat([beams.expected_values, values.to(beams.expected_values)], 1),
+            leaves=torch.cat([beams.leaves, leaves.masked_fill(~alive, -1)], 1),
+            widths=beams.widths,
+            trunk=beams.trunk,
+            context=beams.context,
+        )
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        beam_widths: Sequence[int],
+        trie: SIDTrie,
+        top_k: int,
+        value_weight: float = 0.0,
+        item_weight: float = 0.0,
+        score_history: bool = False,
+        exclude_items: torch.Tensor | None = None,
+        item_groups: torch.Tensor | None = None,
+        max_per_group: int | None = None,
+        **history: torch.Tensor | None,
+    ) -> ItemRanking:
+        """Ranks items: beam search, the items of every SID found, then one top-k.
+
+        An item scores (1 - item_weight) * log p(SID) + item_weight * log p(item) + value_weight * log E[value], its
+        log p from the item head: at `value_weight` = 1 the list is ordered by expected value per position shown.
+        Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
+
+        Args:
+            top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.
+            exclude_items (int64, (B, E), *optional*): Item rows never to return, -1 = padding.
+            item_weight (`float`): In [0, 1]; above 0 it needs `config.item_head`, whose rows are item rows + 1. At 1
+                the beams are candidates only.
+            item_groups (int64, (item rows,), *optional*): Group of each item row, e.g. its account; -1 =
+                none, which is not limited.
+            max_per_group (`int`, *optional*): Items of one group that a list may hold, the best of them; needs
+                `item_groups`.
+            value_weight (`float`): Exponent of the expected value; needs a value head.
+            score_history (`bool`): Also rank the history's own SIDs, beside those that the beams found, by the same
+                score: for logs in which users come back.
+
+        Raises:
+            ValueError: As `beam_search`; or if `item_weight` is outside [0, 1] or has no item head, or `max_per_group`
+                is below 1 or has no groups.
+        """
+        if not 0 <= item_weight <= 1:
+            raise ValueError(f"`item_weight` must be in [0, 1]: it is a share. Received: {item_weight}.")
+        self.check_value_weight(value_weight)
+        if item_weight and not self.config.item_head:
+            raise ValueError(f"`item_weight` = {item_weight} needs an item head: train with `item_head` = True.")
+        if max_per_group is not None and (max_per_group < 1 or item_groups is None):
+            raise ValueError(
+                f"`max_per_group` must be at least 1 and needs `item_groups`. Received: {max_per_group}, "
+                f"{'no groups' if item_groups is None else 'with groups'}."
+            )
+        beams = self.beam_search(input_ids, attention_mask, beam_widths=beam_widths, trie=trie, **history)
+        if score_history:
+            beams = self.with_history(beams, input_ids, trie)
+        items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
+        valid = valid & (beams.leaves >= 0).unsqueeze(-1)
+        scores = beams.scores.unsqueeze(-1).expand_as(items)
+        if item_weight:
+            log_probs = self.item_head.log_probs(beams.trunk, self.item_table, beams.context)[:, 1:]
+            rows = items.flatten(1)
+            newer = rows >= log_probs.shape[-1]  # than the table: as unlikely as the least likely item
+            item_scores = log_probs.gather(1, rows.masked_fill(newer, 0))
+            item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores)
+            scores = (1 - item_weight) * scores + item_weight * item_scores.view_as(scores)
+        if value_weight:
+            scores = scores + value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
+        if exclude_items is not None:
+            valid = valid & ~(items.flatten(1).unsqueeze(-1) == exclude_items.unsqueeze(1)).any(-1).view_as(valid)
+        scores = scores.masked_fill(~valid, -torch.inf).flatten(1)
+        # A stable sort, so that equal scores keep the order of beams and leaves; topk promises no order among ties.
+        scores, order = scores.sort(dim=-1, descending=True, stable=True)
+        if max_per_group is not None:
+            groups = item_groups[items.flatten(1).gather(1, order)]
+            beyond = (places_in_group(groups) >= max_per_group) & (groups >= 0)
+            scores, places = scores.masked_fill(beyond, -torch.inf).sort(dim=-1, descending=True, stable=True)
+            order = order.gather(1, places)
+        scores, order = scores[:, :top_k], order[:, :top_k]
+        beam = order // items.shape[-1]
+        kept = scores > -torch.inf
+        return ItemRanking(
+            items=items.flatten(1).gather(1, order).masked_fill(~kept, -1),
+            scores=scores,
+            expected_values=beams.expected_values.gather(1, beam).masked_fill(~kept, 0.0),
+            sequences=beams.sequences.gather(1, beam.unsqueeze(-1).expand(-1, -1, beams.sequences.shape[-1])),
+        )
+
+
+def places_in_group(groups: torch.Tensor) -> torch.Tensor:
+    """How many earlier entries of its line have the same group, int64 (B, n), of groups (int64, (B, n))."""
+    sorted_groups, order = groups.sort(dim=-1, stable=True)
+    place = torch.arange(groups.shape[1], device=groups.device).expand_as(groups)
+    starts = torch.ones_like(groups, dtype=torch.bool)
+    starts[:, 1:] = sorted_groups[:, 1:] != sorted_groups[:, :-1]
+    first = place.where(starts, 0).cummax(dim=-1).values
+    return torch.empty_like(groups).scatter_(1, order, place - first)
+
+
+__all__ = ["GR4ADItemRankingMixin", "ItemRanking"]

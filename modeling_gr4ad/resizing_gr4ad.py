@@ -1,0 +1,107 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Growing a trained model: more items, larger codebooks.
+
+Shapes: d hidden size, V_t codes of level t.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class GR4ADResizingMixin:
+    """What of [`GR4ADForRecommendation`] follows a catalog and a tokenizer that grow."""
+
+    @torch.no_grad()
+    def extend_item_tables(self, vectors: torch.Tensor, biases: torch.Tensor | None = None) -> None:
+        """Appends n items to the item embeddings and to the item head's bias; `config.num_items` follows, so that a
+        saved model has them.
+
+        Requests that run meanwhile stay right: they see a table without the new items, or with them. An optimizer that
+        holds the earlier parameters does not learn the new ones: build it again.
+
+        Args:
+            vectors (float, (n, d)): Embeddings of the new items, in the order of their rows; cast to the table's
+                dtype and device. The table is copied: for a moment it takes its memory twice.
+            biases (float, (n,), *optional*): Their biases (log popularity); default 0. Not used without an item head.
+
+        Raises:
+            ValueError: If the model has no item embeddings, or a shape is wrong. Nothing has changed then.
+        """
+        embeddings = self.model.context_processor.item_embeddings
+        if embeddings is None:
+            raise ValueError("This model has no item tables (`num_items` = 0): there is nothing to extend.")
+        biases = vectors.new_zeros(len(vectors)) if biases is None else biases
+        if vectors.ndim != 2 or vectors.shape[1] != self.config.hidden_size or biases.shape != vectors.shape[:1]:
+            raise ValueError(
+                f"`vectors` must have shape (n, {self.config.hidden_size}) and `biases` (n,). "
+                f"Received: {tuple(vectors.shape)} and {tuple(biases.shape)}."
+            )
+
+        def longer(old: nn.Parameter, new: torch.Tensor) -> nn.Parameter:
+            return replaced(old, torch.cat([old.data, new.to(old)]))
+
+        table = longer(embeddings.weight, vectors)
+        if self.item_head is not None:
+            self.item_head.bias = longer(self.item_head.bias, biases)
+        # After the bias: whoever has read a table finds a bias that is as long at least.
+        embeddings.weight = table
+        embeddings.num_embeddings = self.config.num_items = len(table)
+
+    @torch.no_grad()
+    def resize_codebooks(self, codebook_sizes: Sequence[int]) -> None:
+        """Follows a tokenizer whose codebooks have grown: token ids move to the new layout, every old code keeps its
+        embedding and its head row, and a new one starts from the mean of its level's. `config` follows.
+
+        An optimizer that holds the earlier parameters does not learn the new ones: build it again. A trie stays
+        right: it holds codes, not token ids.
+
+        Args:
+            codebook_sizes (`Sequence[int]`): The new V_1..V_T, none smaller than before.
+
+        Raises:
+            ValueError: If the number of levels differs or a codebook would shrink. Nothing has changed then.
+        """
+        config = self.config
+        old, new = list(config.codebook_sizes), [int(size) for size in codebook_sizes]
+        if len(new) != len(old) or any(n < o for n, o in zip(new, old, strict=True)):
+            raise ValueError(
+                f"`codebook_sizes` must keep {len(old)} levels and may only grow from {old}. Received: {new}. "
+                "Codes that are no longer in use cost nothing: keep them."
+            )
+        tokens = self.model.embed_tokens
+        special = config.level_offsets[0]
+        blocks = tokens.weight.data.split([special, *old, config.num_value_buckets])
+        levels = [grown(block, size) for block, size in zip(blocks[1:-1], new, strict=True)]
+        tokens.weight = replaced(tokens.weight, torch.cat([blocks[0], *levels, blocks[-1]]))
+        tokens.num_embeddings = len(tokens.weight)
+        for head, size in zip(self.sid_heads, new, strict=True):
+            head.weight = replaced(head.weight, grown(head.weight.data, size))
+            head.out_features = size
+        config.codebook_sizes = new
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
+        """The input embeddings, if they have `new_num_tokens` rows already.
+
+        Raises:
+            ValueError: Otherwise: one number does not say which codebook grows. Use `resize_codebooks`.
+        """
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError(
+                f"`resize_token_embeddings` cannot tell which codebook should grow from {self.config.vocab_size} to "
+                f"{new_num_tokens} tokens: call `resize_codebooks(tokenizer.level_sizes)`."
+            )
+        return self.get_input_embeddings()
+
+
+def grown(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """`rows` (n, d), followed by their mean until there are `size`."""
+    return torch.cat([rows, rows.mean(0, keepdim=True).expand(size - len(rows), -1)])
+
+
+def replaced(old: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(data, requires_grad=old.requires_grad)
+
+
+__all__ = ["GR4ADResizingMixin"]

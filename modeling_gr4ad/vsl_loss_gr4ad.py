@@ -1,0 +1,74 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""The value-aware supervised loss of one batch of targets (arXiv 2602.22732, eqs. 12-15).
+
+Shapes: N targets, T SID levels, V_t codes of level t.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from .configuration_gr4ad import GR4ADConfig
+
+Logits = tuple[Sequence[torch.Tensor], torch.Tensor | None]
+
+
+def vsl_loss(
+    config: GR4ADConfig,
+    logits: Logits,
+    token_free_logits: Logits | None,
+    codes: torch.Tensor,
+    value_targets: torch.Tensor | None,
+    *,
+    item_losses: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    num_targets: torch.Tensor | float,
+    label_smoothing: float = 0.0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """sum_i w_i (L_SID + lambda_e L_eCPM + lambda_mtp L_MTP + lambda_item L_item) / num_targets.
+
+    Args:
+        config: Carries the lambdas.
+        logits: T tensors (N, V_t), and the value token's (N, buckets) or None.
+        token_free_logits: The same of the pass without injection (MTP), or None.
+        codes (int64, (N, T)): Codes of the target SIDs, within their levels.
+        value_targets (int64, (N,)): Value buckets, -100 = not known.
+        item_losses (float, (N,)): The item head's -log p(item).
+        weight (float, (N,)): w of eq. 15; default 1.
+        num_targets: What the sum is divided by: N, or the targets of the whole accumulated batch.
+        label_smoothing (`float`): Of the SID softmaxes, in [0, 1).
+
+    Returns:
+        The scalar loss; and its detached parts `sid`, `value`, `mtp`, `item`, weighted by w but not by their lambdas.
+    """
+
+    def weighted(losses: torch.Tensor) -> torch.Tensor:
+        return (losses if weight is None else losses * weight).sum() / num_targets
+
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        return weighted(F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing))
+
+    def sid_and_value(logits: Logits) -> dict[str, torch.Tensor]:
+        levels, value_logits = logits
+        losses = [cross_entropy(level, codes[:, t], label_smoothing) for t, level in enumerate(levels)]
+        parts = {"sid": torch.stack(losses).sum()}
+        if value_logits is not None and value_targets is not None:
+            parts["value"] = cross_entropy(value_logits, value_targets)
+        return parts
+
+    def next_token_loss(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        return parts["sid"] + config.value_loss_weight * parts.get("value", 0.0)
+
+    parts = sid_and_value(logits)
+    loss = next_token_loss(parts)
+    if token_free_logits is not None:
+        parts["mtp"] = next_token_loss(sid_and_value(token_free_logits))
+        loss = loss + config.mtp_loss_weight * parts["mtp"]
+    if item_losses is not None:
+        parts["item"] = weighted(item_losses)
+        loss = loss + config.item_loss_weight * parts["item"]
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+__all__ = ["vsl_loss"]
