@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .beam_cache_gr4ad import BeamCache
+from .beam_selection_gr4ad import best_children, width_table
 from .trie_gr4ad import SIDTrie
 
 
@@ -34,42 +35,6 @@ class BeamSearchOutput(ModelOutput):
     widths: tuple[int, ...] | None = None
     trunk: torch.Tensor | None = None
     context: ModelOutput | None = None
-
-
-def best_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best `width` of all children, in two steps: each row's best `width` first, side by side, then the best of
-    those. Exact: no row can place more than `width` (the paper's top-k pre-cut).
-
-    Args:
-        scores (float, (B, W, M)): Of M children of each of W rows.
-
-    Returns:
-        Scores, rows and children, each (B, k) with k = min(width, W * M), best first.
-    """
-    rows, children = scores.shape[1:]
-    if children <= width:  # the first step would keep all
-        best, flat = scores.flatten(1).topk(min(width, rows * children), dim=-1)
-        return best, flat // children, flat % children
-    row_best, places = scores.topk(width, dim=-1)
-    best, flat = row_best.flatten(1).topk(width, dim=-1)
-    return best, flat // width, places.flatten(1).gather(1, flat)
-
-
-def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int, levels: int) -> list[list[int]]:
-    """One line of T widths for each of `batch` requests.
-
-    Raises:
-        ValueError: If there are not T widths >= 1, or neither one line nor one a request.
-    """
-    lines = [list(line) for line in beam_widths] if isinstance(beam_widths[0], Sequence) else [list(beam_widths)]
-    for line in lines:
-        if len(line) != levels or min(line) < 1:
-            raise ValueError(f"`beam_widths` needs {levels} widths >= 1, one a level. Received: {line}.")
-    if len(lines) not in (1, batch):
-        raise ValueError(
-            f"`beam_widths` needs one line of widths, or one for each of the {batch} requests. Received: {len(lines)}."
-        )
-    return lines
 
 
 class GR4ADBeamSearchMixin:
@@ -164,7 +129,7 @@ class GR4ADBeamSearchMixin:
             # A row without an SID goes on from the first node, which exists; what it computes is not used.
             nodes = nodes.masked_fill(scores == -torch.inf, 0)
             path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
-            cache.descend(rows)
+            cache.descend(rows, steps.shape[1])
             used.append(scores.shape[1])
 
         sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gr4ad import GR4ADConfig
-from .layers_gr4ad import GR4ADMLP, GR4ADContext, GR4ADRMSNorm, GR4ADSelfAttention, additive_mask
+from .layers_gr4ad import GR4ADMLP, GR4ADContext, GR4ADRMSNorm, GR4ADSelfAttention, attention_mask
 
 
 class GR4ADContextLayer(GradientCheckpointingLayer):
@@ -103,7 +103,7 @@ class GR4ADContextProcessor(nn.Module):
         index = torch.arange(length, device=hidden.device)
         visible = item_mask[:, None, :] & (index[None, :, None] >= index[None, None, :])  # (B, query S, key S)
         if self.layers:
-            causal = additive_mask(visible, hidden.dtype)
+            causal = attention_mask(visible)
             for layer in self.layers:
                 hidden = layer(hidden, causal, **kwargs)
         query, known = hidden, positions + 1  # known: items of the history that each query has seen
@@ -128,7 +128,7 @@ class GR4ADContextProcessor(nn.Module):
         return GR4ADContext(
             key_states=keys,
             value_states=values,
-            mask=additive_mask(visible, hidden.dtype),
+            mask=attention_mask(visible),
             query=query,
             states=states,
             item_ids=item_ids,

@@ -10,7 +10,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerationMixin
 
-from .beam_search_gr4ad import GR4ADBeamSearchMixin, width_table
+from .beam_search_gr4ad import GR4ADBeamSearchMixin
+from .beam_selection_gr4ad import width_table
 from .item_ranking_gr4ad import GR4ADItemRankingMixin
 from .trie_gr4ad import SIDTrie
 

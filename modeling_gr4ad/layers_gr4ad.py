@@ -24,8 +24,9 @@ from .configuration_gr4ad import GR4ADConfig
 class GR4ADContext(ModelOutput):
     """What the decoder reads of a request.
 
-    key_states, value_states (L_kv tensors of (B, G, C, D)); mask (B, 1, 1 or S, C): additive, 0 where visible; query
-    (B, 1 or S, d): the last context vector of each query.
+    key_states, value_states (L_kv tensors of (B, G, C, D)); mask (bool, (B, 1, 1 or S, C)): True where visible; query
+    (B, 1 or S, d): the last context vector of each query. For the item head, the history itself: states (B, S, d),
+    item_ids (B, S), visible (bool, (B, 1 or S, S)).
     """
 
     key_states: tuple[torch.Tensor, ...] | None = None
@@ -51,7 +52,7 @@ def eager_attention_forward(
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
-        scores = scores + attention_mask
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
@@ -75,11 +76,10 @@ class GR4ADDropout(nn.Dropout):
         return hidden * keep
 
 
-def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Bool (B, queries, keys) -> (B, 1, queries, keys) of `dtype`: 0 where visible, else the lowest number (finite, so
-    that a row that sees nothing is uniform and not NaN)."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
+def attention_mask(visible: torch.Tensor) -> torch.Tensor:
+    """Bool (B, queries, keys), True where a query sees a key -> mask (B, 1, queries, keys). A query that sees nothing,
+    which is padding, sees all: its output is not used, but must not be NaN."""
+    return (visible | ~visible.any(-1, keepdim=True)).unsqueeze(1)
 
 
 class GR4ADAttention(nn.Module):
@@ -146,18 +146,22 @@ class GR4ADSelfAttention(GR4ADAttention):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None, cache: BeamCache | None = None, **kwargs):
         batch, rows, positions, width = hidden.shape
-        key = self.k_proj(hidden).view(batch, rows, positions, -1, self.head_dim)
-        value = self.v_proj(hidden).view(batch, rows, positions, -1, self.head_dim)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
-        attended, _ = self.attend(
-            hidden.reshape(batch * rows, positions, width),
-            key.flatten(0, 1).transpose(1, 2),
-            value.flatten(0, 1).transpose(1, 2),
-            mask,
-            **kwargs,
-        )
+        hidden = hidden.reshape(batch * rows, positions, width)
+        key = self.k_proj(hidden).unflatten(-1, (-1, self.head_dim))
+        value = self.v_proj(hidden).unflatten(-1, (-1, self.head_dim))
+        if cache is None:
+            attended, _ = self.attend(hidden, key.transpose(1, 2), value.transpose(1, 2), mask, **kwargs)
+        else:
+            attended = self.attend_to_path(hidden, *cache.update(key.squeeze(1), value.squeeze(1), self.layer_idx))
         return attended.view(batch, rows, positions, width)
+
+    def attend_to_path(self, hidden: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """One new position of each row, (N, 1, d), to the n keys and values (N, n, G, D) of its path, as two small
+        products: kernels are made for long sequences and cost several times more with a handful of keys."""
+        query = self.q_proj(hidden).view(len(hidden), key.shape[2], -1, self.head_dim)  # (N, G, H / G, D)
+        scores = torch.matmul(query, key.permute(0, 2, 3, 1)) * self.scaling
+        weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+        return self.o_proj(torch.matmul(weights, value.transpose(1, 2)).view(len(hidden), 1, -1))
 
 
 class GR4ADMLP(nn.Module):
@@ -210,5 +214,5 @@ __all__ = [
     "GR4ADDropout",
     "GR4ADRMSNorm",
     "GR4ADSelfAttention",
-    "additive_mask",
+    "attention_mask",
 ]

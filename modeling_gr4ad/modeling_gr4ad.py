@@ -195,10 +195,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
     @staticmethod
     def causal_mask(hidden: torch.Tensor) -> torch.Tensor:
         positions = hidden.shape[2]
-        mask = torch.full(
-            (positions, positions), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device
-        )
-        return mask.triu(1)[None, None]
+        return torch.ones((1, 1, positions, positions), dtype=torch.bool, device=hidden.device).tril()
 
     @merge_with_config_defaults
     @capture_outputs

@@ -10,10 +10,16 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad import GR4ADForRecommendation, UASIDTokenizer, modeling_gr4ad
 from gr4ad.pipeline.embedding import ENCODER_FOLDER
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE
 
+# What `custom_generate=REPOSITORY` of transformers loads: file in the artifact -> file of the model's room.
+CUSTOM_GENERATE = {
+    "generate.py": "custom_generate_gr4ad.py",
+    "beam_selection_gr4ad.py": "beam_selection_gr4ad.py",
+    "trie_gr4ad.py": "trie_gr4ad.py",
+}
 AUTO_MAP = {
     "AutoConfig": "configuration_gr4ad.GR4ADConfig",
     "AutoModel": "modeling_gr4ad.GR4ADModel",
@@ -42,8 +48,12 @@ def save_artifact(
     complete_auto_map(staging / "config.json")
     if (tokenizer_dir / FUSION_FILE).is_file():  # a tokenizer built by hand may have none
         shutil.copyfile(tokenizer_dir / FUSION_FILE, staging / FUSION_FILE)
+    (staging / "custom_generate").mkdir()
+    for name, source in CUSTOM_GENERATE.items():
+        shutil.copyfile(Path(modeling_gr4ad.__file__).with_name(source), staging / "custom_generate" / name)
     # A folder is not replaced by renaming, and an earlier recipe's encoder would not fit these codebooks.
-    shutil.rmtree(out_dir / ENCODER_FOLDER, ignore_errors=True)
+    for folder in (ENCODER_FOLDER, "custom_generate"):
+        shutil.rmtree(out_dir / folder, ignore_errors=True)
     if encoder_dir is not None:
         shutil.copytree(encoder_dir, staging / ENCODER_FOLDER)
     for path in sorted(staging.iterdir()):
