@@ -24,6 +24,9 @@ SMALL = {
     "max_context_items": 6,
     "num_events": 3,
     "context_values": True,
+    "num_time_buckets": 3,
+    "num_cross_domain_items": 7,
+    "max_cross_domain_items": 4,
     "user_feature_sizes": [4, 5],
     "initializer_range": 0.3,  # far from symmetric: what is wired wrongly shows in the numbers
 }
@@ -70,11 +73,20 @@ def build_history() -> Callable[..., dict[str, torch.Tensor]]:
                 "item_ids": padded(torch.randint(1, 41, (length,), generator=draw)),
                 "event_ids": padded(torch.randint(0, 3, (length,), generator=draw)),
                 "value_ids": padded(torch.randint(0, 5, (length,), generator=draw)),
+                "time_ids": padded(torch.randint(0, 4, (length,), generator=draw)),
+                "cross_domain_ids": torch.nn.functional.pad(torch.randint(1, 7, (3,), generator=draw), (0, user % 2)),
+                "cross_domain_places": torch.nn.functional.pad(
+                    torch.randint(0, length + 1, (3,), generator=draw).sort().values, (0, user % 2)
+                ),
                 "user_feature_ids": torch.randint(0, 4, (2,), generator=draw),
             }
             for name, value in made.items():
                 parts.setdefault(name, []).append(value)
-        return {name: torch.stack(values) for name, values in parts.items()}
+        widest = {name: max(len(value) for value in values) for name, values in parts.items()}
+        return {
+            name: torch.stack([torch.nn.functional.pad(value, (0, widest[name] - len(value))) for value in values])
+            for name, values in parts.items()
+        }
 
     return build
 

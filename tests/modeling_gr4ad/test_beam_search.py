@@ -169,10 +169,10 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("item_weight", [0.3, 0.8])
 def test_an_item_newer_than_the_item_table_ranks_last_of_its_sid(build_model, history, dtype, item_weight):
-    trie = SIDTrie.from_codes(torch.tensor([[0, 0, 0], [0, 0, 0]]), torch.tensor([900, 3]))
+    trie = SIDTrie.from_codes(torch.tensor([[0, 0, 0], [0, 0, 0]]), torch.tensor([900, 7]))
     model = build_model().to(dtype)
     ranking = model.recommend(**history, beam_widths=[1, 1, 1], trie=trie, top_k=2, item_weight=item_weight)
-    assert ranking.items.tolist() == [[3, 900]] * 3
+    assert ranking.items.tolist() == [[7, 900]] * 3
     assert ranking.scores.isfinite().all()
 
 

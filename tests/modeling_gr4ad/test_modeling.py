@@ -167,14 +167,17 @@ def test_one_pass_over_prefixes_equals_a_pass_for_each(build_model, build_histor
     apart = []
     for user, length in enumerate(LENGTHS):
         for prefix in range(1, length + 1):
-            history = {
-                name: value[user : user + 1, : prefix * 3 if name in ("input_ids", "attention_mask") else prefix]
-                for name, value in batch.items()
-                if name != "user_feature_ids"
-            }
+            history = {name: value[user : user + 1] for name, value in batch.items()}
+            for name, value in history.items():
+                if name in ("input_ids", "attention_mask"):
+                    history[name] = value[:, : prefix * 3]
+                elif name in ("item_ids", "event_ids", "value_ids", "time_ids"):
+                    history[name] = value[:, :prefix]
+            # What happened elsewhere after this prefix's target is not known yet.
+            later = history["cross_domain_places"] > prefix
+            history["cross_domain_ids"] = history["cross_domain_ids"].masked_fill(later, 0)
             target = {name: value[user : user + 1, prefix - 1] for name, value in labels.items()}
-            features = batch["user_feature_ids"][user : user + 1]
-            apart.append(model(**history, user_feature_ids=features, **target).loss)
+            apart.append(model(**history, **target).loss)
     assert len(apart) == sum(LENGTHS)
     loss = torch.stack(apart).mean()
     loss.backward()
@@ -280,9 +283,11 @@ def test_hidden_states_and_attentions(build_model, build_history):
     assert len(output.hidden_states) in (3, 4) and all(h.shape == (4, 1, 4, 16) for h in output.hidden_states)
     assert len(output.attentions) == 3
     for weights in output.attentions:
-        assert weights.shape == (4, 4, 4, 7)  # heads, positions, user entry + 6 items
+        assert weights.shape == (4, 4, 4, 11)  # heads, positions, user entry + 4 cross-domain entries + 6 items
         torch.testing.assert_close(weights.sum(-1), torch.ones(4, 4, 4, dtype=torch.float64))
-        assert weights[2, :, :, 2:].max() == 0  # a history of one item: the user entry and the item
+        # The user entry, the three cross-domain entries and the one item of this history.
+        assert weights[2, :, :, 6:].max() == 0 and weights[2, :, :, 4].max() == 0
+        assert weights[2, :, :, [0, 1, 2, 3, 5]].min() > 0
     assert model(**history).hidden_states is None
 
 
