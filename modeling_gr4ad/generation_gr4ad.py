@@ -4,8 +4,6 @@
 Shapes: B batch, T SID levels.
 """
 
-from collections.abc import Callable
-
 import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerationMixin
@@ -39,7 +37,7 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
         *,
         trie: SIDTrie | None = None,
         tokenizer=None,
-        custom_generate: str | Callable | None = None,
+        custom_generate: str | None = None,
         **kwargs,
     ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
         """Beam search with the interface of transformers: `beam_search`, and the best of its SIDs.
@@ -56,7 +54,8 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
                 arguments; default the model's own.
             trie ([`SIDTrie`]): The valid SIDs. tokenizer ([`UASIDTokenizer`]): Builds the trie of its active items,
                 at each call: for repeated calls pass `trie=SIDTrie.from_index(tokenizer.index)`.
-            custom_generate: As in transformers: another search instead of this one.
+            custom_generate (`str`): A folder or hub repository with another `custom_generate/generate.py` to run
+                instead; needs `trust_remote_code=True`.
 
         Returns:
             (B * num_return_sequences, 1 + T): the decoder start token and an SID, best first for each history; rows of
@@ -67,6 +66,8 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
             ValueError: If neither trie nor tokenizer is given (nothing is generated without knowing what is valid), or
                 an argument means nothing to this search.
         """
+        if custom_generate is not None and not isinstance(custom_generate, str):
+            raise ValueError("`custom_generate` must name a folder or a hub repository: call a function directly.")
         if custom_generate is not None:
             given = {"trie": trie, "tokenizer": tokenizer}
             given = {name: value for name, value in given.items() if value is not None}

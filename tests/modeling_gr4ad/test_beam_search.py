@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gr4ad.modeling_gr4ad import SIDTrie
+from gr4ad.modeling_gr4ad.beam_selection_gr4ad import best_children
 
 LENGTHS = [3, 6, 1]
 SIZES = (4, 5, 3)
@@ -241,3 +243,169 @@ def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, histo
             assert math.isclose(score, score_of[item], rel_tol=1e-6, abs_tol=1e-6)
         reached = {tuple(codes[item].tolist()) for item in found_items}
         assert reached >= {tuple(sid) for sid in own[user][: LENGTHS[user]]} & valid
+
+
+@pytest.mark.parametrize("parallel", [0, 1, 2])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+def test_cached_beams_equal_full_forwards_at_every_split(build_model, history, parallel, dtype, tolerance):
+    model = build_model(num_parallel_layers=parallel).to(dtype)
+    output = model.beam_search(**history, beam_widths=[4, 20, 60], trie=SIDTrie.from_codes(torch.tensor(SPACE)))
+    for number in range(0, 60, 7):
+        full = model(**history, labels=output.sequences[:, number])
+        codes = (output.sequences[:, number] - OFFSETS).unbind(1)
+        steps = [
+            level.log_softmax(-1).gather(1, code.unsqueeze(1))[:, 0]
+            for level, code in zip(full.logits, codes, strict=True)
+        ]
+        torch.testing.assert_close(output.scores[:, number], sum(steps), rtol=tolerance, atol=tolerance)
+        values = full.value_logits.softmax(-1) @ torch.tensor(MEANS, dtype=dtype)
+        torch.testing.assert_close(output.expected_values[:, number], values, rtol=1e-5, atol=1e-5)
+
+
+def test_one_shared_context_equals_a_copy_for_every_beam(model, history):
+    context = model.model.encode(**history)
+    trunk = model.model.trunk(context)
+    sids = (torch.tensor(SPACE) + OFFSETS).expand(len(LENGTHS), -1, -1)
+    shared = model.model.autoregress(trunk, model.shift_right(sids), context)
+
+    def copied(value: torch.Tensor) -> torch.Tensor:
+        return value.repeat_interleave(len(SPACE), dim=0)
+
+    expanded = type(context)(
+        key_states=tuple(map(copied, context.key_states)),
+        value_states=tuple(map(copied, context.value_states)),
+        mask=copied(context.mask),
+    )
+    alone = model.model.autoregress(copied(trunk), model.shift_right(sids.reshape(-1, 1, 3)), expanded)
+    torch.testing.assert_close(shared.flatten(0, 1), alone.squeeze(1), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 60), st.integers(0, 2**31))
+def test_the_cut_by_row_equals_a_plain_top_k(batch, rows, children, width, seed):
+    scores = torch.randn(batch, rows, children, generator=torch.Generator().manual_seed(seed))
+    scores[scores > 1] = -math.inf
+    best, row, child = best_children(scores, width)
+    expected = scores.flatten(1).topk(min(width, rows * children), dim=1).values
+    assert torch.equal(best, expected)
+    users = torch.arange(batch).unsqueeze(1)
+    assert torch.equal(scores[users, row, child], best)
+    for user in range(batch):
+        assert len(set(zip(row[user].tolist(), child[user].tolist(), strict=True))) == best.shape[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(CATALOGS, st.lists(st.tuples(*[st.integers(1, 9)] * 3), min_size=3, max_size=3))
+def test_mixed_widths_and_lengths_in_one_batch_equal_one_request_at_a_time(model, build_history, catalog, lines):
+    trie = SIDTrie.from_codes(torch.tensor(catalog))
+    together = model.beam_search(**build_history(model.config, LENGTHS), beam_widths=lines, trie=trie)
+    widest = max(line[-1] for line in lines)
+    assert together.sequences.shape == (3, widest, 3) and together.scores.shape == (3, widest)
+    for user, (length, line) in enumerate(zip(LENGTHS, lines, strict=True)):
+        history = build_history(model.config, [length], users=[user])
+        alone = model.beam_search(**history, beam_widths=line, trie=trie)
+        width = line[-1]
+        assert alone.sequences.shape == (1, width, 3)
+        assert torch.equal(together.sequences[user, :width], alone.sequences[0])
+        assert torch.equal(together.leaves[user, :width], alone.leaves[0])
+        torch.testing.assert_close(together.scores[user, :width], alone.scores[0], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(together.expected_values[user, :width], alone.expected_values[0])
+        assert (together.leaves[user, width:] == -1).all() and (together.scores[user, width:] == -math.inf).all()
+        assert not together.sequences[user, width:].any()
+
+
+def test_values_can_be_left_out(model, history):
+    trie = SIDTrie.from_codes(torch.tensor(SPACE))
+    with_values = model.beam_search(**history, beam_widths=[4, 8, 8], trie=trie)
+    without = model.beam_search(**history, beam_widths=[4, 8, 8], trie=trie, return_values=False)
+    assert torch.equal(with_values.scores, without.scores) and torch.equal(with_values.leaves, without.leaves)
+    assert with_values.expected_values.all() and not without.expected_values.any()
+
+
+HOST_READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::item",
+              "aten::equal", "aten::unique", "aten::_unique2"}  # fmt: skip
+
+
+class NoHostReads(TorchDispatchMode):
+    """Fails on every operation that would make the host wait for a device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.name().split(".")[0] not in HOST_READS, func
+        booleans = [i for i in (args[1] if func.name() == "aten::index.Tensor" else []) if i is not None]
+        assert not any(index.dtype == torch.bool for index in booleans), "indexing by a mask counts it on the host"
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_never_waits_for_the_device(model, history):
+    trie = SIDTrie.from_codes(torch.tensor(SPACE[::2]))
+    with NoHostReads():
+        model.beam_search(**history, beam_widths=[[4, 8, 8], [2, 9, 9], [1, 1, 1]], trie=trie, value_weight=0.5)
+        model.recommend(
+            **history,
+            beam_widths=[4, 8, 8],
+            trie=trie,
+            top_k=5,
+            item_weight=0.5,
+            value_weight=0.5,
+            score_history=True,
+            exclude_items=torch.tensor([[1], [2], [-1]]),
+            item_groups=torch.arange(60) % 3,
+            max_per_group=1,
+        )
+    with pytest.raises(AssertionError), NoHostReads():
+        torch.ones(3).sum().item()
+
+
+def test_the_search_compiles_into_one_graph(model, history):
+    trie = SIDTrie.from_codes(torch.tensor(SPACE[::2]))
+
+    @torch.no_grad()
+    def search(history):
+        context = model.model.encode(**history)
+        found = model.decode_levels(
+            context, model.model.trunk(context), trie, (4, 8, 8), bucket_means=torch.tensor(MEANS), value_weight=0.5
+        )
+        return found.sequences, found.scores, found.expected_values
+
+    compiled = torch.compile(search, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(history), search(history), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from(SPACE[:20]), min_size=1, max_size=40),
+    st.lists(st.integers(-1, 3), min_size=40, max_size=40),
+    st.integers(1, 3),
+)
+def test_a_list_holds_the_best_of_each_group(model, history, catalog, groups, most):
+    trie = SIDTrie.from_codes(torch.tensor(catalog))
+    wide = {"beam_widths": [60] * 3, "trie": trie, "top_k": 60, "item_weight": 0.5}
+    everything = model.recommend(**history, **wide).items
+    limited = model.recommend(**history, **wide, item_groups=torch.tensor(groups), max_per_group=most).items
+    for user in range(len(LENGTHS)):
+        expected, taken = [], dict.fromkeys(range(4), 0)
+        for item in everything[user].tolist():
+            if item < 0:
+                continue
+            group = groups[item]
+            if group < 0 or taken[group] < most:
+                expected.append(item)
+                taken[group] = taken.get(group, 0) + 1
+        assert [item for item in limited[user].tolist() if item >= 0] == expected
+
+
+@pytest.mark.parametrize("given", [{"max_per_group": 0, "item_groups": torch.zeros(60).long()}, {"max_per_group": 2}])
+def test_limits_without_groups_are_refused(model, history, given):
+    with pytest.raises(ValueError, match="`max_per_group` must be at least 1 and needs `item_groups`"):
+        model.recommend(**history, beam_widths=[4] * 3, trie=SIDTrie.from_codes(torch.tensor(SPACE)), top_k=3, **given)
+
+
+def test_lines_of_widths_and_codes_beyond_the_codebooks_are_refused(model, history):
+    trie = SIDTrie.from_codes(torch.tensor(SPACE))
+    with pytest.raises(ValueError, match="or one for each of the 3 requests. Received: 2"):
+        model.beam_search(**history, beam_widths=[[4, 4, 4], [2, 2, 2]], trie=trie)
+    with pytest.raises(ValueError, match=r"`beam_widths` needs 3 widths >= 1.*\[4, 0, 4\]"):
+        model.beam_search(**history, beam_widths=[[4, 4, 4], [4, 0, 4], [4, 4, 4]], trie=trie)
+    beyond = SIDTrie.from_codes(torch.tensor([[0, 0, 3]]))
+    with pytest.raises(ValueError, match=r"at least \[1, 1, 4\] codes; the model's `codebook_sizes` are \[4, 5, 3\]"):
+        model.beam_search(**history, beam_widths=[4, 4, 4], trie=beyond)
