@@ -78,7 +78,7 @@ def test_a_tokenizer_says_what_is_valid(model, history):
 
 
 def test_settings_come_from_the_generation_config(model, history, tmp_path):
-    saved = GenerationConfig(beam_widths=[2, 6, 9], num_return_sequences=4, value_weight=1.5)
+    saved = GenerationConfig(beam_widths=[2, 6, 9], num_beams=9, num_return_sequences=4, value_weight=1.5)
     expected = model.beam_search(**history, beam_widths=[2, 6, 9], trie=TRIE, value_weight=1.5)
     found = model.generate(**history, trie=TRIE, generation_config=saved, return_dict_in_generate=True)
     assert torch.equal(found.sequences[:, 1:].view(3, 4, 3), expected.sequences[:, :4])
@@ -134,15 +134,17 @@ def test_a_model_may_leave_out_what_its_tokenizer_has(build_model):
     bare.config.check_tokenizer(tokenizer_of(build_model()))
 
 
-def test_another_search_may_be_given(model, history):
-    calls = []
-
-    def search(model, input_ids, **kwargs):
-        calls.append(input_ids.shape)
-        return input_ids
-
-    model.generate(history["input_ids"][:1], custom_generate=search, max_new_tokens=3)
-    assert calls, "`custom_generate` goes to transformers"
+def test_another_search_comes_from_a_folder_and_only_if_trusted(model, history, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    code = tmp_path / "first_valid" / "custom_generate" / "generate.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("def generate(model, trie, **kwargs):\n    return [int(codes[0]) for codes in trie.codes]\n")
+    given = {**history, "trie": TRIE, "custom_generate": str(code.parent.parent)}
+    assert model.generate(**given, trust_remote_code=True) == [0, 0, 0]
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        model.generate(**given, trust_remote_code=False)
+    with pytest.raises(ValueError, match="`custom_generate` must name a folder"):
+        model.generate(**{**given, "custom_generate": print})
 
 
 def test_scores_of_padding_are_the_lowest(model, history):
