@@ -8,19 +8,24 @@ reads it with its encoder, once a request.
 
 `generate` expands the prompt to the beams *before* it reads it, so that Llama reads one history 128 times. Its users
 can read it once: run the prompt but for its last token at batch 1, repeat the cache for the beams, and have `generate`
-go on from there (`prefill_once`). That is documented use, with the same beams and scores, and the fairer opponent.
+go on from there (`prefill_once`). It gives the same beams and scores, which is checked, and is the fairer opponent.
+gr4ad's `custom_generate` runs on the same Llama: what of the difference is the search, and what the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
+import platform
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, GR4ADModel
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, GR4ADModel, SIDTrie
+from gr4ad.modeling_gr4ad.custom_generate_gr4ad import generate as tree_generate
 from gr4ad.modeling_gr4ad.modeling_gr4ad import GR4ADFusion
 
 MAX_POSITIONS = 1024
@@ -43,7 +48,7 @@ def llama(config: GR4ADConfig) -> LlamaForCausalLM:
 
 def t5(config: GR4ADConfig) -> T5:
     """As many decoder layers as `config` has, and as many encoder layers: T5's habit, and TIGER's."""
-    return T5(
+    model = T5(
         T5Config(
             vocab_size=config.vocab_size,
             d_model=config.hidden_size,
@@ -56,6 +61,9 @@ def t5(config: GR4ADConfig) -> T5:
             **NO_SPECIAL_TOKENS,
         )
     )
+    # `T5Config` ties the head to the embeddings whatever it is told; the parameters saved would make slower layers.
+    model.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+    return model
 
 
 class MTPModel(GR4ADModel):
@@ -85,8 +93,8 @@ class MTPModel(GR4ADModel):
         if level == 0:
             self.state = trunk
         else:
-            parents = cache.ancestors[-1][..., None, None].expand(-1, -1, 1, self.state.shape[-1])
-            fused = self.fusion[level - 1](self.state.gather(1, parents), self.embed_tokens(tokens))
+            before = self.state.flatten(0, 1).index_select(0, cache.ancestors[-1]).view(*tokens.shape, -1)
+            fused = self.fusion[level - 1](before, self.embed_tokens(tokens))
             layer = self.layers[self.num_shared + level - 1]
             self.state = layer(fused, context, self.causal_mask(fused), **kwargs)
         return self.norm(self.state)
@@ -96,6 +104,15 @@ class MTPForRecommendation(GR4ADForRecommendation):
     def __init__(self, config: GR4ADConfig):
         super().__init__(config)
         self.model = MTPModel(config)
+
+
+def keep_freed_memory() -> None:
+    """Has glibc reuse large buffers. By default it hands them back to the system, and `generate`, which allocates more
+    than gr4ad, spends up to a third of its time on page faults: a matter of the allocator, not of the search."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing outside the heap
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 def with_parameters(build: Callable[[GR4ADConfig], PreTrainedModel], config: GR4ADConfig, count: int):
@@ -149,11 +166,11 @@ def prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *
 
 
 def check_prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int):
-    """Raises SystemExit unless `prefill_once` finds what `generate` does: the same scores, hence the same sequences
-    but for ties in the arithmetic at the end of the beam."""
+    """Raises SystemExit unless `prefill_once` finds what `generate` does: the same scores, and the same sequences but
+    for those that the last digits of two scores decide on."""
+    scored = {"return_dict_in_generate": True, "output_scores": True}
     found = [
-        search(model, prompt, allowed, beams=beams, levels=levels, return_dict_in_generate=True, output_scores=True)
-        for search in (generate, prefill_once)
+        search(model, prompt, allowed, beams=beams, levels=levels, **scored) for search in (generate, prefill_once)
     ]
     apart = (found[0].sequences_scores - found[1].sequences_scores).abs().max().item()
     sids = [{tuple(sid) for sid in output.sequences[:, -levels:].tolist()} for output in found]
@@ -164,3 +181,32 @@ def check_prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: d
             f"Reading the prompt once changes what `generate` finds: scores {apart:.2g} apart (at most {tolerance}), "
             f"{shared:.0%} of the sequences shared (at least {least:.0%})."
         )
+
+
+def hugging_face_systems(
+    config: GR4ADConfig, count: int, history: torch.Tensor, sids: torch.Tensor, dtype: torch.dtype, beams: int
+) -> Iterator[tuple[str, PreTrainedModel, Callable[[], torch.Tensor]]]:
+    """Name, model and one request, which returns token ids (beams, ...) that end in an SID; of `count` parameters.
+
+    The history (int64, (1, S * T)) is fed in two ways: as one position an item (its first token stands for it: the
+    cost is that of any embedding), and with all of its tokens.
+    """
+    allowed, levels = allowed_tokens(sids), config.num_levels
+    trie = SIDTrie.from_codes(sids)
+    models = {
+        name: with_parameters(build, config, count).eval().to(history.device, dtype)
+        for name, build in (("Llama", llama), ("T5", t5))
+    }
+    positions = history[:, ::levels].contiguous()
+    for prompt, length in (positions, f"{positions.shape[1]} positions"), (history, f"{history.shape[1]} tokens"):
+        check_prefill_once(models["Llama"], prompt, allowed, beams=beams, levels=levels)
+        for how, name, search in (
+            ("generate", "Llama", generate),
+            ("generate after one prefill", "Llama", prefill_once),
+            ("generate", "T5", generate),
+        ):
+            request = partial(search, models[name], prompt, allowed, beams=beams, levels=levels)
+            yield f"{how}, {name}, {length}", models[name], request
+        options = {"trie": trie, "num_beams": beams, "num_return_sequences": beams}
+        request = partial(tree_generate, prompt, model=models["Llama"], **options)
+        yield f"gr4ad's custom_generate, Llama, {length}", models["Llama"], request

@@ -159,9 +159,9 @@ class GR4ADSelfAttention(GR4ADAttention):
         """One new position of each row, (N, 1, d), to the n keys and values (N, n, G, D) of its path, as two small
         products: kernels are made for long sequences and cost several times more with a handful of keys."""
         query = self.q_proj(hidden).view(len(hidden), key.shape[2], -1, self.head_dim)  # (N, G, H / G, D)
-        scores = torch.matmul(query, key.permute(0, 2, 3, 1)) * self.scaling
-        weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
-        return self.o_proj(torch.matmul(weights, value.transpose(1, 2)).view(len(hidden), 1, -1))
+        scores = torch.matmul(key.transpose(1, 2), query.transpose(2, 3)) * self.scaling  # (N, G, n, H / G)
+        weights = F.softmax(scores, dim=2, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+        return self.o_proj(torch.matmul(weights.transpose(2, 3), value.transpose(1, 2)).view(len(hidden), 1, -1))
 
 
 class GR4ADMLP(nn.Module):
