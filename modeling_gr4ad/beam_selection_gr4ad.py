@@ -34,7 +34,8 @@ def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int
     Raises:
         ValueError: If there are not T widths >= 1, or neither one line nor one a request.
     """
-    lines = [list(line) for line in beam_widths] if isinstance(beam_widths[0], Sequence) else [list(beam_widths)]
+    alike = not isinstance(beam_widths[0], Sequence)
+    lines: list[list[int]] = [list(line) for line in ([beam_widths] if alike else beam_widths)]
     for line in lines:
         if len(line) != levels or min(line) < 1:
             raise ValueError(f"`beam_widths` needs {levels} widths >= 1, one a level. Received: {line}.")

@@ -7,6 +7,7 @@ Shapes: B batch, T SID levels.
 import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerationMixin
+from transformers.utils import ModelOutput
 
 from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import width_table
@@ -29,8 +30,18 @@ HISTORY_INPUTS = (
 class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, GenerationMixin):
     """Everything [`GR4ADForRecommendation`] produces from histories."""
 
+    def build_trie(self, tokenizer) -> SIDTrie:
+        """The trie of the active items of a [`UASIDTokenizer`], on the model's device: built once for many requests.
+        It does not follow later changes of the item table.
+
+        Raises:
+            ValueError: If the tokenizer is not this model's, or has no active item.
+        """
+        self.config.check_tokenizer(tokenizer)
+        return SIDTrie.from_index(tokenizer.index, self.device)
+
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
@@ -39,7 +50,7 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
         tokenizer=None,
         custom_generate: str | None = None,
         **kwargs,
-    ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
+    ) -> torch.Tensor | ModelOutput:
         """Beam search with the interface of transformers: `beam_search`, and the best of its SIDs.
 
         ```python
@@ -53,7 +64,7 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
                 `num_return_sequences`, `value_weight` and `return_dict_in_generate` are looked up unless given as
                 arguments; default the model's own.
             trie ([`SIDTrie`]): The valid SIDs. tokenizer ([`UASIDTokenizer`]): Builds the trie of its active items,
-                at each call: for repeated calls pass `trie=SIDTrie.from_index(tokenizer.index)`.
+                at each call: for repeated calls pass `trie=model.build_trie(tokenizer)`.
             custom_generate (`str`): A folder or hub repository with another `custom_generate/generate.py` to run
                 instead; needs `trust_remote_code=True`.
 
@@ -98,10 +109,9 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
             if tokenizer is None:
                 raise ValueError(
                     "`generate` needs to know which semantic IDs are valid: pass `tokenizer=` (with the catalog's "
-                    "item table), or `trie=SIDTrie.from_codes(codes)`."
+                    "item table), or `trie=`."
                 )
-            self.config.check_tokenizer(tokenizer)
-            trie = SIDTrie.from_index(tokenizer.index, self.device)
+            trie = self.build_trie(tokenizer)
         if not 1 <= count <= min(line[-1] for line in width_table(widths, inputs.shape[0], levels)):
             raise ValueError(f"`num_return_sequences` must be in 1..{widths[-1]} (beams). Received: {count}.")
         beams = self.beam_search(

@@ -13,6 +13,7 @@ MAX_USER_FEATURES = 64
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
 Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class RecommendRequest(BaseModel):
     history: list[str] = Field(description="Item ids the user engaged with, oldest first; unknown ids are skipped.")
     events: list[str] | None = Field(default=None, description="Event name of each history item.")
     values: list[float] | None = Field(default=None, description="Value of each history item, >= 0, in `value_unit`.")
+    times: list[float] | None = Field(
+        default=None,
+        description="When each history item was engaged with, in seconds of any clock, e.g. Unix time.",
+    )
     user_features: dict[str, str | None] | None = Field(
         default=None,
         description="Category of each structured user feature; missing or new categories count as unknown.",
@@ -47,10 +52,13 @@ class RecommendRequest(BaseModel):
     exclude_history: bool | None = Field(
         default=None, description="Never return an item of the history; default: the model's."
     )
+    max_per_account: int | None = Field(
+        default=None, description="Items of one account that the list may hold; default: no limit."
+    )
 
     @model_validator(mode="after")
     def _aligned(self) -> RecommendRequest:
-        for name, given in (("events", self.events), ("values", self.values)):
+        for name, given in (("events", self.events), ("values", self.values), ("times", self.times)):
             if given is not None and len(given) != len(self.history):
                 raise ValueError(
                     f"`{name}` needs one entry for each of the {len(self.history)} history items, not {len(given)}"
@@ -123,8 +131,10 @@ def request_body(limits: RequestLimits) -> Any:
         "history": narrowed(list[Text], "history", max_length=length),
         "events": narrowed(list[Text] | None, "events", max_length=length),
         "values": narrowed(list[Value] | None, "values", max_length=length),
+        "times": narrowed(list[Time] | None, "times", max_length=length),
         "user_features": narrowed(dict[Text, Text | None] | None, "user_features", max_length=MAX_USER_FEATURES),
         "top_k": narrowed(int | None, "top_k", ge=1, le=limits.max_top_k),
+        "max_per_account": narrowed(int | None, "max_per_account", ge=1, le=limits.max_top_k),
         "beam_widths": narrowed(
             list[Annotated[int, Field(ge=1, le=limits.max_beam_width)]] | None,
             "beam_widths",

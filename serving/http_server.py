@@ -53,15 +53,18 @@ class UserQuery:
     history: list[str]
     events: list[str] | None
     values: list[float] | None
+    times: list[float] | None
     user_features: dict[str, str | None]
     top_k: int
     beam_widths: tuple[int, ...]
     exclude_history: bool | None
+    max_per_account: int | None
 
     @property
     def group(self) -> Hashable:
         """Queries with the same group fit in one call of the recommender."""
-        return self.beam_widths, self.top_k, self.exclude_history, self.events is None, self.values is None
+        absent = self.events is None, self.values is None, self.times is None
+        return self.beam_widths, self.top_k, self.exclude_history, self.max_per_account, absent
 
 
 class RefusedError(ValueError):
@@ -79,12 +82,14 @@ def recommend_together(recommender: Recommender, queries: Sequence[UserQuery]) -
         [query.history for query in queries],
         events=None if first.events is None else [query.events or [] for query in queries],
         values=None if first.values is None else [query.values or [] for query in queries],
+        times=None if first.times is None else [query.times or [] for query in queries],
         user_features={
             name: [query.user_features.get(name) for query in queries] for name in recommender.tokenizer.user_features
         },
         top_k=first.top_k,
         beam_widths=first.beam_widths,
         exclude_history=first.exclude_history,
+        max_per_account=first.max_per_account,
     )
 
 
@@ -116,6 +121,15 @@ def to_query(recommender: Recommender, config: ServerConfig, request: RecommendR
         raise RefusedError(
             "values", f"{recommender.name!r} was trained without values in the history. Leave `values` out."
         )
+    if request.times is not None and not recommender.model.config.num_time_buckets:
+        raise RefusedError(
+            "times", f"{recommender.name!r} was trained without times of the history. Leave `times` out."
+        )
+    if request.max_per_account is not None:
+        try:
+            recommender.check_max_per_account(request.max_per_account)
+        except ValueError as error:
+            raise RefusedError("max_per_account", str(error)) from error
     features = request.user_features or {}
     for name in features:
         if name not in tokenizer.user_features:
@@ -130,7 +144,17 @@ def to_query(recommender: Recommender, config: ServerConfig, request: RecommendR
             recommender.recommend([request.history], top_k=top_k, beam_widths=widths)
         except UnknownItemError as error:
             raise RefusedError("history", str(error)) from error
-    return UserQuery(request.history, request.events, request.values, features, top_k, widths, request.exclude_history)
+    return UserQuery(
+        history=request.history,
+        events=request.events,
+        values=request.values,
+        times=request.times,
+        user_features=features,
+        top_k=top_k,
+        beam_widths=widths,
+        exclude_history=request.exclude_history,
+        max_per_account=request.max_per_account,
+    )
 
 
 class RecommendService:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from transformers import GenerationConfig
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
+from gr4ad.tokenization.tokenization_ua_sid import check_aligned
 
+ACCOUNT_COLUMN = "account_id"  # of the item table
 PEERS_AT_ONCE = 65_536  # item vectors averaged in one step: bounds the memory it takes
 
 
@@ -55,6 +58,9 @@ class Recommender:
         model, tokenizer: As loaded; the tokenizer's active items are what can be recommended.
         generation_config: Carries `beam_widths` (list of T ints), `item_weight`, `value_weight`, `exclude_history`.
         name: What the artifact is called, in errors and metrics.
+
+    Raises:
+        ValueError: If model and tokenizer do not belong together.
     """
 
     def __init__(
@@ -64,11 +70,13 @@ class Recommender:
         generation_config: GenerationConfig,
         name: str = "gr4ad",
     ):
+        model.config.check_tokenizer(tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.name = name
         self.trie = SIDTrie.from_index(tokenizer.index, model.device)
+        self.account_groups = account_groups(tokenizer.index, model.device)
         self._changing = threading.Lock()
 
     @classmethod
@@ -83,7 +91,8 @@ class Recommender:
         """Loads a folder written by `gr4ad run` or `push_to_hub`, or a hub id.
 
         Raises:
-            ValueError: If the folder lacks a file or a file is damaged; names it.
+            ValueError: If the folder lacks a file or a file is damaged, or model and tokenizer do not belong together;
+                names it.
         """
         try:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
@@ -110,9 +119,12 @@ class Recommender:
         events: Sequence[Sequence[str]] | None = None,
         values: Sequence[Sequence[float]] | None = None,
         user_features: Mapping[str, Sequence[str | None]] | None = None,
+        times: Sequence[Sequence[float | None]] | None = None,
+        cross_domain: Sequence[Sequence[str]] | None = None,
         top_k: int = 10,
         beam_widths: Sequence[int] | None = None,
         exclude_history: bool | None = None,
+        max_per_account: int | None = None,
     ) -> list[list[Recommendation]]:
         """Ranks ads for a batch of users.
 
@@ -120,8 +132,14 @@ class Recommender:
             histories: Item ids of each user, oldest first. Ids that the index does not know are skipped.
             events, values: Event name and value of each item, same lengths as `histories`.
             user_features: Category of each feature for each user; missing features count as unknown.
+            times: When each item was engaged with, seconds of any clock, same lengths as `histories`.
+            cross_domain: What each user did elsewhere, any ids, oldest first; the last `max_cross_domain_items` of the
+                model's are read. What the model was trained without is ignored.
             top_k: 1.. number of beams. beam_widths: W_t, default the artifact's.
             exclude_history: Never return an item of the history; default the artifact's.
+            max_per_account: Items of one account that a list may hold, the best of them; accounts are the item table's
+                column `account_id`, and an item without one is not limited. Where the beams hold too few others, the
+                list is shorter than `top_k`: widen them. Default: no limit.
 
         Returns:
             At most `top_k` recommendations a user, best first; every one an active item of the index.
@@ -129,13 +147,17 @@ class Recommender:
         Raises:
             UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
                 item.
-            ValueError: On a bad `top_k` or bad widths.
+            ValueError: On a bad `top_k`, bad widths, lists of other lengths than the histories, or a `max_per_account`
+                below 1 or without accounts in the item table.
         """
         tokenizer, defaults = self.tokenizer, self.generation_config
-        trie = self.trie  # read first: index and tables are never older than the trie
+        trie = self.trie  # read first: index, accounts and tables are never older than the trie
+        accounts = self.account_groups
         widths = self.beam_widths if beam_widths is None else list(beam_widths)
         if not 1 <= top_k <= widths[-1]:
             raise ValueError(f"`top_k` must be in 1..{widths[-1]} (the last beam width). Received: {top_k}.")
+        if max_per_account is not None:
+            self.check_max_per_account(max_per_account)
         known = [
             [place for place, item in enumerate(history) if item in tokenizer.index.rows] for history in histories
         ]
@@ -149,9 +171,10 @@ class Recommender:
                     f"{tokenizer.index.item_ids[0]!r}."
                 )
 
-        def kept(lists: Sequence[Sequence] | None) -> list[list] | None:
+        def kept(lists: Sequence[Sequence] | None, name: str = "histories") -> list[list] | None:
             if lists is None:
                 return None
+            check_aligned(name, lists, "histories", histories)
             return [[row[place] for place in places] for row, places in zip(lists, known, strict=True)]
 
         features = None
@@ -160,10 +183,13 @@ class Recommender:
             features = {name: given.get(name, [None] * len(histories)) for name in tokenizer.user_features}
         batch = tokenizer.encode_histories(
             kept(histories),
-            events=kept(events),
-            values=kept(values),
+            events=kept(events, "events"),
+            values=kept(values, "values"),
+            times=kept(times, "times"),
+            cross_domain=cross_domain,
             user_features=features,
             max_items=self.model.config.max_context_items,
+            max_cross_domain=self.model.config.max_cross_domain_items,
             return_tensors="pt",
         ).to(self.model.device)
         excluded = None
@@ -179,6 +205,8 @@ class Recommender:
             value_weight=defaults.value_weight,
             score_history=defaults.score_history,
             exclude_items=excluded,
+            item_groups=accounts,
+            max_per_group=max_per_account,
         )
         has_values = self.model.value_head is not None
         columns, ids = tokenizer.index.columns, tokenizer.index.item_ids
@@ -204,6 +232,17 @@ class Recommender:
                 ]
             )
         return results
+
+    def check_max_per_account(self, limit: int) -> None:
+        """Raises ValueError unless a list can be limited to so many items of an account."""
+        if limit < 1:
+            raise ValueError(f"`max_per_account` must be at least 1. Received: {limit}. Leave it out for no limit.")
+        if self.account_groups is None:
+            raise ValueError(
+                f"`max_per_account` = {limit} needs the column `{ACCOUNT_COLUMN}`, which the item table of "
+                f"{self.name!r} lacks. It has: {', '.join(self.tokenizer.index.columns) or 'none'}. Build the "
+                "tokenizer from a catalog with accounts, or leave `max_per_account` out."
+            )
 
     # --- changing ads
     # -------------------------------------------------------------------------------------------------------
@@ -274,13 +313,15 @@ class Recommender:
                 )
 
     def _change(self, change: Callable[[SIDIndex], None]) -> None:
-        """Applies a change to a copy of the index and publishes what follows from it: tables, then index, then trie,
-        so that whatever a request reads first, the rest holds its rows."""
+        """Applies a change to a copy of the index and publishes what follows from it: tables, accounts, then index,
+        then trie, so that whatever a request reads first, the rest holds its rows."""
         with self._changing:
             index = self.tokenizer.index.snapshot()
             change(index)
             trie = SIDTrie.from_index(index, self.model.device)
+            groups = account_groups(index, self.model.device)
             self._extend_tables(index)
+            self.account_groups = groups
             self.tokenizer.index = index
             self.trie = trie
 
@@ -309,6 +350,22 @@ class Recommender:
         vectors, biases = vectors / peers_of.unsqueeze(1), biases / peers_of
         places = torch.from_numpy(group.reshape(-1))
         model.extend_item_tables(vectors[places], biases[places])
+
+
+def account_groups(index: SIDIndex, device: torch.device) -> torch.Tensor | None:
+    """Number of each row's account, int64 (rows,), -1 = it has none; None for an item table without accounts.
+
+    Raises:
+        ValueError: If accounts are of several types.
+    """
+    accounts = index.columns.get(ACCOUNT_COLUMN)
+    if accounts is None:
+        return None
+    try:
+        numbers = pa.array(accounts, from_pandas=True).dictionary_encode().indices
+    except pa.ArrowException as error:
+        raise ValueError(f"Column `{ACCOUNT_COLUMN}` cannot be read ({error}). Give all items one type.") from error
+    return torch.from_numpy(numbers.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)).to(device)
 
 
 __all__ = ["Recommendation", "Recommender", "UnknownItemError"]

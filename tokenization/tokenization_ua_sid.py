@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,10 @@ class UASIDTokenizer(PythonBackend):
             feature index 0 is "missing or new".
         value_bucket_edges: Inner edges of the value buckets, ascending: bucket i holds edges[i-1] <= value < edges[i].
         value_bucket_means: Mean training value of each bucket; `value_unit` says in what.
+        num_time_buckets: Buckets of the time that passed before each history item, see `time_indices`; 0 = none. With
+            24 the last one begins at 97 days.
+        num_cross_domain_items: Rows that ids of the cross-domain sequence are hashed to, and row 0, which is padding:
+            0 = none, else at least 2.
 
     ```python
     >>> tokenizer.encode_items(["ad_00042"])  # (1, 3) token ids
@@ -56,6 +61,8 @@ class UASIDTokenizer(PythonBackend):
         value_bucket_edges: Sequence[float] = (),
         value_bucket_means: Sequence[float] = (),
         value_unit: str = "",
+        num_time_buckets: int = 0,
+        num_cross_domain_items: int = 0,
         **kwargs,
     ):
         self.item_table_file = item_table_file
@@ -67,10 +74,19 @@ class UASIDTokenizer(PythonBackend):
         self.value_bucket_edges = [float(edge) for edge in value_bucket_edges]
         self.value_bucket_means = [float(mean) for mean in value_bucket_means]
         self.value_unit = value_unit
+        self.num_time_buckets = num_time_buckets
+        self.num_cross_domain_items = num_cross_domain_items
 
         self.level_sizes = [int(size.removesuffix("*")) for size in self.codebook_sizes]
         if len(self.level_sizes) > 26:
             raise ValueError(f"`codebook_sizes` may name at most 26 levels. Received: {len(self.level_sizes)}.")
+        if num_time_buckets < 0:
+            raise ValueError(f"`num_time_buckets` must be 0 (none) or more. Received: {num_time_buckets}.")
+        if num_cross_domain_items < 0 or num_cross_domain_items == 1:
+            raise ValueError(
+                "`num_cross_domain_items` must be 0 (none), or at least 2: row 0 is padding. "
+                f"Received: {num_cross_domain_items}."
+            )
         names = list(SPECIAL_TOKENS)
         for level, size in enumerate(self.level_sizes):
             names.extend(f"<{chr(ord('a') + level)}_{code}>" for code in range(size))
@@ -99,6 +115,8 @@ class UASIDTokenizer(PythonBackend):
             value_bucket_edges=self.value_bucket_edges,
             value_bucket_means=self.value_bucket_means,
             value_unit=value_unit,
+            num_time_buckets=num_time_buckets,
+            num_cross_domain_items=num_cross_domain_items,
             **kwargs,
         )
 
@@ -161,10 +179,11 @@ class UASIDTokenizer(PythonBackend):
         return self.index.codes[self.item_rows(item_ids)] + self.level_offsets
 
     def decode_items(self, sids: Sequence[Sequence[int]]) -> list[list[str]]:
-        """Items of each SID of token ids, best rank first; an empty list for an SID that no item has."""
+        """Items of each SID of token ids (n, T), best rank first; an empty list for an SID that no item has. Sequences
+        as `generate` returns them, (n, 1 + T) with the start token, will do."""
         if not len(sids):
             return []
-        return self.index.lookup(np.asarray(sids, dtype=np.int64) - self.level_offsets)
+        return self.index.lookup(np.asarray(sids, dtype=np.int64)[:, -self.num_levels :] - self.level_offsets)
 
     def encode_histories(
         self,
@@ -173,7 +192,11 @@ class UASIDTokenizer(PythonBackend):
         values: Sequence[Sequence[float]] | None = None,
         user_features: Mapping[str, Sequence[str | None]] | None = None,
         *,
+        times: Sequence[Sequence[float | None]] | None = None,
+        cross_domain: Sequence[Sequence[str]] | None = None,
+        cross_domain_times: Sequence[Sequence[float | None]] | None = None,
         max_items: int | None = None,
+        max_cross_domain: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchEncoding:
         """Model inputs of a batch of histories, padded on the right to the longest.
@@ -182,14 +205,24 @@ class UASIDTokenizer(PythonBackend):
             items: Item ids of each history, oldest first; or int arrays of item rows.
             events, values: Event name and value of each item, same lengths as `items`; values in `value_unit`.
             user_features: Categories of each feature, one a history.
-            max_items: Keeps the last so many items.
+            times: When each item was engaged with, in seconds of any clock (Unix time, or since the user came); None
+                or NaN where not known. Same lengths as `items`.
+            cross_domain: What each user did elsewhere, any ids, oldest first; a list may be empty.
+            cross_domain_times: When, on the clock of `times`, which they need. Without them every prefix of a history
+                sees all entries. That is right where a whole history is served; in training it would show a prefix
+                what came after its target, so `tokenize_histories` asks for them.
+            max_items, max_cross_domain: Keep the last so many items and cross-domain entries.
 
         Returns:
             `input_ids` and `attention_mask` (int64, (B, S * T)), `item_ids` (int64, (B, S)): item row + 1; and, when
-            given, `event_ids` (B, S), `value_ids` (B, S): bucket + 1, and `user_feature_ids` (B, features).
+            given and the tokenizer has the feature, int64: `event_ids` (B, S), `value_ids` (B, S): bucket + 1,
+            `time_ids` (B, S): bucket + 1 of the time since the item before, kept or not, 0 = not known,
+            `cross_domain_ids` (B, X): 0 = padding, `cross_domain_places` (B, X): see `history_places`, counted among
+            the kept items, and `user_feature_ids` (B, features).
 
         Raises:
-            ValueError: If a history is empty. KeyError: If an item is unknown.
+            ValueError: If a history is empty, lengths differ, or cross-domain times have no `times` beside them.
+            KeyError: If an item is unknown.
         """
         rows = [
             np.asarray(history, np.int64) if isinstance(history, np.ndarray) else self.item_rows(history)
@@ -198,21 +231,15 @@ class UASIDTokenizer(PythonBackend):
         for number, history in enumerate(rows):
             if not len(history):
                 raise ValueError(f"History {number} is empty: give at least one item the user engaged with.")
+        for name, parts in (("events", events), ("values", values), ("times", times)):
+            check_aligned(name, parts, "items", rows)
         keep = slice(-max_items, None) if max_items else slice(None)
         rows = [history[keep] for history in rows]
-        shape = len(rows), max(map(len, rows))
-
-        def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
-            out = np.zeros(shape, dtype=np.int64)
-            for line, part in zip(out, parts, strict=True):
-                line[: len(part)] = part
-            return out
-
         item_ids = padded([history + 1 for history in rows])
         present = item_ids > 0
         tokens = (self.index.codes[np.maximum(item_ids - 1, 0)] + self.level_offsets) * present[..., None]
         data = {
-            "input_ids": tokens.reshape(shape[0], -1),
+            "input_ids": tokens.reshape(len(rows), -1),
             "attention_mask": np.repeat(present, self.num_levels, axis=1).astype(np.int64),
             "item_ids": item_ids,
         }
@@ -223,6 +250,27 @@ class UASIDTokenizer(PythonBackend):
             )
         if values is not None and self.value_bucket_means:
             data["value_ids"] = padded([self.value_buckets(part[keep]) + 1 for part in values])
+        if times is not None and self.num_time_buckets:
+            data["time_ids"] = padded([self.time_indices(part)[keep] for part in times])
+        if cross_domain is not None and self.num_cross_domain_items:
+            if len(cross_domain) != len(rows):
+                raise ValueError(
+                    f"`cross_domain` needs one list a history, {len(rows)}. Received: {len(cross_domain)}. Give an "
+                    "empty list for a user without any."
+                )
+            if cross_domain_times is not None and times is None:
+                raise ValueError("`cross_domain_times` are compared with `times`. Received: no `times`. Give both.")
+            check_aligned("cross_domain_times", cross_domain_times, "cross_domain", cross_domain)
+            last = slice(-max_cross_domain, None) if max_cross_domain else slice(None)
+            data["cross_domain_ids"] = padded([self.cross_domain_indices(part[last]) for part in cross_domain])
+            data["cross_domain_places"] = np.zeros_like(data["cross_domain_ids"])
+            if cross_domain_times is not None:
+                data["cross_domain_places"] = padded(
+                    [
+                        history_places(part[keep], moments[last])
+                        for part, moments in zip(times, cross_domain_times, strict=True)
+                    ]
+                )
         if user_features is not None and self.user_features:
             data["user_feature_ids"] = np.stack(
                 [self.feature_indices(name, user_features[name]) for name in self.user_features],
@@ -243,6 +291,68 @@ class UASIDTokenizer(PythonBackend):
         return np.array(
             [0 if category is None else places.get(category, 0) for category in categories], dtype=np.int64
         )
+
+    def time_indices(self, times: Sequence[float | None]) -> np.ndarray:
+        """Bucket + 1 of the gap before each item of one history, int64 (n,), 0 = not known.
+
+        A gap of g seconds since the item before has the bucket min(floor(log2(1 + g)), num_time_buckets - 1): under
+        1 s, 1 to 3 s, 3 to 7 s, and so on. Not known are the first item's gap, one beside a time that is None or NaN,
+        and a negative one: a clock that went back says nothing of how much time has passed.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is not known
+            gaps = np.diff(np.asarray(times, dtype=np.float64), prepend=np.nan)
+        known = np.isfinite(gaps) & (gaps >= 0)
+        _, exponent = np.frexp(1 + np.where(known, gaps, 0))  # exact, where log2 rounds up just below a power of 2
+        return np.where(known, np.minimum(exponent - 1, self.num_time_buckets - 1) + 1, 0).astype(np.int64)
+
+    def cross_domain_indices(self, ids: Sequence[str]) -> np.ndarray:
+        """Row of each cross-domain id, int64 (n,), 1..num_cross_domain_items-1: a stable hash, so that any id has one
+        and none has to be known before."""
+        try:  # within `try`, so that transformers does not ask for it wherever this file is loaded as remote code
+            import xxhash
+        except ImportError as error:
+            raise ImportError("`cross_domain` is hashed with xxhash, which is missing: pip install xxhash.") from error
+        hashes = np.fromiter((xxhash.xxh64_intdigest(item.encode()) for item in ids), np.uint64, len(ids))
+        return (hashes % np.uint64(self.num_cross_domain_items - 1)).astype(np.int64) + 1
+
+
+def history_places(times: Sequence[float | None], moments: Sequence[float | None]) -> np.ndarray:
+    """How many items of a history a prefix must have to see each of some moments.
+
+    A prefix of n items sees the moments whose place is at most n: those before its target, item n + 1, and before
+    every later item. What happened at the very time of an item counts as after it, so that no target is told.
+
+    Args:
+        times (float, (S,)): Of the items; where clocks went back, the earliest of later ones counts. None or NaN, not
+            known: hidden from prefixes whose target it could have followed.
+        moments (float, (X,)): On the same clock; one that is not known only the whole history sees.
+
+    Returns:
+        int64 (X,), 0..S.
+    """
+    known = np.asarray(times, dtype=np.float64)
+    known = np.where(np.isnan(known), -np.inf, known)
+    earliest = np.minimum.accumulate(known[::-1])[::-1]  # of each item and those after it: ascending
+    return np.searchsorted(earliest, np.asarray(moments, dtype=np.float64), side="right").astype(np.int64)
+
+
+def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One line each, padded on the right with 0 to the longest: int64 (parts, longest)."""
+    out = np.zeros((len(parts), max(map(len, parts))), dtype=np.int64)
+    for line, part in zip(out, parts, strict=True):
+        line[: len(part)] = part
+    return out
+
+
+def check_aligned(name: str, lists: Sequence[Sized] | None, like: str, others: Sequence[Sized]) -> None:
+    """Raises ValueError, naming the first history at fault, unless `lists` are as long as `others`, one by one."""
+    pairs = () if lists is None else zip_longest(map(len, lists), map(len, others))
+    for number, (given, wanted) in enumerate(pairs):
+        if given != wanted:
+            raise ValueError(
+                f"`{name}` must be as long as `{like}`. Received for history {number}: {given} entries for {wanted}. "
+                "Give one for each, or leave the argument out."
+            )
 
 
 def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float], list[float]]:
@@ -270,4 +380,4 @@ def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float]
     return edges.tolist(), means.tolist()
 
 
-__all__ = ["UASIDTokenizer", "fit_value_buckets"]
+__all__ = ["UASIDTokenizer", "fit_value_buckets", "history_places"]

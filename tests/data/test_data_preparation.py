@@ -76,6 +76,17 @@ def test_round_trip(shop):
     assert data.summary["users"] == 2 and data.summary["items"] == 3 and data.summary["events"] == 7
     assert data.summary["value_unit"] == "USD" and data.summary["split"] == {"kind": "leave_one_out"}
     assert data.summary["test"]["mean_target_value"] == 1.0
+    assert data.summary["clock"] == "timestamp"
+
+
+def test_the_summary_says_whether_times_are_times(shop):
+    clicks = EVENTS.rename(columns={"timestamp": "when"})
+    clicks.to_parquet(shop / "events.parquet")
+    for clock in ("timestamp", "position"):
+        data = prepare(config(shop, event_columns={clock: "when"}), shop / "out")
+        assert data.summary["clock"] == clock and data.test["times"][1] == [1, 2]
+    clicks.assign(position=range(len(clicks))).to_parquet(shop / "events.parquet")
+    assert prepare(config(shop, event_columns={"timestamp": "when"}), shop / "out").summary["clock"] == "timestamp"
 
 
 def test_loaded_data_supports_the_operations_of_a_dataset(shop):

@@ -1,3 +1,4 @@
+import ast
 import copy
 import os
 import subprocess
@@ -446,7 +447,10 @@ def test_remote_code_loads_without_the_package(tiny_artifact, tmp_path):
     assert not any(name.split(".")[0] == "gr4ad" for name in sys.modules)
     batch = tokenizer.encode_histories([["ad_1", "ad_2"]], values=[[0.0, 3.0]], return_tensors="pt")
     candidates = torch.from_numpy(tokenizer.encode_items(["ad_3", "ad_4"])).unsqueeze(0)
-    print(model.eval()(**batch, candidate_ids=candidates).candidate_logps[0].tolist())
+    print(model(**batch, candidate_ids=candidates).candidate_logps[0].tolist())
+    assert type(model.generate).__name__ == "partial", "the repository's own custom_generate"
+    print(tokenizer.decode_items(model.generate(**batch, tokenizer=tokenizer, num_beams=8, num_return_sequences=3)))
+    print(tokenizer.decode_items(model.generate(**batch, tokenizer=tokenizer, num_return_sequences=3)))
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment["OMP_NUM_THREADS"] = "1"
@@ -462,8 +466,9 @@ def test_remote_code_loads_without_the_package(tiny_artifact, tmp_path):
     batch = tokenizer.encode_histories([["ad_1", "ad_2"]], values=[[0.0, 3.0]], return_tensors="pt")
     candidates = torch.from_numpy(tokenizer.encode_items(["ad_3", "ad_4"])).unsqueeze(0)
     expected = model(**batch, candidate_ids=candidates).candidate_logps[0].tolist()
-    assert eval_list(done.stdout) == pytest.approx(expected, abs=1e-5)
-
-
-def eval_list(text: str) -> list[float]:
-    return [float(part) for part in text.strip().splitlines()[-1].strip("[]").split(",")]
+    scores, narrow, by_default = map(ast.literal_eval, done.stdout.strip().splitlines()[-3:])
+    assert scores == pytest.approx(expected, abs=1e-5)
+    trie = model.build_trie(tokenizer)
+    for found, widths in ((narrow, [8, 8, 8]), (by_default, [8, 16, 16])):
+        beams = model.beam_search(**batch, trie=trie, beam_widths=widths)
+        assert found == tokenizer.decode_items(beams.sequences[0, :3])

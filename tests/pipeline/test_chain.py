@@ -1,12 +1,16 @@
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
 from gr4ad import MGMRQuantizer, Recommender
+from gr4ad.data import load_prepared
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
+from gr4ad.pipeline.settings import ListConfig
+from gr4ad.pipeline.training import beam_lists, impression_lists
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 
@@ -67,6 +71,28 @@ def test_the_artifact_recommends(run):
     assert len(ads) == 5 and all(ad.item_id in recommender.tokenizer.index.rows for ad in ads)
     assert all(ad.attributes["title"] for ad in ads)
     assert recommender.beam_widths == metrics["serving"]["beam_widths"] == [4, 16, 32]
+    everything = {"top_k": 120, "beam_widths": [8, 64, 200]}
+    [few] = recommender.recommend([history], max_per_account=2, **everything)
+    accounts = Counter(ad.attributes["account_id"] for ad in few)
+    assert set(accounts.values()) == {2} and len(accounts) == 12
+
+
+def test_times_are_part_of_the_model_from_the_log_to_the_answer(run):
+    out, _ = run
+    recommender = Recommender.from_pretrained(out)
+    assert recommender.model.config.num_time_buckets == recommender.tokenizer.num_time_buckets == 20
+    history = json.loads((out / "metrics.json").read_text())["sample_history"][-2:]
+    [near], [far] = (recommender.recommend([history], times=[[0, gap]]) for gap in (1, 1e6))
+    assert [ad.score for ad in near] != pytest.approx([ad.score for ad in far], abs=1e-6)
+
+    data = load_prepared(out / "stages" / "data" / "prepared")
+    tokenizer = recommender.tokenizer
+    logs = dict(zip(data.train["user_id"], data.train["times"], strict=True))
+    for lists in (impression_lists(data), beam_lists(data, recommender.model, tokenizer, ListConfig(list_size=8))):
+        assert len(lists)
+        for row in lists:
+            assert len(row["times"]) == len(row["items"])
+            assert "user_id" not in row or row["times"] == logs[row["user_id"]][: len(row["items"])]
 
 
 def test_a_new_ad_is_embedded_encoded_and_served(run):

@@ -14,6 +14,8 @@ from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
         ("model: {hidden_size: wide}", r"`model\.hidden_size` must be a number\. Received: 'wide'"),
         ("model: {hidden_size: true}", r"`model\.hidden_size` must be like its default, 128\. Received: True"),
         ("model: {item_head: 1}", r"`model\.item_head` must be like its default, True\. Received: 1"),
+        ("model: {context_times: 1}", r"`model\.context_times` must be like its default, True\. Received: 1"),
+        ("tokenize: {num_time_buckets: -1}", r"section `tokenize`: `num_time_buckets` must be 0.*Received: -1"),
         ("lists: {source: nowhere}", r"section `lists`: `source` must be impressions or beams. Received: 'nowhere'"),
         ("evaluate: {item_weights: [2.0]}", r"section `evaluate`: `item_weights` are shares in \[0, 1\].*Received: 2"),
         ("market: {users: 0}", r"section `market`: .*users"),
@@ -54,6 +56,36 @@ def test_packaged_recipes_hold_arguments_that_trainers_accept(name, tmp_path):
     assert trainer_arguments(VSLConfig, "train", recipe.train, tmp_path, 5).seed == 5
     if recipe.align is not None:
         assert trainer_arguments(RSPOConfig, "align", recipe.align, tmp_path, 5).seed == 5
+
+
+def test_a_model_has_its_tokenizers_features_unless_they_are_switched_off():
+    from gr4ad import UASIDTokenizer
+    from gr4ad.pipeline.settings import ModelSettings
+    from gr4ad.pipeline.training import model_config
+
+    tokenizer = UASIDTokenizer(
+        codebook_sizes=[4, "6*"],
+        event_names=["click", "conversion"],
+        user_features={"city": ["x", "y"]},
+        value_bucket_edges=[1.0],
+        value_bucket_means=[0.5, 2.0],
+        num_time_buckets=9,
+    )
+
+    def features(tokenizer: UASIDTokenizer, **settings) -> list:
+        config = model_config(ModelSettings(**settings), tokenizer)
+        config.check_tokenizer(tokenizer)
+        names = ("num_value_buckets", "context_values", "num_events", "num_time_buckets", "user_feature_sizes")
+        return [getattr(config, name) for name in names]
+
+    assert features(tokenizer) == [2, True, 2, 9, [3]]
+    assert features(tokenizer, context_times=False) == [2, True, 2, 0, [3]]
+    assert features(tokenizer, context_events=False, context_values=False) == [2, False, 0, 9, [3]]
+    assert features(tokenizer, user_features=False) == [2, True, 2, 9, []]
+    assert features(UASIDTokenizer(codebook_sizes=[4, 6])) == [0, False, 0, 0, []]
+    config = model_config(ModelSettings(), tokenizer)
+    assert (config.codebook_sizes, config.value_bucket_means, config.num_items) == ([4, 6], [0.5, 2.0], 1)
+    assert model_config(ModelSettings(item_embeddings=False, item_head=False), tokenizer).num_items == 0
 
 
 def test_trainer_arguments_are_named(tmp_path):

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +7,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
+from gr4ad import UASIDTokenizer
 from gr4ad.cli import main
 
 ITEMS = 24
@@ -20,7 +23,9 @@ def vectors(*, rows: int = ITEMS, bad_row: int | None = None, bad: float = 0.0) 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizing")
-    pd.DataFrame({"item_id": [f"item_{n}" for n in range(ITEMS)], "title": "x"}).to_parquet(folder / "catalog.parquet")
+    accounts = [f"account {n % 3}" if n else None for n in range(ITEMS)]
+    catalog = {"item_id": [f"item_{n}" for n in range(ITEMS)], "title": "x", "account_id": accounts}
+    pd.DataFrame(catalog).to_parquet(folder / "catalog.parquet")
     events = [(f"user {n % 30}", f"item_{n * n % ITEMS}", "click", n) for n in range(300)]
     pd.DataFrame(events, columns=["user_id", "item_id", "event", "timestamp"]).to_parquet(folder / "events.parquet")
     assert main(["data", "--root", str(folder), "--out", str(folder / "data"), "--split", "leave_one_out"]) == 0
@@ -85,3 +90,32 @@ def test_a_good_folder_is_written_whole(data, tmp_path):
     }
     kept = {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()}
     assert {"items.parquet", "codebooks.safetensors", "embedding_fusion.safetensors"} <= kept
+    tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    assert tokenizer.num_time_buckets == 0 and list(tokenizer.index.columns) == ["title", "account_id"]
+
+
+def test_accounts_are_kept_whatever_else_is_shown(data, tmp_path):
+    save_file({"content": vectors()}, tmp_path / "embeddings.safetensors")
+    options = ["--codebook_sizes", "4", "4", "--num_time_buckets", "24"]
+    for shown, kept in ((["account_id", "title"], ["account_id", "title"]), (["brand"], ["account_id"])):
+        assert tokenize(data, tmp_path, *options, "--display_columns", *shown) == 0
+        tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+        assert list(tokenizer.index.columns) == kept  # the catalog has no brand
+        assert tokenizer.index.columns["account_id"] == [f"account {n % 3}" if n else None for n in range(ITEMS)]
+        assert tokenizer.num_time_buckets == 24
+
+
+@pytest.mark.parametrize("clock", ["position", None])
+def test_time_buckets_without_times_are_refused(data, tmp_path, capsys, clock):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    summary = json.loads((copy / "data.json").read_text())
+    assert summary.pop("clock") == "timestamp"
+    (copy / "data.json").write_text(json.dumps(summary if clock is None else {**summary, "clock": clock}))
+    save_file({"content": vectors()}, tmp_path / "embeddings.safetensors")
+    assert tokenize(copy, tmp_path, "--codebook_sizes", "4", "4", "--num_time_buckets", "8") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "`num_time_buckets` = 8 needs the time of each event" in error
+    assert f"the clock of the prepared data is {clock!r}. Map a column of times to `timestamp`" in error
+    assert list((tmp_path / "out").iterdir()) == []
+    assert tokenize(copy, tmp_path, "--codebook_sizes", "4", "4") == 0

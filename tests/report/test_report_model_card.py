@@ -61,9 +61,9 @@ def test_recipe_is_kept_letter_by_letter(report, tmp_path):
 def test_usage_names_the_folder_and_known_items(report, tmp_path):
     text = write(tmp_path / "beauty", report).read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(snippets) == 2
-    for snippet in snippets:
-        ast.parse(snippet)
+    assert len(snippets) == 3
+    ast.parse("\n".join(snippets))
+    for snippet in snippets[:2]:
         assert '"beauty"' in snippet and '[["A1", "A2"]]' in snippet
 
 
@@ -74,7 +74,7 @@ def test_transformers_snippet_runs_without_the_package(report, tiny_artifact, tm
     complete_auto_map(folder / "config.json")
     report.beam_tree["history"] = [{"item_id": "ad_3", "title": ""}, {"item_id": "ad_5", "title": ""}]
     text = write(folder, report).read_text(encoding="utf-8")
-    snippet = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
+    snippet = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1:])
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\nsys.modules['gr4ad'] = None\n{snippet}"],
         cwd=tmp_path,
@@ -83,7 +83,9 @@ def test_transformers_snippet_runs_without_the_package(report, tiny_artifact, tm
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert len(set(ast.literal_eval(done.stdout))) == 10
+    by_sid, ranked = map(ast.literal_eval, done.stdout.strip().splitlines())
+    assert len(by_sid) == 10 and all(by_sid), "every SID that is generated is one of an ad"
+    assert len(set(ranked)) == 10
 
 
 def test_empty_parts_are_left_out(tmp_path):

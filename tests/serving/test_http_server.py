@@ -109,6 +109,27 @@ def test_a_request_gets_what_the_recommender_gives(shared, recommender):
     assert 0 < answer["latency_ms"] < 20000
 
 
+def test_times_and_a_limit_per_account_reach_the_recommender(account_artifact):
+    recommender = GatedRecommender.from_pretrained(account_artifact)
+    plain = {"history": ["ad_1", "ad_7"], "top_k": 16}
+    timed = {**plain, "times": [0, 3.5]}
+    bodies = [plain, timed, {**timed, "max_per_account": 1}, {**timed, "times": [-90, 3]}]
+    with served(recommender) as (_, client):
+        answers = client.post(URL, json={"requests": bodies}).raise_for_status().json()["responses"]
+    for body, answer in zip(bodies, answers, strict=True):
+        times = [body["times"]] if "times" in body else None
+        limit = body.get("max_per_account")
+        [expected] = recommender.recommend([body["history"]], top_k=16, times=times, max_per_account=limit)
+        got = answer["recommendations"]
+        assert [ad["item_id"] for ad in got] == [ad.item_id for ad in expected]
+        assert [ad["score"] for ad in got] == pytest.approx([ad.score for ad in expected], abs=1e-4)
+    accounts = [ad["attributes"]["account_id"] for ad in answers[2]["recommendations"]]
+    named = [account for account in accounts if account is not None]
+    assert len(set(named)) == len(named) and len(accounts) < len(answers[1]["recommendations"]) == 16
+    best = {round(answer["recommendations"][0]["score"], 3) for answer in answers}
+    assert len(best) == 3  # a limit leaves the best, other times do not
+
+
 def test_fifty_concurrent_requests_equal_direct_calls(shared, recommender):
     histories = [[f"ad_{(7 * n + k) % 12 + 20}" for k in range(1 + n % 5)] for n in range(50)]
     expected = [recommender.recommend([history], top_k=3 + n % 2)[0] for n, history in enumerate(histories)]
@@ -165,6 +186,17 @@ def test_a_body_of_several_requests_answers_each_by_itself(shared, recommender):
         ),
         ({"history": ["ad_1"], "values": [-1]}, "values.0", "greater than or equal to 0. Received: -1"),
         ({"history": ["ad_1"], "values": [float("nan")]}, "values.0", "finite number"),
+        (
+            {"history": ["ad_1"], "times": [1, 2]},
+            None,
+            "`times` needs one entry for each of the 1 history items, not 2",
+        ),
+        ({"history": ["ad_1"], "times": [float("inf")]}, "times.0", "finite number"),
+        ({"history": ["ad_1"], "times": ["now"]}, "times.0", "valid number"),
+        ({"history": ["ad_1"], "times": [1]}, "times", "trained without times of the history. Leave `times` out"),
+        ({"history": ["ad_1"], "max_per_account": 0}, "max_per_account", "greater than or equal to 1. Received: 0"),
+        ({"history": ["ad_1"], "max_per_account": 65}, "max_per_account", "less than or equal to 64. Received: 65"),
+        ({"history": ["ad_1"], "max_per_account": 2}, "max_per_account", "needs the column `account_id`.*has: title"),
         ({"history": ["ad_1"], "events": ["click"]}, "events", "trained without event names. Leave `events` out"),
         ({"history": ["ad_1"], "user_features": {"age": "3"}}, "user_features", "names 'age'.*knows none"),
         ({"requests": []}, "requests", "at least 1 item"),

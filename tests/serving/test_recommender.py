@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.serving import Recommender, UnknownItemError
+from gr4ad.tokenization import UASIDTokenizer
 
 HISTORIES = [["ad_1"], ["ad_5", "ad_9", "ad_77"], [f"ad_{n}" for n in range(30, 45)], ["ad_3", "ad_3"]]
 
@@ -56,6 +58,43 @@ def test_values_of_skipped_items_are_skipped_with_them(recommender):
     [other] = recommender.recommend([["ad_5", "ad_9"]], values=[[4.0, 0.0]])
     assert [ad.score for ad in mixed] == pytest.approx([ad.score for ad in known])
     assert [ad.score for ad in other] != pytest.approx([ad.score for ad in known], abs=1e-3)
+
+
+def test_times_and_cross_domain_reach_the_model(account_artifact):
+    recommender = Recommender.from_pretrained(account_artifact)
+    elsewhere = [["a", "b", "c", "d", "e"], []]
+    given = {"times": [[7, 100, 103], [5, 5]], "cross_domain": elsewhere}
+    [first, second] = recommender.recommend([["ad_5", "new", "ad_9"], ["ad_1", "ad_2"]], **given)
+    tokenizer = recommender.tokenizer
+    batch = tokenizer.encode_histories(
+        [["ad_5", "ad_9"], ["ad_1", "ad_2"]],
+        times=[[7, 103], [5, 5]],  # the gap is to the item before that is known
+        cross_domain=[["b", "c", "d", "e"], []],
+        return_tensors="pt",
+    )
+    assert batch["time_ids"].tolist() == [[0, 7], [0, 1]]
+    beams = recommender.model.recommend(**batch, beam_widths=[8, 16, 16], trie=recommender.trie, top_k=10)
+    for ranked, scores in zip((first, second), beams.scores.tolist(), strict=True):
+        assert [ad.score for ad in ranked] == pytest.approx(scores, abs=1e-5)
+    for changed in ({"times": [[7, 0, 8], [5, 5]]}, {"cross_domain": [["x", "b"], []]}, {"times": None}):
+        [other, _] = recommender.recommend([["ad_5", "new", "ad_9"], ["ad_1", "ad_2"]], **{**given, **changed})
+        assert [ad.score for ad in other] != pytest.approx([ad.score for ad in first], abs=1e-3)
+
+
+def test_features_the_model_lacks_are_ignored_and_lengths_checked(recommender):
+    [plain] = recommender.recommend([["ad_5", "ad_9"]])
+    [given] = recommender.recommend([["ad_5", "ad_9"]], times=[[1, 2]], cross_domain=[["x"]])
+    assert given == plain
+    for name in ("events", "values", "times"):
+        with pytest.raises(ValueError, match=f"`{name}` must be as long as `histories`.*history 0: 1 entries for 2"):
+            recommender.recommend([["ad_5", "ad_9"]], **{name: [[1]]})
+
+
+def test_model_and_tokenizer_of_two_artifacts_are_refused(recommender, tiny_artifact):
+    other = UASIDTokenizer.from_pretrained(tiny_artifact, value_bucket_edges=[], value_bucket_means=[])
+    with pytest.raises(ValueError, match="`num_value_buckets` of the model is .*Load both from one folder") as caught:
+        Recommender(recommender.model, other, recommender.generation_config)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_batch_equals_one_by_one(recommender):
@@ -199,6 +238,79 @@ def test_a_grown_model_is_saved_and_loaded_whole(changing, tmp_path):
     assert sorted(served(again, ["new", "ad_5"])) == sorted(served(changing, ["new", "ad_5"]))
     again.add_ads(["newest"], [[0, 1, 2]])
     assert {"new", "newest"} <= set(served(again)) and "ad_5" not in served(again)
+
+
+class Watched(Recommender):
+    """Checks what a request could find at the moment a trie is published."""
+
+    def __setattr__(self, name, value):
+        if name == "trie" and "trie" in vars(self):
+            assert len(self.account_groups) == len(self.tokenizer.index) == self.model.config.num_items - 1
+        super().__setattr__(name, value)
+
+
+@pytest.fixture
+def accounts(account_artifact) -> Recommender:
+    recommender = Watched.from_pretrained(account_artifact)
+    recommender.generation_config.item_weight = 1.0
+    return recommender
+
+
+def limited(ranked, limit: int) -> list[str]:
+    """Items of a full ranking that are left when each account may have so many."""
+    seen, kept = Counter(), []
+    for ad in ranked:
+        account = ad.attributes["account_id"]
+        seen[account] += 1
+        if account is None or seen[account] <= limit:
+            kept.append(ad.item_id)
+    return kept
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20])
+def test_a_list_holds_the_best_ads_of_each_account(accounts, limit):
+    free = accounts.recommend(HISTORIES, **EVERYTHING)
+    for full, ranked in zip(free, accounts.recommend(HISTORIES, **EVERYTHING, max_per_account=limit), strict=True):
+        assert len(full) == 120
+        assert [ad.item_id for ad in ranked] == limited(full, limit)
+        assert sum(ad.attributes["account_id"] is None for ad in ranked) == 20  # no account: no limit
+    short = accounts.recommend(HISTORIES, **{**EVERYTHING, "top_k": 5}, max_per_account=limit)
+    assert [[ad.item_id for ad in ranked] for ranked in short] == [limited(full, limit)[:5] for full in free]
+
+
+def test_accounts_follow_ads_that_come_change_and_go(accounts):
+    def ranked(**options):
+        return accounts.recommend([["ad_1"]], **EVERYTHING, **options)[0]
+
+    def check():
+        groups, index = accounts.account_groups.tolist(), accounts.tokenizer.index
+        names = index.columns["account_id"]
+        assert [group < 0 for group in groups] == [name is None for name in names]
+        assert len(set(zip(groups, names, strict=True))) == len(set(groups)) == len(set(names))
+        assert [ad.item_id for ad in ranked(max_per_account=2)] == limited(ranked(), 2)
+
+    check()
+    codes = accounts.tokenizer.index.codes
+    accounts.add_ads(["new", "newer", "free"], codes[1:4], attributes={"account_id": ["account_1", "fresh", None]})
+    check()
+    accounts.replace_ads(["new", "ad_6"], attributes={"account_id": ["fresh", "account_1"]})
+    assert accounts.account_groups[[120, 6]].tolist() == accounts.account_groups[[121, 1]].tolist()
+    check()
+    accounts.remove_ads(["newer", "ad_9"])
+    check()
+    before = accounts.account_groups
+    with pytest.raises(ValueError, match="Column `account_id` cannot be read .* Give all items one type"):
+        accounts.add_ads(["wrong"], codes[:1], attributes={"account_id": [7]})
+    assert accounts.account_groups is before and "wrong" not in accounts.tokenizer.index.rows
+    assert accounts.model.config.num_items == 124
+    check()
+
+
+def test_a_limit_that_cannot_be_kept_is_refused(accounts, recommender):
+    with pytest.raises(ValueError, match="`max_per_account` must be at least 1. Received: 0. Leave it out"):
+        accounts.recommend([["ad_1"]], max_per_account=0)
+    with pytest.raises(ValueError, match="needs the column `account_id`.*lacks. It has: title. Build the tokenizer"):
+        recommender.recommend([["ad_1"]], max_per_account=2)
 
 
 def test_requests_run_while_ads_come_and_go(changing):

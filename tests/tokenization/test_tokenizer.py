@@ -1,3 +1,8 @@
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +12,7 @@ from transformers import AutoTokenizer
 
 from gr4ad.modeling_gr4ad import GR4ADConfig
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets
+from gr4ad.tokenization.tokenization_ua_sid import history_places
 
 CODES = np.array([[0, 0], [2, 3], [1, 1], [2, 3], [2, 3]])  # three items share an SID
 IDS = ["a", "b", "c", "d", "e"]
@@ -29,6 +35,8 @@ def tokenizer(tmp_path) -> UASIDTokenizer:
         value_bucket_edges=[1.0, 5.0],
         value_bucket_means=[0.0, 2.0, 9.0],
         value_unit="EUR",
+        num_time_buckets=6,
+        num_cross_domain_items=100,
     )
 
 
@@ -105,7 +113,8 @@ def test_save_and_load(tokenizer, tmp_path, auto):
     again = (AutoTokenizer if auto else UASIDTokenizer).from_pretrained(folder)
     assert type(again) is UASIDTokenizer
     assert again.get_vocab() == tokenizer.get_vocab()
-    for name in ("codebook_sizes", "business_fields", "event_names", "user_features", "value_unit"):
+    names = ("codebook_sizes", "business_fields", "event_names", "user_features", "value_unit")
+    for name in (*names, "num_time_buckets", "num_cross_domain_items"):
         assert getattr(again, name) == getattr(tokenizer, name), name
     assert (again.value_bucket_edges, again.value_bucket_means) == ([1.0, 5.0], [0.0, 2.0, 9.0])
     assert again.index.columns == tokenizer.index.columns
@@ -115,6 +124,55 @@ def test_save_and_load(tokenizer, tmp_path, auto):
     assert len(MGMRQuantizer.load(codebooks, [3, "4*"]).codebooks) == 1
 
 
+def test_a_folder_from_before_a_feature_loads_without_it(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "old")
+    path = tmp_path / "old" / "tokenizer_config.json"
+    saved = json.loads(path.read_text())
+    assert (saved.pop("num_time_buckets"), saved.pop("num_cross_domain_items")) == (6, 100)
+    path.write_text(json.dumps(saved))
+    old = UASIDTokenizer.from_pretrained(tmp_path / "old")
+    assert (old.num_time_buckets, old.num_cross_domain_items) == (0, 0)
+    batch = old.encode_histories([["a"]], times=[[1.0]], cross_domain=[["v"]], cross_domain_times=[[1.0]])
+    assert set(batch) == {"input_ids", "attention_mask", "item_ids"}
+
+
+REMOTE = """
+import sys
+
+class Blocker:
+    names = ["gr4ad", "xxhash"]
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"blocked: {name}")
+
+sys.meta_path.insert(0, Blocker())
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(tokenizer.encode_histories([["a", "b"]], times=[[0, 3]])["time_ids"].tolist())
+try:
+    tokenizer.encode_histories([["a"]], cross_domain=[["video 1"]])
+except ImportError as error:
+    print(error)
+Blocker.names = ["gr4ad"]
+print(tokenizer.encode_histories([["a"]], cross_domain=[["video 1"]])["cross_domain_ids"].tolist())
+"""
+
+
+def test_remote_code_needs_xxhash_only_for_the_cross_domain_sequence(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "saved")
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", REMOTE, str(tmp_path / "saved")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == [
+        "[[0, 3]]",
+        "`cross_domain` is hashed with xxhash, which is missing: pip install xxhash.",
+        "[[22]]",
+    ]
+
+
 def test_a_table_that_does_not_fit_is_refused(tmp_path):
     SIDIndex(IDS, CODES).save(tmp_path / "items.parquet")
     for sizes in ([3, 3], [3, 4, 2]):
@@ -122,6 +180,113 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path):
             UASIDTokenizer(str(tmp_path / "items.parquet"), codebook_sizes=sizes)
     with pytest.raises(ValueError, match="at most 26 levels. Received: 27"):
         UASIDTokenizer(codebook_sizes=[2] * 27)
+
+
+def test_sizes_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="`num_time_buckets` must be 0 .none. or more. Received: -1"):
+        UASIDTokenizer(num_time_buckets=-1)
+    for size in (-1, 1):
+        with pytest.raises(ValueError, match=f"`num_cross_domain_items` must be 0 .* Received: {size}"):
+            UASIDTokenizer(num_cross_domain_items=size)
+
+
+def test_times_and_cross_domain_become_the_documented_tensors(tokenizer):
+    batch = tokenizer.encode_histories(
+        [["b", "a"], ["e", "c", "a", "d"], ["c"]],
+        times=[[10, 10.5], [0, 100, 103, 102], [None]],
+        cross_domain=[[], ["video 1", "page 2", "video 1"], ["page 2"]],
+        cross_domain_times=[[], [50, 102.5, 200], [7]],
+        max_items=3,
+        max_cross_domain=2,
+        return_tensors="pt",
+    )
+    assert batch["time_ids"].tolist() == [[0, 1, 0], [6, 3, 0], [0, 0, 0]]  # the kept 100 knows its gap, of 100 s
+    assert batch["cross_domain_ids"].tolist() == [[0, 0], [78, 22], [78, 0]]
+    # Of the kept 100, 103, 102: 102.5 is before the second by the clock, but not before the third.
+    assert batch["cross_domain_places"].tolist() == [[0, 0], [3, 3], [1, 0]]
+    assert all(value.dtype == torch.int64 for value in batch.values())
+    rows = [np.array([1, 0]), np.array([4, 2, 0, 3]), np.array([2])]
+    served = tokenizer.encode_histories(rows, cross_domain=[["x"], [], ["y", "z"]])
+    assert served["cross_domain_ids"].shape == (3, 2) and not served["cross_domain_places"].any()
+    assert "time_ids" not in served
+    nowhere = tokenizer.encode_histories(rows, cross_domain=[[], [], []])
+    assert nowhere["cross_domain_ids"].shape == nowhere["cross_domain_places"].shape == (3, 0)
+
+
+def test_cross_domain_rows_are_the_same_everywhere(tokenizer):
+    ids = [f"video {n}" for n in range(5000)] + ["", "vidéo"]
+    rows = tokenizer.cross_domain_indices(ids)
+    assert rows.dtype == np.int64 and set(rows) == set(range(1, 100))  # row 0 is padding
+    assert tokenizer.cross_domain_indices(["video 1", "page 2", ""]).tolist() == [22, 78, 40]  # of any release
+    np.testing.assert_array_equal(UASIDTokenizer(num_cross_domain_items=2).cross_domain_indices(ids), 1)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"times": [[1.0, 2.0], [3.0, 4.0]]}, "`times` must be as long as `items`.*history 1: 2 entries for 1"),
+        ({"times": [[1.0, 2.0]]}, "`times` must be as long as `items`.*history 1: None entries for 1"),
+        ({"values": [[1.0], [3.0]]}, "`values` must be as long as `items`.*history 0: 1 entries for 2"),
+        ({"cross_domain": [["x"]]}, "`cross_domain` needs one list a history, 2. Received: 1"),
+        (
+            {"cross_domain": [["x"], []], "cross_domain_times": [[1.0], []]},
+            "`cross_domain_times` are compared with `times`. Received: no `times`",
+        ),
+        (
+            {"times": [[1.0, 2.0], [3.0]], "cross_domain": [["x"], []], "cross_domain_times": [[1.0], [1.0]]},
+            "`cross_domain_times` must be as long as `cross_domain`.*history 1: 1 entries for 0",
+        ),
+    ],
+)
+def test_lists_that_do_not_fit_are_named(tokenizer, features, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.encode_histories([["a", "b"], ["c"]], **features)
+
+
+def test_time_buckets_by_hand():
+    tokenizer = UASIDTokenizer(codebook_sizes=[2], num_time_buckets=4)
+    gaps = [0, 0.99, 1, 2.99, 3, 6.99, 7, 14.99, 15, 1e9]
+    expected = [1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
+    assert tokenizer.time_indices(np.cumsum([5.0, *gaps])).tolist() == [0, *expected]
+    for unknown in (None, np.nan, np.inf, -np.inf):
+        assert tokenizer.time_indices([0.0, 1.0, unknown, 2.0, 9.0]).tolist() == [0, 2, 0, 0, 4]
+    assert tokenizer.time_indices([5, 4, 4]).tolist() == [0, 0, 1]
+    assert tokenizer.time_indices([1e308, -1e308, 1e308]).tolist() == [0, 0, 0]
+
+
+TIME = st.integers(0, 12) | st.integers(-(2**40), 2**40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TIME | st.none(), min_size=1, max_size=8), st.integers(1, 45))
+def test_time_buckets_are_the_documented_rule(times, buckets):
+    expected = [0]
+    for before, now in zip(times, times[1:], strict=False):
+        known = before is not None and now is not None and now >= before
+        expected.append(min((1 + now - before).bit_length() - 1, buckets - 1) + 1 if known else 0)
+    tokenizer = UASIDTokenizer(codebook_sizes=[2], num_time_buckets=buckets)
+    assert tokenizer.time_indices(times).tolist() == expected
+    assert all(0 <= index <= buckets for index in expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(TIME | st.none(), min_size=1, max_size=7),
+    st.lists(TIME | st.none(), max_size=7),
+    st.booleans(),
+    st.integers(1, 8),
+)
+def test_no_prefix_sees_what_could_follow_a_target(times, moments, sort, kept):
+    if sort:
+        times = sorted(time for time in times if time is not None) or [0]
+    times = times[-kept:]
+    places = history_places(times, moments)
+    assert places.dtype == np.int64 and len(places) == len(moments)
+    for place, moment in zip(places.tolist(), moments, strict=True):
+        for prefix in range(len(times) + 1):
+            later = times[prefix:]  # what a prefix of so many items may have as its target
+            before_all = moment is not None and all(time is not None and moment < time for time in later)
+            assert (place <= prefix) == (before_all or not later)
 
 
 def test_without_value_buckets_and_events_nothing_is_added(tmp_path):

@@ -13,19 +13,35 @@ NUM_ITEMS = 24
 
 
 @pytest.fixture(scope="session")
-def ring_tokenizer(tmp_path_factory) -> UASIDTokenizer:
+def build_ring_tokenizer(tmp_path_factory) -> Callable[..., UASIDTokenizer]:
     """24 items `ad_0`.. with distinct SIDs of 2 x (4 and 6 codes), two events, one user feature, three buckets."""
     table = tmp_path_factory.mktemp("ring") / "items.parquet"
     codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), (4, 6)), 1)
     SIDIndex([f"ad_{n}" for n in range(NUM_ITEMS)], codes).save(table)
-    return UASIDTokenizer(
-        str(table),
-        codebook_sizes=[4, 6],
-        event_names=["click", "conversion"],
-        user_features={"city": ["x", "y"]},
-        value_bucket_edges=[1.0, 3.0],
-        value_bucket_means=[0.0, 1.5, 4.0],
-    )
+
+    def build(**changes) -> UASIDTokenizer:
+        return UASIDTokenizer(
+            str(table),
+            codebook_sizes=[4, 6],
+            event_names=["click", "conversion"],
+            user_features={"city": ["x", "y"]},
+            value_bucket_edges=[1.0, 3.0],
+            value_bucket_means=[0.0, 1.5, 4.0],
+            **changes,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def ring_tokenizer(build_ring_tokenizer) -> UASIDTokenizer:
+    return build_ring_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def timed_tokenizer(build_ring_tokenizer) -> UASIDTokenizer:
+    """The ring's, with 8 time buckets and 50 rows for the cross-domain sequence."""
+    return build_ring_tokenizer(num_time_buckets=8, num_cross_domain_items=50)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +57,20 @@ def ring_log() -> Dataset:
         rows.append(
             {"user_id": str(user), "items": items, "events": events, "values": values, "city": rng.choice(["x", "y"])}
         )
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="session")
+def timed_log(ring_log) -> Dataset:
+    """The ring's log, with an item every few seconds and something elsewhere before, between, at and after them; the
+    first user did nothing elsewhere."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, row in enumerate(ring_log):
+        times = np.cumsum(rng.integers(0, 40, len(row["items"]))).tolist()
+        moments = np.sort(np.r_[times[::2], rng.integers(-5, times[-1] + 30, 4)]) if number else np.empty(0)
+        watched = [f"video {n}" for n in rng.integers(0, 1000, len(moments))]
+        rows.append({**row, "times": times, "cross_domain": watched, "cross_domain_times": moments.tolist()})
     return Dataset.from_list(rows)
 
 

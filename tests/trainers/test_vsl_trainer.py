@@ -40,6 +40,21 @@ def test_training_moves_every_parameter_and_learns_the_ring(build_ring_model, ri
     assert end["eval_ndcg@10"] > 0.6 > 0.3 > start["eval_ndcg@10"]
 
 
+def test_training_moves_what_reads_times_and_cross_domain(build_ring_model, timed_tokenizer, timed_log, tmp_path):
+    model = build_ring_model(num_time_buckets=8, num_cross_domain_items=50, max_cross_domain_items=3)
+    parts = [name for name, _ in model.named_parameters() if ".time_" in name or ".cross_domain_" in name]
+    assert len(parts) == 3
+    before = {name: model.get_parameter(name).detach().clone() for name in parts}
+    trainer = VSLTrainer(
+        model=model,
+        args=arguments(tmp_path, max_steps=5, per_device_train_batch_size=80),
+        train_dataset=timed_log,
+        processing_class=timed_tokenizer,
+    )
+    trainer.train()
+    assert all(not torch.equal(before[name], model.get_parameter(name)) for name in parts)
+
+
 def test_rows_keep_the_last_items_and_weigh_users_and_behaviour(ring_tokenizer):
     log = Dataset.from_dict(
         {
@@ -93,6 +108,74 @@ def test_collator_makes_the_documented_tensors(ring_tokenizer):
     assert {name: value.tolist() for name, value in batch.items()} == expected
     floats = {name for name, value in batch.items() if value.dtype == torch.float32}
     assert floats == {"sample_weight"} and all(v.dtype == torch.int64 for n, v in batch.items() if n not in floats)
+
+
+def test_rows_keep_gaps_and_what_happened_before_a_target(timed_tokenizer):
+    log = Dataset.from_dict(
+        {
+            "items": [["ad_1", "ad_2"], ["ad_1", "ad_2", "ad_3", "ad_4"]],
+            "times": [[5, 5], [0, 100, 103, 103]],
+            "cross_domain": [[], ["a", "b", "c", "d", "e", "f"]],
+            "cross_domain_times": [[], [-1.0, 50.0, 100.0, 102.9, 103.0, 200.0]],
+            "city": ["x", "x"],
+        }
+    )
+    rows = tokenize_histories(log, timed_tokenizer, max_items=2, max_cross_domain=3)
+    assert [row["items"] for row in rows] == [[1, 2], [2, 3, 4]]
+    assert [row["time_ids"] for row in rows] == [[0, 1], [7, 3, 1]]  # the first kept item knows its gap
+    # Kept are 100, 103 and 103, the last only as a target: "e" and "f" no prefix may see; of the rest the last three.
+    assert [row["cross_domain_places"] for row in rows] == [[], [0, 1, 1]]
+    assert rows[1]["cross_domain_ids"] == timed_tokenizer.cross_domain_indices(["b", "c", "d"]).tolist()
+
+    batch = VSLCollator(timed_tokenizer)(list(rows))
+    assert batch["time_ids"].tolist() == [[0, 0], [7, 3]]
+    assert batch["cross_domain_ids"].tolist() == [[0, 0, 0], rows[1]["cross_domain_ids"]]
+    assert batch["cross_domain_places"].tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert all(batch[name].dtype == torch.int64 for name in ("time_ids", "cross_domain_ids", "cross_domain_places"))
+
+    assert len(tokenize_histories(log, timed_tokenizer, max_items=3)[1]["cross_domain_ids"]) == 4  # no limit
+    without = tokenize_histories(log.remove_columns(["times", "cross_domain"]), timed_tokenizer, max_items=2)
+    assert set(without.column_names) == {"items", "city", "weights", "length"}
+
+
+def test_cross_domain_is_not_trained_on_without_times(timed_tokenizer, timed_log):
+    for missing in ("times", "cross_domain_times"):
+        with pytest.raises(ValueError, match="`cross_domain` needs the columns `times` and `cross_domain_times`"):
+            tokenize_histories(timed_log.remove_columns(missing), timed_tokenizer, max_items=6)
+    short = timed_log.remove_columns("times").add_column("times", [[1.0]] * len(timed_log))
+    with pytest.raises(ValueError, match="`times` must be as long as `items`"):
+        tokenize_histories(short, timed_tokenizer, max_items=6)
+
+
+def test_no_target_is_predicted_from_what_followed_it(timed_tokenizer, timed_log, build_ring_model):
+    """Each prefix's logits, with all that happened elsewhere at the time of its target or later told apart."""
+    model = build_ring_model(num_time_buckets=8, num_cross_domain_items=50, initializer_range=0.5).eval()
+
+    def logits(log: Dataset) -> list[torch.Tensor]:
+        rows = tokenize_histories(log, timed_tokenizer, max_items=6)
+        batch = VSLCollator(timed_tokenizer)(list(rows))
+        lengths = (batch["labels"][..., 0] >= 0).sum(1).tolist()
+        with torch.no_grad():
+            return list(torch.cat(model(**batch).logits, 1).split(lengths))
+
+    log = timed_log.select(range(20))
+    before = logits(log)
+    hidden = shown = 0
+    for prefix in range(1, 7):
+
+        def changed(row: dict, *, prefix: int = prefix, future: bool = True) -> dict:
+            target = row["times"][-7:][prefix] if len(row["times"][-7:]) > prefix else np.inf
+            entries = zip(row["cross_domain"], row["cross_domain_times"], strict=True)
+            return {"cross_domain": [f"other {v}" if (t >= target) == future else v for v, t in entries]}
+
+        after = logits(log.map(changed, keep_in_memory=True))
+        past = logits(log.map(changed, fn_kwargs={"future": False}, keep_in_memory=True))
+        for old, new, other in zip(before, after, past, strict=True):
+            if len(old) >= prefix:
+                torch.testing.assert_close(new[:prefix], old[:prefix])
+                hidden += int(not torch.allclose(new, old))
+                shown += int(not torch.allclose(other[prefix - 1], old[prefix - 1]))
+    assert hidden > 20 and shown > 20  # later prefixes see the one, this prefix sees the other
 
 
 def test_target_window_draws_all_later_places_and_no_others(ring_tokenizer):
@@ -196,12 +279,25 @@ def test_model_and_tokenizer_must_agree(build_ring_model, ring_tokenizer, ring_l
     from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
 
     for changes, message in (
-        ({"codebook_sizes": [4, 7]}, r"`codebook_sizes` of the model \[4, 7\] must equal the tokenizer's \[4, 6\]"),
-        ({"codebook_sizes": [4, 6]}, r"`num_value_buckets` of the model \(0\) must equal the tokenizer's \(3\)"),
+        ({"codebook_sizes": [4, 7]}, r"`codebook_sizes` of the model is \[4, 7\], but the tokenizer has \[4, 6\]"),
+        ({"num_value_buckets": 2}, "`num_value_buckets` of the model is 2, but the tokenizer has 3"),
+        ({"num_time_buckets": 9}, "`num_time_buckets` of the model is 9, but the tokenizer has 0"),
     ):
-        model = GR4ADForRecommendation(GR4ADConfig(**changes, num_hidden_layers=1, num_parallel_layers=0))
+        shape = {"codebook_sizes": [4, 6], "num_hidden_layers": 1, "num_parallel_layers": 0, **changes}
+        model = GR4ADForRecommendation(GR4ADConfig(**shape))
         with pytest.raises(ValueError, match=message):
             VSLTrainer(model=model, args=arguments(tmp_path), train_dataset=ring_log, processing_class=ring_tokenizer)
+
+
+def test_a_model_may_leave_out_what_its_tokenizer_and_log_have(timed_tokenizer, timed_log, tmp_path):
+    from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
+
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_parallel_layers": 0}
+    bare = GR4ADForRecommendation(GR4ADConfig(codebook_sizes=[4, 6], **shape))
+    trainer = VSLTrainer(
+        model=bare, args=arguments(tmp_path, max_steps=2), train_dataset=timed_log, processing_class=timed_tokenizer
+    )
+    assert trainer.train().global_step == 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from tqdm.auto import tqdm
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.tokenization import UASIDTokenizer
 
+HISTORY_COLUMNS = ("events", "values", "times", "cross_domain")
+"""Columns of an evaluation dataset that say more of a history, by their names as arguments of the tokenizer."""
+
 
 @dataclass
 class ModelRankings:
@@ -51,7 +54,8 @@ def rank_users(
     """Ranks items for every row of an evaluation dataset.
 
     Args:
-        dataset: Rows of `items` (history, item ids), optionally `events`, `values`, user features; order is kept.
+        dataset: Rows of `items` (history, item ids), optionally `events`, `values`, `times`, `cross_domain`, user
+            features; order is kept. All of `cross_domain` is seen: it must end before the targets.
         beam_widths, item_weight, value_weight, score_history: See `GR4ADForRecommendation.recommend`.
         exclude_history: Never rank an item of the user's history.
         batch_size: Users at once, grouped by history length.
@@ -61,7 +65,7 @@ def rank_users(
     trie = build_trie(tokenizer, model.device)
     histories = [tokenizer.item_rows(items) for items in dataset["items"]]
     columns = {
-        name: dataset[name] for name in ("events", "values", *tokenizer.user_features) if name in dataset.column_names
+        name: dataset[name] for name in (*HISTORY_COLUMNS, *tokenizer.user_features) if name in dataset.column_names
     }
     order = np.argsort([len(history) for history in histories], kind="stable")
     items = np.full((len(histories), top_k), -1, dtype=np.int64)
@@ -72,10 +76,10 @@ def rank_users(
         chosen = order[start : start + batch_size]
         batch = tokenizer.encode_histories(
             [histories[i] for i in chosen],
-            events=[columns["events"][i] for i in chosen] if "events" in columns else None,
-            values=[columns["values"][i] for i in chosen] if "values" in columns else None,
+            **{name: [columns[name][i] for i in chosen] for name in HISTORY_COLUMNS if name in columns},
             user_features={n: [columns[n][i] for i in chosen] for n in tokenizer.user_features} or None,
             max_items=model.config.max_context_items,
+            max_cross_domain=model.config.max_cross_domain_items,
             return_tensors="pt",
         ).to(model.device)
         excluded = None

@@ -39,6 +39,7 @@ class RSPOCollator:
             [row["items"] for row in rows],
             events=[row["events"] for row in rows] if "events" in rows[0] else None,
             values=[row["values"] for row in rows] if "values" in rows[0] else None,
+            times=[row["times"] for row in rows] if "times" in rows[0] else None,
             user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
             max_items=self.max_items,
             return_tensors="pt",

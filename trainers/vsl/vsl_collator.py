@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
+from gr4ad.tokenization.tokenization_ua_sid import check_aligned, history_places, padded
 
 
 def tokenize_histories(
@@ -17,6 +18,7 @@ def tokenize_histories(
     tokenizer: UASIDTokenizer,
     *,
     max_items: int,
+    max_cross_domain: int | None = None,
     user_weight_clip: float = 5.0,
     behavior_weights: dict[str, float] | None = None,
     target_value_power: float = 0.0,
@@ -24,19 +26,36 @@ def tokenize_histories(
     """Turns user logs into training rows.
 
     Args:
-        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values` and user-feature
-            columns.
+        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values`, `times` (seconds),
+            `cross_domain` (list of ids, oldest first) with `cross_domain_times` (on the clock of `times`), and
+            user-feature columns; see `UASIDTokenizer.encode_histories`.
         max_items: S; a row keeps its last S + 1 items, so that every kept item but the first is a target.
+        max_cross_domain: X; a row keeps the last X cross-domain entries of those that a prefix of it sees.
         user_weight_clip, behavior_weights, target_value_power: See [`VSLConfig`].
 
     Returns:
         Rows of `items` (item rows), `events`, `values` (as given), the tokenizer's user features, `weights` (float,
-        one an item) and `length`. Users with fewer than two items are left out.
+        one an item) and `length`; where the tokenizer has the feature and the dataset the columns, `time_ids` (one an
+        item), `cross_domain_ids` and `cross_domain_places`. Users with fewer than two items are left out.
 
     Raises:
-        ValueError: If nothing is left. KeyError: If an item is not in the tokenizer's table.
+        ValueError: If nothing is left, lengths differ, or `cross_domain` comes without the times that say which
+            prefixes may see it. KeyError: If an item is not in the tokenizer's table.
     """
     columns = dataset.column_names
+    timed = "times" in columns and bool(tokenizer.num_time_buckets)
+    crossing = "cross_domain" in columns and bool(tokenizer.num_cross_domain_items)
+    if crossing and not {"times", "cross_domain_times"} <= set(columns):
+        raise ValueError(
+            "`cross_domain` needs the columns `times` and `cross_domain_times` in training: without them a prefix "
+            f"would see what the user did after its target. Received: {', '.join(columns)}. Add the two, or remove "
+            "`cross_domain`."
+        )
+    if timed or crossing:
+        check_aligned("times", dataset["times"], "items", dataset["items"])
+    if crossing:
+        check_aligned("cross_domain_times", dataset["cross_domain_times"], "cross_domain", dataset["cross_domain"])
+    last = slice(-max_cross_domain, None) if max_cross_domain else slice(None)
     behavior_weights = behavior_weights or {}
     totals = np.array([sum(values) for values in dataset["values"]]) if "values" in columns else np.ones(len(dataset))
     mean = totals.mean() if len(totals) and totals.mean() > 0 else 1.0
@@ -52,6 +71,14 @@ def tokenize_histories(
             weights = [
                 w * (v / mean_value) ** target_value_power for w, v in zip(weights, tail["values"], strict=True)
             ]
+        if timed:
+            tail["time_ids"] = tokenizer.time_indices(row["times"])[-max_items - 1 :]
+        if crossing:
+            places = history_places(row["times"][-max_items - 1 :], row["cross_domain_times"])
+            # What no prefix sees goes first: a long log of later entries would push out the rest.
+            seen = np.flatnonzero(places < len(items))[last]
+            tail["cross_domain_ids"] = tokenizer.cross_domain_indices(row["cross_domain"])[seen]
+            tail["cross_domain_places"] = places[seen]
         features = {name: row[name] for name in tokenizer.user_features}
         return {"items": items, **tail, **features, "weights": weights, "length": len(items)}
 
@@ -79,9 +106,10 @@ def tokenize_histories(
 class VSLCollator:
     """Batches the rows of [`tokenize_histories`], padded on the right.
 
-    Returns, with B users and S history items (the longest of the batch): `input_ids` and `attention_mask` (int64, (B,
-    S * T)), `item_ids` (B, S); `event_ids`, `value_ids` (B, S) and `user_feature_ids` (B, features) where the
-    tokenizer has them; `labels` (int64, (B, S, T)): the SID tokens of the target of each prefix, -100 on padding;
+    Returns, with B users, S history items and X cross-domain entries (the longest of the batch): `input_ids` and
+    `attention_mask` (int64, (B, S * T)), `item_ids` (B, S); `event_ids`, `value_ids`, `time_ids` (B, S),
+    `cross_domain_ids`, `cross_domain_places` (B, X) and `user_feature_ids` (B, features) where the tokenizer and the
+    rows have them; `labels` (int64, (B, S, T)): the SID tokens of the target of each prefix, -100 on padding;
     `item_labels`, `value_labels` (int64, (B, S)): its item row + 1 and value bucket; `sample_weight` (float32, (B,
     S)): w of its event. The target is the next item, or with `target_window` > 1 one drawn uniformly from the next so
     many, by torch's global generator.
@@ -101,6 +129,11 @@ class VSLCollator:
             return_tensors="pt",
         )
         size, length = batch["item_ids"].shape
+        if "time_ids" in rows[0]:
+            batch["time_ids"] = torch.from_numpy(padded([row["time_ids"][:-1] for row in rows]))
+        for name in ("cross_domain_ids", "cross_domain_places"):
+            if name in rows[0]:
+                batch[name] = torch.from_numpy(padded([row[name] for row in rows]))
         labels = np.full((size, length, tokenizer.num_levels), -100, dtype=np.int64)
         item_labels = np.full((size, length), -100, dtype=np.int64)
         value_labels = np.full((size, length), -100, dtype=np.int64)

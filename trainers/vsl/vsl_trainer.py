@@ -40,16 +40,18 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
     ```
 
     Args:
-        model ([`GR4ADForRecommendation`]): Its `codebook_sizes` must equal the tokenizer's.
+        model ([`GR4ADForRecommendation`]): Its config must fit the tokenizer, as one of
+            `GR4ADConfig.from_tokenizer(tokenizer)` does; it may leave features out.
         args ([`VSLConfig`]): Its loss weights are written into the model's config.
         train_dataset (`Dataset`): One row a user: `items` (list of item ids, oldest first), optionally `events`,
-            `values`.
-        eval_dataset (`Dataset`, *optional*): The same, with `target_items` and `target_values`.
+            `values`, `times`, `cross_domain` with `cross_domain_times`, and user features; see `tokenize_histories`.
+        eval_dataset (`Dataset`, *optional*): The same, with `target_items` and `target_values`; its `cross_domain`
+            must end before the targets.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
 
     Raises:
-        ValueError: If model and tokenizer disagree.
+        ValueError: If model and tokenizer disagree, or as `tokenize_histories`.
     """
 
     def __init__(
@@ -63,16 +65,7 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
         **kwargs,
     ):
         config = model.config
-        if config.codebook_sizes != processing_class.level_sizes:
-            raise ValueError(
-                f"`codebook_sizes` of the model {config.codebook_sizes} must equal the tokenizer's "
-                f"{processing_class.level_sizes}: build the model's config from the tokenizer."
-            )
-        if config.num_value_buckets != len(processing_class.value_bucket_means):
-            raise ValueError(
-                f"`num_value_buckets` of the model ({config.num_value_buckets}) must equal the tokenizer's "
-                f"({len(processing_class.value_bucket_means)})."
-            )
+        config.check_tokenizer(processing_class)
         config.value_loss_weight = args.value_loss_weight
         config.mtp_loss_weight = args.mtp_loss_weight
         config.item_loss_weight = args.item_loss_weight
@@ -81,6 +74,7 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
             train_dataset,
             processing_class,
             max_items=args.max_items or config.max_context_items,
+            max_cross_domain=config.max_cross_domain_items,
             user_weight_clip=args.user_weight_clip,
             behavior_weights=args.behavior_weights,
             target_value_power=args.target_value_power,

@@ -28,6 +28,7 @@ class EventLog:
         cut: (n,) int64, the column that a temporal split cuts, on its own clock.
         request: (n,) int64, code of `request_id`, or None when the log has no such column.
         user_ids: (users,) text.
+        clock_name: the column the clock was read from: `timestamp` or, in a log without, `position`.
         clock_is_date, cut_is_date: the clock counts microseconds since 1970 UTC.
         unsorted: rows that stood before an earlier row of the same user in the file.
     """
@@ -40,6 +41,7 @@ class EventLog:
     cut: np.ndarray
     request: np.ndarray | None
     user_ids: pa.Array
+    clock_name: str
     clock_is_date: bool
     cut_is_date: bool
     unsorted: int
@@ -115,6 +117,7 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
         cut=cut[rows],
         request=None if request is None else request[rows],
         user_ids=user_ids,
+        clock_name=clock_name,
         clock_is_date=clock_is_date,
         cut_is_date=cut_is_date,
         unsorted=unsorted,

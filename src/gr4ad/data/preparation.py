@@ -43,7 +43,8 @@ class PreparedData:
             distinct held-out item.
         impressions: `user_id, items, candidates, rewards (float32)` of the training period, one row an exposure list;
             None when the log has no impressions.
-        summary: the content of `data.json`: counts, rows dropped by reason, users left out, the split, `value_unit`.
+        summary: the content of `data.json`: counts, rows dropped by reason, users left out, the split, `value_unit`,
+            `clock` (the column that `times` are from: timestamp or position).
     """
 
     catalog: Dataset
@@ -294,6 +295,7 @@ def _summary(
         "events_by_name": dict(zip(EVENT_NAMES, counts, strict=True)),
         "history_events": config.history_events,
         "value_unit": config.value_unit,
+        "clock": log.clock_name,
         "split": description,
         "dropped": dropped,
         "sorted_rows": log.unsorted,

@@ -61,13 +61,28 @@ class TokenizeConfig:
     num_value_buckets: int = field(
         default=32, metadata={"help": "Equal-frequency buckets of event values; 0 = no value token."}
     )
+    num_time_buckets: int = field(
+        default=0,
+        metadata={
+            "help": "Buckets of the time between two items of a history, each twice as wide as the one before; 24 "
+            "reach 97 days. Needs events with `timestamp`; 0 = none."
+        },
+    )
     display_columns: list[str] = field(
-        default_factory=lambda: ["title"], metadata={"help": "Catalog columns kept in the item table for answers."}
+        default_factory=lambda: ["title"],
+        metadata={
+            "help": "Catalog columns kept in the item table for answers, beside `account_id`, which limits of ads per "
+            "account need."
+        },
     )
     min_used: float = field(
         default=0.5,
         metadata={"help": "Least share of a quantized codebook in use, in [0, 1]; below it is a collapse."},
     )
+
+    def __post_init__(self) -> None:
+        if self.num_time_buckets < 0:
+            raise ValueError(f"`num_time_buckets` must be 0 (none) or more. Received: {self.num_time_buckets}.")
 
 
 @dataclass
@@ -92,6 +107,9 @@ class ModelSettings:
     )
     context_values: bool = field(default=True, metadata={"help": "History items carry their value bucket."})
     context_events: bool = field(default=True, metadata={"help": "History items carry their event kind."})
+    context_times: bool = field(
+        default=True, metadata={"help": "History items carry their time bucket, where the tokenizer has buckets."}
+    )
     user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
     item_embedding_std: float = field(

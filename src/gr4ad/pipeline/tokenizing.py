@@ -15,6 +15,7 @@ from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import TokenizeConfig
 from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
 
+ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can be limited to so many ads of one
 SEQUENCE_COLUMNS = frozenset({"user_id", "items", "events", "values", "times", "target_items", "target_values"})
 
 
@@ -27,6 +28,17 @@ def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
             f"It has: {', '.join(data.catalog.column_names)}."
         )
     return ["|".join(map(str, row)) for row in zip(*(data.catalog[name] for name in columns), strict=True)]
+
+
+def check_times(data: PreparedData, num_time_buckets: int) -> None:
+    """Raises ValueError if time buckets are asked of a log that has no times."""
+    clock = data.summary.get("clock")  # None where an earlier version prepared the data
+    if num_time_buckets and clock != "timestamp":
+        raise ValueError(
+            f"`num_time_buckets` = {num_time_buckets} needs the time of each event, but the clock of the prepared "
+            f"data is {clock!r}. Map a column of times to `timestamp` in `event_columns` and prepare the data again, "
+            "or set `num_time_buckets` to 0."
+        )
 
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -65,11 +77,13 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
 
     Raises:
         SIDCollapseError: If less of a quantized codebook is in use than `min_used`.
+        ValueError: If embeddings or settings do not fit the data.
     """
     from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets, sid_quality
     from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
 
     data = load_prepared(data_dir)
+    check_times(data, config.num_time_buckets)
     content, collaborative = read_embeddings(embed_dir / "embeddings.safetensors", data.catalog["item_id"])
     fusion = EmbeddingFusion.fit(content, collaborative, collaborative_weight=config.collaborative_weight, seed=seed)
     embeddings = fusion.transform(content, collaborative)
@@ -98,7 +112,8 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
         if name not in SEQUENCE_COLUMNS
     }
     names = sorted({event for row in data.train["events"] for event in row})
-    columns = {name: data.catalog[name] for name in config.display_columns if name in data.catalog.column_names}
+    kept = dict.fromkeys([*config.display_columns, ACCOUNT_COLUMN])  # in order, each once
+    columns = {name: data.catalog[name] for name in kept if name in data.catalog.column_names}
     SIDIndex(item_ids, codes, item_counts, columns).save(out_dir / "items.parquet")
     quantizer.save(out_dir / "codebooks.safetensors")
     tokenizer = UASIDTokenizer(
@@ -111,6 +126,7 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
         value_bucket_edges=edges,
         value_bucket_means=means,
         value_unit=data.summary["value_unit"],
+        num_time_buckets=config.num_time_buckets,
     )
     tokenizer.save_pretrained(out_dir / "tokenizer")
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)

@@ -43,18 +43,18 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
 
     values = asdict(settings)
     item_embeddings = values.pop("item_embeddings")
-    context_events, user_features = values.pop("context_events"), values.pop("user_features")
     values.pop("item_embedding_std")
-    buckets = len(tokenizer.value_bucket_means)
-    values["context_values"] = values["context_values"] and buckets > 0
-    return GR4ADConfig(
-        codebook_sizes=tokenizer.level_sizes,
-        num_value_buckets=buckets,
-        value_bucket_means=tokenizer.value_bucket_means or None,
-        num_items=len(tokenizer.index) + 1 if item_embeddings else 0,
-        num_events=len(tokenizer.event_names) if context_events else 0,
-        user_feature_sizes=[len(c) + 1 for c in tokenizer.user_features.values()] if user_features else [],
-        **values,
+    values["context_values"] = values["context_values"] and bool(tokenizer.value_bucket_means)
+    without: dict[str, dict[str, Any]] = {
+        "context_events": {"num_events": 0},
+        "context_times": {"num_time_buckets": 0},
+        "user_features": {"user_feature_sizes": []},
+    }
+    for switch, left_out in without.items():
+        if not values.pop(switch):
+            values |= left_out
+    return GR4ADConfig.from_tokenizer(
+        tokenizer, num_items=len(tokenizer.index) + 1 if item_embeddings else 0, **values
     )
 
 
@@ -164,11 +164,11 @@ def impression_lists(data: PreparedData) -> Dataset:
         raise RecipeError("`lists.source` is impressions, but the log has none: use `beams`, or leave `align` out.")
     users = {user: row for row, user in enumerate(data.train["user_id"])}
     lists = data.impressions.filter(lambda user: user in users, input_columns="user_id", keep_in_memory=True)
-    columns = [name for name in data.train.column_names if name not in ("user_id", "items", "times")]
+    columns = [name for name in data.train.column_names if name not in ("user_id", "items")]
     logs = {name: data.train[name][:] for name in columns}
 
     def with_context(row: dict) -> dict:
-        # The history of a list is a prefix of the user's training log, so its events and values stand there too.
+        # The history of a list is a prefix of the user's training log, so what is known of its items stands there too.
         user, length = users[row["user_id"]], len(row["items"])
         return {name: logs[name][user][:length] if name in SEQUENCE_COLUMNS else logs[name][user] for name in columns}
 
@@ -184,7 +184,7 @@ def beam_lists(
 
     from gr4ad.trainers.evaluation.model_ranking import rank_users
 
-    columns = [name for name in data.train.column_names if name not in ("user_id", "times")]
+    columns = [name for name in data.train.column_names if name != "user_id"]
     kept: list[dict] = []
     bought: list[dict[str, float]] = []
     for row in data.train.select_columns(columns):
