@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from gr4ad.tokenization import MGMRQuantizer
 from gr4ad.tokenization.collective import ManyProcesses
@@ -23,3 +24,5 @@ for number, sizes in enumerate([["16", "8", "8"], ["16", "8", "8*"]]):
     codes = quantizer.fit(data[part], keys[part], distributed=True)
     np.save(folder / f"codes_{number}_{group.rank}.npy", codes)
     quantizer.save(folder / f"codebooks_{number}_{group.rank}.safetensors")
+PartialState().wait_for_everyone()  # gloo aborts a process whose partner has left
+PartialState().destroy_process_group()

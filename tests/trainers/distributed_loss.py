@@ -32,3 +32,5 @@ loss([{"rows": rows}], rows).backward()
 gradient = reduce(model.weights.grad, "mean")
 if state.is_main_process:
     np.save(Path(sys.argv[1]) / f"gradient_{state.num_processes}.npy", gradient.numpy())
+state.wait_for_everyone()  # gloo aborts a process whose partner has left
+state.destroy_process_group()
