@@ -1,0 +1,44 @@
+"""Benchmarks run to their end in their smallest size, where only the form of their figures means anything."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(script: str, out: Path, *arguments: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / script), "--smoke", "--out", str(out), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert {"command", "machine", "versions", "seeds", "rows", "ratios"} <= content.keys()
+    for row in content["rows"]:
+        assert {"name", "metric", "value", "spread", "unit"} <= row.keys()
+    return content
+
+
+def test_decode(tmp_path):
+    figure = tmp_path / "decode.svg"
+    content = run("decode.py", tmp_path / "decode.json", "--threads", "1", "--figure", str(figure))
+    kept = json.loads((FOLDER / "results" / "decode.json").read_text(encoding="utf-8"))
+    assert content["ratios"].keys() == kept["ratios"].keys()
+    assert all(ratio > 0 for ratio in content["ratios"].values())
+    # What no machine changes: work per request, which the kept file states for the paper's shape.
+    assert content["ratios"]["theory_lazyar_vs_vanilla"] == kept["ratios"]["theory_lazyar_vs_vanilla"]
+    names = {row["name"] for row in content["rows"]}
+    assert {"LazyAR, L = 4, K = 3", "vanilla, L = 4", "MTP heads, L = 4", "generate, T5, 20 positions"} <= names
+    assert figure.read_text(encoding="utf-8").count("<svg") == 1
+
+
+@pytest.mark.slow
+def test_sid_index(tmp_path):
+    assert run("sid_index.py", tmp_path / "sid_index.json")["rows"]
