@@ -17,7 +17,8 @@ class SIDTrie:
     Attributes:
         offsets (`list[torch.Tensor]`): T tensors; children of node n of level t are rows `offsets[t][n]:offsets[t][n +
             1]`. Level 0 holds the root only.
-        codes (`list[torch.Tensor]`): T tensors; the code (0..V_t-1) on the edge to each node of level t + 1.
+        codes (`list[torch.Tensor]`): T tensors; the code (0..V_t-1) on the edge to each node of level t + 1, and zeros
+            behind them, so that `max_children` codes can be read from any node on.
         max_children (`list[int]`): T ints, the widest node of each level: the static width of one gather.
         code_limits (`list[int]`): T ints, 1 + the largest code of each level: codebooks may not be smaller.
         leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was
@@ -74,8 +75,8 @@ class SIDTrie:
             starts = starts_node.nonzero()[:, 0]
             first_children = above[starts].nonzero()[:, 0]
             offsets.append(torch.nn.functional.pad(first_children, (0, 1), value=len(starts)))
-            edges.append(column[starts])
             max_children.append(int(offsets[-1].diff().max()))
+            edges.append(torch.nn.functional.pad(column[starts], (0, max_children[-1])))
             above = starts_node
         leaf_offsets = torch.nn.functional.pad(starts, (0, 1), value=codes.shape[0])
         return cls(offsets, edges, max_children, code_limits, leaf_offsets, item_rows, int(leaf_offsets.diff().max()))
@@ -102,7 +103,7 @@ class SIDTrie:
 
     @property
     def num_sids(self) -> int:
-        return len(self.codes[-1])
+        return len(self.leaf_offsets) - 1
 
     def to(self, device: torch.device | str) -> "SIDTrie":
         return SIDTrie(
@@ -124,14 +125,13 @@ class SIDTrie:
 
         Returns:
             The codes (int64, (..., M), M = `max_children[level]`), the first child's node of level + 1 (int64, (...,
-            1); the others follow it), and whether each of the M places holds a child (bool). Places without one hold
-            code 0.
+            1); the others follow it), and whether each of the M places holds a child (bool). A place without one holds
+            a code of no meaning, within 0..V_t-1.
         """
         first = self.offsets[level][nodes].unsqueeze(-1)
         count = self.offsets[level][nodes + 1].unsqueeze(-1) - first
         step = torch.arange(self.max_children[level], device=nodes.device)
-        valid = step < count
-        return self.codes[level][(first + step).where(valid, 0)].where(valid, 0), first, valid
+        return self.codes[level][first + step], first, step < count
 
     def restrict(
         self, level: int, nodes: torch.Tensor, log_probs: torch.Tensor
