@@ -121,13 +121,13 @@ class GR4ADBeamSearchMixin:
             log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W, V_t)
             steps, codes, first = trie.restrict(level, nodes, log_probs)  # (B, W, M)
             scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
+            dead = ~(scores > -torch.inf)  # a NaN too: after an overflow in half precision no child is known to exist
             if limits is not None:
-                beyond = torch.arange(scores.shape[1], device=device) >= limits[:, level : level + 1]
-                scores = scores.masked_fill(beyond, -torch.inf)
+                dead = dead | (torch.arange(scores.shape[1], device=device) >= limits[:, level : level + 1])
+            scores = scores.masked_fill(dead, -torch.inf)
             tokens = codes.flatten(1).gather(1, rows * codes.shape[-1] + children) + config.level_offsets[level]
-            nodes = first.squeeze(-1).gather(1, rows) + children
-            # A row without an SID goes on from the first node, which exists; what it computes is not used.
-            nodes = nodes.masked_fill(scores == -torch.inf, 0)
+            # A dead row goes on from the first node, which exists; what it computes is not used.
+            nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(dead, 0)
             path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
             cache.descend(rows, steps.shape[1])
             used.append(scores.shape[1])

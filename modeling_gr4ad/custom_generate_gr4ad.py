@@ -114,8 +114,10 @@ def tree_search(
         log_probs = output.logits.to(dtype).log_softmax(-1)  # (B, W, V)
         steps, codes, first = trie.restrict(level, nodes, log_probs)
         scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
+        dead = ~(scores > -torch.inf)  # a NaN too: it says nothing of which children exist
+        scores = scores.masked_fill(dead, -torch.inf)
         tokens = codes.flatten(1).gather(1, rows * codes.shape[-1] + children)
-        nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(scores == -torch.inf, 0)
+        nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(dead, 0)
         path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
         if level + 1 < len(widths):
             kept = scores.shape[1]

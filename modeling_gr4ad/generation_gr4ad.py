@@ -71,7 +71,7 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
         Returns:
             (B * num_return_sequences, 1 + T): the decoder start token and an SID, best first for each history; rows of
             padding where a history has fewer. With `return_dict_in_generate`, also `sequences_scores`, (B *
-            num_return_sequences): log p(SID | context), -inf for padding.
+            num_return_sequences): the scores of `beam_search`, -inf for padding.
 
         Raises:
             ValueError: If neither trie nor tokenizer is given (nothing is generated without knowing what is valid), or
@@ -84,17 +84,17 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
             given = {name: value for name, value in given.items() if value is not None}
             return super().generate(inputs, generation_config, custom_generate=custom_generate, **given, **kwargs)
         settings = self.generation_config if generation_config is None else generation_config
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
 
         def setting(name: str, default):
-            value = kwargs.pop(name, None)
-            value = getattr(settings, name, None) if value is None else value
+            value = kwargs.pop(name, getattr(settings, name, None))
             return default if value is None else value
 
         levels = self.config.num_levels
-        beams = kwargs.pop("num_beams", None)
-        widths = setting("beam_widths", None) if beams is None else None
-        if widths is None:
-            widths = [beams or settings.num_beams or 1] * levels
+        if "num_beams" in kwargs:
+            widths = [kwargs.pop("num_beams")] * levels
+        else:
+            widths = setting("beam_widths", None) or [setting("num_beams", 1)] * levels
         count, as_dict = setting("num_return_sequences", 1), setting("return_dict_in_generate", False)
         value_weight = setting("value_weight", 0.0)
         history = {name: kwargs.pop(name) for name in HISTORY_INPUTS if name in kwargs}
@@ -105,6 +105,8 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
                 "knows `beam_widths` or `num_beams`, `num_return_sequences`, `value_weight`, "
                 "`return_dict_in_generate` and the inputs of the model."
             )
+        if inputs is None:
+            raise ValueError("`generate` reads histories: pass `input_ids` (B, S * T), as the tokenizer makes them.")
         if trie is None:
             if tokenizer is None:
                 raise ValueError(
@@ -112,8 +114,9 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
                     "item table), or `trie=`."
                 )
             trie = self.build_trie(tokenizer)
-        if not 1 <= count <= min(line[-1] for line in width_table(widths, inputs.shape[0], levels)):
-            raise ValueError(f"`num_return_sequences` must be in 1..{widths[-1]} (beams). Received: {count}.")
+        least = min(line[-1] for line in width_table(widths, inputs.shape[0], levels))
+        if not 1 <= count <= least:
+            raise ValueError(f"`num_return_sequences` must be in 1..{least} (beams). Received: {count}.")
         beams = self.beam_search(
             inputs,
             beam_widths=widths,

@@ -409,3 +409,13 @@ def test_lines_of_widths_and_codes_beyond_the_codebooks_are_refused(model, histo
     beyond = SIDTrie.from_codes(torch.tensor([[0, 0, 3]]))
     with pytest.raises(ValueError, match=r"at least \[1, 1, 4\] codes; the model's `codebook_sizes` are \[4, 5, 3\]"):
         model.beam_search(**history, beam_widths=[4, 4, 4], trie=beyond)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_numbers_that_overflow_lead_to_no_sid(build_model, history, level):
+    broken = build_model()
+    with torch.no_grad():
+        broken.sid_heads[level].weight[1] = float("nan")
+    trie = SIDTrie.from_codes(torch.tensor([[0, 0, 0], [1, 1, 1], [1, 1, 2], [3, 4, 2]]))
+    output = broken.beam_search(**history, beam_widths=[4, 8, 8], trie=trie)
+    assert (output.leaves == -1).all() and (output.scores == -math.inf).all() and not output.sequences.any()

@@ -101,6 +101,8 @@ def test_settings_come_from_the_generation_config(model, history, tmp_path):
         ({"do_sample": True}, "takes no sampling"),
         ({"max_new_tokens": 9}, "takes no max_new_tokens"),
         ({"num_return_sequences": 5}, r"`num_return_sequences` must be in 1\.\.4.*Received: 5"),
+        ({"num_beams": 0}, "`beam_widths` needs 3 widths >= 1"),
+        ({"input_ids": None}, "pass `input_ids`"),
         ({"num_return_sequences": 0}, r"`num_return_sequences` must be in 1\.\.4.*Received: 0"),
         ({"num_beams": None, "beam_widths": [4, 4]}, r"`beam_widths` needs 3 widths >= 1.*\[4, 4\]"),
         ({"trie": SIDTrie.from_codes(torch.tensor([[0, 5, 0]]))}, r"codebooks of at least \[1, 6, 1\] codes"),
