@@ -177,17 +177,13 @@ class Recommender:
             check_aligned(name, lists, "histories", histories)
             return [[row[place] for place in places] for row, places in zip(lists, known, strict=True)]
 
-        features = None
-        if tokenizer.user_features:
-            given = user_features or {}
-            features = {name: given.get(name, [None] * len(histories)) for name in tokenizer.user_features}
         batch = tokenizer.encode_histories(
             kept(histories),
             events=kept(events, "events"),
             values=kept(values, "values"),
             times=kept(times, "times"),
             cross_domain=cross_domain,
-            user_features=features,
+            user_features=user_features,
             max_items=self.model.config.max_context_items,
             max_cross_domain=self.model.config.max_cross_domain_items,
             return_tensors="pt",

@@ -204,7 +204,7 @@ class UASIDTokenizer(PythonBackend):
         Args:
             items: Item ids of each history, oldest first; or int arrays of item rows.
             events, values: Event name and value of each item, same lengths as `items`; values in `value_unit`.
-            user_features: Categories of each feature, one a history.
+            user_features: Categories of each feature, one a history; a feature that is not given is missing.
             times: When each item was engaged with, in seconds of any clock (Unix time, or since the user came); None
                 or NaN where not known. Same lengths as `items`.
             cross_domain: What each user did elsewhere, any ids, oldest first; a list may be empty.
@@ -218,10 +218,11 @@ class UASIDTokenizer(PythonBackend):
             given and the tokenizer has the feature, int64: `event_ids` (B, S), `value_ids` (B, S): bucket + 1,
             `time_ids` (B, S): bucket + 1 of the time since the item before, kept or not, 0 = not known,
             `cross_domain_ids` (B, X): 0 = padding, `cross_domain_places` (B, X): see `history_places`, counted among
-            the kept items, and `user_feature_ids` (B, features).
+            the kept items; `user_feature_ids` (B, features) where the tokenizer has user features.
 
         Raises:
-            ValueError: If a history is empty, lengths differ, or cross-domain times have no `times` beside them.
+            ValueError: If a history is empty, lengths differ, a user feature is unknown, or cross-domain times have no
+                `times` beside them.
             KeyError: If an item is unknown.
         """
         rows = [
@@ -271,11 +272,8 @@ class UASIDTokenizer(PythonBackend):
                         for part, moments in zip(times, cross_domain_times, strict=True)
                     ]
                 )
-        if user_features is not None and self.user_features:
-            data["user_feature_ids"] = np.stack(
-                [self.feature_indices(name, user_features[name]) for name in self.user_features],
-                axis=1,
-            )
+        if self.user_features:
+            data["user_feature_ids"] = self.user_feature_indices(user_features or {}, len(rows))
         return BatchEncoding(data, tensor_type=return_tensors)
 
     # --- values and features
@@ -284,6 +282,21 @@ class UASIDTokenizer(PythonBackend):
     def value_buckets(self, values: Sequence[float]) -> np.ndarray:
         """Bucket of each value, int64, 0..buckets-1."""
         return np.searchsorted(self.value_bucket_edges, np.asarray(values, dtype=np.float64), side="right")
+
+    def user_feature_indices(self, features: Mapping[str, Sequence[str | None]], users: int) -> np.ndarray:
+        """Index of each user feature, int64 (users, features); 0 where it is missing, new, or not given at all.
+
+        Raises:
+            ValueError: If a feature is not the tokenizer's, or not given for all users.
+        """
+        for name, categories in features.items():
+            if name not in self.user_features or len(categories) != users:
+                raise ValueError(
+                    f"`user_features` needs one category (or None) for each of {users} users, of features among "
+                    f"{', '.join(self.user_features)}. Received: {len(categories)} of {name!r}."
+                )
+        missing = [None] * users
+        return np.stack([self.feature_indices(name, features.get(name, missing)) for name in self.user_features], 1)
 
     def feature_indices(self, name: str, categories: Sequence[str | None]) -> np.ndarray:
         """Index of each category of a user feature, int64; 0 for a missing or new one."""

@@ -95,7 +95,17 @@ def test_histories_become_the_documented_tensors(tokenizer):
     assert {name: value.tolist() for name, value in batch.items()} == expected
     assert all(value.dtype == torch.int64 for value in batch.values())
     rows = tokenizer.encode_histories([np.array([1, 0]), np.array([2])])
-    assert rows["item_ids"].tolist() == [[2, 1], [3, 0]] and set(rows) == {"input_ids", "attention_mask", "item_ids"}
+    assert rows["item_ids"].tolist() == [[2, 1], [3, 0]]
+    assert set(rows) == {"input_ids", "attention_mask", "item_ids", "user_feature_ids"}
+
+
+def test_user_features_that_are_not_given_are_missing(tokenizer):
+    assert tokenizer.encode_histories([["a"], ["b"]])["user_feature_ids"].tolist() == [[0, 0], [0, 0]]
+    some = tokenizer.encode_histories([["a"], ["b"]], user_features={"city": ["x", None]})
+    assert some["user_feature_ids"].tolist() == [[0, 1], [0, 0]]
+    for given in ({"town": ["x", "x"]}, {"city": ["x"]}):
+        with pytest.raises(ValueError, match=r"`user_features` needs.*each of 2 users.*among age, city. Received"):
+            tokenizer.encode_histories([["a"], ["b"]], user_features=given)
 
 
 def test_empty_histories_are_refused(tokenizer):
@@ -133,7 +143,7 @@ def test_a_folder_from_before_a_feature_loads_without_it(tokenizer, tmp_path):
     old = UASIDTokenizer.from_pretrained(tmp_path / "old")
     assert (old.num_time_buckets, old.num_cross_domain_items) == (0, 0)
     batch = old.encode_histories([["a"]], times=[[1.0]], cross_domain=[["v"]], cross_domain_times=[[1.0]])
-    assert set(batch) == {"input_ids", "attention_mask", "item_ids"}
+    assert set(batch) == {"input_ids", "attention_mask", "item_ids", "user_feature_ids"}
 
 
 REMOTE = """

@@ -83,7 +83,6 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
     tokenizer, model = recommender.tokenizer, recommender.model
     batch = tokenizer.encode_histories(
         [history],
-        user_features={name: [None] for name in tokenizer.user_features} or None,
         max_items=model.config.max_context_items,
         return_tensors="pt",
     )
