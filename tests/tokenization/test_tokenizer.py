@@ -103,9 +103,9 @@ def test_user_features_that_are_not_given_are_missing(tokenizer):
     assert tokenizer.encode_histories([["a"], ["b"]])["user_feature_ids"].tolist() == [[0, 0], [0, 0]]
     some = tokenizer.encode_histories([["a"], ["b"]], user_features={"city": ["x", None]})
     assert some["user_feature_ids"].tolist() == [[0, 1], [0, 0]]
-    for given in ({"town": ["x", "x"]}, {"city": ["x"]}):
+    for wrong in ({"town": ["x", "x"]}, {"city": ["x"]}):
         with pytest.raises(ValueError, match=r"`user_features` needs.*each of 2 users.*among age, city. Received"):
-            tokenizer.encode_histories([["a"], ["b"]], user_features=given)
+            tokenizer.encode_histories([["a"], ["b"]], user_features=wrong)
 
 
 def test_empty_histories_are_refused(tokenizer):
