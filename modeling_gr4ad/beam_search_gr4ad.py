@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .beam_cache_gr4ad import BeamCache
-from .beam_selection_gr4ad import best_children, width_table
+from .beam_selection_gr4ad import next_beams, width_table
 from .trie_gr4ad import SIDTrie
 
 
@@ -119,17 +119,12 @@ class GR4ADBeamSearchMixin:
         for level, width in enumerate(widths):
             state = self.model.autoregress(trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache)
             log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W, V_t)
-            steps, codes, first = trie.restrict(level, nodes, log_probs)  # (B, W, M)
-            scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
-            dead = ~(scores > -torch.inf)  # a NaN too: after an overflow in half precision no child is known to exist
-            if limits is not None:
-                dead = dead | (torch.arange(scores.shape[1], device=device) >= limits[:, level : level + 1])
-            scores = scores.masked_fill(dead, -torch.inf)
-            tokens = codes.flatten(1).gather(1, rows * codes.shape[-1] + children) + config.level_offsets[level]
-            # A dead row goes on from the first node, which exists; what it computes is not used.
-            nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(dead, 0)
+            parents = scores.shape[1]
+            limit = None if limits is None else limits[:, level]
+            scores, rows, codes, nodes = next_beams(trie, level, nodes, scores, log_probs, width, limit)
+            tokens = codes + config.level_offsets[level]
             path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
-            cache.descend(rows, steps.shape[1])
+            cache.descend(rows, parents)
             used.append(scores.shape[1])
 
         sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf

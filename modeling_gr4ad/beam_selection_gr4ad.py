@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .trie_gr4ad import SIDTrie
+
 
 def best_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best `width` of all children, in two steps: each row's best `width` first, side by side, then the best of
@@ -28,6 +30,36 @@ def best_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch
     return best, flat // width, places.flatten(1).gather(1, flat)
 
 
+def next_beams(
+    trie: SIDTrie,
+    level: int,
+    nodes: torch.Tensor,
+    scores: torch.Tensor,
+    log_probs: torch.Tensor,
+    width: int,
+    limits: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best `width` children in the trie of the rows of a level.
+
+    Args:
+        nodes (int64, (B, W)), scores (float, (B, W)): The rows: their nodes of `level`, and log-probabilities so far.
+        log_probs (float, (B, W, V_t)): Of all codes of the level after each row.
+        limits (int64, (B,), *optional*): How many of the `width` rows each request may use.
+
+    Returns:
+        Scores, parent rows, codes and nodes of the next level, each (B, k), best first. A dead row, which holds no
+        SID, scores -inf and goes on from the first node, which exists: what it computes is not used.
+    """
+    steps, codes, first = trie.restrict(level, nodes, log_probs)  # (B, W, M)
+    scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
+    dead = ~(scores > -torch.inf)  # a NaN too: after an overflow in half precision no child is known to exist
+    if limits is not None:
+        dead = dead | (torch.arange(scores.shape[1], device=scores.device) >= limits.unsqueeze(1))
+    codes = codes.flatten(1).gather(1, rows * codes.shape[-1] + children)
+    nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(dead, 0)
+    return scores.masked_fill(dead, -torch.inf), rows, codes, nodes
+
+
 def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int, levels: int) -> list[list[int]]:
     """One line of T widths for each of `batch` requests.
 
@@ -46,4 +78,4 @@ def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int
     return lines
 
 
-__all__ = ["best_children", "width_table"]
+__all__ = ["best_children", "next_beams", "width_table"]

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 
-from .beam_selection_gr4ad import best_children, width_table
+from .beam_selection_gr4ad import next_beams, width_table
 from .trie_gr4ad import SIDTrie
 
 
@@ -112,12 +112,7 @@ def tree_search(
     path: list[torch.Tensor] = []
     for level, width in enumerate(widths):
         log_probs = output.logits.to(dtype).log_softmax(-1)  # (B, W, V)
-        steps, codes, first = trie.restrict(level, nodes, log_probs)
-        scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
-        dead = ~(scores > -torch.inf)  # a NaN too: it says nothing of which children exist
-        scores = scores.masked_fill(dead, -torch.inf)
-        tokens = codes.flatten(1).gather(1, rows * codes.shape[-1] + children)
-        nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(dead, 0)
+        scores, rows, tokens, nodes = next_beams(trie, level, nodes, scores, log_probs, width)
         path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
         if level + 1 < len(widths):
             kept = scores.shape[1]

@@ -70,12 +70,11 @@ class Recommender:
         generation_config: GenerationConfig,
         name: str = "gr4ad",
     ):
-        model.config.check_tokenizer(tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.name = name
-        self.trie = SIDTrie.from_index(tokenizer.index, model.device)
+        self.trie = model.build_trie(tokenizer)
         self.account_groups = account_groups(tokenizer.index, model.device)
         self._changing = threading.Lock()
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 HISTORY_COLUMNS = ("events", "values", "times", "cross_domain")
@@ -29,11 +29,6 @@ class ModelRankings:
     values: np.ndarray
     illegal: int
     checked: int
-
-
-def build_trie(tokenizer: UASIDTokenizer, device: torch.device | str = "cpu") -> SIDTrie:
-    """Trie of all active items of a tokenizer, colliding items in the index's rank order."""
-    return SIDTrie.from_index(tokenizer.index, device)
 
 
 @torch.no_grad()
@@ -62,7 +57,7 @@ def rank_users(
     """
     was_training = model.training
     model.eval()
-    trie = build_trie(tokenizer, model.device)
+    trie = model.build_trie(tokenizer)
     histories = [tokenizer.item_rows(items) for items in dataset["items"]]
     columns = {
         name: dataset[name] for name in (*HISTORY_COLUMNS, *tokenizer.user_features) if name in dataset.column_names
@@ -108,4 +103,4 @@ def rank_users(
     return ModelRankings(items, values, illegal, checked)
 
 
-__all__ = ["ModelRankings", "build_trie", "rank_users"]
+__all__ = ["ModelRankings", "rank_users"]

@@ -1,6 +1,6 @@
 import numpy as np
 
-from gr4ad.trainers.evaluation.model_ranking import build_trie, rank_users
+from gr4ad.trainers.evaluation.model_ranking import rank_users
 
 WIDTHS = {"beam_widths": [4, 24], "top_k": 24, "item_weight": 0.5}
 
@@ -23,7 +23,7 @@ def test_users_are_ranked_with_all_that_their_rows_say(build_ring_model, timed_t
         max_cross_domain=3,
         return_tensors="pt",
     )
-    ranking = model.recommend(**batch, trie=build_trie(timed_tokenizer), **WIDTHS)
+    ranking = model.recommend(**batch, trie=model.build_trie(timed_tokenizer), **WIDTHS)
     np.testing.assert_allclose(whole.values, ranking.expected_values, rtol=1e-4)
     assert (whole.items == ranking.items.numpy()).mean() > 0.99  # ties may fall either way in other batches
     for column in ("events", "values", "times", "cross_domain"):
