@@ -45,6 +45,8 @@ class GR4ADConfig(PreTrainedConfig):
         item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
         item_head_copy (`bool`): Lets the item head copy items of the history, for logs in which users come back to the
             same ads or products.
+        item_head_repeat (`bool`): Adds one learned number to the item head's logit of each item that the history
+            holds, for logs in which users rarely come back to an item.
         item_head_gain (`float`): Start of the gain on the item head's user vector. At 0 a fresh head is its bias (log
             popularity in the recipes) and learns slowly: for small logs, which do not pay for random user vectors.
         value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the
@@ -88,6 +90,7 @@ class GR4ADConfig(PreTrainedConfig):
     query_from_context: bool = True
     item_head: bool = False
     item_head_copy: bool = False
+    item_head_repeat: bool = False
     item_head_gain: float = 1.0
     value_loss_weight: float = 0.1
     mtp_loss_weight: float = 0.3
@@ -207,8 +210,9 @@ class GR4ADConfig(PreTrainedConfig):
                 "`item_head` scores the rows of the item-embedding table. Received: item_head = True with "
                 "num_items = 0. Set `num_items` to the catalog size + 1, or `item_head` to False."
             )
-        if self.item_head_copy and not self.item_head:
-            raise ValueError("`item_head_copy` is part of the item head. Received: True with item_head = False.")
+        for name in ("item_head_copy", "item_head_repeat"):
+            if getattr(self, name) and not self.item_head:
+                raise ValueError(f"`{name}` is part of the item head. Received: True with item_head = False.")
         if self.context_values and not self.num_value_buckets:
             raise ValueError(
                 "`context_values` embeds value buckets. Received: context_values = True with num_value_buckets = 0. "

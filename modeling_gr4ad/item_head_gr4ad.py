@@ -1,10 +1,12 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """The item head: a softmax over items beside the semantic IDs, for re-ranking beams.
 
-Beyond the paper: the level-1 trunk state sees no previous token, so it is a vector of the user. With `item_head_copy`,
-items of the history compete with the catalog under one normalizer (CopyNet, arXiv 1603.06393), for logs
-in which users come back to the same ads or products: a long history speaks louder than a short one, as counts do
-against a prior.
+Beyond the paper: the level-1 trunk state sees no previous token, so it is a vector of the user. Items of the history
+are special in one of two ways, or both. With `item_head_copy` they compete with the catalog under one normalizer
+(CopyNet, arXiv 1603.06393), for logs in which users come back to the same ads or products: a long history speaks
+louder than a short one, as counts do against a prior. With `item_head_repeat` one learned number is added to the logit
+of each item that the history holds, for logs in which users rarely or never come back: tied embeddings score what was
+just taken highest, and nothing else in the head could take that back.
 
 Shapes: B batch, Q queries (1, or one a prefix), S history items, N chosen queries, I rows of the item table, d hidden
 size.
@@ -22,8 +24,9 @@ COPY_BIAS = -5.0  # a fresh model weighs one event of a history as 1 / 150 of th
 
 class GR4ADItemHead(nn.Module):
     """p(item) = (softmax((u * gain) E^T + b)[item] + sum_j w_j [item_j = item]) / (1 + sum_j w_j), with u the normed
-    level-1 trunk state, E the item embeddings and w_j = exp((u W) h_j / sqrt(d) + c) the weight of history state h_j
-    (w = 0 without `item_head_copy`)."""
+    level-1 trunk state, E the item embeddings, w_j = exp((u W) h_j / sqrt(d) + c) the weight of history state h_j (w =
+    0 without `item_head_copy`) and b the bias of each item, plus r where the history holds it
+    (`item_head_repeat`)."""
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
@@ -34,6 +37,9 @@ class GR4ADItemHead(nn.Module):
         if self.copies:
             self.copy_query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
             self.copy_bias = nn.Parameter(torch.full((1,), COPY_BIAS))
+        self.repeats = config.item_head_repeat
+        if self.repeats:
+            self.repeat_bias = nn.Parameter(torch.zeros(1))
         self.scale = config.hidden_size**-0.5
 
     def copy_weights(self, trunk: torch.Tensor, context: GR4ADContext) -> torch.Tensor:
@@ -43,18 +49,34 @@ class GR4ADItemHead(nn.Module):
         scores = torch.matmul(self.copy_query(user), context.states.transpose(1, 2)).float() * self.scale
         return (scores + self.copy_bias.float()).masked_fill(~context.visible, torch.finfo(scores.dtype).min)
 
+    def seen_items(self, context: GR4ADContext) -> torch.Tensor:
+        """The distinct items that each query has seen, int64 (B, Q, S); 0 on padding, later items and repeats."""
+        distinct = context.item_ids.masked_fill(~first_places(context.item_ids), 0)
+        return distinct.unsqueeze(1).masked_fill(~context.visible, 0)
+
+    def logits(self, trunk: torch.Tensor, table: torch.Tensor, seen_items: torch.Tensor | None) -> torch.Tensor:
+        """Logits of the catalog, float (N, I), from trunk states (N, P, d) and, with `item_head_repeat`, from
+        `seen_items` (N, S)."""
+        user = self.norm(trunk[..., 0, :])
+        bias = self.bias[: len(table)]  # the tables may grow while a request holds the older table
+        logits = F.linear(user * self.gain, table, bias).float()
+        if not self.repeats:
+            return logits
+        return logits.scatter_add_(1, seen_items, torch.where(seen_items > 0, self.repeat_bias.float(), 0.0))
+
     def negative_log_likelihood(
         self,
         trunk: torch.Tensor,
         table: torch.Tensor,
         targets: torch.Tensor,
+        seen_items: torch.Tensor | None,
         copy_weights: torch.Tensor | None,
         item_ids: torch.Tensor | None,
     ) -> torch.Tensor:
         """-log p(target), float (N,), of trunk states (N, P, d), the item table (I, d) and targets (int64, (N,)); with
-        copying, of `copy_weights` (N, S) and the history's `item_ids` (N, S) too."""
-        user = self.norm(trunk[..., 0, :])
-        nll = F.cross_entropy(F.linear(user * self.gain, table, self.bias).float(), targets, reduction="none")
+        `item_head_repeat` of `seen_items` (N, S); with copying, of `copy_weights` (N, S) and the history's `item_ids`
+        (N, S)."""
+        nll = F.cross_entropy(self.logits(trunk, table, seen_items), targets, reduction="none")
         if not self.copies:
             return nll
         copied = copy_weights.masked_fill(item_ids != targets.unsqueeze(-1), torch.finfo(copy_weights.dtype).min)
@@ -63,14 +85,20 @@ class GR4ADItemHead(nn.Module):
     def log_probs(self, trunk: torch.Tensor, table: torch.Tensor, context: GR4ADContext) -> torch.Tensor:
         """log p(item), float (B, I), of trunk states (B, 1, P, d). Row 0 ("unknown") has the lowest number: it is
         never recommended."""
-        user = self.norm(trunk[:, 0, 0])
-        bias = self.bias[: len(table)]  # the tables may grow while a request holds the older table
-        log_probs = F.log_softmax(F.linear(user * self.gain, table, bias).float(), dim=-1)
+        seen_items = self.seen_items(context)[:, 0] if self.repeats else None
+        log_probs = F.log_softmax(self.logits(trunk[:, 0], table, seen_items), dim=-1)
         if self.copies:
             weights = self.copy_weights(trunk, context)[:, 0].exp()
             probs = log_probs.exp().scatter_add(1, context.item_ids, weights) / (1 + weights.sum(1, keepdim=True))
             log_probs = probs.clamp(min=1e-30).log()
         return F.pad(log_probs[:, 1:], (1, 0), value=torch.finfo(log_probs.dtype).min)
+
+
+def first_places(item_ids: torch.Tensor) -> torch.Tensor:
+    """Bool (B, S), True where no earlier place of its line holds the same item, of item_ids (int64, (B, S)): an item
+    counts once however often it stands in a history."""
+    same = item_ids.unsqueeze(2) == item_ids.unsqueeze(1)
+    return ~(same & same.new_ones(same.shape[1:]).tril(-1)).any(-1)
 
 
 __all__ = ["GR4ADItemHead"]

@@ -105,6 +105,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
             init.constant_(module.gain, self.config.item_head_gain)
             if module.copies:
                 init.constant_(module.copy_bias, COPY_BIAS)
+            if module.repeats:
+                init.zeros_(module.repeat_bias)
         if isinstance(module, GR4ADEmbedding):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
             if module.padding_idx is not None:
@@ -418,12 +420,13 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         if self.item_head is None or item_labels is None or self.config.item_loss_weight == 0:
             return None
         trunk, context = outputs.trunk_hidden_state, outputs.context
+        seen_items = self.item_head.seen_items(context)[chosen] if self.item_head.repeats else None
         copy_weights = item_ids = None
         if self.item_head.copies:
             copy_weights = self.item_head.copy_weights(trunk, context)[chosen]
             item_ids = context.item_ids.unsqueeze(1).expand(-1, chosen.shape[1], -1)[chosen]
         return self.item_head.negative_log_likelihood(
-            trunk[chosen], self.item_table, item_labels[chosen], copy_weights, item_ids
+            trunk[chosen], self.item_table, item_labels[chosen], seen_items, copy_weights, item_ids
         )
 
 

@@ -384,7 +384,11 @@ def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float]
         if len(values)
         else values
     )
-    edges = edges[edges > values.min()] if len(edges) else edges
+    if len(edges):
+        above = values[values > values.min()]
+        edges = edges[edges > values.min()]
+        if len(above) and not len(edges):  # so rare a value is no quantile, but still to be told from the rest
+            edges = above.min(keepdims=True)
     if not len(edges):
         return [], []
     bucket = np.searchsorted(edges, values, side="right")

@@ -42,3 +42,12 @@ def test_decode(tmp_path):
 @pytest.mark.slow
 def test_sid_index(tmp_path):
     assert run("sid_index.py", tmp_path / "sid_index.json")["rows"]
+
+
+@pytest.mark.slow
+def test_streaming(tmp_path):
+    content = run("streaming.py", tmp_path / "streaming.json")
+    rows = {(row["name"], row["metric"]): row["value"] for row in content["rows"]}
+    assert rows["stream, whole log", "events in the log"] >= 40_000
+    kept = json.loads((FOLDER / "results" / "streaming.json").read_text(encoding="utf-8"))
+    assert content["ratios"].keys() == kept["ratios"].keys()

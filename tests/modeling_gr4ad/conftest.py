@@ -12,6 +12,7 @@ SMALL = {
     "num_items": 41,
     "item_head": True,
     "item_head_copy": True,
+    "item_head_repeat": True,
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 3,
@@ -41,6 +42,8 @@ def build_model() -> Callable[..., GR4ADForRecommendation]:
         model = GR4ADForRecommendation(GR4ADConfig(**{**SMALL, **changes})).double().eval()
         if model.item_head is not None:
             torch.nn.init.normal_(model.item_head.gain)  # a constant would hide a gain applied to the wrong side
+            if model.item_head.repeats:
+                torch.nn.init.constant_(model.item_head.repeat_bias, -1.5)
         return model
 
     return build
@@ -102,7 +105,11 @@ def plain_item_log_probs() -> Callable[..., torch.Tensor]:
         for user, items in enumerate(history["item_ids"]):
             count = int(history["attention_mask"][user].sum()) // model.config.num_levels
             state = head.norm(outputs.trunk_hidden_state[user, 0, 0])
-            probs = (table @ (state * head.gain) + head.bias).softmax(0)
+            logits = table @ (state * head.gain) + head.bias
+            if head.repeats:
+                for item in set(items[:count].tolist()) - {0}:
+                    logits[item] += head.repeat_bias.item()
+            probs = logits.softmax(0)
             if head.copies:
                 scores = outputs.context.states[user, :count] @ head.copy_query(state) / len(state) ** 0.5
                 weights = (scores + head.copy_bias).exp()

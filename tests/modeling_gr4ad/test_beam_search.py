@@ -15,7 +15,7 @@ SIZES = (4, 5, 3)
 SPACE = list(itertools.product(*map(range, SIZES)))
 OFFSETS = torch.tensor([4, 8, 13])
 MEANS = [0.0, 1.0, 2.0, 5.0]
-NO_ITEMS = {"num_items": 0, "item_head": False, "item_head_copy": False}
+NO_ITEMS = {"num_items": 0, "item_head": False, "item_head_copy": False, "item_head_repeat": False}
 CATALOGS = st.lists(st.sampled_from(SPACE), min_size=1, max_size=30)
 
 

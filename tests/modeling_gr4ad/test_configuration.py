@@ -17,6 +17,7 @@ from gr4ad.modeling_gr4ad import NUM_SPECIAL_TOKENS, GR4ADConfig
         ({"num_context_kv": 0}, "`num_context_kv` must be in 1..num_hidden_layers. Received: 0"),
         ({"num_context_kv": 7}, "`num_context_kv`.*Received: 7 with 6 layers"),
         ({"item_head": True}, "`item_head`.*num_items = 0"),
+        ({"item_head_repeat": True}, "`item_head_repeat`.*item_head = False"),
         ({"context_values": True}, "`context_values`.*num_value_buckets = 0"),
         ({"num_value_buckets": 3, "value_bucket_means": [1.0]}, "`value_bucket_means` needs one mean.*3.*Received: 1"),
     ],

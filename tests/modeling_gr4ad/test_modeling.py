@@ -250,6 +250,7 @@ def test_without_parallel_layers_it_is_a_vanilla_decoder(build_model, build_hist
         "num_items": 0,
         "item_head": False,
         "item_head_copy": False,
+        "item_head_repeat": False,
         "context_values": False,
         "num_value_buckets": 0,
     }
@@ -337,11 +338,13 @@ def test_loss_is_the_cross_entropy_of_the_logits_returned(build_model, build_his
 
 
 @pytest.mark.parametrize("copies", [True, False])
-def test_item_head_equals_its_formula(build_model, build_history, build_labels, plain_item_log_probs, copies):
-    model = build_model(item_head_copy=copies)
+@pytest.mark.parametrize("repeats", [True, False])
+def test_item_head_equals_its_formula(build_model, build_history, build_labels, plain_item_log_probs, copies, repeats):
+    model = build_model(item_head_copy=copies, item_head_repeat=repeats)
     with torch.no_grad():
         model.item_head.bias.normal_()
     history = build_history(model.config, LENGTHS)
+    history["item_ids"][:, 1:3] = history["item_ids"][:, :1]  # repeats, and padding that is no item
     expected = plain_item_log_probs(model, history)
     torch.testing.assert_close(expected.exp().sum(1), torch.ones(4, dtype=torch.float64))
     outputs = model.model(**history)

@@ -1,18 +1,24 @@
 import json
 import logging
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
 from gr4ad import MGMRQuantizer, Recommender
+from gr4ad.cli import main
 from gr4ad.data import load_prepared
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 from gr4ad.pipeline.settings import ListConfig
 from gr4ad.pipeline.training import beam_lists, impression_lists
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
+from gr4ad.trainers.evaluation import PerUserScores
 
 TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
 STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "align", "evaluate"]
@@ -53,14 +59,116 @@ def test_the_artifact_is_whole(run):
         for system, scores in saved[table].items():
             assert 0 <= scores["recall@10"] <= 1 and scores["recall@10_se"] >= 0, system
     final = saved["test"][saved["final"]]
-    assert final["illegal_sids"] == 0 and final["sids_checked"] > 0
+    assert final["illegal_sids"] == 0 and final["sids_checked"] > 0 and final["illegal_sid_rate"] == 0
     assert list(saved["seconds"]) == STAGES
     assert len(saved["validation"]) == 4  # two models, two item weights
     best = max(saved["validation"], key=lambda row: row["recall@10"])
     assert saved["serving"]["item_weight"] in {
         row["item_weight"] for row in saved["validation"] if row["recall@10"] == best["recall@10"]
     }
-    assert "tiny" in (out / "report.html").read_text() and "gr4ad run tiny" in (out / "README.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "tiny" in page and "gr4ad run tiny" in (out / "README.md").read_text()
+    assert 'id="values"' in page and "This run against" in page and "training events" in page
+
+
+def test_figures_come_with_intervals_and_paired_differences(run):
+    out, metrics = run
+    saved = json.loads((out / "metrics.json").read_text())
+    kept = PerUserScores.load(out / "per_user.parquet")
+    assert kept.facts["final"] == saved["final"] and kept.facts["seed"] == 1 and len(kept.facts["data"]) == 64
+    for table in ("test", "test_history_excluded"):
+        assert set(kept.scores[table]) == set(saved[table])
+        for system, scores in saved[table].items():
+            for name, values in kept.scores[table][system].items():
+                if name in scores:
+                    assert scores[name] == pytest.approx(np.nanmean(values)), (system, name)
+                    assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"], (system, name)
+                else:
+                    assert np.isnan(values).all()
+        others = set(saved[table]) - {saved["final"]}
+        assert set(saved["paired"][table]) == others
+        for system in others:
+            for name, found in saved["paired"][table][system].items():
+                difference = saved[table][saved["final"]][name] - saved[table][system][name]
+                assert found["difference"] == pytest.approx(difference, abs=1e-12)
+                assert found["low"] <= difference + 1e-12 and difference - 1e-12 <= found["high"]
+    final = saved["test"][saved["final"]]
+    assert {"cold0_targets", "cold5_recall@10", "shared_sid_targets", "shared_sid@10", "coverage@10"} <= set(final)
+
+
+def test_predicted_values_are_held_against_true_ones(run):
+    out, metrics = run
+    data = load_prepared(out / "stages" / "data" / "prepared")
+    true = np.concatenate(data.test["target_values"])
+    assert set(metrics["value_calibration"]) == {"VSL", "VSL + RSPO"} and metrics["values"]["unit"] == "fen eCPM"
+    for calibration in metrics["value_calibration"].values():
+        held_out = calibration["held_out"]
+        assert held_out["pairs"] == len(true) and held_out["mean_true"] == pytest.approx(true.mean())
+        assert held_out["ratio"] == pytest.approx(held_out["mean_predicted"] / held_out["mean_true"])
+        assert held_out["ratio_low"] <= held_out["ratio"] <= held_out["ratio_high"]
+        assert len(held_out["bins"]) == 10 and held_out["ece_relative"] > 0
+
+
+def evaluate(run: tuple[Path, dict], out: Path, *more: str, data: Path | None = None) -> list[str]:
+    stages = run[0] / "stages"
+    return [
+        "evaluate",
+        *("--data", str(data or stages / "data" / "prepared"), "--tokenizer", str(stages / "tokenize")),
+        *("--models", str(stages / "train"), "--out", str(out), "--beam_widths", "4", "8", "20"),
+        *("--item_weights", "0.5", "--tuning_users", "20", *more),
+    ]
+
+
+def test_the_evaluate_command_prints_writes_and_compares(run, tmp_path, capsys):
+    assert main(evaluate(run, tmp_path / "again", "--metric", "recall@10")) == 0
+    shown = capsys.readouterr().out
+    for text in ("Recall@10", "Value NDCG@10", "item-kNN", "differences on the same users", "ECE", "illegal"):
+        assert text in shown, text
+    files = {path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*")}
+    plots = {"recall_at_10", "ndcg_at_10", "revenue_at_10", "value_ndcg_at_10", "reliability_held_out"}
+    assert files >= {"metrics.json", "metrics.md", "per_user.parquet", *(f"plots/{name}.svg" for name in plots)}
+    table = (tmp_path / "again" / "metrics.md").read_text()
+    assert "| **GR4AD (this run)** |" in table and "Predicted / true" in table and "| item-kNN, tuned |" in table
+    assert main(["compare", str(run[0]), str(tmp_path / "again")]) == 0
+    assert "again" in capsys.readouterr().out
+
+
+def test_a_log_without_values_is_measured_without_them(run, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(run[0] / "stages" / "data" / "prepared", data)
+    for split in ("train", "validation", "test"):
+        table = pq.read_table(data / f"{split}.parquet")
+        for column in {"values", "target_values"} & set(table.column_names):
+            ones = [[1.0] * len(row) for row in table[column].to_pylist()]
+            table = table.set_column(
+                table.column_names.index(column), column, pa.array(ones, table.schema.field(column).type)
+            )
+        pq.write_table(table, data / f"{split}.parquet")
+    assert main(evaluate(run, tmp_path / "out", "--metric", "ndcg@10", data=data)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the log has no values: value metrics are left out" in shown
+    assert "NDCG@10" in shown and "Revenue@10" not in shown and "ECE" not in shown
+    table = (tmp_path / "out" / "metrics.md").read_text()
+    assert "The log has no values" in table and "Revenue" not in table and "Predicted / true" not in table
+    saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert saved["values"]["logged"] is False and saved["value_calibration"] == {}
+    assert not [name for name in saved["paired"]["test"]["item-kNN, tuned"] if name.startswith("revenue")]
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_line(run, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    shutil.copytree(run[0] / "stages" / "data" / "prepared", empty)
+    pq.write_table(pq.read_table(empty / "test.parquet").slice(0, 0), empty / "test.parquet")
+    capsys.readouterr()
+    for arguments, message in (
+        (evaluate(run, tmp_path / "x", data=empty), "the test split is empty (0 users)"),
+        (evaluate(run, tmp_path / "x", "--metric", "ndcg@7"), "`metric` should be one of recall, hit, ndcg"),
+        (evaluate(run, tmp_path / "x", "--models", str(tmp_path)), "holds no trained model"),
+        (evaluate(run, tmp_path / "x", "--models", "a", "a"), "`models` should name each folder once"),
+    ):
+        assert main(arguments) == 2
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gr4ad evaluate: ")]
+        assert message in line
 
 
 def test_the_artifact_recommends(run):

@@ -18,6 +18,8 @@ from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
         ("tokenize: {num_time_buckets: -1}", r"section `tokenize`: `num_time_buckets` must be 0.*Received: -1"),
         ("lists: {source: nowhere}", r"section `lists`: `source` must be impressions or beams. Received: 'nowhere'"),
         ("evaluate: {item_weights: [2.0]}", r"section `evaluate`: `item_weights` are shares in \[0, 1\].*Received: 2"),
+        ("evaluate: {metric: ndcg@7}", r"section `evaluate`: `metric` should be one of recall, .*Received: 'ndcg@7'"),
+        ("evaluate: {metric: auc@10}", r"section `evaluate`: `metric` should be one of recall, .*Received: 'auc@10'"),
         ("market: {users: 0}", r"section `market`: .*users"),
         ("- a list", "recipe.yaml"),
         ("a: [", "recipe.yaml"),

@@ -37,6 +37,7 @@ def report() -> RunReport:
         },
         training_log=[
             *_log(20, loss=9.0, loss_sid=6.0, loss_value=2.0, grad_norm=1.0),
+            *_log(20, acc_level_1=0.4, acc_level_2=0.2, acc_item=0.1, value_ratio=1.3),
             {"step": 20, "epoch": 2.0, "eval_ndcg@10": math.nan},
             *_log(3, **{"eval_ndcg@10": 0.03, "eval_revenue@10": 4.0}),
         ],
@@ -66,6 +67,29 @@ def report() -> RunReport:
                 {"item_id": "B1", "title": TITLE, "score": -0.7, "value": 3.5, "sid": "<a_1><b_0>"},
                 {"item_id": "B2", "title": "", "score": -1.4, "value": None, "sid": "<a_2><b_1>"},
             ],
+        },
+        paired={
+            "test": {
+                "popularity": {
+                    "recall@10": {"difference": 0.03, "low": 0.01, "high": 0.05, "relative": 1.5},
+                    "ndcg@10": {"difference": -0.001, "low": -0.01, "high": 0.008, "relative": None},
+                }
+            }
+        },
+        value_calibration={
+            "held_out": {
+                "pairs": 1200,
+                "mean_true": 4.0,
+                "mean_predicted": 5.0,
+                "ratio": 1.25,
+                "ratio_low": 1.1,
+                "ratio_high": 1.4,
+                "ece": 1.02,
+                "ece_relative": 0.255,
+                "bins": [
+                    {"mean_predicted": 2.0 + place, "mean_true": 1.0 + place, "true_se": 0.2} for place in range(5)
+                ],
+            }
         },
         timings={"data": 0.5, "train": 3700.0},
         notes=["A note with <i>markup</i>."],

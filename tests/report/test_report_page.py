@@ -7,7 +7,7 @@ import pytest
 from gr4ad.report import RunReport, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-SECTIONS = ["results", "training", "alignment", "sids", "request", "data", "time", "run", "notes"]
+SECTIONS = ["results", "values", "training", "alignment", "sids", "request", "data", "time", "run", "notes"]
 
 
 class Page(HTMLParser):
@@ -81,7 +81,7 @@ def test_text_of_the_data_is_escaped(report, tmp_path):
 def test_plots_take_their_colours_from_the_page(report, tmp_path):
     html, page = render(report, tmp_path)
     drawings = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(drawings) == 3 + 4 + 3 + 2 + 1  # bars, training, alignment, levels, tree
+    assert len(drawings) == 3 + 1 + 6 + 3 + 2 + 1  # bars, reliability, training, alignment, levels, tree
     assert not any(re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings)
 
 
@@ -89,6 +89,7 @@ def test_plots_take_their_colours_from_the_page(report, tmp_path):
     ("field", "section"),
     [
         ("metrics", "results"),
+        ("value_calibration", "values"),
         ("training_log", "training"),
         ("alignment_log", "alignment"),
         ("beam_tree", "request"),

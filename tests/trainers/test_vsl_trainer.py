@@ -179,17 +179,15 @@ def test_no_target_is_predicted_from_what_followed_it(timed_tokenizer, timed_log
 
 
 def test_target_window_draws_all_later_places_and_no_others(ring_tokenizer):
-    torch.manual_seed(0)
     collator = VSLCollator(ring_tokenizer, target_window=3)
-    drawn = np.stack([collator.target_places(6) for _ in range(400)])
+    drawn = np.stack([collator.target_places(6, (0, user)) for user in range(400)])
     for prefix in range(1, 7):
         allowed = list(range(prefix, min(prefix + 3, 7)))
         places, counts = np.unique(drawn[:, prefix - 1], return_counts=True)
         assert places.tolist() == allowed and counts.min() > 400 / len(allowed) * 0.75
-    torch.manual_seed(5)
-    first = collator.target_places(6)
-    torch.manual_seed(5)
-    np.testing.assert_array_equal(collator.target_places(6), first)
+    np.testing.assert_array_equal(collator.target_places(6, (0, 7)), drawn[7])
+    others = [collator.target_places(6, (1, 7)), VSLCollator(ring_tokenizer, 3, seed=1).target_places(6, (0, 7))]
+    assert all((other != drawn[7]).any() for other in others)
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 4), (7, 4), (8, 4), (1003, 4)])
@@ -202,8 +200,10 @@ def test_sampler_covers_all_rows_once_by_seed_and_epoch(count, batch):
     torch.manual_seed(9)
     assert list(sampler) == first == list(LengthGroupedEpochSampler(lengths, batch, seed=3))
     sampler.set_epoch(1)
+    assert sorted(sampler) == list(range(count, 2 * count))  # keys tell the epoch
     if count > 100:
-        assert list(sampler) != first != list(LengthGroupedEpochSampler(lengths, batch, seed=4))
+        order = [key - count for key in sampler]
+        assert order != first != list(LengthGroupedEpochSampler(lengths, batch, seed=4))
         batches = np.array(first[: count // batch * batch]).reshape(-1, batch)
         spread = np.ptp(lengths[batches], axis=1).mean()
         shuffled = lengths[np.random.default_rng(1).permutation(count)[: batches.size]].reshape(-1, batch)

@@ -20,6 +20,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 
+from ..bfloat16 import fast_bfloat16
+
 
 @dataclass
 class EncoderTuningConfig:
@@ -43,7 +45,9 @@ class EncoderTuningConfig:
     )
     swing_top_k: int = field(default=50, metadata={"help": "Neighbours of a unit that count as positives."})
     lora_rank: int = field(default=0, metadata={"help": "Rank of LoRA adapters, merged at the end; 0 = tune all."})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast. Default: where the hardware multiplies it."}
+    )
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -216,7 +220,7 @@ def tune_encoder(
         save_total_limit=1,
         logging_steps=10,
         report_to="none",
-        bf16=config.bf16,
+        bf16=fast_bfloat16() if config.bf16 is None else config.bf16,
         use_cpu=not torch.cuda.is_available(),  # without a GPU, bf16 is accepted only with this said
         seed=seed,
         dataloader_drop_last=len(anchors) > config.batch_size,

@@ -17,6 +17,8 @@ from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..bfloat16 import fast_bfloat16
+
 
 @dataclass
 class ItemSequenceConfig:
@@ -33,7 +35,9 @@ class ItemSequenceConfig:
     dropout: float = field(default=0.3, metadata={"help": "Dropout in [0, 1)."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW, then cosine decay."})
     batch_size: int = field(default=128, metadata={"help": "Users a step."})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast. Default: where the hardware multiplies it."}
+    )
 
     def __post_init__(self):
         if self.dimension % self.num_heads:
@@ -121,7 +125,7 @@ def train_item_vectors(
         logging_steps=50,
         report_to="none",
         remove_unused_columns=False,
-        bf16=config.bf16,
+        bf16=fast_bfloat16() if config.bf16 is None else config.bf16,
         use_cpu=not torch.cuda.is_available(),  # without a GPU, bf16 is accepted only with this said
         seed=seed,
         dataloader_num_workers=0,

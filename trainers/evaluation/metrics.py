@@ -121,41 +121,6 @@ def evaluate_rankings(
     return report
 
 
-def bootstrap_interval(values: np.ndarray, seed: int, n: int = 1000, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over users.
-
-    For the paired comparison of two systems on the same users, pass the differences of their per-user values:
-    an interval that leaves out 0 is a difference that the choice of users does not explain.
-
-    Args:
-        values: float (U,), one value per user.
-        seed: Seed of the resampling.
-        n: Resamples.
-        level: Confidence, between 0 and 1.
-
-    Returns:
-        Low and high end, in the unit of `values`.
-
-    Raises:
-        ValueError: `values` is empty or not one-dimensional, `n` < 1, or `level` is not between 0 and 1.
-    """
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"`values` should be a non-empty (U,) array. Received: shape {values.shape}.")
-    if n < 1:
-        raise ValueError(f"`n` should be at least 1 resample. Received: {n}.")
-    if not 0 < level < 1:
-        raise ValueError(f"`level` should lie between 0 and 1, for instance 0.95. Received: {level}.")
-    rng = np.random.default_rng(seed)
-    # Blocks bound the memory: n x U indices at once would take gigabytes for a million users.
-    block = max(1, 4_000_000 // len(values))
-    means = [
-        values[rng.integers(len(values), size=(min(block, n - start), len(values)))].mean(axis=1)
-        for start in range(0, n, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 @dataclass(frozen=True)
 class _Inputs:
     rankings: np.ndarray

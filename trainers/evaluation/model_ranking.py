@@ -1,21 +1,26 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Full ranking of the catalog by a model: the lists that metrics are computed on."""
+"""What a model says of users: full rankings of the catalog, and the values it expects of given items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
+from transformers import BatchEncoding
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
+from .sequences import Sequences
+
 HISTORY_COLUMNS = ("events", "values", "times", "cross_domain")
 """Columns of an evaluation dataset that say more of a history, by their names as arguments of the tokenizer."""
+
+TARGETS_AT_ONCE = 64
 
 
 @dataclass
@@ -59,24 +64,11 @@ def rank_users(
     model.eval()
     trie = model.build_trie(tokenizer)
     histories = [tokenizer.item_rows(items) for items in dataset["items"]]
-    columns = {
-        name: dataset[name] for name in (*HISTORY_COLUMNS, *tokenizer.user_features) if name in dataset.column_names
-    }
-    order = np.argsort([len(history) for history in histories], kind="stable")
     items = np.full((len(histories), top_k), -1, dtype=np.int64)
     values = np.zeros((len(histories), top_k), dtype=np.float32)
     valid_sids = {codes.tobytes() for codes in tokenizer.index.codes[tokenizer.index.active]}
     illegal = checked = 0
-    for start in tqdm(range(0, len(order), batch_size), desc="Ranking", unit="batch", disable=not progress):
-        chosen = order[start : start + batch_size]
-        batch = tokenizer.encode_histories(
-            [histories[i] for i in chosen],
-            **{name: [columns[name][i] for i in chosen] for name in HISTORY_COLUMNS if name in columns},
-            user_features={n: [columns[n][i] for i in chosen] for n in tokenizer.user_features} or None,
-            max_items=model.config.max_context_items,
-            max_cross_domain=model.config.max_cross_domain_items,
-            return_tensors="pt",
-        ).to(model.device)
+    for chosen, batch in history_batches(model, tokenizer, dataset, histories, batch_size, progress):
         excluded = None
         if exclude_history:
             excluded = torch.nn.utils.rnn.pad_sequence(
@@ -103,4 +95,84 @@ def rank_users(
     return ModelRankings(items, values, illegal, checked)
 
 
-__all__ = ["ModelRankings", "rank_users"]
+@torch.no_grad()
+def predict_values(
+    model: GR4ADForRecommendation,
+    tokenizer: UASIDTokenizer,
+    dataset: Dataset,
+    targets: Sequences,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> np.ndarray:
+    """The value that a model expects of given items: E[v | history, SID of the item].
+
+    The SID is given to the value token, not decoded, so the answer does not depend on beams or serving weights.
+
+    Args:
+        dataset: U rows, as for `rank_users`.
+        targets: U sequences of items, catalog rows of the tokenizer's index.
+        batch_size: Users at once, grouped by history length.
+
+    Returns:
+        float64 (E,), one per entry of `targets.items`, in the tokenizer's `value_unit`.
+
+    Raises:
+        ValueError: The model has no value head, or `targets` are not of the dataset's users.
+    """
+    if model.value_head is None:
+        raise ValueError(
+            "`model` should have a value head. Received: a model without one. Train with value buckets (the recipe's "
+            "`tokenize.num_value_buckets`) on a log that has values."
+        )
+    if len(targets) != len(dataset):
+        raise ValueError(f"`targets` should be of the dataset's {len(dataset)} users. Received: {len(targets)}.")
+    was_training = model.training
+    model.eval()
+    histories = [tokenizer.item_rows(items) for items in dataset["items"]]
+    expected = np.zeros(len(targets.items))
+    sids = tokenizer.index.codes[targets.items] + tokenizer.level_offsets
+    for chosen, batch in history_batches(model, tokenizer, dataset, histories, batch_size, progress):
+        context = model.model.encode(**batch)
+        trunk = model.model.trunk(context)
+        # The longest list sets the width; blocks of it bound the memory of users with hundreds of targets.
+        for first in range(0, int(targets.lengths[chosen].max(initial=0)), TARGETS_AT_ONCE):
+            offset = np.arange(first, min(first + TARGETS_AT_ONCE, int(targets.lengths[chosen].max())))
+            wanted = offset < targets.lengths[chosen][:, None]
+            places = np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)
+            tokens = torch.from_numpy(sids[places]).to(model.device)
+            states = model.model.autoregress(trunk, model.shift_right(tokens), context)
+            logits = model.value_logits(states.flatten(0, 1)).float()
+            values = (logits.softmax(-1) @ model.bucket_means()).view(places.shape)
+            expected[places[wanted]] = values.cpu().numpy()[wanted]
+    model.train(was_training)
+    return expected
+
+
+def history_batches(
+    model: GR4ADForRecommendation,
+    tokenizer: UASIDTokenizer,
+    dataset: Dataset,
+    histories: list[np.ndarray],
+    batch_size: int,
+    progress: bool,
+) -> Iterator[tuple[np.ndarray, BatchEncoding]]:
+    """Rows of the dataset (int64) and their encoded histories, users of similar length together."""
+    columns = {
+        name: dataset[name] for name in (*HISTORY_COLUMNS, *tokenizer.user_features) if name in dataset.column_names
+    }
+    order = np.argsort([len(history) for history in histories], kind="stable")
+    for start in tqdm(range(0, len(order), batch_size), desc="Ranking", unit="batch", disable=not progress):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer.encode_histories(
+            [histories[i] for i in chosen],
+            **{name: [columns[name][i] for i in chosen] for name in HISTORY_COLUMNS if name in columns},
+            user_features={n: [columns[n][i] for i in chosen] for n in tokenizer.user_features} or None,
+            max_items=model.config.max_context_items,
+            max_cross_domain=model.config.max_cross_domain_items,
+            return_tensors="pt",
+        )
+        yield chosen, batch.to(model.device)
+
+
+__all__ = ["ModelRankings", "predict_values", "rank_users"]

@@ -11,10 +11,11 @@ class LengthGroupedEpochSampler(Sampler[int]):
     """Histories in batches of similar length, in an order that is a function of seed and epoch alone.
 
     transformers' sampler draws from the global generator, so that a run resumed within an epoch sees another order
-    than the run it continues; this one does not.
+    than the run it continues; this one does not. It yields keys of [`EpochRows`]: epoch * rows + row.
 
     Args:
-        lengths: Length of each history. batch_size: Histories of a whole (accumulated, multi-process) batch.
+        lengths: Length of each history. batch_size: Histories of a whole (accumulated, multi-process) batch: runs that
+            split it in other ways see the same ones.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
@@ -40,7 +41,8 @@ class LengthGroupedEpochSampler(Sampler[int]):
             batches.extend(np.split(part, range(self.batch_size, len(part), self.batch_size)))
         last = batches.pop() if len(batches[-1]) < self.batch_size else None  # a short batch must stay the last one
         shuffled = [batches[i] for i in rng.permutation(len(batches))]
-        return iter(np.concatenate([*shuffled, *([] if last is None else [last])]).tolist())
+        order = np.concatenate([*shuffled, *([] if last is None else [last])])
+        return iter((order + self.epoch * len(self.lengths)).tolist())
 
 
 __all__ = ["LengthGroupedEpochSampler"]

@@ -3,28 +3,44 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
+from dataclasses import replace
+from pathlib import Path
 
+import datasets
 import torch
-from datasets import Dataset
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from torch.utils.data import DataLoader, Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
 from .epoch_sampler import LengthGroupedEpochSampler
-from .vsl_collator import VSLCollator, tokenize_histories
+from .history_stream import HistoryStream, StreamPosition, stream_means
+from .training_metrics import StepMetrics, all_finite, item_accuracy
+from .vsl_collator import VSLCollator
 from .vsl_config import VSLConfig
+from .vsl_rows import EpochRows, RowTokenizer, ValueMeans, dataset_means, tokenize_histories
+from .whole_checkpoints import WholeCheckpointMixin, last_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
-class VSLTrainer(RankingEvaluationMixin, Trainer):
+class NonFiniteTrainingError(ValueError):
+    """The loss or a parameter became NaN or infinite."""
+
+
+class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
     """
     Trains a [`GR4ADForRecommendation`] on user logs with the value-aware loss of GR4AD (arXiv 2602.22732, eqs. 12-15).
 
     Every prefix of a history predicts the next item in one pass. Validation is a real beam search over the catalog:
     its metrics are item-level (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...).
+
+    Beside the loss and its parts it logs `acc_level_1`..`acc_level_T`, how often the code of a level is the likeliest
+    given the true codes before it; `acc_item`, the same of the item head, on the batch at the log; and `value_ratio`,
+    expected value over true value, each value taken as the mean of its bucket: 1 is calibrated.
 
     Example:
 
@@ -43,24 +59,27 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
         model ([`GR4ADForRecommendation`]): Its config must fit the tokenizer, as one of
             `GR4ADConfig.from_tokenizer(tokenizer)` does; it may leave features out.
         args ([`VSLConfig`]): Its loss weights are written into the model's config.
-        train_dataset (`Dataset`): One row a user: `items` (list of item ids, oldest first), optionally `events`,
-            `values`, `times`, `cross_domain` with `cross_domain_times`, and user features; see `tokenize_histories`.
+        train_dataset (`Dataset` or `IterableDataset`): One row a user: `items` (list of item ids, oldest first),
+            optionally `events`, `values`, `times`, `cross_domain` with `cross_domain_times`, and user features; see
+            `tokenize_histories`. Of an `IterableDataset`, such as `load_dataset("parquet", streaming=True)`,
+            `shuffle_buffer` users are held in memory; it needs `max_steps`.
         eval_dataset (`Dataset`, *optional*): The same, with `target_items` and `target_values`; its `cross_domain`
             must end before the targets.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
 
     Raises:
-        ValueError: If model and tokenizer disagree, or as `tokenize_histories`.
+        ValueError: If model and tokenizer disagree, a split is empty, settings do not fit each other, or as
+            `tokenize_histories`. While training, [`NonFiniteTrainingError`] if the loss is lost.
     """
 
     def __init__(
         self,
         model: GR4ADForRecommendation,
         args: VSLConfig,
-        train_dataset: Dataset,
+        train_dataset: datasets.Dataset | datasets.IterableDataset,
         processing_class: UASIDTokenizer,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: datasets.Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
@@ -70,46 +89,211 @@ class VSLTrainer(RankingEvaluationMixin, Trainer):
         config.mtp_loss_weight = args.mtp_loss_weight
         config.item_loss_weight = args.item_loss_weight
         config.label_smoothing = args.label_smoothing
-        rows = tokenize_histories(
-            train_dataset,
-            processing_class,
-            max_items=args.max_items or config.max_context_items,
-            max_cross_domain=config.max_cross_domain_items,
-            user_weight_clip=args.user_weight_clip,
-            behavior_weights=args.behavior_weights,
-            target_value_power=args.target_value_power,
-        )
-        self.loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        check_settings(args, config.max_context_items, eval_dataset)
+        collator = VSLCollator(processing_class, args.target_window, args.data_seed or args.seed)
+        self.metrics = StepMetrics(config.level_offsets, config.value_bucket_means or [])
+        self.metrics_step = 0  # the step of the last log
+        self.last_batch: dict[str, torch.Tensor] | None = None
+        self.epoch_sampler: LengthGroupedEpochSampler | None = None
         super().__init__(
             model=model,
             args=args,
-            train_dataset=rows,
+            train_dataset=training_rows(train_dataset, processing_class, args, config, collator),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=VSLCollator(processing_class, args.target_window),
+            data_collator=collator,
             callbacks=callbacks,
             **kwargs,
         )
+        if self.is_fsdp_enabled and args.eval_strategy != "no":
+            raise ValueError(
+                "`eval_strategy` must be no with FSDP: the beam search reads whole parameters. Received: "
+                f"{args.eval_strategy.value}. Evaluate the finished model, or train with DDP."
+            )
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        self.add_callback(TrainingWatch(self))  # the last one: it sees what the others asked for
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+    # --- data
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedEpochSampler(
-            rows["length"], self.args.train_batch_size, self.args.data_seed or self.args.seed
+        args = self.args
+        self.epoch_sampler = LengthGroupedEpochSampler(
+            rows.rows["length"],
+            self._train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            args.data_seed or args.seed,
         )
+        return self.epoch_sampler
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, HistoryStream):
+            return super().get_train_dataloader()
+        # Not prepared by accelerate, which would read on process 0 for all: the stream knows its process.
+        return DataLoader(self.train_dataset, batch_size=None, pin_memory=self.args.dataloader_pin_memory)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir) or True  # transformers says what lacks
+        if isinstance(self.train_dataset, HistoryStream):
+            stream = self.train_dataset
+            resumed = isinstance(resume_from_checkpoint, str)
+            stream.start = (
+                StreamPosition.load(Path(str(resume_from_checkpoint)), stream.shape) if resumed else StreamPosition()
+            )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def save_beside_model(self, folder: Path) -> None:
+        if isinstance(self.train_dataset, HistoryStream):
+            batches = self.state.global_step * self.args.gradient_accumulation_steps
+            self.train_dataset.position(batches).save(folder, self.train_dataset.shape)
+
+    # --- loss and logs
+    # ------------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        for name, part in outputs.losses.items():
-            self.loss_parts[name].append(part)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        self.metrics.add(self.state.global_step + 1, outputs, inputs)
+        self.last_batch = inputs
+        # The sum is divided by the targets of all processes, whose gradients DDP and FSDP then average.
+        loss = outputs.loss * max(self.accelerator.num_processes, self.args.n_gpu)
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            for name, parts in self.loss_parts.items():
-                # With accumulation each part is a share of its step's sum, as the loss itself is.
-                logs[f"loss_{name}"] = torch.stack(parts).mean().item() * self.args.gradient_accumulation_steps
-            self.loss_parts.clear()
+            logs |= self.metrics.reduced(self.accelerator, max(1, self.state.global_step - self.metrics_step))
+            model = self.accelerator.unwrap_model(self.model)
+            if self.last_batch is not None and model.item_head is not None and not self.is_fsdp_enabled:
+                hits = torch.tensor(item_accuracy(model, self.last_batch), device=self.args.device)
+                right, histories = self.accelerator.reduce(hits, "sum").tolist()
+                logs["acc_item"] = right / histories
+            self.metrics.reset()
+            self.metrics_step, self.last_batch = self.state.global_step, None
         super().log(logs, start_time)
 
+    def check_finite(self, *, parameters: bool) -> None:
+        """Looks at the losses since the last log, and if asked at the parameters of this very step.
 
-__all__ = ["VSLTrainer"]
+        Raises:
+            NonFiniteTrainingError: In every process, if one of them has any that is not finite.
+        """
+        bad = self.metrics.bad_step() or 0
+        lost = bad or (parameters and not all_finite(self.model))
+        found = torch.tensor([bad, int(bool(lost))], device=self.args.device)
+        steps, flags = self.accelerator.gather(found).view(-1, 2).unbind(1)
+        if not flags.any():
+            return
+        named = steps[steps > 0]
+        step = int(named.min()) if len(named) else self.state.global_step
+        parts = ", ".join(f"{name} {float(part):g}" for name, part in self.metrics.parts.items())
+        what = "the loss" if len(named) else "a parameter, after a step whose loss was finite,"
+        last = last_checkpoint(self.args.output_dir)
+        raise NonFiniteTrainingError(
+            f"Step {step}: {what} is not finite. Sums of the loss's parts since the last log: {parts}; learning rate "
+            f"{self._get_learning_rate():g}. "
+            + (f"The last checkpoint, {last}, is good: resume it" if last else "There is no checkpoint: start anew")
+            + " with a lower `learning_rate`, a longer warmup, a lower `max_grad_norm`, or bf16 in place of fp16."
+        )
+
+
+class TrainingWatch(TrainerCallback):
+    """Stops a training whose loss is lost before it is logged, validated or saved, and tells the sampler its epoch."""
+
+    def __init__(self, trainer: VSLTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.metrics.reset()
+        self.trainer.metrics_step = state.global_step
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # accelerate does not reach the sampler of a run that many processes resume within an epoch.
+        if self.trainer.epoch_sampler is not None:
+            self.trainer.epoch_sampler.set_epoch(int(state.epoch + 1e-6))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        kept = control.should_evaluate or control.should_save
+        if kept or control.should_log:
+            self.trainer.check_finite(parameters=kept)
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.check_finite(parameters=True)
+
+
+def check_settings(args: VSLConfig, max_context_items: int, eval_dataset: datasets.Dataset | None) -> None:
+    """Raises ValueError for settings that do not fit the model, the processes or the validation split."""
+    if args.max_items is not None and args.max_items > max_context_items:
+        raise ValueError(
+            f"`max_items` must be at most the model's `max_context_items`, {max_context_items}. Received: "
+            f"{args.max_items}. Lower it, or build the model with a longer context."
+        )
+    if args.fsdp and args.use_cpu:
+        logger.warning("`fsdp` is skipped: accelerate shards on accelerators alone, CPU processes train by DDP.")
+    if args.world_size > 1 and not args.average_tokens_across_devices:
+        raise ValueError(
+            "`average_tokens_across_devices` must be True with several processes: the weighted sum of the loss is "
+            "divided by the targets of all of them. Received: False."
+        )
+    if isinstance(eval_dataset, datasets.IterableDataset):
+        raise ValueError(
+            "`eval_dataset` must be a `Dataset`: validation draws users from all of it. Received: an IterableDataset. "
+            "Take some users: `Dataset.from_list(list(stream.take(2000)))`."
+        )
+    if eval_dataset is not None and not len(eval_dataset):
+        raise ValueError(
+            "The validation split is empty: `eval_dataset` has 0 rows. Give one row a user, or leave it out and set "
+            "`eval_strategy` to no."
+        )
+
+
+def training_rows(
+    log: datasets.Dataset | datasets.IterableDataset, tokenizer: UASIDTokenizer, args: VSLConfig, config, collator
+) -> EpochRows | HistoryStream:
+    """What the trainer draws batches from. Raises ValueError as [`VSLTrainer`] says."""
+    settings = {
+        "max_items": args.max_items or config.max_context_items,
+        "max_cross_domain": config.max_cross_domain_items,
+        "user_weight_clip": args.user_weight_clip,
+        "behavior_weights": args.behavior_weights,
+        "target_value_power": args.target_value_power,
+    }
+    given = {"user": args.user_value_mean, "event": args.event_value_mean}
+    known = {name: mean for name, mean in given.items() if mean is not None}
+    if not isinstance(log, datasets.IterableDataset):
+        means = dataset_means(log)
+        return EpochRows(tokenize_histories(log, tokenizer, means=means and replace(means, **known), **settings))
+    for name, required, good in (
+        ("max_steps", "above 0: the length of a stream is not known", args.max_steps > 0),
+        ("dataloader_num_workers", "0: each worker would read the whole stream", args.dataloader_num_workers == 0),
+        ("auto_find_batch_size", "False: buffers are cut into batches of one size", not args.auto_find_batch_size),
+    ):
+        if not good:
+            raise ValueError(
+                f"`{name}` must be {required}. Received: {getattr(args, name)}. Set it, or give a `Dataset`."
+            )
+    columns = list((log if log.column_names is not None else log._resolve_features()).column_names)
+    # What no weight is relative to costs no pass over the log.
+    unused = {"user": args.user_weight_clip == 1, "event": not args.target_value_power}
+    if all(unused[name] or name in known for name in given):
+        means = ValueMeans(**{name: known.get(name, 0.0) for name in given})
+    else:
+        measured = stream_means(log, columns)
+        means = measured and replace(measured, **known)
+    return HistoryStream(
+        log,
+        RowTokenizer(tokenizer, columns, means=means, **settings),
+        collator,
+        batch_size=args.train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
+        processes=args.world_size,
+        rank=args.process_index,
+        buffer=args.shuffle_buffer,
+        seed=args.data_seed or args.seed,
+        limit=args.max_steps * args.gradient_accumulation_steps,
+    )
+
+
+__all__ = ["NonFiniteTrainingError", "VSLTrainer"]

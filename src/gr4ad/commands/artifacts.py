@@ -111,6 +111,7 @@ def push(arguments: list[str]) -> None:
         repo_id=options.repo,
         folder_path=folder,
         commit_message=options.message,
-        ignore_patterns=["stages/*", ".artifact/*", ".port"],
+        # Scores of single users stay here: a hub repository is for the model.
+        ignore_patterns=["stages/*", ".artifact/*", ".port", "per_user.parquet"],
     )
     Console().print(f"pushed: {commit}")

@@ -16,9 +16,9 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.table import Table
 
+from gr4ad.commands.evaluation import show_comparison, show_metrics
 from gr4ad.pipeline import load_recipe, packaged_recipes, run_recipe
-
-COLUMNS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
+from gr4ad.pipeline.runner import process_rank
 
 
 def run(arguments: list[str]) -> None:
@@ -26,11 +26,44 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("recipe", help=f"YAML file, or one of: {', '.join(packaged_recipes())}")
     parser.add_argument("--data", help="folder that the recipe's data files resolve against")
     parser.add_argument("--out", required=True, help="folder to write: the artifact, its report and the stages")
-    parser.add_argument("--seed", type=int, help="of every stage (default: the recipe's)")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="of every stage (default: the recipe's)")
+    seeds.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="one run each, seed 0 in OUT and seed N in OUT-seedN; then OUT-seeds compares them",
+    )
     options = parser.parse_args(arguments)
-    recipe = load_recipe(options.recipe, data_root=options.data, seed=options.seed)
     command = f"gr4ad run {options.recipe}" + (" --data DIR" if options.data else "") + " --out OUT"
-    show_metrics(run_recipe(recipe, options.out, command=command), Path(options.out))
+    if options.seeds is None:
+        recipe = load_recipe(options.recipe, data_root=options.data, seed=options.seed)
+        show_run(run_recipe(recipe, options.out, command=command), Path(options.out))
+        return
+    run_seeds(options.recipe, options.data, Path(options.out), options.seeds, command)
+
+
+def run_seeds(source: str, data_root: str | None, out: Path, seeds: list[int], command: str) -> None:
+    """One run a seed, then all of them together.
+
+    Raises:
+        ValueError: A seed is given twice, or as `run_recipe`.
+    """
+    from gr4ad.pipeline.comparing import compare_runs, save_comparison, seed_folder
+
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"`--seeds` should name each seed once. Received: {' '.join(map(str, seeds))}.")
+    folders = {seed: seed_folder(out, seed) for seed in seeds}
+    for seed, folder in folders.items():
+        recipe = load_recipe(source, data_root=data_root, seed=seed)
+        show_run(run_recipe(recipe, folder, command=f"{command} --seed {seed}"), folder)
+    if process_rank():
+        return
+    comparison = compare_runs({recipe.name: list(folders.values())})
+    console = Console()
+    show_comparison(comparison, console)
+    save_comparison(comparison, f"{out}-seeds")
+    console.print(f"comparison: {out}-seeds", markup=False, highlight=False, soft_wrap=True)
 
 
 def demo(arguments: list[str]) -> None:
@@ -44,27 +77,16 @@ def demo(arguments: list[str]) -> None:
     recipe = load_recipe("demo", seed=options.seed)
     if recipe.market is not None and options.seed is not None:
         recipe.market.seed = options.seed
-    show_metrics(run_recipe(recipe, out, command="gr4ad demo"), out)
+    show_run(run_recipe(recipe, out, command="gr4ad demo"), out)
     serve_one_request(out)
 
 
-def show_metrics(metrics: dict, out: Path) -> None:
-    """Prints the test table and where the report lies."""
+def show_run(metrics: dict, out: Path) -> None:
+    """Prints the tables and where the report lies, in one of the processes that ran the chain."""
+    if process_rank():
+        return
     console = Console()
-    for name, title in (("test", "test"), ("test_history_excluded", "test, items of the history excluded")):
-        table = Table(title=f"{title} ({metrics['users']['test']} users, full ranking, item level)")
-        table.add_column("system")
-        for column in COLUMNS:
-            table.add_column(column, justify="right")
-        for system, scores in metrics[name].items():
-            style = "bold" if system == metrics["final"] else None
-            table.add_row(
-                system, *(f"{scores[column]:.4f} ±{scores[column + '_se']:.4f}" for column in COLUMNS), style=style
-            )
-        console.print(table)
-    illegal = metrics["test"][metrics["final"]]["illegal_sids"]
-    checked = metrics["test"][metrics["final"]]["sids_checked"]
-    console.print(f"final: [bold]{metrics['final']}[/bold]; illegal SIDs: {illegal} of {checked}")
+    show_metrics(metrics, console)
     console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
 
 

@@ -1,4 +1,4 @@
-"""One stage each: `gr4ad simulate | data | embed | tokenize | train | align | evaluate`."""
+"""One stage each: `gr4ad simulate | data | tune | embed | tokenize | train | align`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gr4ad.data import DataConfig, load_prepared
 from gr4ad.data import prepare as prepare_data
 from gr4ad.market import AdMarket, MarketConfig
 from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.settings import EmbedConfig, EvaluateConfig, ListConfig, ModelSettings, TokenizeConfig
+from gr4ad.pipeline.settings import EmbedConfig, ListConfig, ModelSettings, TokenizeConfig
 
 
 @dataclass
@@ -192,18 +192,4 @@ def align(arguments: list[str]) -> None:
         tokenizer_dir=Path(folders.tokenizer),
         train_dir=Path(folders.model),
         out_dir=out,
-    )
-
-
-def evaluate(arguments: list[str]) -> None:
-    from gr4ad.pipeline.evaluating import evaluate_models
-
-    folders, config = parse((EvaluateFolders, EvaluateConfig), "evaluate", arguments)
-    evaluate_models(
-        config,
-        data_dir=Path(folders.data),
-        tokenizer_dir=Path(folders.tokenizer),
-        candidates={Path(folder).name: Path(folder) for folder in folders.models},
-        out_dir=created(folders.out),
-        seed=folders.sample_seed,
     )

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, modeling_gr4ad
 from gr4ad.pipeline.embedding import ENCODER_FOLDER
+from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE
 
 # What `custom_generate=REPOSITORY` of transformers loads: file in the artifact -> file of the model's room.
@@ -46,8 +47,10 @@ def save_artifact(
     UASIDTokenizer.from_pretrained(tokenizer_dir).save_pretrained(staging)
     GenerationConfig(**serving).save_pretrained(staging)
     complete_auto_map(staging / "config.json")
-    if (tokenizer_dir / FUSION_FILE).is_file():  # a tokenizer built by hand may have none
-        shutil.copyfile(tokenizer_dir / FUSION_FILE, staging / FUSION_FILE)
+    for name in (FUSION_FILE, CATEGORY_FILE):  # a tokenizer built by hand may have neither
+        (out_dir / name).unlink(missing_ok=True)
+        if (tokenizer_dir / name).is_file():
+            shutil.copyfile(tokenizer_dir / name, staging / name)
     (staging / "custom_generate").mkdir()
     for name, source in CUSTOM_GENERATE.items():
         shutil.copyfile(Path(modeling_gr4ad.__file__).with_name(source), staging / "custom_generate" / name)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.settings import EmbedConfig
+from gr4ad.tokenization.category_vectors import CATEGORY_FILE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ENCODER_FOLDER = "encoder"
 
@@ -90,6 +95,9 @@ def embed_ads(
         data.catalog, out_dir / "content", shard_size=config.shard_size, overwrite=False, progress=True
     )
     content = np.asarray(EmbeddingShards(out_dir / "content"))
+    if config.category_columns:
+        categories = embed_categories(config, data.catalog, out_dir / CATEGORY_FILE, seed)
+        content = np.concatenate([content, categories], axis=1)
     tensors = {"content": content}
     log: list[dict] = []
     if sequence_config.epochs:
@@ -102,6 +110,26 @@ def embed_ads(
     os.replace(temporary, out_dir / "embeddings.safetensors")
     shutil.rmtree(out_dir / "content")
     return {**counts, "log": log}
+
+
+def embed_categories(config: EmbedConfig, catalog: Dataset, path: Path, seed: int) -> np.ndarray:
+    """Vectors (float32, (N, d)) of the catalog's categories; what embeds new ads' goes to `path`.
+
+    Raises:
+        ValueError: For a column that the catalog does not have, or too few distinct categories.
+    """
+    from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
+
+    missing = [name for name in config.category_columns if name not in catalog.column_names]
+    if missing:
+        raise ValueError(
+            f"`category_columns` names {missing[0]!r}, which the catalog does not have. It has: "
+            f"{', '.join(catalog.column_names)}."
+        )
+    labels = labels_of([catalog[name] for name in config.category_columns])
+    vectors = CategoryVectors.fit(labels, dimension=config.category_dimension, seed=seed)
+    vectors.save(path)
+    return vectors.transform(labels)
 
 
 def training_sequences(data: PreparedData) -> list[np.ndarray]:

@@ -9,18 +9,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gr4ad.data import load_prepared
+from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.runner import write_json
+from gr4ad.pipeline.scoring import KS, SystemScores, calibration_of, has_values, is_value_metric
 from gr4ad.pipeline.settings import EvaluateConfig
+from gr4ad.trainers.evaluation import (
+    ItemKNN,
+    SequenceTable,
+    check_no_leakage,
+    evaluate_rankings,
+    popularity_by_count,
+    popularity_by_revenue,
+    repeat_then_popularity,
+    tune_item_knn,
+)
+from gr4ad.trainers.evaluation.per_user import FILE_NAME
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from gr4ad.trainers.evaluation import SequenceTable
+    from gr4ad import UASIDTokenizer
 
 logger = logging.getLogger(__name__)
 
-KS = (5, 10, 20)
+PROTOCOLS = {"test": False, "test_history_excluded": True}
+"""Which tables there are, and whether items of the history are left out in them."""
 
 KNN_GRID = {"neighbours": (50, 200), "shrinkage": (10.0, 50.0), "decay": (0.6, 0.8, 1.0)}
 """What the item-kNN chooses from on validation; with money in the log also how much an item's mean value counts, and
@@ -44,13 +57,27 @@ def evaluate_models(
 
     Returns:
         `final` (name of the final model), `serving` (its weights), `validation` (table of what was tried), `test` and
-        `test_history_excluded` (system -> metrics), `users`, `item_knn` (its chosen settings). Also in `metrics.json`.
+        `test_history_excluded` (system -> metrics, with `METRIC_low` and `METRIC_high` of their 95% intervals over
+        users), `paired` (table -> other system -> metric -> difference of the final model with its interval),
+        `value_calibration` (model -> `held_out` and `served@10`, for models with a value head), `values` (whether the
+        log has any, and their unit), `users`, `item_knn` (its chosen settings). Also in `metrics.json`, with
+        `per_user.parquet`, the table `metrics.md` and the folder `plots` beside it.
+
+    Raises:
+        ValueError: A model folder is missing, a split is empty, or something held out was trained on.
     """
     from gr4ad import GR4ADForRecommendation, UASIDTokenizer
-    from gr4ad.trainers.evaluation import SequenceTable, check_no_leakage, evaluate_rankings
-    from gr4ad.trainers.evaluation.model_ranking import rank_users
+    from gr4ad.report import write_evaluation
+    from gr4ad.trainers.evaluation.model_ranking import predict_values, rank_users
 
+    for folder in candidates.values():
+        if not (folder / "model" / "config.json").is_file():
+            raise ValueError(
+                f"{folder}: holds no trained model (no model/config.json). Give an `--out` folder of `gr4ad train` or "
+                "`gr4ad align`."
+            )
     data = load_prepared(data_dir)
+    check_not_empty(data, data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     ids = tokenizer.index.item_ids.tolist()
     train, validation, test = (
@@ -58,9 +85,86 @@ def evaluate_models(
     )
     check_no_leakage(train, validation)
     check_no_leakage(train, test)
+    priced, unit = has_values(train), str(data.summary.get("value_unit") or "")
+    if not priced:
+        logger.info("evaluate: the log has no values (all events count alike), so value metrics are left out")
+        if is_value_metric(config.metric):
+            logger.warning("evaluate: models are chosen by %s, which counts events in this log", config.metric)
 
     sample = sample_users(data.validation, config.tuning_users, seed)
-    sample_targets = SequenceTable.from_dataset(sample, ids).held_out
+    tried, choices = choose_on_validation(config, tokenizer, sample, candidates)
+    final = max(choices, key=lambda name: choices[name][config.metric])
+
+    scores = SystemScores(train, test, tokenizer.index.codes, seed)
+    calibrations: dict[str, dict] = {}
+    for name, folder in candidates.items():
+        model = GR4ADForRecommendation.from_pretrained(folder / "model")
+        for protocol, excluded in PROTOCOLS.items():
+            rankings = rank_users(
+                model,
+                tokenizer,
+                data.test,
+                beam_widths=config.beam_widths,
+                top_k=max(KS),
+                item_weight=choices[name]["item_weight"],
+                value_weight=choices[name]["value_weight"],
+                score_history=config.score_history,
+                exclude_history=excluded,
+                batch_size=config.batch_size,
+                progress=True,
+            )
+            counts = {"illegal_sids": rankings.illegal, "sids_checked": rankings.checked}
+            rate = rankings.illegal / max(1, rankings.checked)
+            scores.add(protocol, name, rankings.items, **counts, illegal_sid_rate=rate)
+            if protocol == "test" and priced and model.value_head is not None:
+                predicted = predict_values(model, tokenizer, data.test, test.held_out, batch_size=config.batch_size)
+                calibrations[name] = calibration_of(predicted, test.held_out, rankings.items, seed)
+    knn_settings = add_baselines(scores, config, validation, seed)
+    paired = scores.compare(final)
+    outcome = {
+        "final": final,
+        "metric": config.metric,
+        "serving": {
+            "beam_widths": config.beam_widths,
+            "item_weight": choices[final]["item_weight"],
+            "value_weight": choices[final]["value_weight"],
+            "score_history": config.score_history,
+            "exclude_history": config.exclude_history,
+        },
+        "users": {"validation_sample": len(sample), "test": len(data.test)},
+        "values": {"logged": priced, "unit": unit},
+        "item_knn": knn_settings,
+        "validation": tried,
+        **scores.means,
+        "paired": paired,
+        "value_calibration": calibrations,
+    }
+    facts = {"final": final, "metric": config.metric, "seed": seed, "value_unit": unit if priced else ""}
+    scores.for_file(**facts).save(out_dir / FILE_NAME)
+    write_evaluation(out_dir, outcome)
+    write_json(out_dir / "metrics.json", outcome)
+    return outcome
+
+
+def check_not_empty(data: PreparedData, data_dir: Path) -> None:
+    """Raises ValueError if a split has no users: there would be nothing to choose or measure on."""
+    for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if not len(split):
+            raise ValueError(
+                f"{data_dir}: the {name} split is empty (0 users). Allowed: at least one user in each split. Prepare "
+                "the data with other bounds."
+            )
+
+
+def choose_on_validation(
+    config: EvaluateConfig, tokenizer: UASIDTokenizer, sample: Dataset, candidates: dict[str, Path]
+) -> tuple[list[dict], dict[str, dict]]:
+    """Every model with every combination of serving weights on the sample; returns all rows, and each model's best."""
+    from gr4ad import GR4ADForRecommendation
+    from gr4ad.trainers.evaluation.model_ranking import rank_users
+
+    ids = tokenizer.index.item_ids.tolist()
+    targets = SequenceTable.from_dataset(sample, ids).held_out
     tried: list[dict] = []
     choices: dict[str, dict] = {}
     for name, folder in candidates.items():
@@ -79,7 +183,7 @@ def evaluate_models(
                 score_history=config.score_history,
                 batch_size=config.batch_size,
             )
-            scores = evaluate_rankings(rankings.items, sample_targets, ks=KS, catalog_size=len(ids))
+            scores = evaluate_rankings(rankings.items, targets, ks=KS, catalog_size=len(ids))
             row = {"model": name, "item_weight": item_weight, "value_weight": value_weight, **scores}
             tried.append(row)
             logger.info(
@@ -91,69 +195,13 @@ def evaluate_models(
                 scores[config.metric],
             )
         choices[name] = max((row for row in tried if row["model"] == name), key=lambda row: row[config.metric])
-    final = max(choices, key=lambda name: choices[name][config.metric])
-
-    results: dict[str, dict[str, dict]] = {"test": {}, "test_history_excluded": {}}
-    for name, folder in candidates.items():
-        model = GR4ADForRecommendation.from_pretrained(folder / "model")
-        for table_name, excluded in (("test", False), ("test_history_excluded", True)):
-            rankings = rank_users(
-                model,
-                tokenizer,
-                data.test,
-                beam_widths=config.beam_widths,
-                top_k=max(KS),
-                item_weight=choices[name]["item_weight"],
-                value_weight=choices[name]["value_weight"],
-                score_history=config.score_history,
-                exclude_history=excluded,
-                batch_size=config.batch_size,
-                progress=True,
-            )
-            metrics = evaluate_rankings(rankings.items, test.held_out, ks=KS, catalog_size=len(ids))
-            metrics |= {"illegal_sids": rankings.illegal, "sids_checked": rankings.checked}
-            results[table_name][name] = metrics
-    knn_settings = add_baselines(results, config, train, validation, test, seed)
-    outcome = {
-        "final": final,
-        "metric": config.metric,
-        "serving": {
-            "beam_widths": config.beam_widths,
-            "item_weight": choices[final]["item_weight"],
-            "value_weight": choices[final]["value_weight"],
-            "score_history": config.score_history,
-            "exclude_history": config.exclude_history,
-        },
-        "users": {"validation_sample": len(sample), "test": len(data.test)},
-        "item_knn": knn_settings,
-        "validation": tried,
-        **results,
-    }
-    write_json(out_dir / "metrics.json", outcome)
-    return outcome
+    return tried, choices
 
 
-def add_baselines(
-    results: dict[str, dict[str, dict]],
-    config: EvaluateConfig,
-    train: SequenceTable,
-    validation: SequenceTable,
-    test: SequenceTable,
-    seed: int,
-) -> dict:
+def add_baselines(scores: SystemScores, config: EvaluateConfig, validation: SequenceTable, seed: int) -> dict:
     """Adds the baselines to both tables, fitted on the training log as our model is; returns the item-kNN's
     settings."""
-    from gr4ad.trainers.evaluation import (
-        ItemKNN,
-        evaluate_rankings,
-        popularity_by_count,
-        popularity_by_revenue,
-        repeat_then_popularity,
-        tune_item_knn,
-    )
-
-    values = train.history.values
-    priced = bool(len(values)) and bool((values != values[0]).any())
+    train, test, priced = scores.train, scores.test, scores.has_values
     repeats = has_repeats(train)
     grid = {**KNN_GRID}
     if priced:
@@ -164,7 +212,7 @@ def add_baselines(
     settings, table = tune_item_knn(train, sample, metric=config.metric, grid=grid)
     logger.info("item-kNN: %s", settings)
     knn = ItemKNN(settings).fit(train)
-    for table_name, excluded in (("test", False), ("test_history_excluded", True)):
+    for protocol, excluded in PROTOCOLS.items():
         rankings = {"popularity by count": popularity_by_count(train, test, max(KS), exclude_history=excluded)}
         if priced:
             rankings["popularity by revenue"] = popularity_by_revenue(train, test, max(KS), exclude_history=excluded)
@@ -175,9 +223,7 @@ def add_baselines(
                 )
         rankings["item-kNN, tuned"] = knn.rank(test, max(KS), exclude_history=excluded)
         for name, ranking in rankings.items():
-            results[table_name][name] = evaluate_rankings(
-                ranking, test.held_out, ks=KS, catalog_size=len(test.item_ids)
-            )
+            scores.add(protocol, name, ranking)
     return {"settings": vars(settings), "tried": len(table)}
 
 
@@ -196,8 +242,6 @@ def sample_users(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 def sample_table(table: SequenceTable, count: int, seed: int) -> SequenceTable:
     """The same users as `sample_users` draws, of a table."""
-    from gr4ad.trainers.evaluation import SequenceTable
-
     if not count or len(table.user_ids) <= count:
         return table
     rows = sample_rows(len(table.user_ids), count, seed)

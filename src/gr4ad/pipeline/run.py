@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import platform
 import shutil
 from importlib.metadata import version
@@ -100,6 +101,7 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         ),
         settings=[recipe.model, recipe.train, seed],
         after=("data", "tokenize"),
+        together=True,
     )
     candidates = {"VSL": train_dir}
     last: tuple[str, ...] = ("data", "tokenize", "train")
@@ -117,6 +119,7 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
             ),
             settings=[recipe.lists, align, seed],
             after=("data", "tokenize", "train"),
+            together=True,
         )
         candidates["VSL + RSPO"] = align_dir
         last = (*last, "align")
@@ -133,7 +136,8 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         settings=[recipe.evaluate, seed],
         after=last,
     )
-    write_artifact(recipe, runner, candidates[metrics["final"]], metrics, out, command)
+    if runner.rank == 0:
+        write_artifact(recipe, runner, candidates[metrics["final"]], metrics, out, command)
     return metrics
 
 
@@ -154,6 +158,8 @@ def write_artifact(
     from gr4ad.pipeline.embedding import ENCODER_FOLDER
     from gr4ad.pipeline.training import read_log
     from gr4ad.report import RunReport, write_model_card, write_report
+    from gr4ad.report.evaluation_files import as_report
+    from gr4ad.trainers.evaluation.per_user import FILE_NAME as PER_USER_FILE
 
     tokenizer_dir = runner.folder("tokenize")
     save_artifact(
@@ -180,14 +186,18 @@ def write_artifact(
         alignment_log=read_log(runner.folder("align")) if recipe.align is not None else [],
         sid_quality=quality["quality"],
         code_counts=quality["code_counts"],
-        metrics={
-            table: {"ours" if name == metrics["final"] else name: scores for name, scores in metrics[table].items()}
-            for table in ("test", "test_history_excluded")
-        },
+        metrics=as_report(metrics),
+        # An evaluation kept from an earlier version has neither.
+        paired=metrics.get("paired", {}),
+        value_calibration=metrics.get("value_calibration", {}).get(metrics["final"], {}),
         beam_tree=beam_tree(out, data.test[middle]["items"]),
         timings=runner.seconds,
         notes=notes(metrics),
     )
+    per_user = runner.folder("evaluate") / PER_USER_FILE
+    if per_user.is_file():
+        shutil.copyfile(per_user, out / f"{PER_USER_FILE}.tmp")
+        os.replace(out / f"{PER_USER_FILE}.tmp", out / PER_USER_FILE)
     write_report(out / "report.html", report)
     model_config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     write_model_card(out, report, model_config=model_config, recipe_name=recipe.name, recipe_text=recipe.text)
@@ -205,7 +215,9 @@ def write_artifact(
 def notes(metrics: dict) -> list[str]:
     """What a reader of the tables has to know."""
     serving = metrics["serving"]
+    unpriced = not metrics.get("values", {}).get("logged", True)
     return [
+        *(["The log has no values, every event counts alike: value metrics are left out."] if unpriced else []),
         f"The final model is {metrics['final']}: the best {metrics['metric']} on "
         f"{metrics['users']['validation_sample']} "
         f"validation users, with item weight {serving['item_weight']:g} and value weight "
@@ -219,8 +231,6 @@ def notes(metrics: dict) -> list[str]:
 
 def machine() -> dict:
     """Processor, cores and system of this machine."""
-    import os
-
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 DONE_FILE = "stage.json"
 STARTED_FILE = "started.json"
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+POLL_SECONDS = 0.2
 
 
 class StageRunner:
@@ -27,10 +30,14 @@ class StageRunner:
     The key of a stage is a hash of its settings and of the keys of the stages it reads. A folder whose `stage.json`
     carries the key is kept as it is. A folder that was started under the key but not finished is handed to the stage
     again, so that a training can resume from its checkpoints. Any other folder is removed first.
+
+    Under `accelerate launch` or `torchrun` process 0 does the stages and the others wait for their `stage.json`, which
+    they must see (one file system), except for stages that run `together`. A process that fails ends the launch.
     """
 
     def __init__(self, out_dir: str | Path):
         self.root = Path(out_dir) / "stages"
+        self.rank = process_rank()
         self.keys: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.summaries: dict[str, dict] = {}
@@ -45,6 +52,7 @@ class StageRunner:
         *,
         settings: Any,
         after: tuple[str, ...] = (),
+        together: bool = False,
     ) -> dict:
         """Runs `work(folder)` unless it is finished already.
 
@@ -53,6 +61,7 @@ class StageRunner:
             work: Does the stage's work in the folder and returns a summary (JSON values) that is kept.
             settings: JSON values or dataclasses: everything the result depends on beside earlier stages.
             after: Names of the stages it reads; they must have run.
+            together: Every process runs `work`, which leaves the writing to process 0.
 
         Returns:
             The summary.
@@ -62,7 +71,13 @@ class StageRunner:
         self.keys[name] = key
         done = read_json(folder / DONE_FILE)
         if done.get("key") == key:
-            logger.info("%s: kept (finished in %.0f s before)", name, done["seconds"])
+            if self.rank == 0:
+                logger.info("%s: kept (finished in %.0f s before)", name, done["seconds"])
+        elif self.rank:
+            if together:
+                wait_for_key(folder / STARTED_FILE, key)
+                work(folder)
+            done = wait_for_key(folder / DONE_FILE, key)
         else:
             spent = 0.0
             if folder.exists():
@@ -76,13 +91,36 @@ class StageRunner:
             write_json(folder / STARTED_FILE, {"key": key, "seconds": spent})
             logger.info("%s: started", name)
             start = time.monotonic()
-            summary = work(folder) or {}
+            with nullcontext() if together else alone():
+                summary = work(folder) or {}
             done = {"key": key, "seconds": spent + time.monotonic() - start, "summary": summary}
             write_json(folder / DONE_FILE, done)
             logger.info("%s: finished in %.0f s", name, done["seconds"])
         self.seconds[name] = done["seconds"]
         self.summaries[name] = done["summary"]
         return done["summary"]
+
+
+def process_rank() -> int:
+    """Number of this process among those that `accelerate launch` or `torchrun` started; 0 without them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hides the launch from libraries, which would wait for processes that have no part in a stage."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHER_VARIABLES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def wait_for_key(path: Path, key: str) -> dict:
+    """The JSON of a file once it carries the key. No collective waits so long: theirs give up within the hour."""
+    while (content := read_json(path)).get("key") != key:
+        time.sleep(POLL_SECONDS)
+    return content
 
 
 def stage_key(name: str, settings: Any, earlier: list[str]) -> str:
@@ -127,4 +165,4 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-__all__ = ["StageRunner", "file_digest", "read_json", "write_json"]
+__all__ = ["StageRunner", "file_digest", "process_rank", "read_json", "write_json"]

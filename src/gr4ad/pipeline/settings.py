@@ -16,6 +16,11 @@ class EmbedConfig:
     text_columns: list[str] = field(
         default_factory=lambda: ["title"], metadata={"help": "Catalog columns that make up an ad's text, in order."}
     )
+    category_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Catalog columns of categories, tags or attribute ids (values or lists), beside the text."},
+    )
+    category_dimension: int = field(default=128, metadata={"help": "Width of the vectors of these categories."})
     prompts: str | None = field(
         default=None,
         metadata={
@@ -102,6 +107,10 @@ class ModelSettings:
     item_embeddings: bool = field(default=True, metadata={"help": "Learn a vector for each item of the history."})
     item_head: bool = field(default=True, metadata={"help": "Add a softmax over items, for re-ranking beams."})
     item_head_copy: bool = field(default=False, metadata={"help": "The item head may copy items of the history."})
+    item_head_repeat: bool = field(
+        default=False,
+        metadata={"help": "The item head learns how much rarer a repeat is; starts from the repeats of the log."},
+    )
     item_head_gain: float = field(
         default=1.0, metadata={"help": "Start of the item head's gain; 0 starts from popularity, for small logs."}
     )
@@ -114,7 +123,10 @@ class ModelSettings:
     dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
     item_embedding_std: float = field(
         default=0.05,
-        metadata={"help": "Item vectors start as the ad embeddings' main components at this scale; 0 = at random."},
+        metadata={
+            "help": "Item vectors start at this scale as the main components of the collaborative vectors, or else of "
+            "the ad embeddings; 0 = at random."
+        },
     )
 
 
@@ -138,6 +150,9 @@ class ListConfig:
     def __post_init__(self) -> None:
         if self.source not in ("impressions", "beams"):
             raise ValueError(f"`source` must be impressions or beams. Received: {self.source!r}.")
+
+
+CHOOSING_METRICS = ("recall", "hit", "ndcg", "revenue", "value_ndcg")
 
 
 @dataclass
@@ -164,6 +179,12 @@ class EvaluateConfig:
     batch_size: int = field(default=128, metadata={"help": "Users ranked at once."})
 
     def __post_init__(self) -> None:
+        name, _, cut = self.metric.partition("@")
+        if name not in CHOOSING_METRICS or cut not in ("5", "10", "20"):
+            raise ValueError(
+                f"`metric` should be one of {', '.join(CHOOSING_METRICS)} at 5, 10 or 20, e.g. ndcg@10. Received: "
+                f"{self.metric!r}."
+            )
         for weight in self.item_weights:
             if not 0 <= weight <= 1:
                 raise ValueError(f"`item_weights` are shares in [0, 1] of the item head. Received: {weight}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import TokenizeConfig
+from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
 
 ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can be limited to so many ads of one
@@ -69,6 +71,16 @@ def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np
                 f"({int(bad.sum())} such ads). Embed them again."
             )
     return tensors["content"].astype(np.float32), tensors.get("collaborative")
+
+
+def with_neighbours(collaborative: np.ndarray, fused: np.ndarray) -> np.ndarray:
+    """Collaborative vectors (float32, (N, d)) in which an ad without a log has that of its neighbours in content,
+    which the fusion found (`fused`, of one length), at the mean length of the others."""
+    known = collaborative.any(1)
+    mean = collaborative[known].mean(0)
+    length = np.linalg.norm(collaborative[known] - mean, axis=1).mean()
+    directions = fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-12)
+    return np.where(known[:, None], collaborative, mean + length * directions).astype(np.float32)
 
 
 def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int) -> dict:
@@ -130,7 +142,12 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
     )
     tokenizer.save_pretrained(out_dir / "tokenizer")
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)
-    save_file({"item_embeddings": embeddings}, out_dir / "item_embeddings.safetensors")
+    if (embed_dir / CATEGORY_FILE).is_file():
+        shutil.copyfile(embed_dir / CATEGORY_FILE, out_dir / "tokenizer" / CATEGORY_FILE)
+    vectors = {"item_embeddings": embeddings}
+    if collaborative is not None and fusion.collaborative_mean is not None:
+        vectors["collaborative"] = with_neighbours(collaborative, embeddings[:, content.shape[1] :])
+    save_file(vectors, out_dir / "item_embeddings.safetensors")
     code_counts = [np.bincount(codes[:, t], minlength=size).tolist() for t, size in enumerate(tokenizer.level_sizes)]
     write_json(out_dir / "quality.json", {"quality": quality, "code_counts": code_counts})
     return {"quality": quality}

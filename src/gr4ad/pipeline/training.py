@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +27,19 @@ def trainer_arguments(kind: type, section: str, values: dict[str, Any], output_d
     """Arguments of a trainer from a recipe's section. Raises RecipeError for an unknown field or a bad value."""
     import torch
 
+    from gr4ad.trainers.bfloat16 import fast_bfloat16
+
     known = {name for name, f in kind.__dataclass_fields__.items() if f.init}  # type: ignore[attr-defined]
     unknown = sorted(set(values) - known)
     if unknown:
         raise RecipeError(f"Unknown field `{section}.{unknown[0]}`: it is not one of {kind.__name__}.")
-    given = {"use_cpu": not torch.cuda.is_available(), "bf16": False, "seed": seed, "save_total_limit": 2, **values}
+    given = {
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": fast_bfloat16(),
+        "seed": seed,
+        "save_total_limit": 2,
+        **values,
+    }
     try:
         return kind(output_dir=str(output_dir), **given)
     except (ValueError, TypeError) as error:
@@ -58,15 +67,22 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
     )
 
 
-def start_item_bias(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) -> None:
-    """Sets the item head's bias to the log of each item's training events (+ 1), centred: popularity need not be
-    learned."""
+def start_item_head(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, train: Dataset) -> None:
+    """Starts the item head from what the log says, so that it need not be learned: its bias from the log of each
+    item's training events (+ 1), centred; its repeat bias from the log of the share of events that repeat an item."""
     import torch
 
+    head = model.item_head
+    assert head is not None
     counts = torch.log1p(torch.from_numpy(tokenizer.index.priority.copy()))
-    assert model.item_head is not None
+    repeats = events = 1
+    for items in train["items"]:
+        repeats += len(items) - len(set(items))
+        events += max(0, len(items) - 1)
     with torch.no_grad():
-        model.item_head.bias[1:] = (counts - counts.mean()).to(model.item_head.bias)
+        head.bias[1:] = (counts - counts.mean()).to(head.bias)
+        if head.repeats:
+            head.repeat_bias.fill_(math.log(min(repeats / events, 1.0)))
 
 
 def start_item_embeddings(model: GR4ADForRecommendation, embeddings: np.ndarray, std: float) -> None:
@@ -97,10 +113,12 @@ def train_model(
     torch.manual_seed(arguments.seed)
     model = GR4ADForRecommendation(model_config(settings, tokenizer))
     if settings.item_embedding_std and settings.item_embeddings:
-        embeddings = load_file(tokenizer_dir / "item_embeddings.safetensors")["item_embeddings"]
-        start_item_embeddings(model, embeddings, settings.item_embedding_std)
+        vectors = load_file(tokenizer_dir / "item_embeddings.safetensors")
+        # Vectors learned from sequences are what the model would have to learn itself; content is the second best.
+        start = vectors.get("collaborative", vectors["item_embeddings"])
+        start_item_embeddings(model, start, settings.item_embedding_std)
     if model.config.item_head:
-        start_item_bias(model, tokenizer)
+        start_item_head(model, tokenizer, data.train)
     trainer = VSLTrainer(
         model=model,
         args=arguments,
@@ -114,10 +132,15 @@ def train_model(
 
 
 def finish_training(trainer: Any, out_dir: Path) -> dict:
-    """Writes model and log of a trainer and removes its checkpoints; returns the summary."""
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out_dir / "model")
-    write_json(out_dir / "log.json", trainer.state.log_history)
-    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
+    """Writes model and log of a trainer, in its process 0, and removes its checkpoints; returns the summary."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    # Of sharded parameters every process has a part, so all gather them.
+    state = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        model.save_pretrained(out_dir / "model", state_dict=state)
+        write_json(out_dir / "log.json", trainer.state.log_history)
+        shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     return {
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps": trainer.state.global_step,

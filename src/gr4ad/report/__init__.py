@@ -8,7 +8,8 @@ write_report("out/report.html", RunReport.load("out/report.json"))
 """
 
 from .contents import RunReport
+from .evaluation_files import write_comparison, write_evaluation
 from .model_card import write_model_card
 from .page import write_report
 
-__all__ = ["RunReport", "write_model_card", "write_report"]
+__all__ = ["RunReport", "write_comparison", "write_evaluation", "write_model_card", "write_report"]

@@ -27,7 +27,10 @@ class RunReport:
         code_counts: for each level, the items of each of its codes (T lists of V_t counts >= 0, zeros included).
         metrics: protocol -> system -> metric -> figure, with `METRIC_se` for standard errors. Protocols: `test`,
             `test_history_excluded`, or any other name; systems: `ours` and the names of the baselines; metrics as in
-            `gr4ad.trainers.evaluation.evaluate_rankings`, and `illegal_sids`, decoded SIDs that no item has (a count).
+            `gr4ad.trainers.evaluation.evaluate_rankings`, with `METRIC_low` and `METRIC_high` for 95% intervals, and
+            `illegal_sids`, decoded SIDs that no item has (a count).
+        paired: protocol -> other system -> metric -> `difference` (ours less theirs), `low`, `high`, `relative`.
+        value_calibration: `held_out`, `served@10` -> figures of `gr4ad.trainers.evaluation.value_calibration`.
         beam_tree: one request: `history` (`item_id`, `title`; oldest first), `levels` (for each level its beams:
             `sid`, the prefix as text; `score`, its natural log-probability, <= 0; `parent`, place in the level before,
             None at the first) and `recommendations` (`item_id`, `title`, `score`, `value` in value units or None,
@@ -48,6 +51,8 @@ class RunReport:
     sid_quality: dict[str, float] = field(default_factory=dict)
     code_counts: list[list[int]] = field(default_factory=list)
     metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    paired: dict[str, dict[str, dict[str, dict[str, float | None]]]] = field(default_factory=dict)
+    value_calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     beam_tree: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

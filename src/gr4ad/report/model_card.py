@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from . import tables
 from .contents import RunReport
+from .markdown import markdown_table, one_line
 
 CARD_FILE = "README.md"
 TAGS = ["gr4ad", "generative-recommendation", "semantic-id", "advertising"]
@@ -50,16 +51,16 @@ def write_model_card(
         card = ModelCard.from_template(
             card_data,
             template_path=str(template),
-            title=_text(report.title),
+            title=one_line(report.title),
             has_values=bool(model_config.get("num_value_buckets")),
             item_head=bool(model_config.get("item_head")),
-            value_unit=_text(report.value_unit),
+            value_unit=one_line(report.value_unit),
             headline=_headline(report),
-            split_text=_text(tables.split_text(report.data_summary.get("split"))),
+            split_text=one_line(tables.split_text(report.data_summary.get("split"))),
             data_list=_list(_data_lines(report.data_summary)),
-            split_table=_table(split_columns, split_rows) if split_rows else "",
+            split_table=markdown_table(split_columns, split_rows) if split_rows else "",
             codebook_sizes=model_config["codebook_sizes"],
-            codebook_table=_table(tables.CODEBOOK_COLUMNS, codebook_rows) if codebook_rows else "",
+            codebook_table=markdown_table(tables.CODEBOOK_COLUMNS, codebook_rows) if codebook_rows else "",
             collision_table=_collision_table(report.sid_quality),
             training_list=_list(_training_lines(report, model_config)),
             evaluation=[(_heading(table), _metric_table(table)) for table in tables.metric_tables(report.metrics)],
@@ -69,7 +70,7 @@ def write_model_card(
             recipe_name=recipe_name,
             recipe_text=recipe_text.strip("\n"),
             fence=_fence(report.command + recipe_text),
-            notes=_list(_text(note) for note in report.notes),
+            notes=_list(one_line(note) for note in report.notes),
         )
     out.mkdir(parents=True, exist_ok=True)
     path, partial = out / CARD_FILE, out / f".{CARD_FILE}.partial"
@@ -87,16 +88,16 @@ def _headline(report: RunReport) -> str:
         if not tables.is_known(ours.get(metric)):
             continue
         rival = tables.best_baseline(systems, metric)
-        against = "" if rival is None else f" ({_text(rival[0])}: {tables.figure_text(metric, rival[1])})"
+        against = "" if rival is None else f" ({one_line(rival[0])}: {tables.figure_text(metric, rival[1])})"
         told.append(f"{tables.METRICS[metric]} **{tables.figure_text(metric, ours[metric])}**{against}")
     return f"On the test users: {', '.join(told)}. In brackets: the best baseline." if told else ""
 
 
 def _data_lines(summary: Mapping[str, Any]) -> list[str]:
-    lines = [f"{name}: {_text(text)}" for name, text in tables.data_facts(summary)]
+    lines = [f"{name}: {one_line(text)}" for name, text in tables.data_facts(summary)]
     dropped = {reason: count for reason, count in summary.get("dropped", {}).items() if count}
     lines += [
-        f"Rows left out, {_text(reason.replace('_', ' '))}: {tables.count_text(n)}" for reason, n in dropped.items()
+        f"Rows left out, {one_line(reason.replace('_', ' '))}: {tables.count_text(n)}" for reason, n in dropped.items()
     ]
     return lines
 
@@ -128,7 +129,7 @@ def _training_lines(report: RunReport, config: Mapping[str, Any]) -> list[str]:
         lines.append(f"Time, all stages: {tables.duration_text(sum(report.timings.values()))}")
     for label, facts in (("Machine", report.machine), ("Versions", report.versions)):
         if facts:
-            lines.append(f"{label}: {', '.join(f'{name} {_text(fact)}' for name, fact in facts.items())}")
+            lines.append(f"{label}: {', '.join(f'{name} {one_line(fact)}' for name, fact in facts.items())}")
     return lines
 
 
@@ -144,33 +145,16 @@ def _metric_table(table: tables.MetricTable) -> str:
             for cell in cells
         ]
         rows.append([f"**{name}**" if own else name, *figures])
-    return _table(["System", *table.columns], rows)
+    return markdown_table(["System", *table.columns], rows)
 
 
 def _collision_table(quality: Mapping[str, float]) -> str:
     rows = tables.collision_rows(quality)
-    return _table(["Collisions", "Figure", "Meaning"], rows, "lrl") if rows else ""
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
-    """A Markdown table; align: "l" or "r" a column, by default the first left and the others right."""
-    sides = align or "l" + "r" * (len(columns) - 1)
-    rule = "|".join({"l": ":--", "r": "--:"}[side] for side in sides)
-    lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in [columns, *rows]]
-    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
-
-
-def _cell(text: str) -> str:
-    return _text(text).replace("|", "\\|")
+    return markdown_table(["Collisions", "Figure", "Meaning"], rows, "lrl") if rows else ""
 
 
 def _list(lines: Any) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _text(text: Any) -> str:
-    """One line in which markup of the data stays text."""
-    return " ".join(str(text).split()).replace("<", "&lt;")
 
 
 def _fence(text: str) -> str:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from . import plots, tables
 from .beam_tree import draw_beam_tree
 from .contents import RunReport
+from .evaluation_plots import reliability_plot
 
 BAR_METRICS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
 
@@ -72,9 +73,21 @@ def render_report(report: RunReport) -> str:
         tiles=_tiles(report),
         results=[
             # One protocol is drawn; the others differ from it by little and are in the tables.
-            (table, [] if place else _bar_plots(report.metrics[table.protocol], report.value_unit))
+            (
+                table,
+                [] if place else _bar_plots(report.metrics[table.protocol], report.value_unit),
+                tables.paired_rows(report.paired.get(table.protocol, {})),
+            )
             for place, table in enumerate(tables.metric_tables(report.metrics))
         ],
+        reach=tables.reach_table(report.metrics.get("test", {})),
+        reliability=[
+            plot
+            for part, calibration in report.value_calibration.items()
+            if (plot := reliability_plot(part, calibration, report.value_unit)) is not None
+        ],
+        calibration_columns=tables.CALIBRATION_COLUMNS,
+        calibration_rows=tables.calibration_rows(report.value_calibration),
         training=plots.training_plots(report.training_log, report.value_unit),
         alignment=plots.alignment_plots(report.alignment_log, report.value_unit),
         codebook_plots=[
@@ -116,8 +129,11 @@ def _tiles(report: RunReport) -> list[Tile]:
 
 
 def _bar_plots(systems: Mapping[str, Mapping[str, float]], value_unit: str) -> list[plots.Plot]:
-    notes = {"revenue@10": f"{value_unit or 'Value'} per user, ± one standard error"}
-    drawn = [plots.metric_plot(metric, systems, notes.get(metric, "± one standard error")) for metric in BAR_METRICS]
+    drawn = []
+    for metric in BAR_METRICS:
+        note = "95% interval over users" if plots.has_intervals(metric, systems) else "± one standard error"
+        unit = f"{value_unit or 'Value'} per user, " if metric == "revenue@10" else ""
+        drawn.append(plots.metric_plot(metric, systems, unit + note))
     return [plot for plot in drawn if plot is not None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -80,14 +81,32 @@ def training_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[
     names = {"loss_sid": "SID", "loss_value": "value", "loss_mtp": "multi-token", "loss_item": "item head"}
     losses = [_line(log, "loss", "total", accent=True), *(_line(log, key, name) for key, name in names.items())]
     rate, norm = _line(log, "learning_rate", "", accent=True), _line(log, "grad_norm", "", accent=True)
+    accuracy = line_plot(
+        "Accuracy by level", accuracy_lines(log), "Share of targets whose code, given those before, is the likeliest"
+    )
     return _present(
         [
             line_plot("Training loss", losses, "Weighted total, and its parts before weighting"),
-            *validation_plots(log, value_unit),
+            *validation_plots(log, value_unit, narrow_revenue=accuracy is None),  # rows stay full either way
+            accuracy,
             line_plot("Learning rate", [rate], "As scheduled", narrow=True),
             line_plot("Gradient norm", [norm], "Before clipping", narrow=True),
+            line_plot(
+                "Value calibration",
+                [_line(log, "value_ratio", "", accent=True)],
+                "Expected over true value; dashed: 1, calibrated",
+                narrow=True,
+                reference=1.0,
+            ),
         ]
     )
+
+
+def accuracy_lines(log: Sequence[Mapping[str, float]]) -> list[Line]:
+    """Training accuracy of each SID level and of the item head, of those that the log holds."""
+    levels = sorted({int(key[10:]) for entry in log for key in entry if re.fullmatch(r"acc_level_\d+", key)})
+    lines = [_line(log, f"acc_level_{level}", f"level {level}") for level in levels]
+    return [*lines, _line(log, "acc_item", "item", accent=True)]
 
 
 def alignment_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
@@ -120,9 +139,15 @@ def validation_plots(
 
 
 def line_plot(
-    title: str, lines: Sequence[Line], note: str = "", mark_best: bool = False, narrow: bool = False
+    title: str,
+    lines: Sequence[Line],
+    note: str = "",
+    mark_best: bool = False,
+    narrow: bool = False,
+    reference: float | None = None,
 ) -> Plot | None:
-    """Series over epochs with their names at their ends; None when no series has two points."""
+    """Series over epochs with their names at their ends; None when no series has two points. reference: a height to
+    mark by a dashed line."""
     lines = [line for line in lines if len(line.x) > 1]
     if not lines:
         return None
@@ -147,6 +172,9 @@ def line_plot(
                     clip_on=False,
                 )
         low, high = min(min(line.y) for line in lines), max(max(line.y) for line in lines)
+        if reference is not None:
+            axes.axhline(reference, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            low, high = min(low, reference), max(high, reference)
         pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         # Zero is part of the picture unless it would flatten the curve.
         floor = 0.0 if 0 <= low < 0.45 * high else low - pad
@@ -185,32 +213,49 @@ def codebook_plot(level: int, counts: Sequence[int]) -> Plot | None:
         )
 
 
+def has_intervals(metric: str, systems: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether all systems that have the metric have its 95% interval."""
+    known = [figures for figures in systems.values() if _finite(figures.get(metric))]
+    return bool(known) and all(
+        _finite(figures.get(f"{metric}_low")) and _finite(figures.get(f"{metric}_high")) for figures in known
+    )
+
+
 def metric_plot(metric: str, systems: Mapping[str, Mapping[str, float]], note: str = "") -> Plot | None:
-    """Systems as bars with one standard error to either side, best on top; None with fewer than two systems."""
+    """Systems as bars with their 95% intervals, or one standard error to either side where they have none; best on
+    top; None with fewer than two systems."""
     known = {name: figures[metric] for name, figures in systems.items() if _finite(figures.get(metric))}
     if len(known) < 2:
         return None
     names = sorted(known, key=lambda name: known[name])
-    errors = [systems[name].get(f"{metric}_se") for name in names]
-    with styled_axes((WIDE[0], 0.35 + 0.3 * len(names))) as (figure, axes):
+    if has_intervals(metric, systems):
+        spans = [(float(systems[name][f"{metric}_low"]), float(systems[name][f"{metric}_high"])) for name in names]
+    else:
+        errors = [systems[name].get(f"{metric}_se") for name in names]
+        spans = [
+            (known[name] - error, known[name] + error) if error is not None and _finite(error) else (known[name],) * 2
+            for name, error in zip(names, errors, strict=True)
+        ]
+    labels = [two_lines(system_name(name)) for name in names]
+    row = 0.36 if any("\n" in label for label in labels) else 0.3
+    with styled_axes((WIDE[0], 0.35 + row * len(names))) as (figure, axes):
         colors = [ACCENT if name == OURS else BAR for name in names]
         values = [known[name] for name in names]
         axes.barh(range(len(names)), values, height=0.62, color=colors)
-        spans = [error if error is not None and _finite(error) else 0.0 for error in errors]
-        ends = [value + span for value, span in zip(values, spans, strict=True)]
-        for place, (value, span) in enumerate(zip(values, spans, strict=True)):
-            if span:
-                axes.plot(
-                    [value - span, value + span], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt"
-                )
+        ends = [max(value, high) for value, (_, high) in zip(values, spans, strict=True)]
+        for place, (low, high) in enumerate(spans):
+            if low < high:
+                axes.plot([low, high], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")
         room = max(ends) or 1.0
         form = "{:.4f}" if max(values) < 1 else "{:.3g}" if max(values) < 1000 else "{:,.0f}"
         for place, name in enumerate(names):
             color = ACCENT if name == OURS else MUTED
             axes.text(ends[place] + 0.02 * room, place, form.format(values[place]), color=color, va="center")
-        axes.set_yticks(range(len(names)), [_short(system_name(name), 24) for name in names])
+        axes.set_yticks(range(len(names)), labels, linespacing=1.0)
         for label, name in zip(axes.get_yticklabels(), names, strict=True):
             label.set_color(ACCENT if name == OURS else INK)
+            if "\n" in label.get_text():
+                label.set_fontsize(8)
         axes.set_xlim(0, room * 1.2)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
@@ -277,7 +322,13 @@ def _present(plots: Sequence[Plot | None]) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def _short(text: str, most: int) -> str:
+def two_lines(name: str) -> str:
+    """A label in two lines if one would be long: baselines often differ in their last word."""
+    return textwrap.fill(short(name, 46), 24)
+
+
+def short(text: str, most: int) -> str:
+    """The text, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
@@ -322,6 +373,7 @@ __all__ = [
     "Plot",
     "alignment_plots",
     "codebook_plot",
+    "has_intervals",
     "line_plot",
     "metric_plot",
     "training_plots",

@@ -21,7 +21,15 @@ METRICS = {
     "invalid@10": "Invalid@10",
     "illegal_sids": "Illegal SIDs",
 }
-LOWER_IS_BETTER = ("invalid@10", "illegal_sids")
+REACH = {
+    "coverage@10": "Coverage@10",
+    "cold0_recall@10": "Recall@10, 0 events",
+    "cold5_recall@10": "Recall@10, 5 events at most",
+    "shared_sid@10": "Shared SIDs@10",
+}
+"""Metrics of the table about which items are reached."""
+COMPARED = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
+LOWER_IS_BETTER = ("invalid@10", "illegal_sids", "shared_sid@10")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,17 @@ class Cell:
     text: str
     error: str = ""
     best: bool = False
+
+
+@dataclass(frozen=True)
+class PairedCell:
+    """text: the difference; interval: its ends; relative: as a share of theirs, "" when unknown; clear: 0 lies
+    outside the interval."""
+
+    text: str
+    interval: str
+    relative: str
+    clear: bool
 
 
 @dataclass(frozen=True)
@@ -56,9 +75,11 @@ def system_name(key: str) -> str:
     return key.replace("_", " ").capitalize() if key == key.lower() else key
 
 
-def metric_table(protocol: str, systems: Mapping[str, Mapping[str, float]]) -> MetricTable | None:
-    """The table of one protocol; None when no system has a known metric."""
-    keys = [key for key in METRICS if any(is_known(figures.get(key)) for figures in systems.values())]
+def metric_table(
+    protocol: str, systems: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str] = METRICS
+) -> MetricTable | None:
+    """The table of one protocol; None when no system has a known metric. metrics: key -> heading of the columns."""
+    keys = [key for key in metrics if any(is_known(figures.get(key)) for figures in systems.values())]
     if not keys:
         return None
     order = sorted(systems, key=lambda system: system != OURS)  # stable: baselines keep their order
@@ -82,13 +103,102 @@ def metric_table(protocol: str, systems: Mapping[str, Mapping[str, float]]) -> M
     ]
     users = next((int(figures["users"]) for figures in systems.values() if is_known(figures.get("users"))), None)
     title = PROTOCOLS.get(protocol, protocol.replace("_", " ").capitalize())
-    return MetricTable(protocol, title, [METRICS[key] for key in keys], keys, rows, users)
+    return MetricTable(protocol, title, [metrics[key] for key in keys], keys, rows, users)
 
 
 def metric_tables(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[MetricTable]:
     """One table a protocol, without the empty ones."""
     tables = [metric_table(protocol, systems) for protocol, systems in metrics.items()]
     return [table for table in tables if table is not None]
+
+
+def reach_table(systems: Mapping[str, Mapping[str, float]]) -> tuple[MetricTable | None, str]:
+    """Which items the systems reach, and how many targets the cold columns stand on; (None, "") without figures."""
+    if not any(is_known(figures.get("shared_sid@10")) for figures in systems.values()):
+        return None, ""
+    known: Mapping[str, float] = next(figures for figures in systems.values() if "shared_sid@10" in figures)
+    told = [
+        f"{count_text(known[f'cold{limit}_targets'])} held-out items of {count_text(known[f'cold{limit}_users'])} "
+        f"users have {text} training events"
+        for limit, text in ((0, "no"), (5, "5 or fewer"))
+        if f"cold{limit}_targets" in known
+    ]
+    shared = known.get("shared_sid_targets")
+    if is_known(shared):
+        told.append(f"{100 * float(shared or 0):.1f}% of all held-out items share their SID with another ad")
+    return metric_table("", systems, REACH), "; ".join(told) + "."
+
+
+def paired_rows(
+    paired: Mapping[str, Mapping[str, Mapping[str, float | None]]], metrics: Sequence[str] = COMPARED
+) -> tuple[list[str], list[tuple[str, list[PairedCell]]]]:
+    """Headings and one row a system, of the differences ours less theirs; metrics that none has are left out."""
+    keys = [key for key in metrics if any(key in figures for figures in paired.values())]
+    rows = []
+    for system, figures in paired.items():
+        rows.append((system_name(system), [paired_cell(key, figures.get(key, {})) for key in keys]))
+    return [METRICS.get(key, key) for key in keys], rows
+
+
+def paired_cell(metric: str, figures: Mapping[str, float | None]) -> PairedCell:
+    """One difference with its interval, "–" where unknown."""
+    difference, low, high = (figures.get(name) for name in ("difference", "low", "high"))
+    if difference is None or low is None or high is None:
+        return PairedCell("–", "", "", False)
+    decimals = _decimals(metric, [difference, low, high])
+    share = figures.get("relative")
+    return PairedCell(
+        _signed(difference, decimals),
+        f"{_signed(low, decimals)} to {_signed(high, decimals)}",
+        "" if share is None else f"{_signed(100 * share, 1)}%",
+        not low <= 0 <= high,
+    )
+
+
+def interval_text(metric: str, figures: Mapping[str, float]) -> str:
+    """ "0.0421 to 0.0475", or "" without an interval."""
+    low, high = figures.get(f"{metric}_low"), figures.get(f"{metric}_high")
+    if low is None or high is None or not (is_known(low) and is_known(high)):
+        return ""
+    decimals = _decimals(metric, [low, high])
+    return f"{low:.{decimals}f} to {high:.{decimals}f}"
+
+
+CALIBRATION_PARTS = {"held_out": "All held-out ads", "served@10": "Held-out ads in the first ten"}
+CALIBRATION_COLUMNS = [
+    "Pairs",
+    "Number",
+    "Mean true",
+    "Mean predicted",
+    "Predicted / true",
+    "95%",
+    "ECE",
+    "ECE / mean",
+]
+
+
+def calibration_rows(calibration: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """One row a part of `value_calibration`, under `CALIBRATION_COLUMNS`; "–" where unknown."""
+
+    def text(figure: float | None, form: str) -> str:
+        return "–" if figure is None else form.format(figure)
+
+    rows = []
+    for part, figures in calibration.items():
+        low, high = figures.get("ratio_low"), figures.get("ratio_high")
+        rows.append(
+            [
+                CALIBRATION_PARTS.get(part, part),
+                count_text(figures["pairs"]),
+                f"{figures['mean_true']:.4g}",
+                f"{figures['mean_predicted']:.4g}",
+                text(figures["ratio"], "{:.3f}"),
+                "–" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+                f"{figures['ece']:.3g}",
+                text(None if figures["ece_relative"] is None else 100 * figures["ece_relative"], "{:.1f}%"),
+            ]
+        )
+    return rows
 
 
 def best_baseline(systems: Mapping[str, Mapping[str, float]], metric: str) -> tuple[str, float] | None:
@@ -237,6 +347,10 @@ def _decimals(key: str, known: Sequence[float]) -> int:
     return 4 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
 
 
+def _signed(figure: float, decimals: int) -> str:
+    return f"{figure:+.{decimals}f}".replace("-", "−")
+
+
 def _cell(figure: float | None, error: float | None, decimals: int, best: bool) -> Cell:
     if figure is None or not math.isfinite(figure):
         return Cell("–")
@@ -246,22 +360,30 @@ def _cell(figure: float | None, error: float | None, decimals: int, best: bool) 
 
 
 __all__ = [
+    "CALIBRATION_COLUMNS",
     "CODEBOOK_COLUMNS",
+    "COMPARED",
     "OURS",
     "Cell",
     "MetricTable",
     "METRICS",
+    "PairedCell",
     "best_baseline",
+    "calibration_rows",
     "codebook_rows",
     "collision_rows",
     "count_text",
     "data_facts",
     "duration_text",
     "figure_text",
+    "interval_text",
     "is_known",
     "metric_table",
     "metric_tables",
     "number_text",
+    "paired_cell",
+    "paired_rows",
+    "reach_table",
     "split_rows",
     "split_text",
     "system_name",

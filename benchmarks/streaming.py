@@ -1,0 +1,270 @@
+"""Training on a log that is read as a stream: memory and speed, on one core.
+
+    python benchmarks/streaming.py --out benchmarks/results/streaming.json
+
+A log of 10 million random events (20 a user on average, of 100,000 ads, with event kinds and values) is written to
+parquet in row groups of 5,000 users. Then, each in a process of its own: the whole log goes through the stream once
+(read, shuffled in a buffer of 20,000 users, tokenized and collated: what training asks of it), and a small model
+trains some steps on it. Beside them the same log in memory is tokenized, up to `--in-memory` events of it, for the
+memory that takes. Peak memory is the resident set's high-water mark of the process, Python and libraries included,
+which stand beside it as `imports alone`. One pass each, so `spread` is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # Read once, when numpy and torch load their linear algebra.
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+import multiprocessing  # noqa: E402
+import resource  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from importlib.metadata import version  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+from datasets import Dataset, load_dataset  # noqa: E402
+from transformers import set_seed  # noqa: E402
+
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation  # noqa: E402
+from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
+from gr4ad.tokenization import SIDIndex, UASIDTokenizer, fit_value_buckets  # noqa: E402
+from gr4ad.trainers import VSLConfig, VSLTrainer  # noqa: E402
+from gr4ad.trainers.vsl import tokenize_histories  # noqa: E402
+
+SIZES = [256, 64, 64]
+EVENTS = ["click", "conversion"]
+MEAN_ITEMS, MAX_ITEMS = 20, 50
+GROUP_USERS = 5000
+BATCH = 64
+SMOKE = {"events": 40_000, "ads": 2000, "steps": 3, "in_memory": 10_000}
+
+
+def write_log(path: Path, events: int, ads: int, seed: int) -> int:
+    """Writes about so many events group by group; returns how many."""
+    rng = np.random.default_rng(seed)
+    ids = pa.array([f"ad_{number:07d}" for number in range(ads)])
+    kinds = pa.array(EVENTS)
+    written, writer = 0, None
+    while written < events:
+        lengths = np.minimum(2 + rng.geometric(1 / (MEAN_ITEMS - 2), GROUP_USERS), 200)
+        lengths = lengths[: int(np.searchsorted(np.cumsum(lengths), events - written)) + 1]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        count = int(lengths.sum())
+        table = pa.table(
+            {
+                "items": pa.ListArray.from_arrays(offsets, ids.take(pa.array(rng.integers(0, ads, count)))),
+                "events": pa.ListArray.from_arrays(offsets, kinds.take(pa.array(rng.integers(0, 2, count)))),
+                "values": pa.ListArray.from_arrays(offsets, pa.array(rng.exponential(10, count).round(2))),
+            }
+        )
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+        written += count
+    assert writer is not None
+    writer.close()
+    return written
+
+
+def build_tokenizer(table: Path, ads: int, seed: int) -> UASIDTokenizer:
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, ads) for size in SIZES], 1)
+    SIDIndex([f"ad_{number:07d}" for number in range(ads)], codes).save(table)
+    edges, means = fit_value_buckets(rng.exponential(10, 10_000), 10)
+    return UASIDTokenizer(
+        str(table), codebook_sizes=SIZES, event_names=EVENTS, value_bucket_edges=edges, value_bucket_means=means
+    )
+
+
+def build_trainer(folder: Path, ads: int, seed: int, steps: int) -> VSLTrainer:
+    tokenizer = build_tokenizer(folder / f"items_{os.getpid()}.parquet", ads, seed)
+    set_seed(seed)
+    config = GR4ADConfig.from_tokenizer(
+        tokenizer, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_parallel_layers=2,
+        num_attention_heads=2, num_context_layers=1, max_context_items=MAX_ITEMS, context_values=True,
+    )  # fmt: skip
+    arguments = VSLConfig(
+        output_dir=str(folder / "run"), max_steps=steps, per_device_train_batch_size=BATCH, use_cpu=True,
+        save_strategy="no", logging_steps=steps, disable_tqdm=True, user_value_mean=10.0 * MEAN_ITEMS, seed=seed,
+    )  # fmt: skip
+    log = load_dataset("parquet", data_files=str(folder / "log.parquet"), split="train", streaming=True)
+    return VSLTrainer(GR4ADForRecommendation(config), arguments, log, tokenizer)
+
+
+def imports(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    return {}
+
+
+def one_pass(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The whole log through the stream: events that reached a batch, as history or target, a second."""
+    trainer = build_trainer(folder, options.ads, options.seed, steps=10**9)
+    stream = trainer.train_dataset
+    start, batches, kept, early = time.perf_counter(), 0, 0, 0.0
+    for batch in trainer.get_train_dataloader():
+        if stream.position(batches).number:  # of the next pass, whose first buffer is filled by now
+            break
+        kept += int((batch["item_labels"] >= 0).sum()) + len(batch["labels"])
+        batches += 1
+        if kept < options.written / 10:
+            early = peak_memory()
+    seconds = time.perf_counter() - start
+    return {
+        "one pass": seconds,
+        "events in the log": options.written,
+        "events of the log a second": options.written / seconds,
+        "events within the context, in batches": kept,
+        "batches": batches,
+        "peak memory in the first tenth": early,
+    }
+
+
+def some_steps(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Training, after one step that fills the buffer."""
+    trainer = build_trainer(folder, options.ads, options.seed, steps=options.steps)
+    stream, own_batches = trainer.train_dataset, trainer.train_dataset.own_batches
+    filled: list[float] = []
+
+    def first(*arguments):
+        filled.append(time.perf_counter())
+        return own_batches(*arguments)
+
+    stream.own_batches = first
+    start = time.perf_counter()
+    trainer.train()
+    end = time.perf_counter()
+    targets = sum(float(log.get("loss_sid", 0)) > 0 for log in trainer.state.log_history)
+    assert targets, "no loss was logged"
+    return {"filling the first buffer": filled[0] - start, "a training step": (end - filled[0]) / options.steps}
+
+
+def in_memory(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The first row groups of the log, read and tokenized as a `Dataset`."""
+    tokenizer = build_tokenizer(folder / f"items_{os.getpid()}.parquet", options.ads, options.seed)
+    file = pq.ParquetFile(folder / "log.parquet")
+    groups, events = [], 0
+    for number in range(file.num_row_groups):
+        if events >= options.in_memory:
+            break
+        groups.append(file.read_row_group(number))
+        events += len(groups[-1]["items"].combine_chunks().values)
+    log = Dataset(pa.concat_tables(groups))
+    start = time.perf_counter()
+    tokenize_histories(log, tokenizer, max_items=MAX_ITEMS)
+    return {"events read": events, "tokenizing them": time.perf_counter() - start}
+
+
+def peak_memory() -> float:
+    """Of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def apart(
+    work: Callable[[Path, argparse.Namespace], dict], folder: Path, options: argparse.Namespace
+) -> dict[str, float]:
+    """`work` in a process of its own, with the peak of its memory in MB."""
+
+    def report(sender) -> None:
+        torch.set_num_threads(1)
+        found = work(folder, options)
+        sender.send({**found, "peak memory": peak_memory()})
+
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    # Forked before anything is loaded into this process but the libraries, whose pages count for each.
+    process = multiprocessing.get_context("fork").Process(target=report, args=(sender,))
+    process.start()
+    sender.close()
+    found = receiver.recv()
+    process.join()
+    return found
+
+
+UNITS = {
+    "log on disk": "MB",
+    "peak memory": "MB",
+    "peak memory in the first tenth": "MB",
+    "one pass": "s",
+    "events of the log a second": "events/s",
+    "filling the first buffer": "s",
+    "a training step": "s",
+    "tokenizing them": "s",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="JSON file to write.")
+    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--ads", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=50, help="Training steps.")
+    parser.add_argument("--in-memory", type=int, default=1_000_000, help="Events of the log to read as a whole.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help=f"{SMOKE['events']} events, {SMOKE['steps']} steps.")
+    options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # In a process too: what writing the log takes must not stand in the others' peak.
+        write = apart(
+            lambda folder, options: {
+                "written": write_log(folder / "log.parquet", options.events, options.ads, options.seed)
+            },
+            folder,
+            options,
+        )
+        options.written = int(write["written"])
+        size = (folder / "log.parquet").stat().st_size / 1e6
+        found = {
+            "imports alone": apart(imports, folder, options),
+            "stream, whole log": {"log on disk": size, **apart(one_pass, folder, options)},
+            f"stream, {options.steps} training steps": apart(some_steps, folder, options),
+            "in memory, part of the log": apart(in_memory, folder, options),
+        }
+    rows = [
+        {
+            "name": name,
+            "metric": metric,
+            "value": round(float(value), 4),
+            "spread": 0.0,
+            "unit": UNITS.get(metric, ""),
+        }
+        for name, values in found.items()
+        for metric, value in values.items()
+    ]
+    base = found["imports alone"]["peak memory"]
+    stream_mb = found["stream, whole log"]["peak memory"] - base
+    memory_mb = found["in memory, part of the log"]["peak memory"] - base
+    ratios = {
+        "memory_a_million_events_in_memory_mb": memory_mb / found["in memory, part of the log"]["events read"] * 1e6,
+        "memory_of_the_stream_whatever_its_length_mb": stream_mb,
+    }
+    content = {
+        "command": f"python benchmarks/streaming.py --events {options.events} --ads {options.ads} --steps "
+        f"{options.steps} --in-memory {options.in_memory} --out FILE",
+        "machine": {**machine(), "threads_used": 1},
+        "versions": {name: version(name) for name in (*VERSIONS, "numpy", "pyarrow")},
+        "seeds": [options.seed],
+        "rows": rows,
+        "ratios": {name: round(ratio, 1) for name, ratio in ratios.items()},
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    print(text, end="")  # noqa: T201
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = options.out.with_name(options.out.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, options.out)
+
+
+if __name__ == "__main__":
+    main()

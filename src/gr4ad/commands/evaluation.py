@@ -1,0 +1,199 @@
+"""What is measured: `gr4ad evaluate` on one data set, `gr4ad compare` over finished runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gr4ad.pipeline.settings import EvaluateConfig
+
+if TYPE_CHECKING:
+    from gr4ad.report.tables import PairedCell
+
+TITLES = {"test": "test", "test_history_excluded": "test, items of the history excluded"}
+
+
+def evaluate(arguments: list[str]) -> None:
+    from gr4ad.commands.stages import EvaluateFolders, created, parse
+
+    folders, config = parse((EvaluateFolders, EvaluateConfig), "evaluate", arguments)
+
+    from gr4ad.pipeline.evaluating import evaluate_models
+
+    out = created(folders.out)
+    metrics = evaluate_models(
+        config,
+        data_dir=Path(folders.data),
+        tokenizer_dir=Path(folders.tokenizer),
+        candidates=named_models(folders.models),
+        out_dir=out,
+        seed=folders.sample_seed,
+    )
+    console = Console()
+    show_metrics(metrics, console)
+    files = ("metrics.json", "metrics.md", "per_user.parquet", "plots/")
+    # Not wrapped: a path is there to be copied.
+    console.print(f"{out}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def named_models(folders: Sequence[str]) -> dict[str, Path]:
+    """Name of each model folder: its last part, or the whole path where two end alike.
+
+    Raises:
+        ValueError: A folder is given twice.
+    """
+    names = [Path(folder).name for folder in folders]
+    models = {
+        folder if names.count(name) > 1 else name: Path(folder) for folder, name in zip(folders, names, strict=True)
+    }
+    if len(models) < len(folders):
+        raise ValueError(f"`models` should name each folder once. Received: {', '.join(folders)}.")
+    return models
+
+
+def compare(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gr4ad compare", description="Compares finished runs on the same users: seeds, or different models."
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a finished run or evaluation; NAME=FOLDER,FOLDER for several seeds of one. A single group is "
+        "compared with its own baselines, others with the first",
+    )
+    parser.add_argument("--out", help="folder for comparison.json, comparison.md and plots/")
+    parser.add_argument("--metrics", nargs="+", help="e.g. ndcg@10 cold5_recall@20 (default: four at 10)")
+    parser.add_argument("--protocol", default="test", choices=list(TITLES), help="which table (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampled users (default: %(default)s)")
+    options = parser.parse_args(arguments)
+
+    from gr4ad.pipeline.comparing import compare_runs, read_groups, save_comparison
+
+    comparison = compare_runs(
+        read_groups(options.runs), protocol=options.protocol, metrics=options.metrics, seed=options.seed
+    )
+    console = Console()
+    show_comparison(comparison, console)
+    if options.out:
+        files = save_comparison(comparison, options.out)
+        console.print(f"written: {', '.join(map(str, files))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_metrics(metrics: dict, console: Console) -> None:
+    """Prints both tables, the differences from the other systems, and how far predicted values can be trusted."""
+    from gr4ad.report import tables
+    from gr4ad.report.evaluation_files import as_report
+
+    users = metrics["users"]["test"]
+    for protocol, systems in as_report(metrics).items():
+        keys = [name for name in tables.COMPARED if any(name in scores for scores in systems.values())]
+        table = Table(title=f"{TITLES[protocol]} ({users} users; 95% intervals)")
+        table.add_column("system")
+        for key in keys:
+            table.add_column(tables.METRICS[key], justify="right", overflow="fold")
+        for system, scores in systems.items():
+            own = system == tables.OURS
+            cells = []
+            for key in keys:
+                text = tables.figure_text(key, scores[key])
+                cells.append(
+                    two_lines(text, dashed(tables.interval_text(key, scores)) or f"± {scores[key + '_se']:.4f}")
+                )
+            name = metrics["final"] if own else tables.system_name(system)
+            table.add_row(escape(name), *cells, style="bold" if own else None)
+        console.print(table)
+        columns, rows = tables.paired_rows(metrics.get("paired", {}).get(protocol, {}))
+        if rows:
+            print_differences(console, f"{metrics['final']} less", columns, rows)
+    show_notes(metrics, console)
+
+
+def show_notes(metrics: dict, console: Console) -> None:
+    """Prints what is no table of systems: calibration, cold items, illegal SIDs."""
+    from gr4ad.report import tables
+
+    values = metrics.get("values", {"logged": True})
+    calibration = metrics.get("value_calibration", {}).get(metrics["final"], {})
+    if calibration:
+        # Figures as lines: two columns fit any terminal, eight do not.
+        lines = list(zip(tables.CALIBRATION_COLUMNS, *tables.calibration_rows(calibration), strict=True))
+        table = Table(*lines[0], title=f"predicted values ({values['unit'] or 'value units'})")
+        for line in lines[1:]:
+            table.add_row(*line)
+        console.print(table)
+    if not values["logged"]:
+        console.print("the log has no values: value metrics are left out")
+    _, told = tables.reach_table(metrics["test"])
+    if told:
+        console.print(told, markup=False, highlight=False)
+    final = metrics["test"][metrics["final"]]
+    console.print(
+        f"final: [bold]{escape(metrics['final'])}[/bold]; illegal SIDs: {final['illegal_sids']} of "
+        f"{final['sids_checked']}"
+    )
+
+
+def show_comparison(comparison: dict, console: Console) -> None:
+    """Prints means with seed spread and interval, and the differences from the first system."""
+    from gr4ad.report import tables
+
+    systems = comparison["systems"]
+    first, *others = systems
+    table = Table(title=f"{TITLES[comparison['protocol']]} ({comparison['users']} users; 95% intervals)")
+    table.add_column("system")
+    table.add_column("runs", justify="right")
+    for metric in comparison["metrics"]:
+        table.add_column(tables.METRICS.get(metric, metric), justify="right")
+    for name, figures in systems.items():
+        cells = []
+        for metric, score in figures["metrics"].items():
+            low, high = (tables.figure_text(metric, score[end]) for end in ("low", "high"))
+            spread = "" if score["spread"] is None else f" ± {tables.figure_text(metric, score['spread'])}"
+            cells.append(two_lines(tables.figure_text(metric, score["mean"]) + spread, f"{low} to {high}"))
+        table.add_row(escape(name), str(len(figures["runs"])), *cells, style="bold" if name == first else None)
+    console.print(table)
+    if any(len(figures["runs"]) > 1 for figures in systems.values()):
+        console.print("±: standard deviation over seeds; intervals: over users and seeds")
+    rows = [
+        (
+            name,
+            [tables.paired_cell(metric, score["difference"]) for metric, score in systems[name]["metrics"].items()],
+        )
+        for name in others
+    ]
+    if rows:
+        headings = [tables.METRICS.get(metric, metric) for metric in comparison["metrics"]]
+        print_differences(console, f"less {first}", headings, rows)
+
+
+def print_differences(
+    console: Console, corner: str, columns: Sequence[str], rows: Sequence[tuple[str, list[PairedCell]]]
+) -> None:
+    """Prints differences on the same users; bold where the interval leaves out 0."""
+    table = Table(title="differences on the same users; bold: the 95% interval leaves out 0")
+    table.add_column(escape(corner))
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows:
+        texts = []
+        for cell in cells:
+            text = f"[bold]{cell.text}[/bold]" if cell.clear else cell.text
+            texts.append(two_lines(f"{text} ({cell.relative})" if cell.relative else text, cell.interval))
+        table.add_row(escape(name), *texts)
+    console.print(table)
+
+
+def dashed(interval: str) -> str:
+    """ "0.0421 to 0.0475" in the width of a column."""
+    return interval.replace(" to ", "–")
+
+
+def two_lines(text: str, below: str) -> str:
+    return f"{text}\n[dim not bold]{below}[/]" if below else text

@@ -1,0 +1,26 @@
+"""Markdown in which text of the data stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+    """A Markdown table; align: "l" or "r" a column, by default the first left and the others right."""
+    sides = align or "l" + "r" * (len(columns) - 1)
+    rule = "|".join({"l": ":--", "r": "--:"}[side] for side in sides)
+    lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in [columns, *rows]]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def one_line(text: Any) -> str:
+    """One line in which markup of the data stays text."""
+    return " ".join(str(text).split()).replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|")
+
+
+__all__ = ["markdown_table", "one_line"]

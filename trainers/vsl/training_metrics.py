@@ -1,0 +1,110 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""What a training run logs beside its loss, and how it notices that the loss is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+
+
+class StepMetrics:
+    """Sums over the batches since the last log. Nothing is read back from the device before `reduced` and `bad_step`.
+
+    Args:
+        level_offsets: Token id of code 0 of each SID level.
+        bucket_means: Mean value of each value bucket; empty without values.
+    """
+
+    def __init__(self, level_offsets: Sequence[int], bucket_means: Sequence[float]):
+        self.level_offsets = list(level_offsets)
+        self.bucket_means = list(bucket_means)
+        self.reset()
+
+    def reset(self) -> None:
+        self.losses: list[tuple[int, torch.Tensor]] = []
+        self.parts: dict[str, torch.Tensor] = {}
+        self.counts: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, step: int, outputs, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Takes in one batch of step `step` (1 is the first): its loss, the parts of it, and its logits' hits."""
+        self.losses.append((step, outputs.loss.detach()))
+        for name, part in outputs.losses.items():
+            self.parts[name] = self.parts.get(name, 0.0) + part
+        labels = inputs["labels"][inputs["labels"][..., 0] >= 0]  # (N, T), in the order of the logits
+        hits = [
+            (logits.argmax(-1) == labels[:, level] - offset).sum()
+            for level, (logits, offset) in enumerate(zip(outputs.logits, self.level_offsets, strict=True))
+        ]
+        sums = [*hits, hits[0].new_tensor(len(labels)), *self.values(outputs, inputs)]
+        counts = torch.stack([value.float() for value in sums])
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def values(self, outputs, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of expected and of true value over the targets whose value is known."""
+        zero = outputs.loss.new_zeros(())
+        if outputs.value_logits is None or "value_labels" not in inputs or not self.bucket_means:
+            return zero, zero
+        buckets = inputs["value_labels"][inputs["labels"][..., 0] >= 0]
+        known = buckets >= 0
+        means = outputs.value_logits.new_tensor(self.bucket_means, dtype=torch.float32)
+        expected = outputs.value_logits.float().softmax(-1) @ means
+        return (expected * known).sum(), (means[buckets.clamp(min=0)] * known).sum()
+
+    def bad_step(self) -> int | None:
+        """The first step whose loss is not finite, or None."""
+        if not self.losses:
+            return None
+        finite = torch.stack([loss for _, loss in self.losses]).isfinite().tolist()
+        return next((step for (step, _), good in zip(self.losses, finite, strict=True) if not good), None)
+
+    def reduced(self, accelerator, steps: int) -> dict[str, float]:
+        """`loss_*` a step, `acc_level_*` and `value_ratio` over all processes; {} where nothing was added."""
+        if self.counts is None:
+            return {}
+        names = list(self.parts)
+        sums = torch.cat([torch.stack([self.parts[name].float() for name in names]), self.counts])
+        sums = accelerator.reduce(sums, "sum").tolist()
+        logs = {f"loss_{name}": total / steps for name, total in zip(names, sums, strict=False)}
+        *hits, targets, expected, true = sums[len(names) :]
+        logs |= {f"acc_level_{level}": hit / max(1, targets) for level, hit in enumerate(hits, start=1)}
+        if true > 0:
+            logs["value_ratio"] = expected / true
+        return logs
+
+
+@torch.no_grad()
+def item_accuracy(model: GR4ADForRecommendation, batch: Mapping[str, torch.Tensor]) -> tuple[float, float]:
+    """How often the item head ranks the last target of a history first in the whole catalog: hits and histories.
+
+    One query a history instead of one a prefix, so that it costs a fraction of a training step.
+    """
+    was_training = model.training
+    model.eval()
+    features = {
+        name: value for name, value in batch.items() if name not in ("labels", "item_labels", "value_labels",
+                                                                     "sample_weight", "input_ids", "attention_mask")
+    }  # fmt: skip
+    context = model.model.encode(batch["input_ids"], batch["attention_mask"], **features)
+    log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)
+    last = (batch["item_labels"] >= 0).sum(1) - 1
+    targets = batch["item_labels"].gather(1, last.unsqueeze(1)).squeeze(1)
+    model.train(was_training)
+    return float((log_probs.argmax(-1) == targets).sum()), float(len(targets))
+
+
+@torch.no_grad()
+def all_finite(model: torch.nn.Module) -> bool:
+    """Whether every parameter, or this process's shard of it, is finite."""
+    flags = []
+    for parameter in model.parameters():
+        values = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        flags.append(values.isfinite().all())
+    return bool(torch.stack(flags).all())
+
+
+__all__ = ["StepMetrics", "all_finite", "item_accuracy"]
