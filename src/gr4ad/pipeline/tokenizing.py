@@ -76,7 +76,7 @@ def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np
 def with_neighbours(collaborative: np.ndarray, fused: np.ndarray) -> np.ndarray:
     """Collaborative vectors (float32, (N, d)) in which an ad without a log has that of its neighbours in content,
     which the fusion found (`fused`, of one length), at the mean length of the others."""
-    known = collaborative.any(1)
+    known = np.any(collaborative != 0, axis=1)
     mean = collaborative[known].mean(0)
     length = np.linalg.norm(collaborative[known] - mean, axis=1).mean()
     directions = fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-12)
