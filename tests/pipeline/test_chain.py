@@ -17,6 +17,7 @@ from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 from gr4ad.pipeline.settings import ListConfig
 from gr4ad.pipeline.training import beam_lists, impression_lists
 from gr4ad.tokenization.ad_embedding import AdEmbedder
+from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 from gr4ad.trainers.evaluation import PerUserScores
 
@@ -47,7 +48,7 @@ def test_the_artifact_is_whole(run):
         "tokenization_ua_sid.py",
     }
     data = {"config.json", "model.safetensors", "generation_config.json", "tokenizer_config.json", "items.parquet"}
-    embedding = {"codebooks.safetensors", "embedding_fusion.safetensors", "encoder"}
+    embedding = {"codebooks.safetensors", "embedding_fusion.safetensors", "category_vectors.safetensors", "encoder"}
     assert files >= code | data | embedding | {"README.md", "report.html", "metrics.json", "stages"}
     assert not [name for name in files if name.endswith(".tmp") or name == ".artifact"]
     saved = json.loads((out / "metrics.json").read_text())
@@ -212,7 +213,9 @@ def test_a_new_ad_is_embedded_encoded_and_served(run):
         {"item_id": ["new_ad"], "title": tokenizer.index.columns["title"][:1], "category": ["shoes"]}
     )
     content, _ = AdEmbedder(str(out / "encoder"), ["title", "category"]).embed(new, progress=False)
-    vectors = EmbeddingFusion.load(out / "embedding_fusion.safetensors").transform(content)
+    categories = CategoryVectors.load(out / "category_vectors.safetensors").transform(labels_of([["shoes"], [None]]))
+    assert categories.shape == (1, 4)
+    vectors = EmbeddingFusion.load(out / "embedding_fusion.safetensors").transform(np.hstack([content, categories]))
     quantizer = MGMRQuantizer.load(tokenizer.codebooks_file, tokenizer.codebook_sizes)
     codes = quantizer.encode(vectors, ["account_00|new_ad"], taken=tokenizer.index.codes)
     assert tuple(codes[0]) not in {tuple(sid) for sid in tokenizer.index.codes}

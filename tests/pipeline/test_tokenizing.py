@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from gr4ad import UASIDTokenizer
 from gr4ad.cli import main
+from gr4ad.pipeline.tokenizing import with_neighbours
+from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 
 ITEMS = 24
 
@@ -92,6 +94,26 @@ def test_a_good_folder_is_written_whole(data, tmp_path):
     assert {"items.parquet", "codebooks.safetensors", "embedding_fusion.safetensors"} <= kept
     tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
     assert tokenizer.num_time_buckets == 0 and list(tokenizer.index.columns) == ["title", "account_id"]
+
+
+def test_an_ad_without_a_log_starts_from_its_neighbours(data, tmp_path):
+    content = np.repeat(np.eye(8, dtype=np.float32), 3, axis=0)  # three ads alike each
+    collaborative = np.repeat(np.random.default_rng(1).normal(size=(8, 4)), 3, axis=0).astype(np.float32)
+    unseen = np.arange(ITEMS) % 3 == 2
+    true = collaborative.copy()
+    collaborative[unseen] = 0
+    fused = EmbeddingFusion.fit(content, collaborative, collaborative_weight=1.0).transform(content, collaborative)
+    filled = with_neighbours(collaborative, fused[:, 8:])
+    np.testing.assert_array_equal(filled[~unseen], true[~unseen])
+    centred, expected = (vectors[unseen] - true[~unseen].mean(0) for vectors in (filled, true))
+    lengths = np.linalg.norm(true[~unseen] - true[~unseen].mean(0), axis=1)
+    np.testing.assert_allclose(np.linalg.norm(centred, axis=1), lengths.mean(), rtol=1e-4)
+    cosines = (centred * expected).sum(1) / np.linalg.norm(centred, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.mean() > 0.2  # ten neighbours, two of them its likes
+    save_file({"content": content, "collaborative": collaborative}, tmp_path / "embeddings.safetensors")
+    assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 0
+    kept = load_file(tmp_path / "out" / "item_embeddings.safetensors")
+    np.testing.assert_allclose(kept["collaborative"], filled, rtol=1e-5)
 
 
 def test_accounts_are_kept_whatever_else_is_shown(data, tmp_path):
