@@ -1,0 +1,150 @@
+"""What each part of a recipe is worth: the recipe without it, same data, same seeds, same users.
+
+    python benchmarks/ablations.py complete_journey --data DIR --work OUT --out FILE
+
+OUT, OUT-seed1, ... hold the recipe itself, as `benchmarks/recipe.py` leaves them; a variant lies in OUT.VARIANT and
+starts from the stages it has in common with the recipe. What is chosen on validation (item and value weight) is chosen
+anew for each variant; each ranks the test users once a seed. `spread` is the sample standard deviation over seeds;
+`low` and `high` the 95% interval over users and seeds; `ratios` hold each variant's difference from the recipe on the
+same users, with its interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recipe import METRICS, PROTOCOLS, unit_of
+
+from gr4ad.pipeline import Recipe, load_recipe, run_recipe
+from gr4ad.pipeline.comparing import compare_runs, seed_folder
+from gr4ad.pipeline.run import VERSIONS, machine
+from gr4ad.pipeline.runner import write_json
+
+Changes = Mapping[str, Mapping[str, Any]]
+
+DECODER: dict[str, Changes] = {
+    "vanilla AR, K = 0": {"model": {"num_parallel_layers": 0}},
+    "K = 1": {"model": {"num_parallel_layers": 1}},
+}
+PARTS: dict[str, Changes] = {
+    "no item head": {"model": {"item_head": False, "item_head_copy": False, "item_head_repeat": False}},
+    "no item vectors of the log": {"model": {"item_embedding_std": 0.0}},
+    "MTP loss": {"train": {"mtp_loss_weight": 0.3}},
+}
+VARIANTS: dict[str, dict[str, Changes]] = {
+    "amazon_beauty": {
+        **DECODER,
+        **PARTS,
+        "no repeat bias": {"model": {"item_head_repeat": False}},
+        "no context encoder": {"model": {"num_context_layers": 0}},
+        "text alone": {"embed": {"category_columns": []}},
+    },
+    "complete_journey": {
+        **DECODER,
+        **PARTS,
+        "no re-ranking by value": {"evaluate": {"value_weights": [0.0]}},
+        "unweighted users": {"train": {"user_weight_clip": 1}},
+        "no value at all": {
+            "train": {"user_weight_clip": 1, "value_loss_weight": 0.0, "eval_value_weight": 0.0},
+            "evaluate": {"value_weights": [0.0]},
+        },
+        "no copying": {"model": {"item_head_copy": False}},
+        "next event only": {"train": {"target_window": 1}},
+    },
+    "demo": {"vanilla AR, K = 0": DECODER["vanilla AR, K = 0"]},
+}
+SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "align")
+
+
+def changed(recipe: Recipe, changes: Changes) -> Recipe:
+    """The recipe with some fields of its sections replaced."""
+    sections = {}
+    for section, fields in changes.items():
+        before = getattr(recipe, section)
+        sections[section] = {**before, **fields} if isinstance(before, dict) else replace(before, **fields)
+    return replace(recipe, **sections)
+
+
+def run_variant(recipe: Recipe, base: Path, folder: Path) -> None:
+    """Runs a variant; stages of `base` that its key agrees with are kept, the others are made anew."""
+    if not (folder / "stages").is_dir():
+        for stage in SHARED:
+            if (base / "stages" / stage).is_dir():
+                # Files are replaced, never written into: a link is as good as a copy.
+                shutil.copytree(base / "stages" / stage, folder / "stages" / stage, copy_function=os.link)
+    run_recipe(recipe, folder, command="benchmarks/ablations.py")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", choices=list(VARIANTS))
+    parser.add_argument("--data", help="Folder of the recipe's data files.")
+    parser.add_argument("--work", required=True, type=Path, help="Folder of the recipe's runs.")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", help="Names; default: all of the recipe.")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    known = VARIANTS[arguments.recipe]
+    chosen = arguments.variants or list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
+
+    groups = {"ours": [seed_folder(arguments.work, seed) for seed in arguments.seeds]}
+    unit = ""
+    for seed, base in zip(arguments.seeds, groups["ours"], strict=True):
+        recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
+        unit = recipe.data.value_unit
+        run_recipe(recipe, base, command=f"gr4ad run {arguments.recipe} --data DIR --out OUT")
+    for name in chosen:
+        slug = "".join(letter if letter.isalnum() else "_" for letter in name)
+        groups[name] = [seed_folder(f"{arguments.work}.{slug}", seed) for seed in arguments.seeds]
+        for seed, base, folder in zip(arguments.seeds, groups["ours"], groups[name], strict=True):
+            recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
+            run_variant(changed(recipe, known[name]), base, folder)
+
+    rows, differences = [], {}
+    for protocol, prefix in PROTOCOLS.items():
+        comparison = compare_runs(groups, protocol=protocol)
+        for name, system in comparison["systems"].items():
+            for metric, figures in system["metrics"].items():
+                if metric not in METRICS:
+                    continue
+                rows.append(
+                    {
+                        "name": f"{prefix}{name}/{metric}",
+                        "metric": metric,
+                        "value": round(figures["mean"], 5),
+                        "spread": None if figures["spread"] is None else round(figures["spread"], 5),
+                        "low": round(figures["low"], 5),
+                        "high": round(figures["high"], 5),
+                        "by_seed": [round(value, 5) for value in figures["by_run"]],
+                        "unit": unit_of(metric, unit),
+                    }
+                )
+                if "difference" in figures:
+                    differences[f"{prefix}{name}/{metric}"] = figures["difference"]
+    result = {
+        "command": f"python benchmarks/ablations.py {arguments.recipe} --data DIR --work OUT --out FILE",
+        "machine": machine(),
+        "versions": {package: version(package) for package in VERSIONS},
+        "seeds": arguments.seeds,
+        "variants": {name: known[name] for name in chosen},
+        "rows": rows,
+        "ratios": differences,
+    }
+    write_json(arguments.out, result)
+    print(json.dumps(rows, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
