@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """From the beams of a request to a ranking of the items behind them.
 
-Shapes: B batch, W beams, T levels, S history items, I items of one SID at most, n = W * I.
+Shapes: B batch, W beams, T levels, S history items, E further SIDs, I items of one SID at most, n = W * I.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,12 @@ class ItemRanking(ModelOutput):
 class GR4ADItemRankingMixin:
     """Item ranking of [`GR4ADForRecommendation`]."""
 
-    def with_history(self, beams: BeamSearchOutput, input_ids: torch.Tensor, trie: SIDTrie) -> BeamSearchOutput:
-        """The beams, followed by the SIDs of the history (B, S * T) that are in the trie and not among them; scored in
-        one teacher-forced pass, in the same terms."""
-        config = self.config
-        batch, levels = input_ids.shape[0], config.num_levels
-        sids = input_ids.view(batch, -1, levels)
-        leaves = trie.find(sids - torch.tensor(config.level_offsets, device=sids.device))
-        earlier = torch.cat([beams.leaves, leaves], dim=1).unsqueeze(1) == leaves.unsqueeze(2)  # (B, S, W + S)
+    def with_leaves(self, beams: BeamSearchOutput, leaves: torch.Tensor, trie: SIDTrie) -> BeamSearchOutput:
+        """The beams, followed by those of the leaves (int64, (B, E), -1 = none) that are not among them, each once;
+        scored in one teacher-forced pass, in the same terms."""
+        config, levels = self.config, self.config.num_levels
+        sids = trie.sids(leaves.clamp(min=0)) + torch.tensor(config.level_offsets, device=leaves.device)
+        earlier = torch.cat([beams.leaves, leaves], dim=1).unsqueeze(1) == leaves.unsqueeze(2)  # (B, E, W + E)
         places = torch.arange(earlier.shape[2], device=sids.device) - beams.leaves.shape[1]
         own = torch.arange(leaves.shape[1], device=sids.device).unsqueeze(1)
         alive = (leaves >= 0) & ~(earlier & (places < own)).any(-1)
@@ -57,6 +55,20 @@ class GR4ADItemRankingMixin:
             context=beams.context,
         )
 
+    def history_leaves(self, input_ids: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
+        """Leaves (int64, (B, S)) of the history's SIDs (B, S * T); -1 where one is not in the trie."""
+        sids = input_ids.view(input_ids.shape[0], -1, self.config.num_levels)
+        return trie.find(sids - torch.tensor(self.config.level_offsets, device=sids.device))
+
+    @staticmethod
+    def likeliest_leaves(log_probs: torch.Tensor, count: int, trie: SIDTrie) -> torch.Tensor:
+        """Leaves (int64, (B, n)), n = `count` or all, of the trie's items that the item head finds likeliest, from its
+        log p(item) (float, (B, item rows)); items newer than its table come last."""
+        rows = trie.leaf_items
+        newer = rows >= log_probs.shape[-1]
+        known = log_probs.index_select(1, rows.masked_fill(newer, 0)).masked_fill(newer, -torch.inf)
+        return trie.item_leaves[known.topk(min(count, len(rows)), dim=-1).indices]
+
     @torch.no_grad()
     def recommend(
         self,
@@ -68,6 +80,7 @@ class GR4ADItemRankingMixin:
         top_k: int,
         value_weight: float = 0.0,
         item_weight: float = 0.0,
+        item_candidates: int = 0,
         score_history: bool = False,
         exclude_items: torch.Tensor | None = None,
         item_groups: torch.Tensor | None = None,
@@ -87,6 +100,8 @@ class GR4ADItemRankingMixin:
                 the beams are candidates only.
             item_groups (int64, (item rows,), *optional*): Group of each item row, e.g. its account; -1 =
                 none, which is not limited.
+            item_candidates (`int`): Items that join the beams as candidates: those that the item head, which has
+                scored the whole catalog for its normalizer anyway, finds likeliest. Needs `item_weight` > 0.
             max_per_group (`int`, *optional*): Items of one group that a list may hold, the best of them; needs
                 `item_groups`.
             value_weight (`float`): Exponent of the expected value; needs a value head.
@@ -102,19 +117,29 @@ class GR4ADItemRankingMixin:
         self.check_value_weight(value_weight)
         if item_weight and not self.config.item_head:
             raise ValueError(f"`item_weight` = {item_weight} needs an item head: train with `item_head` = True.")
+        if item_candidates < 0 or (item_candidates and not item_weight):
+            raise ValueError(
+                "`item_candidates` must be 0 or more, and needs `item_weight` > 0: they come from the item head. "
+                f"Received: {item_candidates} with `item_weight` = {item_weight}."
+            )
         if max_per_group is not None and (max_per_group < 1 or item_groups is None):
             raise ValueError(
                 f"`max_per_group` must be at least 1 and needs `item_groups`. Received: {max_per_group}, "
                 f"{'no groups' if item_groups is None else 'with groups'}."
             )
         beams = self.beam_search(input_ids, attention_mask, beam_widths=beam_widths, trie=trie, **history)
-        if score_history:
-            beams = self.with_history(beams, input_ids, trie)
+        log_probs = None
+        if item_weight:
+            log_probs = self.item_head.log_probs(beams.trunk, self.item_table, beams.context)[:, 1:]
+        more = [self.history_leaves(input_ids, trie)] if score_history else []
+        if item_candidates:
+            more.append(self.likeliest_leaves(log_probs, item_candidates, trie))
+        if more:
+            beams = self.with_leaves(beams, torch.cat(more, dim=1), trie)
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
         valid = valid & (beams.leaves >= 0).unsqueeze(-1)
         scores = beams.scores.unsqueeze(-1).expand_as(items)
-        if item_weight:
-            log_probs = self.item_head.log_probs(beams.trunk, self.item_table, beams.context)[:, 1:]
+        if log_probs is not None:
             rows = items.flatten(1)
             newer = rows >= log_probs.shape[-1]  # than the table: as unlikely as the least likely item
             item_scores = log_probs.gather(1, rows.masked_fill(newer, 0))

@@ -23,6 +23,7 @@ class SIDTrie:
         code_limits (`list[int]`): T ints, 1 + the largest code of each level: codebooks may not be smaller.
         leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was
             built from; items that share an SID stand in the order of `priority`.
+        item_leaves (`torch.Tensor`): The leaf of each entry of `leaf_items`.
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class SIDTrie:
         self.leaf_offsets = leaf_offsets
         self.leaf_items = leaf_items
         self.max_items = max_items
+        self.item_leaves = torch.arange(self.num_sids, device=leaf_offsets.device).repeat_interleave(
+            leaf_offsets.diff(), output_size=len(leaf_items)
+        )
 
     @classmethod
     def from_codes(cls, codes: torch.Tensor, item_rows: torch.Tensor | None = None) -> "SIDTrie":
@@ -151,6 +155,14 @@ class SIDTrie:
             found = found & match.any(-1)
             nodes = first.squeeze(-1) + match.long().argmax(-1)
         return nodes.masked_fill(~found, -1)
+
+    def sids(self, leaves: torch.Tensor) -> torch.Tensor:
+        """Codes (int64, (..., T)) of leaves (int64, (...)), which must be of this trie: the inverse of `find`."""
+        nodes, path = leaves.contiguous(), []
+        for offsets, codes in zip(reversed(self.offsets), reversed(self.codes), strict=True):
+            path.append(codes[nodes])
+            nodes = torch.searchsorted(offsets, nodes, right=True) - 1
+        return torch.stack(path[::-1], dim=-1)
 
     def items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items of leaves (int64, (...)): item rows (..., M) with M = `max_items`, and whether the place holds an

@@ -56,7 +56,8 @@ class Recommender:
 
     Args:
         model, tokenizer: As loaded; the tokenizer's active items are what can be recommended.
-        generation_config: Carries `beam_widths` (list of T ints), `item_weight`, `value_weight`, `exclude_history`.
+        generation_config: Carries `beam_widths` (list of T ints), `item_weight`, `value_weight`,
+            `item_candidates`, `score_history`, `exclude_history`.
         name: What the artifact is called, in errors and metrics.
 
     Raises:
@@ -198,6 +199,7 @@ class Recommender:
             top_k=top_k,
             item_weight=defaults.item_weight,
             value_weight=defaults.value_weight,
+            item_candidates=getattr(defaults, "item_candidates", 0),  # artifacts of version 0.1.0 say nothing of it
             score_history=defaults.score_history,
             exclude_items=excluded,
             item_groups=accounts,

@@ -245,6 +245,34 @@ def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, histo
         assert reached >= {tuple(sid) for sid in own[user][: LENGTHS[user]]} & valid
 
 
+@settings(max_examples=20, deadline=None)
+@given(catalog=CATALOGS, widths=st.tuples(*[st.integers(1, 6)] * 3), count=st.integers(1, 70), both=st.booleans())
+def test_likeliest_items_join_the_beams_once_and_by_the_same_score(model, history, catalog, widths, count, both):
+    trie = SIDTrie.from_codes(torch.tensor(catalog))
+    weights = {"value_weight": 0.5, "item_weight": 0.5, "top_k": 200}
+    wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, **weights)
+    heads = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=count, item_weight=1.0)
+    ranked = model.recommend(
+        **history, beam_widths=widths, trie=trie, item_candidates=count, score_history=both, **weights
+    )
+    for user in range(len(LENGTHS)):
+        score_of = dict(zip(wide.items[user].tolist(), wide.scores[user].tolist(), strict=True))
+        found_items = [item for item in ranked.items[user].tolist() if item >= 0]
+        assert len(found_items) == len(set(found_items))
+        for item, score in zip(found_items, ranked.scores[user].tolist(), strict=False):
+            assert math.isclose(score, score_of[item], rel_tol=1e-6, abs_tol=1e-6)
+        assert set(found_items) >= {item for item in heads.items[user].tolist() if item >= 0}
+    if count >= len(catalog):  # every item is a candidate: the ranking is that of the whole catalog
+        torch.testing.assert_close(ranked.scores[:, : len(catalog)], wide.scores[:, : len(catalog)])
+
+
+@pytest.mark.parametrize("count", [-1, 3])
+def test_item_candidates_need_an_item_weight(model, history, count):
+    trie = SIDTrie.from_codes(torch.tensor(SPACE))
+    with pytest.raises(ValueError, match="`item_candidates`.*Received: " + str(count)):
+        model.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, item_candidates=count)
+
+
 @pytest.mark.parametrize("parallel", [0, 1, 2])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
 def test_cached_beams_equal_full_forwards_at_every_split(build_model, history, parallel, dtype, tolerance):
@@ -347,6 +375,7 @@ def test_the_host_never_waits_for_the_device(model, history):
             top_k=5,
             item_weight=0.5,
             value_weight=0.5,
+            item_candidates=9,
             score_history=True,
             exclude_items=torch.tensor([[1], [2], [-1]]),
             item_groups=torch.arange(60) % 3,

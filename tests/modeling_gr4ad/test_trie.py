@@ -52,6 +52,18 @@ def test_children_and_items_equal_a_dictionary(sids, random):
         assert rows_found[held].tolist() == expected  # items that share an SID keep the order they were given in
 
 
+@settings(max_examples=60, deadline=None)
+@given(catalogs())
+def test_sids_of_leaves_are_the_inverse_of_find(sids):
+    trie = SIDTrie.from_codes(torch.tensor(sids))
+    leaves = torch.arange(trie.num_sids)
+    assert trie.sids(leaves).tolist() == [list(sid) for sid in sorted(set(sids))]
+    assert torch.equal(trie.find(trie.sids(leaves)), leaves)
+    assert trie.sids(leaves[:, None].expand(-1, 2)).shape == (trie.num_sids, 2, len(sids[0]))
+    own = trie.sids(trie.item_leaves)
+    assert own.tolist() == [list(sids[item]) for item in trie.leaf_items.tolist()]
+
+
 def test_a_catalog_of_one_item():
     trie = SIDTrie.from_codes(torch.tensor([[2, 0, 1]]))
     node = torch.zeros(1, dtype=torch.int64)

@@ -46,6 +46,7 @@ def rank_users(
     top_k: int,
     item_weight: float = 0.0,
     value_weight: float = 0.0,
+    item_candidates: int = 0,
     score_history: bool = False,
     exclude_history: bool = False,
     batch_size: int = 64,
@@ -56,7 +57,7 @@ def rank_users(
     Args:
         dataset: Rows of `items` (history, item ids), optionally `events`, `values`, `times`, `cross_domain`, user
             features; order is kept. All of `cross_domain` is seen: it must end before the targets.
-        beam_widths, item_weight, value_weight, score_history: See `GR4ADForRecommendation.recommend`.
+        beam_widths, item_weight, value_weight, item_candidates, score_history: See `GR4ADForRecommendation.recommend`.
         exclude_history: Never rank an item of the user's history.
         batch_size: Users at once, grouped by history length.
     """
@@ -80,6 +81,7 @@ def rank_users(
             trie=trie,
             top_k=top_k,
             item_weight=item_weight,
+            item_candidates=item_candidates if item_weight else 0,
             score_history=score_history,
             value_weight=value_weight,
             exclude_items=excluded,

@@ -22,6 +22,9 @@ class RankingEvaluationConfig:
     eval_beam_widths: list[int] = field(default_factory=lambda: [50, 50, 50], metadata={"help": "Validation beams."})
     eval_item_weight: float = field(default=0.0, metadata={"help": "Item head's share, in [0, 1], of that ranking."})
     eval_value_weight: float = field(default=0.0, metadata={"help": "Exponent of expected value in that ranking."})
+    eval_item_candidates: int = field(
+        default=0, metadata={"help": "Likeliest items of the item head that join the beams in that ranking."}
+    )
     eval_score_history: bool = field(default=False, metadata={"help": "Also rank the history's own items."})
     eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
 
@@ -57,6 +60,7 @@ class RankingEvaluationMixin:
             top_k=20,
             item_weight=args.eval_item_weight,
             value_weight=args.eval_value_weight,
+            item_candidates=args.eval_item_candidates,
             score_history=args.eval_score_history,
             batch_size=args.per_device_eval_batch_size,
         )

@@ -108,6 +108,7 @@ def evaluate_models(
                 top_k=max(KS),
                 item_weight=choices[name]["item_weight"],
                 value_weight=choices[name]["value_weight"],
+                item_candidates=config.item_candidates,
                 score_history=config.score_history,
                 exclude_history=excluded,
                 batch_size=config.batch_size,
@@ -128,6 +129,7 @@ def evaluate_models(
             "beam_widths": config.beam_widths,
             "item_weight": choices[final]["item_weight"],
             "value_weight": choices[final]["value_weight"],
+            "item_candidates": config.item_candidates if choices[final]["item_weight"] else 0,
             "score_history": config.score_history,
             "exclude_history": config.exclude_history,
         },
@@ -180,6 +182,7 @@ def choose_on_validation(
                 top_k=max(KS),
                 item_weight=item_weight,
                 value_weight=value_weight,
+                item_candidates=config.item_candidates,
                 score_history=config.score_history,
                 batch_size=config.batch_size,
             )

@@ -169,6 +169,10 @@ class EvaluateConfig:
     value_weights: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "Exponents of expected value to choose from."}
     )
+    item_candidates: int = field(
+        default=0,
+        metadata={"help": "Items that the item head finds likeliest and that join the beams, where it has a share."},
+    )
     score_history: bool = field(
         default=False, metadata={"help": "Also rank the history's own items, for logs in which users come back."}
     )
