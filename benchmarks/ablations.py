@@ -22,10 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from recipe import METRICS, PROTOCOLS, unit_of
+from comparison import compared_rows
 
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
-from gr4ad.pipeline.comparing import compare_runs, seed_folder
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 
@@ -112,27 +112,7 @@ def main() -> None:
             recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
             run_variant(changed(recipe, known[name]), base, folder)
 
-    rows, differences = [], {}
-    for protocol, prefix in PROTOCOLS.items():
-        comparison = compare_runs(groups, protocol=protocol)
-        for name, system in comparison["systems"].items():
-            for metric, figures in system["metrics"].items():
-                if metric not in METRICS:
-                    continue
-                rows.append(
-                    {
-                        "name": f"{prefix}{name}/{metric}",
-                        "metric": metric,
-                        "value": round(figures["mean"], 5),
-                        "spread": None if figures["spread"] is None else round(figures["spread"], 5),
-                        "low": round(figures["low"], 5),
-                        "high": round(figures["high"], 5),
-                        "by_seed": [round(value, 5) for value in figures["by_run"]],
-                        "unit": unit_of(metric, unit),
-                    }
-                )
-                if "difference" in figures:
-                    differences[f"{prefix}{name}/{metric}"] = figures["difference"]
+    rows, differences = compared_rows(groups, unit)
     result = {
         "command": f"python benchmarks/ablations.py {arguments.recipe} --data DIR --work OUT --out FILE",
         "machine": machine(),

@@ -34,9 +34,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from decode_baselines import MTPForRecommendation, hugging_face_systems, keep_freed_memory, with_parameters
+from decode_baselines import hugging_face_systems, keep_freed_memory, with_parameters
 from decode_stages import STAGES, machine_peaks, stage_times, stage_work, timed
 from matplotlib.figure import Figure
+from mtp_heads import MTPForRecommendation
 from rich.console import Console
 from rich.table import Column, Table
 from torch._inductor import config as inductor

@@ -1,4 +1,4 @@
-"""What `decode.py` holds LazyAR against: transformers' constrained beam search, and the heads of DeepSeek-MTP.
+"""What `decode.py` holds LazyAR against: transformers' constrained beam search.
 
 Hugging Face models decode as their users decode semantic IDs (SIDs): `generate` with beams and a
 `prefix_allowed_tokens_fn`. The function is one look-up of the prefix in a dictionary of ready index tensors, built
@@ -24,9 +24,8 @@ from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, GR4ADModel, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADConfig, SIDTrie
 from gr4ad.modeling_gr4ad.custom_generate_gr4ad import generate as tree_generate
-from gr4ad.modeling_gr4ad.modeling_gr4ad import GR4ADFusion
 
 MAX_POSITIONS = 1024
 NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False}
@@ -64,46 +63,6 @@ def t5(config: GR4ADConfig) -> T5:
     # `T5Config` ties the head to the embeddings whatever it is told; the parameters saved would make slower layers.
     model.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
     return model
-
-
-class MTPModel(GR4ADModel):
-    """Heads of DeepSeek-MTP (arXiv 2412.19437, section 2.2) in the place of LazyAR, with the same layers and search.
-
-    L - T + 1 layers run once a request, on the first position alone. Every later level has one layer of its own, which
-    runs for each beam on the state of the level before, fused with the token chosen there; it attends to the context
-    and to its one position. Only the cost of this is measured: nothing here was trained.
-    """
-
-    def __init__(self, config: GR4ADConfig):
-        super().__init__(config)
-        self.num_shared = config.num_hidden_layers - (config.num_levels - 1)
-        self.fusion = nn.ModuleList(GR4ADFusion(config) for _ in range(config.num_levels - 1))
-        self.post_init()
-
-    def trunk(self, context, **kwargs) -> torch.Tensor:
-        """The first level's state (B, 1, 1, d), as a view in the place of all P positions."""
-        hidden = self.level_embeddings.weight[None, None, :1] + context.query.unsqueeze(2)
-        for layer in self.layers[: self.num_shared]:
-            hidden = layer(hidden, context, self.causal_mask(hidden), **kwargs)
-        return hidden.expand(-1, -1, self.num_positions, -1)
-
-    def autoregress(self, trunk, tokens, context, cache=None, **kwargs) -> torch.Tensor:
-        """The states (B, W, 1, d) of one level, from those of the level before, which this object keeps."""
-        level = len(cache.ancestors)
-        if level == 0:
-            self.state = trunk
-        else:
-            before = self.state.flatten(0, 1).index_select(0, cache.ancestors[-1]).view(*tokens.shape, -1)
-            fused = self.fusion[level - 1](before, self.embed_tokens(tokens))
-            layer = self.layers[self.num_shared + level - 1]
-            self.state = layer(fused, context, self.causal_mask(fused), **kwargs)
-        return self.norm(self.state)
-
-
-class MTPForRecommendation(GR4ADForRecommendation):
-    def __init__(self, config: GR4ADConfig):
-        super().__init__(config)
-        self.model = MTPModel(config)
 
 
 def keep_freed_memory() -> None:
