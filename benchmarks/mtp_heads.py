@@ -15,6 +15,20 @@ from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, GR4ADModel
 from gr4ad.modeling_gr4ad.modeling_gr4ad import GR4ADFusion
 
 
+class OnePositionAttention(nn.Module):
+    """Causal self-attention of a position that is alone: its weight is 1, so only values and output are left."""
+
+    def __init__(self, config: GR4ADConfig):
+        super().__init__()
+        self.head_dim, self.repeats = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: torch.Tensor, mask=None, cache=None, **kwargs) -> torch.Tensor:
+        value = self.v_proj(hidden).unflatten(-1, (-1, self.head_dim))
+        return self.o_proj(value.repeat_interleave(self.repeats, dim=-2).flatten(-2))
+
+
 class MTPModel(GR4ADModel):
     """See above. Raises ValueError if there are more positions than layers."""
 
@@ -26,6 +40,8 @@ class MTPModel(GR4ADModel):
                 f"`num_hidden_layers` must be at least the {self.num_positions} positions: one layer a head after the "
                 f"first. Received: {config.num_hidden_layers}."
             )
+        for layer in self.layers:
+            layer.self_attn = OnePositionAttention(config)  # no parameters, and no time, for what cannot do anything
         self.fusion = nn.ModuleList(GR4ADFusion(config) for _ in range(self.num_positions - 1))
         self.post_init()
 

@@ -21,7 +21,7 @@ from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 from gr4ad.trainers.evaluation import PerUserScores
 
-TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
+TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "align", "evaluate"]
 
 

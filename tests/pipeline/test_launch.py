@@ -10,7 +10,7 @@ import pytest
 
 from gr4ad.data import load_prepared
 
-TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
+TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 
 
 def launch(recipe: Path, out: Path, processes: int) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 EPOCHS = 6
-TEMPLATE = Path(__file__).with_name("tiny_recipe.yaml")
+TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 
 
 def command(recipe: Path, out: Path) -> list[str]:
