@@ -66,10 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="NAME=FOLDER[,FOLDER...] of each system, one folder a seed.")
     parser.add_argument("--unit", default="events", help="Of values in the log.")
+    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), help="Tables, of those all runs have.")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
     arguments = parser.parse_args()
     groups = read_groups(arguments.runs)
-    rows, differences = compared_rows(groups, arguments.unit)
+    rows, differences = compared_rows(groups, arguments.unit, arguments.protocols)
     result = {
         "command": "python benchmarks/comparison.py NAME=RUN[,RUN...] ... --out FILE",
         "machine": machine(),

@@ -49,6 +49,6 @@ def test_decoders_of_two_seeds_side_by_side(tiny_encoder, tmp_path):
     assert json.loads((tmp_path / "again.json").read_text()) == content
 
     words = [f"ours={tmp_path / 'run'},{tmp_path / 'run-seed1'}", f"MTP={tmp_path / 'work' / 'MTP_heads'}"]
-    run("comparison.py", *words, "--out", tmp_path / "comparison.json")
+    run("comparison.py", *words, "--protocols", "test", "--out", tmp_path / "comparison.json")
     compared = {row["name"]: row for row in json.loads((tmp_path / "comparison.json").read_text())["rows"]}
     assert compared["MTP/ndcg@10"]["by_seed"] == rows["MTP heads/ndcg@10"]["by_seed"][:1]
