@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path, help="Folder for what is trained here.")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--decoders", nargs="+", help="Names; default: all. Vanilla decoding is always among them.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     keep_freed_memory()
@@ -125,7 +126,13 @@ def main() -> None:
         data = load_prepared(stages / "data" / "prepared")
         tokenizer = UASIDTokenizer.from_pretrained(stages / "tokenize" / "tokenizer")
         vectors = load_file(stages / "tokenize" / "item_embeddings.safetensors")
-        for name, build in decoders(recipe, tokenizer).items():
+        known = decoders(recipe, tokenizer)
+        if unknown := [name for name in arguments.decoders or () if name not in known]:
+            parser.error(f"no decoder {unknown[0]!r}; there are: {', '.join(known)}")
+        chosen = known if arguments.decoders is None else {REFERENCE, *arguments.decoders}
+        for name, build in known.items():
+            if name not in chosen:
+                continue
             slug = "".join(letter if letter.isalnum() else "_" for letter in name)
             folder = seed_folder(arguments.work / slug, seed)
             groups.setdefault(name, []).append(folder)
