@@ -17,12 +17,13 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from comparison import compared_rows
 from decode_baselines import with_parameters
@@ -82,25 +83,78 @@ def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]
     }
 
 
-def scored(
-    model: GR4ADForRecommendation, data: PreparedData, tokenizer: UASIDTokenizer, recipe: Recipe, seed: int
-) -> SystemScores:
+@dataclass
+class Stages:
+    """What a finished run of a recipe holds: data, tokenizer and item vectors (name -> float32 (N, d))."""
+
+    recipe: Recipe
+    seed: int
+    data: PreparedData
+    tokenizer: UASIDTokenizer
+    vectors: dict[str, np.ndarray]
+
+    @classmethod
+    def of_run(cls, name: str, data_root: str | None, run: str | Path, seed: int) -> Stages:
+        """`run` is the folder of seed 0."""
+        folder = seed_folder(run, seed) / "stages"
+        return cls(
+            load_recipe(name, data_root=data_root, seed=seed),
+            seed,
+            load_prepared(folder / "data" / "prepared"),
+            UASIDTokenizer.from_pretrained(folder / "tokenize" / "tokenizer"),
+            load_file(folder / "tokenize" / "item_embeddings.safetensors"),
+        )
+
+
+def train_decoder(
+    stages: Stages, build: Callable[[], GR4ADForRecommendation], folder: Path
+) -> tuple[VSLTrainer, float]:
+    """Trains by the recipe's schedule on SIDs alone; returns the trainer, at its end, and its seconds."""
+    torch.manual_seed(stages.seed)
+    model = build()
+    if std := stages.recipe.model.item_embedding_std:
+        start_item_embeddings(model, stages.vectors.get("collaborative", stages.vectors["item_embeddings"]), std)
+    settings = {**stages.recipe.train, **DECODER_ALONE}
+    args = trainer_arguments(VSLConfig, "train", settings, folder / "training", stages.seed)
+    started = time.monotonic()
+    trainer = VSLTrainer(model=model, args=args, train_dataset=stages.data.train, processing_class=stages.tokenizer)
+    trainer.train()
+    return trainer, time.monotonic() - started
+
+
+def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
     """The test users ranked by beam search alone."""
-    ids = tokenizer.index.item_ids.tolist()
+    data, config, ids = stages.data, stages.recipe.evaluate, stages.tokenizer.index.item_ids.tolist()
     train_log, test = (SequenceTable.from_dataset(part, ids) for part in (data.train, data.test))
-    scores = SystemScores(train_log, test, tokenizer.index.codes, seed)
+    scores = SystemScores(train_log, test, stages.tokenizer.index.codes, stages.seed)
     ranked = rank_users(
         model,
-        tokenizer,
+        stages.tokenizer,
         data.test,
-        beam_widths=recipe.evaluate.beam_widths,
+        beam_widths=config.beam_widths,
         top_k=max(KS),
-        score_history=recipe.evaluate.score_history,
-        batch_size=recipe.evaluate.batch_size,
+        score_history=config.score_history,
+        batch_size=config.batch_size,
     )
     scores.add("test", "beams", ranked.items)
     scores.compare("beams")
     return scores
+
+
+def run_decoder(stages: Stages, build: Callable[[], GR4ADForRecommendation], folder: Path) -> dict:
+    """Trains and ranks, unless `folder` says that it was done: `parameters`, `seconds`, `unit` of values, `log`."""
+    facts_file = folder / "facts.json"
+    if not facts_file.is_file():
+        trainer, seconds = train_decoder(stages, build, folder)
+        scores = scored(trainer.model, stages)
+        unit = str(stages.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
+        facts = {"final": "beams", "metric": stages.recipe.evaluate.metric, "seed": stages.seed, "value_unit": unit}
+        scores.for_file(**facts).save(folder / FILE_NAME)
+        logger.info("%s: N@10 %.4f, %.0f s", folder.name, scores.means["test"]["beams"]["ndcg@10"], seconds)
+        parameters = trainer.model.num_parameters()
+        log = trainer.state.log_history
+        write_json(facts_file, {"parameters": parameters, "seconds": seconds, "unit": unit, "log": log})
+    return json.loads(facts_file.read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -121,46 +175,18 @@ def main() -> None:
     seconds: dict[str, list[float]] = {}
     unit = ""
     for seed in arguments.seeds:
-        recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
-        stages = seed_folder(arguments.runs, seed) / "stages"
-        data = load_prepared(stages / "data" / "prepared")
-        tokenizer = UASIDTokenizer.from_pretrained(stages / "tokenize" / "tokenizer")
-        vectors = load_file(stages / "tokenize" / "item_embeddings.safetensors")
-        known = decoders(recipe, tokenizer)
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed)
+        known = decoders(stages.recipe, stages.tokenizer)
         if unknown := [name for name in arguments.decoders or () if name not in known]:
             parser.error(f"no decoder {unknown[0]!r}; there are: {', '.join(known)}")
         chosen = known if arguments.decoders is None else {REFERENCE, *arguments.decoders}
-        for name, build in known.items():
-            if name not in chosen:
-                continue
+        for name in (name for name in known if name in chosen):
             slug = "".join(letter if letter.isalnum() else "_" for letter in name)
             folder = seed_folder(arguments.work / slug, seed)
+            facts = run_decoder(stages, known[name], folder)
             groups.setdefault(name, []).append(folder)
-            facts_file = folder / "facts.json"
-            if not facts_file.is_file():
-                torch.manual_seed(seed)
-                model = build()
-                if recipe.model.item_embedding_std:
-                    start = vectors.get("collaborative", vectors["item_embeddings"])
-                    start_item_embeddings(model, start, recipe.model.item_embedding_std)
-                args = trainer_arguments(
-                    VSLConfig, "train", {**recipe.train, **DECODER_ALONE}, folder / "training", seed
-                )
-                started = time.monotonic()
-                trainer = VSLTrainer(model=model, args=args, train_dataset=data.train, processing_class=tokenizer)
-                trainer.train()
-                spent = time.monotonic() - started
-                scores = scored(model, data, tokenizer, recipe, seed)
-                unit = str(data.summary.get("value_unit") or "") if has_values(scores.train) else ""
-                facts = {"final": "beams", "metric": recipe.evaluate.metric, "seed": seed, "value_unit": unit}
-                scores.for_file(**facts).save(folder / FILE_NAME)
-                figures = scores.means["test"]["beams"]
-                logger.info("%s, seed %d: N@10 %.4f, %.0f s", name, seed, figures["ndcg@10"], spent)
-                write_json(facts_file, {"parameters": model.num_parameters(), "seconds": spent, "unit": unit,
-                                        "log": trainer.state.log_history})  # fmt: skip
-            kept = json.loads(facts_file.read_text(encoding="utf-8"))
-            unit, parameters[name] = kept["unit"], kept["parameters"]
-            seconds.setdefault(name, []).append(round(kept["seconds"], 1))
+            seconds.setdefault(name, []).append(round(facts["seconds"], 1))
+            unit, parameters[name] = facts["unit"], facts["parameters"]
 
     rows, differences = compared_rows(groups, unit or "events", protocols=("test",))
     result = {

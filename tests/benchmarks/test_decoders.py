@@ -52,3 +52,12 @@ def test_decoders_of_two_seeds_side_by_side(tiny_encoder, tmp_path):
     run("comparison.py", *words, "--protocols", "test", "--out", tmp_path / "comparison.json")
     compared = {row["name"]: row for row in json.loads((tmp_path / "comparison.json").read_text())["rows"]}
     assert compared["MTP/ndcg@10"]["by_seed"] == rows["MTP heads/ndcg@10"]["by_seed"][:1]
+
+    figure, out = tmp_path / "scaling.svg", tmp_path / "scaling.json"
+    sizes = ["--widths", 16, 32, "--beams", 4, 8, "--seeds", 0, 1]
+    runs = ["--runs", tmp_path / "run", "--work", tmp_path / "sizes"]
+    run("scaling.py", path, *runs, *sizes, "--out", out, "--figure", figure)
+    scaled = {(row["name"], row["metric"]): row for row in json.loads(out.read_text())["rows"]}
+    assert set(scaled) == {(f"d = {d}", m) for d in (16, 32) for m in ("loss", "ndcg@10, 4 beams", "ndcg@10, 8 beams")}
+    assert all(row["value"] > 0 for (_, metric), row in scaled.items() if metric == "loss")
+    assert figure.read_text().count("<svg") == 1

@@ -1,0 +1,181 @@
+"""How loss and NDCG grow with parameters and with beams, as the paper's figure 5 shows it at its scale.
+
+    python benchmarks/scaling.py complete_journey --data DIR --runs RECIPE_OUT --work OUT --out FILE --figure FILE.svg
+
+The decoder alone, as in `decoders.py`: LazyAR at the recipe's depth and K, trained by its schedule at several widths
+of the network. All users of the validation split are ranked, none of the test split. `loss` is the mean of
+-log p(SID | history) over their held-out items, in nats an SID; `ndcg@10` is that of full rankings by beams of one
+width at every level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from decoders import Stages, decoder_config, train_decoder
+from matplotlib.figure import Figure
+
+from gr4ad import GR4ADForRecommendation
+from gr4ad.cli import keep_freed_memory
+from gr4ad.pipeline.comparing import seed_folder
+from gr4ad.pipeline.run import VERSIONS, machine
+from gr4ad.pipeline.runner import write_json
+from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
+from gr4ad.trainers.evaluation.model_ranking import history_batches, rank_users
+
+TOP_K = 10
+HEAD = 32
+"""Width of an attention head; feed-forward layers are three times as wide as the network."""
+
+
+def resized(stages: Stages, width: int) -> Stages:
+    """The recipe with a network of another width."""
+    shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": max(1, width // HEAD)}
+    return replace(stages, recipe=replace(stages.recipe, model=replace(stages.recipe.model, **shape)))
+
+
+@torch.no_grad()
+def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int = 64) -> float:
+    """Mean of -log p(SID | history), in nats, over the (user, item) pairs that validation holds out."""
+    tokenizer, split = stages.tokenizer, stages.data.validation
+    targets = SequenceTable.from_dataset(split, tokenizer.index.item_ids.tolist()).held_out
+    histories = [tokenizer.item_rows(items) for items in split["items"]]
+    model.eval()
+    total = 0.0
+    for chosen, batch in history_batches(model, tokenizer, split, histories, batch_size, False):
+        rows = [targets.items[targets.offsets[user] : targets.offsets[user + 1]] for user in chosen]
+        width = max(map(len, rows))
+        mask = np.arange(width) < np.array([[len(items)] for items in rows])
+        padded = np.stack([np.pad(items, (0, width - len(items))) for items in rows])
+        sids = torch.from_numpy(tokenizer.index.codes[padded] + tokenizer.level_offsets)
+        logps = model(**batch, candidate_ids=sids).candidate_logps
+        total -= logps[torch.from_numpy(mask)].double().sum().item()
+    return total / len(targets.items)
+
+
+def ndcg(model: GR4ADForRecommendation, stages: Stages, width: int) -> float:
+    """NDCG@10 of validation, by beams of `width` at every level and nothing else."""
+    tokenizer, split = stages.tokenizer, stages.data.validation
+    ids = tokenizer.index.item_ids.tolist()
+    ranked = rank_users(model, tokenizer, split, beam_widths=[width] * tokenizer.num_levels, top_k=TOP_K)
+    targets = SequenceTable.from_dataset(split, ids).held_out
+    return evaluate_rankings(ranked.items, targets, ks=(TOP_K,), catalog_size=len(ids))["ndcg@10"]
+
+
+def measure(stages: Stages, width: int, beams: list[int], folder: Path) -> dict:
+    """Trains one size, unless `folder` says that it was done."""
+    file = folder / "scaling.json"
+    if not file.is_file():
+        config = decoder_config(stages.recipe, stages.tokenizer, stages.recipe.model.num_parallel_layers)
+        trainer, seconds = train_decoder(stages, partial(GR4ADForRecommendation, config), folder)
+        model = trainer.model
+        facts = {
+            "width": width,
+            "seed": stages.seed,
+            "parameters": model.num_parameters(),
+            "layer_parameters": sum(p.numel() for p in model.model.layers.parameters()),
+            "seconds": round(seconds, 1),
+            "loss": held_out_loss(model, stages),
+            "ndcg@10": {str(count): ndcg(model, stages, count) for count in beams},
+        }
+        logging.info("%s", facts)
+        write_json(file, facts)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def rows_of(measured: list[dict]) -> list[dict]:
+    """Means and sample standard deviations over seeds of each size and beam width."""
+    rows = []
+    for width in sorted({facts["width"] for facts in measured}):
+        same = [facts for facts in measured if facts["width"] == width]
+        series = {"loss": [facts["loss"] for facts in same]}
+        series |= {f"ndcg@10, {count} beams": [f["ndcg@10"][count] for f in same] for count in same[0]["ndcg@10"]}
+        for metric, values in series.items():
+            rows.append(
+                {
+                    "name": f"d = {width}",
+                    "metric": metric,
+                    "value": round(float(np.mean(values)), 5),
+                    "spread": round(float(np.std(values, ddof=1)), 5) if len(values) > 1 else None,
+                    "unit": "nats an SID" if metric == "loss" else "share",
+                    "parameters": same[0]["parameters"],
+                    "layer_parameters": same[0]["layer_parameters"],
+                }
+            )
+    return rows
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Loss and NDCG against parameters, NDCG against beams; bars are standard deviations over seeds."""
+    figure = Figure(figsize=(9.6, 3.0), layout="constrained")
+    sizes = {row["name"]: row["parameters"] / 1e6 for row in rows}
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    table = {(row["name"], row["metric"]): (row["value"], row["spread"] or 0.0) for row in rows}
+    loss_axes, size_axes, beam_axes = figure.subplots(1, 3)
+    widest = metrics[-1]
+    for axes, metric, label in ((loss_axes, "loss", "validation loss, nats an SID"), (size_axes, widest, "NDCG@10")):
+        values, spreads = zip(*(table[name, metric] for name in sizes), strict=True)
+        axes.errorbar(list(sizes.values()), values, spreads, marker="o", capsize=3)
+        axes.set(xscale="log", xlabel="million parameters", ylabel=label)
+        axes.set_xticks(list(sizes.values()), [f"{size:.2g}" for size in sizes.values()], minor=False)
+        axes.set_xticks([], minor=True)
+    size_axes.set_title(widest.removeprefix("ndcg@10, "), fontsize="medium")
+    counts = [int(metric.split()[1]) for metric in metrics[1:]]
+    for name in sizes:
+        values, spreads = zip(*(table[name, metric] for metric in metrics[1:]), strict=True)
+        beam_axes.errorbar(counts, values, spreads, marker="o", capsize=3, label=name)
+    beam_axes.set(xscale="log", xlabel="beams at every level", ylabel="NDCG@10")
+    beam_axes.set_xticks(counts, [str(count) for count in counts], minor=False)
+    beam_axes.set_xticks([], minor=True)
+    beam_axes.legend(frameon=False)
+    for axes in (loss_axes, size_axes, beam_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", help="YAML file or name of a packaged recipe.")
+    parser.add_argument("--data", help="Folder of the recipe's data files.")
+    parser.add_argument("--runs", required=True, help="Folder of the recipe's run, of seed 0.")
+    parser.add_argument("--work", required=True, type=Path, help="Folder for what is trained here.")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
+    parser.add_argument("--figure", type=Path, help="Where to draw it, .svg.")
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--beams", type=int, nargs="+", default=[8, 32, 128, 512])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    keep_freed_memory()
+    measured = []
+    for seed in arguments.seeds:
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed)
+        for width in arguments.widths:
+            folder = seed_folder(arguments.work / f"d{width}", seed)
+            measured.append(measure(resized(stages, width), width, arguments.beams, folder))
+    rows = rows_of(measured)
+    result = {
+        "command": f"python benchmarks/scaling.py {arguments.recipe} --data DIR --runs RUN --work OUT --out FILE",
+        "machine": machine(),
+        "versions": {package: version(package) for package in VERSIONS},
+        "seeds": arguments.seeds,
+        "measured": measured,
+        "rows": rows,
+        "ratios": {},
+    }
+    write_json(arguments.out, result)
+    if arguments.figure:
+        draw(rows, arguments.figure)
+    print(json.dumps(rows, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
