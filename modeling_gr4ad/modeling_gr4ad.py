@@ -47,8 +47,8 @@ class GR4ADRecommendationOutput(ModelOutput):
 
     loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`.
     logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order.
-    value_logits (N, buckets). candidate_logps (B, n): sum over levels of the candidates'
-    token log-probabilities.
+    value_logits (N, buckets). candidate_logps (B, n): sum over levels of the candidates' token log-probabilities.
+    target_losses (N,): what each target adds to the loss, before the division by their number.
     """
 
     loss: torch.Tensor | None = None
@@ -58,6 +58,7 @@ class GR4ADRecommendationOutput(ModelOutput):
     candidate_logps: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    target_losses: torch.Tensor | None = None
 
 
 class GR4ADFusion(nn.Module):
@@ -327,7 +328,8 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             value_labels, item_labels (int64, labels' shape less T): Value bucket 0..buckets-1 and item row; -100 =
                 none.
             sample_weight (float, labels' shape less T): w of eq. 15, multiplies every term of its target; default 1.
-            candidate_ids (int64, (B, n, T)): SIDs to score, all against one reading of the context.
+            candidate_ids (int64, (B, n, T)): SIDs to score, all against one reading of the context. With `labels` of
+                shape (B, T) beside them, both come from that reading.
             num_items_in_batch (`int`): Label tokens of the whole accumulated batch, as Trainer counts them; default:
                 the ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
         """
@@ -341,7 +343,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             "cross_domain_places": cross_domain_places,
             "user_feature_ids": user_feature_ids,
         }
-        if candidate_ids is not None:
+        if candidate_ids is not None and labels is None:
             outputs = self.model(input_ids, decoder_input_ids=self.shift_right(candidate_ids), **history, **kwargs)
             return GR4ADRecommendationOutput(
                 candidate_logps=self.sid_log_probs(outputs.last_hidden_state, candidate_ids),
@@ -350,20 +352,30 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             )
 
         per_prefix = labels is not None and labels.ndim == 3
+        if per_prefix and candidate_ids is not None:
+            raise ValueError(
+                f"`labels` beside `candidate_ids` must be (B, {self.config.num_levels}), one target after the whole "
+                f"history. Received: {tuple(labels.shape)}."
+            )
         if labels is not None and not per_prefix:
             labels = labels.unsqueeze(1)
             value_labels, item_labels, sample_weight = (
                 None if x is None else x.unsqueeze(1) for x in (value_labels, item_labels, sample_weight)
             )
         wants_mtp = self.training and labels is not None and self.config.mtp_loss_weight > 0
+        rows = labels if candidate_ids is None else torch.cat([labels, candidate_ids], dim=1)
         outputs = self.model(
             input_ids,
-            decoder_input_ids=None if labels is None else self.shift_right(labels),
+            decoder_input_ids=None if rows is None else self.shift_right(rows),
             per_prefix=per_prefix,
             token_free_pass=wants_mtp,
             **history,
             **kwargs,
         )
+        candidate_logps = None
+        if candidate_ids is not None:
+            candidate_logps = self.sid_log_probs(outputs.last_hidden_state[:, 1:], candidate_ids)
+            outputs.last_hidden_state = outputs.last_hidden_state[:, :1]
         chosen = (
             torch.ones(outputs.last_hidden_state.shape[:2], dtype=torch.bool, device=input_ids.device)
             if labels is None
@@ -373,13 +385,14 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         result = GR4ADRecommendationOutput(
             logits=self.sid_logits(states),
             value_logits=self.value_logits(states),
+            candidate_logps=candidate_logps,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
         if labels is not None:
             targets = labels[chosen]
             free = outputs.token_free_hidden_state[chosen] if wants_mtp else None
-            loss, losses = vsl_loss(
+            loss, losses, target_losses = vsl_loss(
                 self.config,
                 (result.logits, result.value_logits),
                 None if free is None else (self.sid_logits(free), self.value_logits(free)),
@@ -392,9 +405,8 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
                 ),
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
-            result = GR4ADRecommendationOutput(
-                loss=loss, losses=losses, **result
-            )  # a tuple's order is that of setting
+            # A tuple's order is that of setting.
+            result = GR4ADRecommendationOutput(loss=loss, losses=losses, **result, target_losses=target_losses)
         return result
 
     def sid_logits(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -25,7 +25,7 @@ def vsl_loss(
     weight: torch.Tensor | None = None,
     num_targets: torch.Tensor | float,
     label_smoothing: float = 0.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """sum_i w_i (L_SID + lambda_e L_eCPM + lambda_mtp L_MTP + lambda_item L_item) / num_targets.
 
     Args:
@@ -40,19 +40,17 @@ def vsl_loss(
         label_smoothing (`float`): Of the SID softmaxes, in [0, 1).
 
     Returns:
-        The scalar loss; and its detached parts `sid`, `value`, `mtp`, `item`, weighted by w but not by their lambdas.
+        The scalar loss; its detached parts `sid`, `value`, `mtp`, `item`, weighted by w but not by their lambdas; and
+        each target's share of the loss before the division (float, (N,)).
     """
 
-    def weighted(losses: torch.Tensor) -> torch.Tensor:
-        return (losses if weight is None else losses * weight).sum() / num_targets
-
     def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-        return weighted(F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing))
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
     def sid_and_value(logits: Logits) -> dict[str, torch.Tensor]:
         levels, value_logits = logits
         losses = [cross_entropy(level, codes[:, t], label_smoothing) for t, level in enumerate(levels)]
-        parts = {"sid": torch.stack(losses).sum()}
+        parts = {"sid": torch.stack(losses).sum(0)}
         if value_logits is not None and value_targets is not None:
             parts["value"] = cross_entropy(value_logits, value_targets)
         return parts
@@ -61,14 +59,18 @@ def vsl_loss(
         return parts["sid"] + config.value_loss_weight * parts.get("value", 0.0)
 
     parts = sid_and_value(logits)
-    loss = next_token_loss(parts)
+    targets = next_token_loss(parts)
     if token_free_logits is not None:
         parts["mtp"] = next_token_loss(sid_and_value(token_free_logits))
-        loss = loss + config.mtp_loss_weight * parts["mtp"]
+        targets = targets + config.mtp_loss_weight * parts["mtp"]
     if item_losses is not None:
-        parts["item"] = weighted(item_losses)
-        loss = loss + config.item_loss_weight * parts["item"]
-    return loss, {name: part.detach() for name, part in parts.items()}
+        parts["item"] = item_losses
+        targets = targets + config.item_loss_weight * parts["item"]
+    if weight is not None:
+        targets = targets * weight
+        parts = {name: part * weight for name, part in parts.items()}
+    summed = {name: part.detach().sum() / num_targets for name, part in parts.items()}
+    return targets.sum() / num_targets, summed, targets
 
 
 __all__ = ["vsl_loss"]

@@ -39,6 +39,12 @@ def test_decode(tmp_path):
     assert figure.read_text(encoding="utf-8").count("<svg") == 1
 
 
+def test_rspo_speed(tmp_path):
+    content = run("rspo_speed.py", tmp_path / "rspo_speed.json", "--threads", "1", "--candidates", "4")
+    assert [row["name"] for row in content["rows"]] == ["together, n = 4", "one by one, n = 4"]
+    assert list(content["ratios"]) == ["lists_per_s_vs_one_by_one_n4"]
+
+
 @pytest.mark.slow
 def test_sid_index(tmp_path):
     assert run("sid_index.py", tmp_path / "sid_index.json")["rows"]

@@ -475,3 +475,23 @@ def test_remote_code_loads_without_the_package(tiny_artifact, tmp_path):
     for found, widths in ((narrow, [8, 8, 8]), (by_default, [8, 16, 16])):
         beams = model.beam_search(**batch, trie=trie, beam_widths=widths)
         assert found == tokenizer.decode_items(beams.sequences[0, :3])
+
+
+def test_targets_and_candidates_of_one_reading_are_those_of_two(build_model, build_history):
+    model = build_model().train()
+    history = build_history(model.config, [6, 3, 4])
+    offsets = torch.tensor(model.config.level_offsets)
+    rng = torch.Generator().manual_seed(3)
+    draw = torch.stack([torch.randint(size, (3, 6), generator=rng) for size in model.config.codebook_sizes], -1)
+    sids = draw + offsets
+    labels = sids[:, 0].masked_fill(torch.tensor([[False], [True], [False]]), -100)  # the second user has no target
+    targets = {"labels": labels, "item_labels": torch.tensor([3, -100, 9]), "value_labels": torch.tensor([1, -100, 2])}
+    both = model(**history, **targets, candidate_ids=sids)
+    alone = model(**history, **targets)
+    torch.testing.assert_close(both.candidate_logps, model(**history, candidate_ids=sids).candidate_logps)
+    torch.testing.assert_close(both.loss, alone.loss)
+    assert both.losses.keys() == alone.losses.keys() == {"sid", "value", "mtp", "item"}
+    assert both.target_losses.shape == (2,)
+    torch.testing.assert_close(both.target_losses.mean(), both.loss)
+    with pytest.raises(ValueError, match=r"`labels` beside `candidate_ids` must be \(B, 3\)"):
+        model(**history, labels=sids.expand(3, 6, 3)[:, :6], candidate_ids=sids)

@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gr4ad.trainers import RSPOConfig, RSPOTrainer
+from gr4ad.trainers.rspo import RSPOCollator
 from gr4ad.trainers.rspo.rspo_loss import lambda_weights, rspo_loss, value_grades
-from gr4ad.trainers.rspo.rspo_trainer import RSPOCollator
 
 
 def plain_order(scores: np.ndarray, grades: np.ndarray) -> list[int]:
@@ -208,13 +208,15 @@ def arguments(folder, **changes) -> RSPOConfig:
     return RSPOConfig(output_dir=str(folder), **given)
 
 
-@pytest.mark.parametrize("use_reference", [True, False])
-def test_training_parts_better_from_worse(build_ring_model, ring_tokenizer, ring_lists, tmp_path, use_reference):
+@pytest.mark.parametrize(("reference", "vsl_weight"), [("frozen", 0.1), ("none", 0.0)])
+def test_training_parts_better_from_worse(
+    build_ring_model, ring_tokenizer, ring_lists, tmp_path, reference, vsl_weight
+):
     model = build_ring_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainer = RSPOTrainer(
         model=model,
-        args=arguments(tmp_path, use_reference=use_reference),
+        args=arguments(tmp_path, reference=reference, vsl_weight=vsl_weight),
         train_dataset=ring_lists,
         processing_class=ring_tokenizer,
     )
@@ -226,9 +228,9 @@ def test_training_parts_better_from_worse(build_ring_model, ring_tokenizer, ring
     assert logs[-1]["rspo/accuracy"] > 0.95 > logs[0]["rspo/accuracy"] + 0.05
     assert logs[-1]["rspo/rspo"] < logs[0]["rspo/rspo"]
     for name, parameter in model.named_parameters():  # candidates are not scored by the heads of value and item
-        untouched = name.startswith(("value_head.", "item_head."))
+        untouched = not vsl_weight and name.startswith(("value_head.", "item_head."))
         assert torch.equal(before[name], parameter) == untouched, name
-    if use_reference:
+    if reference == "frozen":
         kept = dict(trainer.ref_model.named_parameters())
         assert all(torch.equal(before[name], parameter) for name, parameter in kept.items())
         assert logs[0]["rspo/gate_open"] > 0.9
@@ -246,6 +248,12 @@ def test_collator_makes_the_documented_tensors(ring_tokenizer):
     assert batch["candidate_ids"].tolist() == [[[4, 8], [7, 13], [4, 8]], [[5, 9], [5, 10], [5, 11]]]
     assert batch["candidate_mask"].tolist() == [[True, True, False], [True, True, True]]
     assert batch["rewards"].tolist() == [[0.5, 2.0, 0.0], [1.0, 0.0, 3.0]]
+    assert batch["labels"].tolist() == [[7, 13], [5, 11]] and batch["item_labels"].tolist() == [24, 10]
+    assert batch["value_labels"].tolist() == [1, 2] and "ref_logps" not in batch
+    rows = [row | {"rewards": [0.0] * len(row["rewards"]), "ref_logps": [-1.0] * len(row["rewards"])} for row in rows]
+    batch = RSPOCollator(ring_tokenizer, max_items=2)(rows)
+    assert batch["ref_logps"].tolist() == [[-1.0, -1.0, 0.0], [-1.0, -1.0, -1.0]]
+    assert batch["labels"].tolist() == [[-100, -100]] * 2 and batch["value_labels"].tolist() == [-100, -100]
 
 
 def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, tmp_path):
@@ -265,6 +273,15 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
         ({"delta": -1.0}, "`delta` must be > 0. Received: -1.0"),
         ({"max_grade": 0}, "`max_grade` must be > 0. Received: 0"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be False"),
+        ({"loss_type": "ppo"}, "`loss_type` must be one of rspo, dpo, sdpo, grpo. Received: 'ppo'"),
+        ({"reference": "start"}, "`reference` must be one of frozen, logged, none. Received: 'start'"),
+        ({"vsl_weight": -0.1}, "`vsl_weight` must be >= 0. Received: -0.1"),
+        ({"clip": 1.0}, r"`clip` must be in \(0, 1\). Received: 1.0"),
+        ({"max_ndcg_loss": 1.0}, r"`max_ndcg_loss` is a share in \[0, 1\). Received: 1.0"),
+        ({"loss_type": "grpo", "reference": "none"}, "`reference` must be frozen or logged with the GRPO loss"),
+        ({"loss_type": "dpo", "unified": True}, "`unified` mixes VSL with RSPO"),
+        ({"unified": True, "vsl_weight": 0.0}, "`unified` mixes VSL with RSPO"),
+        ({"reference": "logged", "sync_ref_model": True}, "`sync_ref_model` moves a frozen reference"),
     ],
 )
 def test_bad_settings(tmp_path, changes, message):

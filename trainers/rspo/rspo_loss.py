@@ -8,6 +8,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from .preference_losses import check_lists, order_metrics
+
 
 def rspo_loss(
     policy_logps: torch.Tensor,
@@ -17,40 +19,44 @@ def rspo_loss(
     *,
     beta: float = 0.1,
     delta: float = 2.0,
+    anchor_weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""
-    List-wise preference loss that bounds the NDCG cost of a list from above.
+    Ranking-guided softmax preference loss: bounds the NDCG cost of a list from above (arXiv 2602.22732, eqs. 16-18).
 
     For each anchor i with worse items E_i = {j : v_j < v_i}:
 
-        loss_i = log2(1 + sum_{j in E_i} M_ij exp(beta (s_j - s_i))),   s = log p - C_i log p_ref
-        M_ij = |1 / D_|i-j| - 1 / D_(|i-j|+1)| |G_i - G_j|,   D_k = log2(1 + k),   G = (2^v - 1) / ideal DCG
+        loss_i = log2(1 + sum_{j in E_i} M_ij exp(beta (s_j - s_i))),   s = log p - C_i log p_ref        (16)
+        M_ij   = |1 / D_|i-j| - 1 / D_(|i-j|+1)| |G_i - G_j|,   D_k = log2(1 + k),   G = (2^v - 1) / ideal DCG
+        C_i    = 1 if the mean of |log(p / p_ref)| over E_i and i is below delta, else 0                 (18)
 
-    with i and j places in the order of the policy's own scores (LambdaLoss), M detached. The reference counts only
-    where the
-    gate C_i is open: the mean of |log(p / p_ref)| over E_i and i is below `delta` (eq. 18).
+    with i and j the 1-based places in the order of the policy's own log-probabilities. M and C carry no gradient. The
+    loss is computed with log-sum-exp and log M: no margin overflows it.
 
-    Args:
-        policy_logps (float, (B, n)): log p(SID | context) of each candidate; carries the gradient.
-        grades (float, (B, n)): v >= 0, bounded (2^v is taken): see [`value_grades`].
-        ref_logps (float, (B, n), *optional*): The same under the reference; without it every gate is closed.
-        mask (bool, (B, n), *optional*): True on real candidates.
-        beta: Sharpness, > 0. delta: Gate, > 0, in nats.
+    | input | dtype, shape | range | meaning |
+    |---|---|---|---|
+    | `policy_logps` | float, (B, n) | <= 0 | log p(SID \| context) of each candidate; carries the gradient |
+    | `grades` | float, (B, n) | >= 0, bounded | v; 2^v - 1 is taken of them as they are, see [`value_grades`] |
+    | `ref_logps` | float, (B, n), *optional* | <= 0 | the same under the reference; without it every gate is closed |
+    | `mask` | bool, (B, n), *optional* | | True on real candidates |
+    | `beta` | float | > 0 | sharpness |
+    | `delta` | float, nats | > 0 | gate |
+    | `anchor_weight` | float, (B, n), *optional* | >= 0 | w_RL of [`unified_weights`]; multiplies each anchor |
 
     Returns:
         The mean over anchors that have a worse item (0 if there is none), and detached metrics: `anchors` (their
         number), `gate_open` (share of them), `accuracy` (share of pairs in the right order), `margin` (mean s_i - s_j,
         nats).
 
-    References: RSPO, arXiv 2602.22732. With n = 2 and M = 1 the order it asks for is DPO's (arXiv 2305.18290); with
-    one positive and M = 1 it is S-DPO (arXiv 2406.09215); M is LambdaLoss's NDCG-Loss2 weight (Wang et al., CIKM
-    2018).
+    Raises:
+        ValueError: If the shapes are not two of (lists, candidates).
+
+    Relations. With n = 2, `M = 1` and open gates the loss is DPO's (arXiv 2305.18290) over log 2, so it asks for the
+    same order. With one anchor a list and `M = 1` it is S-DPO's (arXiv 2406.09215). M is the weight of NDCG-Loss2 of
+    LambdaLoss (Wang et al., CIKM 2018), which sums over pairs where this takes the log of a sum for each anchor.
+    GRPO (arXiv 2402.03300) weighs each candidate by its advantage alone and does not compare places.
     """
-    if policy_logps.shape != grades.shape or policy_logps.ndim != 2:
-        raise ValueError(
-            f"`policy_logps` and `grades` must both be (lists, candidates). Received: {tuple(policy_logps.shape)} and "
-            f"{tuple(grades.shape)}."
-        )
+    check_lists(policy_logps, grades)
     mask = torch.ones_like(grades, dtype=torch.bool) if mask is None else mask
     worse = (
         (grades.unsqueeze(1) < grades.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)
@@ -78,16 +84,11 @@ def rspo_loss(
     exponents = exponents.masked_fill(~has_worse.unsqueeze(-1), 0.0)
     losses = F.softplus(exponents.logsumexp(-1)) / math.log(2)
     anchors = has_worse.sum()
+    if anchor_weight is not None:
+        losses = losses * anchor_weight
     loss = losses.masked_fill(~has_worse, 0.0).sum() / anchors.clamp(min=1)
-
-    pairs = worse.sum().clamp(min=1)
-    detached = margins.detach()
-    return loss, {
-        "anchors": anchors,
-        "gate_open": (gate * has_worse).sum() / anchors.clamp(min=1),
-        "accuracy": ((detached > 0) & worse).sum() / pairs,
-        "margin": detached.masked_fill(~worse, 0.0).sum() / pairs,
-    }
+    open_share = (gate * has_worse).sum() / anchors.clamp(min=1)
+    return loss, order_metrics(margins, worse) | {"gate_open": open_share}
 
 
 def lambda_weights(scores: torch.Tensor, grades: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -5,73 +5,50 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
+from ..vsl.whole_checkpoints import WholeCheckpointMixin
+from .alignment_card import write_alignment_card
+from .held_out_guard import HeldOutGuard
+from .policy_alarms import PolicyAlarms
+from .preference_lists import RSPOCollator, check_lists
+from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
 from .rspo_config import RSPOConfig
 from .rspo_loss import rspo_loss, value_grades
 from .trl_bases import TRLTrainerBase
+from .unified_weights import unified_weights
+
+VSL_LABELS = ("labels", "item_labels", "value_labels")
 
 
-@dataclass
-class RSPOCollator:
-    """Batches list-wise preference rows, padded on the right.
-
-    Returns the history inputs of `UASIDTokenizer.encode_histories`, and with n the longest list of the batch:
-    `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_mask` (bool, (B,
-    n)); `rewards` (float32, (B, n)): values >= 0, 0 on padding.
+class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
     """
-
-    tokenizer: UASIDTokenizer
-    max_items: int
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        tokenizer = self.tokenizer
-        batch = tokenizer.encode_histories(
-            [row["items"] for row in rows],
-            events=[row["events"] for row in rows] if "events" in rows[0] else None,
-            values=[row["values"] for row in rows] if "values" in rows[0] else None,
-            times=[row["times"] for row in rows] if "times" in rows[0] else None,
-            user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
-            max_items=self.max_items,
-            return_tensors="pt",
-        )
-        width = max(len(row["candidates"]) for row in rows)
-        sids = [tokenizer.encode_items(row["candidates"]) for row in rows]
-        batch["candidate_ids"] = torch.from_numpy(
-            np.stack([np.concatenate([s, np.repeat(s[:1], width - len(s), axis=0)]) for s in sids])
-        )
-        lengths = torch.tensor([len(s) for s in sids])
-        batch["candidate_mask"] = torch.arange(width) < lengths.unsqueeze(1)
-        rewards = np.zeros((len(rows), width), dtype=np.float32)
-        for line, row in zip(rewards, rows, strict=True):
-            line[: len(row["rewards"])] = row["rewards"]
-        batch["rewards"] = torch.from_numpy(rewards)
-        return dict(batch)
-
-
-class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
-    """
-    Aligns a [`GR4ADForRecommendation`] with the value of whole lists (arXiv 2602.22732, eqs. 16-18).
+    Aligns a [`GR4ADForRecommendation`] with the value of whole lists (arXiv 2602.22732, eqs. 16-22).
 
     The log-probabilities of all candidates of a context are computed together: the context and the trunk once, the
-    upper layers once a candidate.
+    upper layers once a candidate; the VSL loss of the most valuable candidate comes from the same pass.
+
+    Beside the loss it logs, as `rspo/NAME`, means since the last log: `rspo` (or the loss's name) and `vsl`;
+    `accuracy` (share of pairs in the right order) and `margin` (nats); `gate_open`; `best_logp`, the mean log p of
+    each list's most valuable candidate; `reward`, what a list earns if one candidate is drawn by the policy; `drift`,
+    the mean |log(p / p_ref)|.
 
     Example:
 
     ```python
     trainer = RSPOTrainer(
         model=model,
-        args=RSPOConfig(output_dir="aligned", beta=0.1),
+        args=RSPOConfig(output_dir="aligned", beta=0.1, eval_strategy="steps", eval_steps=100),
         train_dataset=lists,  # rows: items (history), candidates (item ids), rewards (values, same length)
+        eval_dataset=validation,
         processing_class=tokenizer,
     )
     trainer.train()
@@ -80,15 +57,14 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
     Args:
         model ([`GR4ADForRecommendation`]): The policy, trained by VSL.
         args ([`RSPOConfig`]): Settings.
-        train_dataset (`Dataset`): List-wise rows: `items` (list of item ids, the history), `candidates` (list of item
-            ids), `rewards` (list of values >= 0), optionally `events`, `values`, user features of the history.
+        train_dataset (`Dataset`): List-wise rows, see `check_lists`.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         eval_dataset (`Dataset`, *optional*): Rows of `items`, `target_items`, `target_values`; validation is by beam
-            search.
+            search. With an `eval_strategy` it also guards the run, see [`RSPOConfig`].
         callbacks (`list`, *optional*): Further callbacks.
 
     Raises:
-        ValueError: If no list has two different rewards: there is nothing to prefer.
+        ValueError: If no list has two different rewards, or as `check_lists`.
     """
 
     _tag_names = ["gr4ad", "rspo"]
@@ -107,21 +83,14 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
-        rows = train_dataset.filter(
-            lambda items, rewards: [len(i) > 0 and len(set(r)) > 1 for i, r in zip(items, rewards, strict=True)],
-            input_columns=["items", "rewards"],
-            batched=True,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-        )
-        if not len(rows):
-            raise ValueError(
-                "No list of the training data has a history and two different rewards: there is nothing to prefer."
-            )
+        rows = check_lists(train_dataset, args.reference)
+        if args.reference != "logged" and "ref_logps" in rows.column_names:
+            rows = rows.remove_columns("ref_logps")
         self.ref_model = None
-        if args.use_reference:
+        if args.reference == "frozen":
             self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.loss_metrics: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.alarms = PolicyAlarms(args.delta, args.reference != "none")
         super().__init__(
             model=model,
             args=args,
@@ -134,38 +103,75 @@ class RSPOTrainer(RankingEvaluationMixin, TRLTrainerBase):
         )
         if self.ref_model is not None:
             self.ref_model = self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
+            if args.sync_ref_model:
+                self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
+        self.guard = None
+        if eval_dataset is not None and args.eval_strategy != "no":
+            self.guard = HeldOutGuard(self)
+            self.add_callback(self.guard)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rewards, mask = inputs.pop("rewards"), inputs.pop("candidate_mask")
-        outputs = model(**inputs)
+        args = self.args
+        rewards, mask, ref_logps = (inputs.pop(name, None) for name in ("rewards", "candidate_mask", "ref_logps"))
+        targets = {name: inputs.pop(name) for name in VSL_LABELS if name in inputs}
+        outputs = model(**inputs, **(targets if args.vsl_weight else {}))
         logps = outputs.candidate_logps
-        ref_logps = None
         if self.ref_model is not None:
             with torch.no_grad():
                 ref_logps = self.ref_model(**inputs).candidate_logps
-        grades = value_grades(rewards.to(logps.dtype), mask, max_grade=self.args.max_grade)
-        loss, metrics = rspo_loss(logps, grades, ref_logps, mask, beta=self.args.beta, delta=self.args.delta)
-        metrics["rspo"] = loss.detach()
-        if self.args.imitation_weight:
-            best = rewards.masked_fill(~mask, -torch.inf).argmax(1, keepdim=True)
-            imitation = -logps.gather(1, best).mean()
-            metrics["imitation"] = imitation.detach()
-            loss = loss + self.args.imitation_weight * imitation
+        grades = value_grades(rewards.to(logps.dtype), mask, max_grade=args.max_grade)
+        imitate = rank = None
+        if args.unified:
+            imitate, rank = unified_weights(logps, grades, mask)
+        loss, metrics = self.preference_loss(logps, grades, ref_logps, mask, rank)
+        metrics |= {args.loss_type: loss.detach(), **self.policy_metrics(logps, rewards, ref_logps, mask)}
+        if args.vsl_weight:
+            # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
+            taught = targets["labels"][:, 0] >= 0
+            weight = 1.0 if imitate is None else imitate.gather(1, rewards.argmax(1, keepdim=True))[taught, 0]
+            vsl = (weight * outputs.target_losses).sum() / len(rewards)
+            metrics["vsl"] = vsl.detach()
+            loss = loss + args.vsl_weight * vsl
         for name, metric in metrics.items():
             self.loss_metrics[name].append(metric.float())
         return (loss, outputs) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs.update(
-                {f"rspo/{name}": torch.stack(parts).mean().item() for name, parts in self.loss_metrics.items()}
+    def preference_loss(self, logps, grades, ref_logps, mask, anchor_weight) -> tuple[torch.Tensor, dict]:
+        args = self.args
+        if args.loss_type == "rspo":
+            return rspo_loss(
+                logps, grades, ref_logps, mask, beta=args.beta, delta=args.delta, anchor_weight=anchor_weight
             )
+        if args.loss_type == "grpo":
+            return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip)
+        loss = {"dpo": dpo_loss, "sdpo": sdpo_loss}[args.loss_type]
+        return loss(logps, grades, ref_logps, mask, beta=args.beta)
+
+    @staticmethod
+    @torch.no_grad()
+    def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
+        best = logps.gather(1, rewards.masked_fill(~mask, -1.0).argmax(1, keepdim=True))
+        shares = logps.masked_fill(~mask, -torch.inf).softmax(1)
+        metrics = {"best_logp": best.mean(), "reward": (shares * rewards).sum(1).mean()}
+        if ref_logps is not None:
+            metrics["drift"] = (logps - ref_logps).abs()[mask].mean()
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.loss_metrics:
+            names = sorted(self.loss_metrics)  # one order in all processes
+            means = torch.stack([torch.stack(self.loss_metrics[name]).mean() for name in names])
+            parts = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+            self.alarms.read(self.state.global_step, parts)
+            logs |= {f"rspo/{name}": part for name, part in parts.items()}
             self.loss_metrics.clear()
         super().log(logs, start_time)
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Not used: a GR4AD folder's card is written from its evaluation by `gr4ad card`, TRL's describes a text
-        generator."""
+    # TRL's arguments, which are not transformers'.
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None, **kwargs) -> None:  # type: ignore[override]
+        """Writes `output_dir/README.md` about this run: TRL's card describes a text generator."""
+        if self.is_world_process_zero():
+            write_alignment_card(self, model_name, dataset_name, tags)
 
 
-__all__ = ["RSPOCollator", "RSPOTrainer"]
+__all__ = ["RSPOTrainer"]

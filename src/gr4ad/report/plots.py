@@ -113,7 +113,7 @@ def alignment_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list
     """The curves of the preference stage and its validation."""
     order = [_line(log, "rspo/accuracy", "accuracy", accent=True), _line(log, "rspo/gate_open", "open gates")]
     margin = [_line(log, "rspo/margin", "", accent=True)]
-    names = {"rspo/rspo": "RSPO", "rspo/imitation": "imitation"}
+    names = {"rspo/rspo": "RSPO", "rspo/vsl": "VSL"}
     losses = [_line(log, "loss", "total", accent=True), *(_line(log, key, name) for key, name in names.items())]
     return _present(
         [
