@@ -1,5 +1,7 @@
 """Accuracy of the decoder alone: LazyAR with K = 0 (vanilla) .. L - 1 parallel layers, and MTP heads, of equal size.
 
+Vanilla decoding and LazyAR inject the last token, as the paper has it; "prefix fused" is ours (`fuse_prefix`).
+
     python benchmarks/decoders.py amazon_beauty --data DIR --work OUT --runs RECIPE_OUT --out FILE
 
 Data, SIDs, shape and training are the recipe's, without what would hide the decoder: no item head, no value token, and
@@ -57,11 +59,12 @@ DECODER_ALONE = {
 logger = logging.getLogger("decoders")
 
 
-def decoder_config(recipe: Recipe, tokenizer: UASIDTokenizer, parallel_layers: int) -> GR4ADConfig:
+def decoder_config(
+    recipe: Recipe, tokenizer: UASIDTokenizer, parallel_layers: int, fuse_prefix: bool = False
+) -> GR4ADConfig:
     """The recipe's network without item head and value token."""
-    settings = replace(
-        recipe.model, num_parallel_layers=parallel_layers, item_head=False, **dict.fromkeys(UNPLACED, False)
-    )
+    shape = {"num_parallel_layers": parallel_layers, "fuse_prefix": fuse_prefix}
+    settings = replace(recipe.model, **shape, item_head=False, **dict.fromkeys(UNPLACED, False))
     config = model_config(replace(settings, context_values=False), tokenizer).to_dict()
     return GR4ADConfig(**{**config, "num_value_buckets": 0, "value_bucket_means": None})
 
@@ -73,7 +76,10 @@ def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]
     with torch.device("meta"):
         count = GR4ADForRecommendation(vanilla).num_parameters()
     lazy = {
-        f"LazyAR, K = {k}": partial(GR4ADForRecommendation, decoder_config(recipe, tokenizer, k))
+        f"LazyAR, K = {k}{', prefix fused' if fused else ''}": partial(
+            GR4ADForRecommendation, decoder_config(recipe, tokenizer, k, fused)
+        )
+        for fused in (False, True)
         for k in range(1, layers)
     }
     return {

@@ -17,6 +17,7 @@ class BeamCache:
     def __init__(self) -> None:
         self.levels: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.ancestors: list[torch.Tensor] = []
+        self.path_sum: torch.Tensor | None = None
 
     def descend(self, parents: torch.Tensor, rows: int) -> None:
         """Makes the rows of the next level children of `parents` (int64, (B, W)), each one of the `rows` that its
@@ -36,6 +37,13 @@ class BeamCache:
             return torch.stack([*path, levels[-1][which]], dim=1)
 
         return along_path(0), along_path(1)
+
+    def sum_along_path(self, vectors: torch.Tensor) -> torch.Tensor:
+        """This level's vectors (B, W, 1, d) plus those of all earlier levels along each row's path, in that shape."""
+        if self.path_sum is not None:
+            vectors = vectors + self.path_sum.index_select(0, self.ancestors[-1]).view(vectors.shape)
+        self.path_sum = vectors.flatten(0, 2)
+        return vectors
 
 
 __all__ = ["BeamCache"]

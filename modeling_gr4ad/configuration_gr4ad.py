@@ -42,6 +42,9 @@ class GR4ADConfig(PreTrainedConfig):
         query_from_context (`bool`): Adds the last context vector to every trunk query, m_t^0 = p_t + x_last. The trunk
             stays token-free. Needed when all prefixes of a history are trained in one pass: otherwise a query does not
             know how long its prefix is.
+        fuse_prefix (`bool`): Injects the sum of all previous tokens of the SID, not the last one alone: s_{t-1} of eq.
+            9 becomes s_1 + ... + s_{t-1}. The upper layers, of which LazyAR leaves few, need not learn to fetch the
+            earlier tokens by attention.
         item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
         item_head_copy (`bool`): Lets the item head copy items of the history, for logs in which users come back to the
             same ads or products.
@@ -88,6 +91,7 @@ class GR4ADConfig(PreTrainedConfig):
     max_cross_domain_items: int = 50
     user_feature_sizes: list[int] | None = None
     query_from_context: bool = True
+    fuse_prefix: bool = False
     item_head: bool = False
     item_head_copy: bool = False
     item_head_repeat: bool = False

@@ -189,7 +189,12 @@ class GR4ADModel(GR4ADPreTrainedModel):
     ) -> torch.Tensor:
         """Layers K + 1..L. trunk (B, 1 or R, P', d) and the previous tokens (B, R, P') -> normed states (B, R, P', d);
         with `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position."""
-        hidden = trunk if tokens is None else self.fusion(trunk, self.dropout(self.embed_tokens(tokens)))
+        hidden = trunk
+        if tokens is not None:
+            injected = self.embed_tokens(tokens)
+            if self.config.fuse_prefix:
+                injected = injected.cumsum(dim=2) if cache is None else cache.sum_along_path(injected)
+            hidden = self.fusion(trunk, self.dropout(injected))
         mask = None if cache is not None else self.causal_mask(hidden)
         for layer in self.layers[self.config.num_parallel_layers :]:
             hidden = layer(hidden, context, mask, cache, **kwargs)

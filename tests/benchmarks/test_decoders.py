@@ -13,7 +13,8 @@ from gr4ad.pipeline import load_recipe, run_recipe
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
-NAMES = {"vanilla AR, K = 0", "LazyAR, K = 1", "LazyAR, K = 2", "MTP heads"}
+LAZY = {f"LazyAR, K = {k}{fused}" for k in (1, 2) for fused in ("", ", prefix fused")}
+NAMES = {"vanilla AR, K = 0", "MTP heads", *LAZY}
 
 
 def run(script: str, *arguments: object) -> None:

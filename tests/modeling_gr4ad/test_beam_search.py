@@ -274,9 +274,12 @@ def test_item_candidates_need_an_item_weight(model, history, count):
 
 
 @pytest.mark.parametrize("parallel", [0, 1, 2])
+@pytest.mark.parametrize("fuse_prefix", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-def test_cached_beams_equal_full_forwards_at_every_split(build_model, history, parallel, dtype, tolerance):
-    model = build_model(num_parallel_layers=parallel).to(dtype)
+def test_cached_beams_equal_full_forwards_at_every_split(
+    build_model, history, parallel, fuse_prefix, dtype, tolerance
+):
+    model = build_model(num_parallel_layers=parallel, fuse_prefix=fuse_prefix).to(dtype)
     output = model.beam_search(**history, beam_widths=[4, 20, 60], trie=SIDTrie.from_codes(torch.tensor(SPACE)))
     for number in range(0, 60, 7):
         full = model(**history, labels=output.sequences[:, number])

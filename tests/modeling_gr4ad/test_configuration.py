@@ -60,6 +60,7 @@ def test_save_and_load_keep_every_field(tmp_path):
         context_values=True,
         user_feature_sizes=[4, 6],
         query_from_context=False,
+        fuse_prefix=True,
         dropout=0.25,
         label_smoothing=0.1,
         hidden_act="gelu",

@@ -27,9 +27,9 @@ def last_labels(labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value[torch.arange(len(last)), last] for name, value in labels.items()}
 
 
-@pytest.mark.parametrize("query_from_context", [True, False])
-def test_every_parameter_learns(build_model, build_history, build_labels, query_from_context):
-    model = build_model(query_from_context=query_from_context).train()
+@pytest.mark.parametrize("changes", [{}, {"query_from_context": False}, {"fuse_prefix": True}])
+def test_every_parameter_learns(build_model, build_history, build_labels, changes):
+    model = build_model(**changes).train()
     output = model(**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS))
     assert set(output.losses) == {"sid", "value", "mtp", "item"}
     output.loss.backward()
@@ -495,3 +495,21 @@ def test_targets_and_candidates_of_one_reading_are_those_of_two(build_model, bui
     torch.testing.assert_close(both.target_losses.mean(), both.loss)
     with pytest.raises(ValueError, match=r"`labels` beside `candidate_ids` must be \(B, 3\)"):
         model(**history, labels=sids.expand(3, 6, 3)[:, :6], candidate_ids=sids)
+
+
+def test_a_fused_prefix_is_the_sum_of_all_previous_tokens(build_model, build_history):
+    """Without self-attention nothing else tells the third level of the first token."""
+    model = build_model(fuse_prefix=True, num_parallel_layers=2, num_value_buckets=0, value_bucket_means=None,
+                        context_values=False)  # fmt: skip
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    history = build_history(model.config, [4])
+    offsets = torch.tensor(model.config.level_offsets)
+    first, second, other = (model(**history, labels=(torch.tensor([sid]) + offsets)) for sid in ([0, 1, 2], [3, 1, 2],
+                                                                                               [0, 2, 2]))  # fmt: skip
+    for level, (same, apart) in enumerate([(True, True), (False, True), (False, False)]):
+        assert torch.equal(first.logits[level], second.logits[level]) == same
+        assert torch.equal(first.logits[level], other.logits[level]) == apart
+    model.config.fuse_prefix = False
+    last_alone = [model(**history, labels=(torch.tensor([sid]) + offsets)).logits[2] for sid in ([0, 1, 2], [3, 1, 2])]
+    assert torch.equal(*last_alone)

@@ -104,6 +104,9 @@ class ModelSettings:
     separate_context_values: bool = field(default=False, metadata={"help": "Project context values apart from keys."})
     num_context_layers: int = field(default=1, metadata={"help": "Causal encoder layers over the history."})
     max_context_items: int = field(default=50, metadata={"help": "Longest history, items."})
+    fuse_prefix: bool = field(
+        default=False, metadata={"help": "Inject the sum of all previous tokens of an SID, not the last one alone."}
+    )
     item_embeddings: bool = field(default=True, metadata={"help": "Learn a vector for each item of the history."})
     item_head: bool = field(default=True, metadata={"help": "Add a softmax over items, for re-ranking beams."})
     item_head_copy: bool = field(default=False, metadata={"help": "The item head may copy items of the history."})
