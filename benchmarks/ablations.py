@@ -29,7 +29,7 @@ from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 
-Changes = Mapping[str, Mapping[str, Any]]
+Changes = Mapping[str, Mapping[str, Any] | None]
 
 DECODER: dict[str, Changes] = {
     "vanilla AR, K = 0": {"model": {"num_parallel_layers": 0}},
@@ -66,9 +66,12 @@ SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "align")
 
 
 def changed(recipe: Recipe, changes: Changes) -> Recipe:
-    """The recipe with some fields of its sections replaced."""
-    sections = {}
+    """The recipe with some fields of its sections replaced; None leaves a section out."""
+    sections: dict[str, Any] = {}
     for section, fields in changes.items():
+        if fields is None:
+            sections[section] = None
+            continue
         before = getattr(recipe, section)
         sections[section] = {**before, **fields} if isinstance(before, dict) else replace(before, **fields)
     return replace(recipe, **sections)
