@@ -35,6 +35,10 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
         sync_ref_model (`bool`, defaults to `False`), ref_model_mixup_alpha, ref_model_sync_steps: Moves the frozen
             reference towards the policy now and then, as TRL does.
 
+    Parameters of the policy:
+        disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be most of the
+            difference between policy and reference, which gate and margins read.
+
     Parameters that guard the run, which need an `eval_strategy`:
         max_ndcg_loss (`float`, defaults to 0.01): Share of the NDCG@10 before training that a policy may lose and
             still be kept. Of those, the best by `metric_for_best_model` (default `revenue@10`) is what the run ends
@@ -69,6 +73,7 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
     sync_ref_model: bool = field(default=False, metadata={"help": "Move the frozen reference towards the policy."})
     ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "How far, in (0, 1]: 1 copies the policy."})
     ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between two such moves."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout, as the reference runs."})
     max_ndcg_loss: float = field(default=0.01, metadata={"help": "Share of NDCG@10 that a kept policy may lose."})
     guard_patience: int = field(default=2, metadata={"help": "Validations beyond that loss that stop the run."})
     max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})

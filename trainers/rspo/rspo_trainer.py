@@ -9,7 +9,6 @@ from collections import defaultdict
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl.trainer.callbacks import SyncRefModelCallback
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
@@ -23,7 +22,7 @@ from .preference_lists import RSPOCollator, check_lists
 from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
 from .rspo_config import RSPOConfig
 from .rspo_loss import rspo_loss, value_grades
-from .trl_bases import TRLTrainerBase
+from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
 from .unified_weights import unified_weights
 
 VSL_LABELS = ("labels", "item_labels", "value_labels")
@@ -86,6 +85,8 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         rows = check_lists(train_dataset, args.reference)
         if args.reference != "logged" and "ref_logps" in rows.column_names:
             rows = rows.remove_columns("ref_logps")
+        if args.disable_dropout:
+            disable_dropout_in_model(model)
         self.ref_model = None
         if args.reference == "frozen":
             self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
