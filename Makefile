@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	touch $(READY)
 
-demo: $(READY)  ## simulated market -> SIDs -> VSL -> RSPO -> report -> a served request (3 to 5 minutes)
+demo: $(READY)  ## simulated market -> SIDs -> VSL -> RSPO -> report -> a served request (4 to 7 minutes)
 	$(BIN)/gr4ad demo --out demo
 
 lint: $(READY)
