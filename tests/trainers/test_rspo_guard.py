@@ -102,6 +102,12 @@ def test_a_good_reward_is_followed_and_its_best_policy_kept(
     card = (tmp_path / "README.md").read_text()
     assert f"the policy of step\n{guard['best_step']} of 40" in card and "| `unified` | True |" in card
     assert "library_name: gr4ad" in card and "- rspo" in card
+    model.config._name_or_path = str(tmp_path)  # a folder of this machine is nobody's base model
+    trainer.create_model_card()
+    assert str(tmp_path) not in (tmp_path / "README.md").read_text()
+    model.config._name_or_path = "somebody/gr4ad-base"
+    trainer.create_model_card()
+    assert "base_model: somebody/gr4ad-base" in (tmp_path / "README.md").read_text()
 
 
 def test_a_metric_that_validation_does_not_have_is_named(trained, ring_log, ring_tokenizer, validation, tmp_path):

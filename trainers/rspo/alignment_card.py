@@ -54,10 +54,11 @@ def write_alignment_card(
     args = trainer.args
     more = [tags] if isinstance(tags, str) else list(tags or ())
     name = model_name or (args.hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1]
+    base = getattr(trainer.model.config, "_name_or_path", "")
     data = ModelCardData(
         library_name="gr4ad",
         model_name=name,
-        base_model=getattr(trainer.model.config, "_name_or_path", None) or None,
+        base_model=base if base and not Path(base).exists() else None,  # a folder of this machine names no model
         datasets=dataset_name,
         tags=sorted({*trainer._tag_names, "recommendation", *more}),
     )

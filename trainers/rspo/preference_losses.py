@@ -128,13 +128,13 @@ def compared(
     Raises:
         ValueError: If shapes differ.
     """
-    check_lists(policy_logps, grades)
+    check_shapes(policy_logps, grades)
     mask = torch.ones_like(grades, dtype=torch.bool) if mask is None else mask
     worse = (grades.unsqueeze(1) < grades.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)
     return policy_logps if ref_logps is None else policy_logps - ref_logps, worse, mask
 
 
-def check_lists(policy_logps: torch.Tensor, grades: torch.Tensor) -> None:
+def check_shapes(policy_logps: torch.Tensor, grades: torch.Tensor) -> None:
     """Raises ValueError unless both are (lists, candidates)."""
     if policy_logps.shape != grades.shape or policy_logps.ndim != 2:
         raise ValueError(
@@ -154,4 +154,4 @@ def order_metrics(margins: torch.Tensor, worse: torch.Tensor) -> dict[str, torch
     }
 
 
-__all__ = ["check_lists", "compared", "dpo_loss", "grpo_loss", "order_metrics", "sdpo_loss"]
+__all__ = ["check_shapes", "compared", "dpo_loss", "grpo_loss", "order_metrics", "sdpo_loss"]

@@ -36,7 +36,7 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
             reference towards the policy now and then, as TRL does.
 
     Parameters of the policy:
-        disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be most of the
+        disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be in the
             difference between policy and reference, which gate and margins read.
 
     Parameters that guard the run, which need an `eval_strategy`:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from .preference_losses import check_lists, order_metrics
+from .preference_losses import check_shapes, order_metrics
 
 
 def rspo_loss(
@@ -56,7 +56,7 @@ def rspo_loss(
     LambdaLoss (Wang et al., CIKM 2018), which sums over pairs where this takes the log of a sum for each anchor.
     GRPO (arXiv 2402.03300) weighs each candidate by its advantage alone and does not compare places.
     """
-    check_lists(policy_logps, grades)
+    check_shapes(policy_logps, grades)
     mask = torch.ones_like(grades, dtype=torch.bool) if mask is None else mask
     worse = (
         (grades.unsqueeze(1) < grades.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)

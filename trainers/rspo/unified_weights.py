@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from .preference_losses import check_lists
+from .preference_losses import check_shapes
 
 
 def unified_weights(
@@ -30,7 +30,7 @@ def unified_weights(
     Returns:
         w_VSL in [1, 1 + max v] and w_RL in [0, 1 + max v], (B, n); 0 on padding.
     """
-    check_lists(policy_logps, grades)
+    check_shapes(policy_logps, grades)
     mask = torch.ones_like(grades, dtype=torch.bool) if mask is None else mask
     with torch.no_grad():
         by_likelihood = policy_logps.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
