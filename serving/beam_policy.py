@@ -20,8 +20,8 @@ PRESETS = ("equal", "progressive")
 def level_widths(preset: str, widest: int, levels: int) -> list[int]:
     """Dynamic beam width (DBW): W_1..W_T of a preset whose last level has `widest` beams.
 
-    `equal`: the same at each level. `progressive`: half as many at each earlier level, e.g. 128, 256, 512: early levels
-    have fewer prefixes worth keeping, and their beams cost as much.
+    `equal`: the same at each level. `progressive`: half as many at each earlier level, e.g. 128, 256, 512: early
+    levels have fewer prefixes worth keeping, and their beams cost as much.
 
     Raises:
         ValueError: If there is no such preset, or `widest` or `levels` is below 1.
@@ -52,8 +52,8 @@ class Load:
 class BeamPolicy:
     """Base widths by level, scaled by load: B_t = B_base,t * f(Q_t, C_avail).
 
-    The service level objective is the one knob. The policy learns what a batch costs (`finished`) and how many requests
-    arrive (`arrived`), and gives each batch the widest beams with which
+    The service level objective is the one knob. The policy learns what a batch costs (`finished`) and how many
+    requests arrive (`arrived`), and gives each batch the widest beams with which
 
     - everything that waits now is answered within the objective,
     - a request that arrives just after a batch has begun, and so waits for two, is too, and

@@ -20,7 +20,7 @@ def batch_seconds(requests: int, widths: tuple[int, ...]) -> float:
 
 
 def simulate(policy: BeamPolicy, arrivals: np.ndarray, noise: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Latency of each request and the time of each decision with its scale, in virtual seconds; one batch at a time."""
+    """Latency of each request and the time of each decision with its scale, in virtual seconds."""
     latencies, decisions = np.zeros(len(arrivals)), []
     now, head, told = 0.0, 0, 0
     while head < len(arrivals):
