@@ -1,4 +1,4 @@
-"""Serving: a recommender object and its HTTP server.
+"""Serving: a recommender object, its HTTP server, and the folder through which trainers reach both.
 
 The server needs the extra `gr4ad[serve]` and is imported when first named, so that a recommender alone does not.
 """
@@ -6,6 +6,8 @@ The server needs the extra `gr4ad[serve]` and is imported when first named, so t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .index_change import IndexChange
+from .published_model import PublishedModel, PublishedModelError
 from .recommender import Recommendation, Recommender, UnknownItemError
 from .server_config import ServerConfig
 
@@ -25,4 +27,14 @@ def __getattr__(name: str) -> Any:
     return vars(server)[name]
 
 
-__all__ = ["Recommendation", "Recommender", "ServerConfig", "UnknownItemError", "create_app", "serve"]
+__all__ = [
+    "IndexChange",
+    "PublishedModel",
+    "PublishedModelError",
+    "Recommendation",
+    "Recommender",
+    "ServerConfig",
+    "UnknownItemError",
+    "create_app",
+    "serve",
+]
