@@ -281,8 +281,8 @@ class Recommender:
         Raises:
             ValueError: As `SIDIndex.add`, or if a code is outside its codebook. Nothing has changed then.
         """
-        self._check_codes(codes)
-        self._change(lambda index: index.add(item_ids, codes, priority, attributes))
+        self.check_codes(codes)
+        self.change_index(lambda index: index.add(item_ids, codes, priority, attributes))
 
     def replace_ads(
         self,
@@ -301,8 +301,8 @@ class Recommender:
             ValueError: As `SIDIndex.replace`, or if a code is outside its codebook. Nothing has changed then.
         """
         if codes is not None:
-            self._check_codes(codes)
-        self._change(lambda index: index.replace(item_ids, codes, priority, attributes))
+            self.check_codes(codes)
+        self.change_index(lambda index: index.replace(item_ids, codes, priority, attributes))
 
     def remove_ads(self, item_ids: Sequence[str]) -> None:
         """Serves ads no more from the next request on; histories may still hold them.
@@ -310,9 +310,9 @@ class Recommender:
         Raises:
             ValueError: As `SIDIndex.remove`, or if no ad would be left. Nothing has changed then.
         """
-        self._change(lambda index: index.remove(item_ids))
+        self.change_index(lambda index: index.remove(item_ids))
 
-    def _check_codes(self, codes: np.ndarray) -> None:
+    def check_codes(self, codes: np.ndarray) -> None:
         """Raises ValueError for a code beyond its codebook; all else that can be wrong the index checks."""
         codes, sizes = np.asarray(codes), self.tokenizer.level_sizes
         if codes.ndim == 2 and codes.shape[1] == len(sizes) and codes.dtype.kind in "iuf":
@@ -324,18 +324,28 @@ class Recommender:
                     f"0..{sizes[level] - 1}. Encode it with the quantizer that this tokenizer was built with."
                 )
 
-    def _change(self, change: Callable[[SIDIndex], None]) -> None:
+    def change_index(self, change: Callable[[SIDIndex], None]) -> bool:
         """Applies a change to a copy of the index and publishes what follows from it: tables, accounts, then index,
-        then trie, so that whatever a request reads first, the rest holds its rows."""
+        then trie, so that whatever a request reads first, the rest holds its rows.
+
+        Args:
+            change: Changes the index it is given, or raises; then what is served has not changed.
+
+        Returns:
+            False if it changed nothing.
+        """
         with self._changing:
             index = self.tokenizer.index.snapshot()
             change(index)
+            if index.version == self.tokenizer.index.version:
+                return False
             trie = SIDTrie.from_index(index, self.model.device)
             groups = account_groups(index, self.model.device)
             self._extend_tables(index)
             self.account_groups = groups
             self.tokenizer.index = index
             self.trie = trie
+            return True
 
     @torch.no_grad()
     def _extend_tables(self, index: SIDIndex) -> None:
