@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
@@ -100,7 +101,7 @@ class Recommender:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
             generation_config = GenerationConfig.from_pretrained(name_or_path, **hub_kwargs)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             message = str(error).splitlines()[0]
             raise ValueError(
                 f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished "
