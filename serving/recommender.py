@@ -107,6 +107,9 @@ class Recommender:
                 f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished "
                 "`gr4ad run`, or a hub id."
             ) from error
+        # The weights may be a map of their file: whoever writes over it would end a process that serves from it.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
         return cls(model, tokenizer, generation_config, name=Path(name_or_path).name)
 
     @property
