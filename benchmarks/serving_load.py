@@ -24,15 +24,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from served_process import artifact_with, cores, request_bodies, serving
 
 from gr4ad import GR4ADConfig, UASIDTokenizer
 from gr4ad.data import load_prepared
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
+from gr4ad.report.load_plots import load_figure
 from gr4ad.serving.load_test import (
     Outcome,
     constant_rate,
@@ -84,25 +83,6 @@ def capacity(url: str, bodies: list[dict], requests: int) -> float:
     outcomes = loaded(url, bodies, np.zeros(requests), timeout=120.0)
     assert all(outcome.status == 200 for outcome in outcomes)
     return requests / (time.perf_counter() - begun)
-
-
-def draw(path: Path, systems: dict[str, list[dict[str, float]]], slo: float, base_rows: int) -> None:
-    """The day: arrivals, 99th percentile of latency and mean width over time."""
-    colors = {"fixed": "#b0b0b0", "narrow": "#c98b3a", "adaptive": "#2a6f97"}
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-        panels = figure.subplots(3, 1, sharex=True)
-        for name, parts in systems.items():
-            times = [part["time"] for part in parts]
-            panels[1].plot(times, [part["p99_ms"] for part in parts], color=colors[name], label=name)
-            panels[2].plot(times, [part["beam_rows"] / base_rows for part in parts], color=colors[name], label=name)
-        panels[0].plot(times, [part["rate"] for part in systems["adaptive"]], color="#444444")
-        panels[0].set_ylabel("requests/s")
-        panels[1].axhline(slo, color="#c0392b", linewidth=0.8, linestyle="--")
-        panels[1].set(ylabel="P99, ms", yscale="log")
-        panels[2].set(ylabel="beams / base", xlabel="seconds of the day")
-        panels[1].legend(frameon=False, fontsize=8)
-        figure.savefig(path)
 
 
 def main() -> None:
@@ -203,7 +183,7 @@ def main() -> None:
     }
     write_json(arguments.out, result)
     if arguments.figure is not None:
-        draw(arguments.figure, days, slo, sum(base))
+        load_figure(days, slo).savefig(arguments.figure, metadata={"Date": None})
     print(json.dumps(ratios, indent=1))  # noqa: T201
 
 

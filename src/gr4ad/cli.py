@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("evaluation", "compare finished runs user by user: seeds, or different models"),
     "recommend": ("artifacts", "rank ads for a history"),
     "serve": ("artifacts", "serve an artifact over HTTP"),
+    "bench": ("bench", "put load on a server, or find the beam widths to serve with"),
     "card": ("artifacts", "show an artifact's model card"),
     "push": ("artifacts", "upload an artifact to the hub"),
 }
