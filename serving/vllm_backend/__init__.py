@@ -1,8 +1,8 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """GR4AD on a stock vLLM, by entry points: model, load-adaptive scheduler, `POST /v1/recommend`, offline use.
 
-Needs the extra `gr4ad[vllm]`. Nothing here is imported unless vLLM, or `backend="vllm"`, asks for it. The folder is not
-called `vllm`: whoever has this room on their path would import it instead of vLLM.
+Needs the extra `gr4ad[vllm]`. Nothing here is imported unless vLLM, or `backend="vllm"`, asks for it. The folder is
+not called `vllm`: whoever has this room on their path would import it instead of vLLM.
 
 | module | is |
 |---|---|
@@ -16,4 +16,5 @@ called `vllm`: whoever has this room on their path would import it instead of vL
 | `endpoint` | entry point `vllm.endpoint_plugins`: `/v1/recommend` and its metrics |
 | `offline` | `Recommender.from_pretrained(..., backend="vllm")` |
 | `launch` | `gr4ad serve --backend vllm` |
+| `contract` | what of vLLM all this relies on beyond its public interface, and whether it still holds |
 """

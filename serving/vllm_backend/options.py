@@ -22,7 +22,7 @@ class VLLMOptions:
     slo_ms: float | None = field(
         default=None,
         metadata={
-            "help": "Milliseconds from arrival to answer that the beam widths are adapted to; default: constant widths."
+            "help": "Milliseconds from arrival to answer that beam widths are adapted to; default: constant widths."
         },
     )
     min_scale: float = field(default=0.25, metadata={"help": "Narrowest beams, as a share of the model's widths."})

@@ -34,8 +34,8 @@ class GR4ADArchConvertor(ModelArchConfigConvertorBase):
     """How vLLM reads a GR4AD configuration."""
 
     def __init__(self, hf_config: Any, hf_text_config: Any, *args: Any, **kwargs: Any):
-        # To transformers the context processor is an encoder. To vLLM that would mean cross-attention layers of its own,
-        # and a prompt for each half.
+        # To transformers the context processor is an encoder. To vLLM that would mean cross-attention layers of its
+        # own, and a prompt for each half.
         hf_config.is_encoder_decoder = False
         super().__init__(hf_config, hf_text_config, *args, **kwargs)
 
@@ -50,8 +50,8 @@ class GR4ADConfigCheck(VerifyAndUpdateConfig):
     def verify_and_update_model_config(model_config: ModelConfig) -> None:
         if model_config.quantization is not None:
             raise ValueError(
-                f"`quantization` = {model_config.quantization!r} acts on vLLM's own layers, and GR4AD has none of them. "
-                "Leave it out; `--dtype bfloat16` halves the weights."
+                f"`quantization` = {model_config.quantization!r} acts on vLLM's own layers, and GR4AD has none of "
+                "them. Leave it out; `--dtype bfloat16` halves the weights."
             )
         # Its forward pass does nothing, so there is nothing to compile or capture.
         model_config.enforce_eager = True
@@ -63,13 +63,13 @@ class GR4ADConfigCheck(VerifyAndUpdateConfig):
             size = getattr(parallel, name)
             if size > 1:
                 raise ValueError(
-                    f"`{name}` = {size}: vLLM calls the pooler of a model, in which GR4AD decodes, on one rank only, and "
-                    "a model of this size fits on one device. Use `--data-parallel-size` for more devices."
+                    f"`{name}` = {size}: vLLM calls the pooler of a model, in which GR4AD decodes, on one rank only, "
+                    "and a model of this size fits on one device. Use `--data-parallel-size` for more devices."
                 )
         if vllm_config.lora_config is not None:
             raise ValueError(
-                "`enable_lora`: vLLM's LoRA acts on its own layers, and GR4AD has none of them. Merge the adapter into "
-                "the model (`merge_and_unload`) and serve the result; weights can be swapped while serving."
+                "`enable_lora`: vLLM's LoRA acts on its own layers, and GR4AD has none of them. Merge the adapter "
+                "into the model (`merge_and_unload`) and serve the result; weights can be swapped while serving."
             )
         options = VLLMOptions.from_additional_config(vllm_config.additional_config)
         scheduler = vllm_config.scheduler_config
@@ -78,8 +78,8 @@ class GR4ADConfigCheck(VerifyAndUpdateConfig):
             scheduler.scheduler_cls = f"{PACKAGE}.scheduler.{kind}"
         if not parallel.worker_extension_cls:
             parallel.worker_extension_cls = f"{PACKAGE}.worker_extension.GR4ADWorkerExtension"
-        # The engine turns chunking off for models without a KV cache, since it takes them for encoders. Here a chunk is
-        # only counted, so both settings work; the scheduler goes by this note.
+        # The engine turns chunking off for models without a KV cache, since it takes them for encoders. Here a chunk
+        # is only counted, so both settings work; the scheduler goes by this note.
         vllm_config.additional_config = {
             **options.to_additional_config(),
             **{key: value for key, value in vllm_config.additional_config.items() if key != "gr4ad"},

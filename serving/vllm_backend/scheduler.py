@@ -2,7 +2,8 @@
 """vLLM's schedulers with beam widths by load: one [`BeamPolicy`] decides, what it says is written into the requests.
 
 Of vLLM's schedulers, whose interface is not public, four methods are extended and none is replaced; which of their
-attributes are touched stands in `TOUCHED`, and a test compares it with the vLLM that is installed.
+attributes are touched stands in `TOUCHED`, which are new in `ADDED`, and `contract` compares both with the vLLM that
+is installed.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from .registration import CHUNKED_PREFILL_KEY
 logger = logging.getLogger(__name__)
 
 EXTENDED = ("__init__", "add_request", "schedule", "update_from_output")
-TOUCHED = (
-    "vllm_config", "scheduler_config", "requests", "waiting", "running", "max_num_active_reqs",
-)  # fmt: skip
+TOUCHED = ("vllm_config", "scheduler_config", "requests", "waiting", "running", "max_num_active_reqs")
+ADDED = ("gr4ad_options", "sid_levels", "beam_policy", "most_active", "last_step_finished")
 
 
 def query_of(request: Request) -> dict[str, Any]:
@@ -48,19 +48,19 @@ class LevelAdaptiveScheduling:
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         vllm_config = self.vllm_config
-        self.options = VLLMOptions.from_additional_config(vllm_config.additional_config)
+        self.gr4ad_options = VLLMOptions.from_additional_config(vllm_config.additional_config)
         model = vllm_config.model_config
         revision = {"revision": model.revision} if model.revision else {}
-        self.levels = model.hf_config.num_levels
-        self.policy = BeamPolicy(
+        self.sid_levels = model.hf_config.num_levels
+        self.beam_policy = BeamPolicy(
             GenerationConfig.from_pretrained(model.model, **revision).beam_widths,
-            slo=None if self.options.slo_ms is None else self.options.slo_ms / 1000,
-            min_scale=self.options.min_scale,
-            max_scale=self.options.max_scale,
-            max_batch=min(self.options.max_step_requests, self.max_num_active_reqs),
+            slo=None if self.gr4ad_options.slo_ms is None else self.gr4ad_options.slo_ms / 1000,
+            min_scale=self.gr4ad_options.min_scale,
+            max_scale=self.gr4ad_options.max_scale,
+            max_batch=min(self.gr4ad_options.max_step_requests, self.max_num_active_reqs),
         )
         self.most_active = self.max_num_active_reqs
-        self.last_finished = 0.0  # seconds of `time.time`, the clock that vLLM stamps arrivals with
+        self.last_step_finished = 0.0  # seconds of `time.time`, the clock that vLLM stamps arrivals with
         if CHUNKED_PREFILL_KEY in vllm_config.additional_config:
             self.scheduler_config.enable_chunked_prefill = vllm_config.additional_config[CHUNKED_PREFILL_KEY]
 
@@ -68,16 +68,16 @@ class LevelAdaptiveScheduling:
         super().add_request(request)
         extra = query_of(request)
         now = time.time()
-        self.policy.arrived(now)
-        deadline = self.options.deadline_ms / 1000
+        self.beam_policy.arrived(now)
+        deadline = self.gr4ad_options.deadline_ms / 1000
         load = Load(now=now, waiting=len(self.waiting), running=len(self.running))
-        if QUERY in extra and not self.policy.admits(load, deadline):
-            seconds = self.policy.backlog(load)
+        if QUERY in extra and not self.beam_policy.admits(load, deadline):
+            seconds = self.beam_policy.backlog(load)
             self.refuse(
                 request,
                 429,
-                f"{len(self.waiting)} requests wait, and the answer would take {seconds:.2f} s, more than the deadline "
-                f"of {deadline:g} s. Send the request again later, or start more replicas.",
+                f"{len(self.waiting)} requests wait, and the answer would take {seconds:.2f} s, more than the "
+                f"deadline of {deadline:g} s. Send the request again later, or start more replicas.",
             )
 
     def refuse(self, request: Request, status: int, detail: str) -> None:
@@ -98,7 +98,7 @@ class LevelAdaptiveScheduling:
 
     def prepare_waiting(self, now: float) -> int:
         """Refuses those past their deadline, writes widths into the requests of the coming step, and counts them."""
-        deadline = self.options.deadline_ms / 1000
+        deadline = self.gr4ad_options.deadline_ms / 1000
         late = [request for request in self.waiting_queries() if now - request.arrival_time > deadline]
         for request in late:
             self.refuse(
@@ -108,8 +108,8 @@ class LevelAdaptiveScheduling:
                 "later, ask for narrower beams, or start more replicas.",
             )
         widths: tuple[int, ...] | None = None
-        rows_left = self.options.max_step_rows - sum(self.rows(request) for request in self.running)
-        places_left = self.options.max_step_requests - len(self.running)
+        rows_left = self.gr4ad_options.max_step_rows - sum(self.rows(request) for request in self.running)
+        places_left = self.gr4ad_options.max_step_requests - len(self.running)
         admitted = 0
         for request in self.waiting:
             extra = query_of(request)
@@ -119,10 +119,10 @@ class LevelAdaptiveScheduling:
             if places_left <= 0:
                 break
             if named_widths(extra) is None:
-                widths = widths or self.policy.widths(self.load(now))
-                extra[WIDTHS] = self.fitted(widths, extra[QUERY].get("top_k") or self.options.top_k)
+                widths = widths or self.beam_policy.widths(self.load(now))
+                extra[WIDTHS] = self.fitted(widths, extra[QUERY].get("top_k") or self.gr4ad_options.top_k)
             rows = self.rows(request)
-            if rows > rows_left and (self.running or places_left < self.options.max_step_requests):
+            if rows > rows_left and (self.running or places_left < self.gr4ad_options.max_step_requests):
                 break
             rows_left -= rows
             places_left -= 1
@@ -136,7 +136,7 @@ class LevelAdaptiveScheduling:
 
     def fitted(self, widths: Sequence[int], top_k: int) -> list[int]:
         """Widths by load, the last of them wide enough for the items asked for, up to the model's own."""
-        least = min(top_k, self.policy.base_widths[-1])
+        least = min(top_k, self.beam_policy.base_widths[-1])
         return [*widths[:-1], max(widths[-1], least)]
 
     def rows(self, request: Request) -> int:
@@ -156,14 +156,14 @@ class LevelAdaptiveScheduling:
         ]
         if answered:
             # With asynchronous scheduling a step waits for the one before it.
-            begun = max(scheduler_output.gr4ad_begun, self.last_finished)
-            self.policy.finished(
+            begun = max(scheduler_output.gr4ad_begun, self.last_step_finished)
+            self.beam_policy.finished(
                 requests=len(answered),
                 rows=sum(self.rows(request) for request in answered),
-                context_items=sum(request.num_prompt_tokens // self.levels for request in answered),
+                context_items=sum(request.num_prompt_tokens // self.sid_levels for request in answered),
                 seconds=max(now - begun, 0.0),
             )
-        self.last_finished = now
+        self.last_step_finished = now
         return outputs
 
 
