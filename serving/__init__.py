@@ -1,4 +1,4 @@
-"""Serving: a recommender object, the beam policy, and an HTTP server.
+"""Serving: a recommender object, the beam policy, an HTTP server, and the folder through which trainers reach it.
 
 The server needs the extra `gr4ad[serve]` and is imported when first named, so that a recommender alone does not.
 """
@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .beam_policy import BeamPolicy, Load, level_widths
+from .index_change import IndexChange
+from .published_model import PublishedModel, PublishedModelError
 from .recommender import Recommendation, Recommender, UnknownItemError
 from .server_config import ServerConfig
 
@@ -29,6 +31,9 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BeamPolicy",
     "Load",
+    "IndexChange",
+    "PublishedModel",
+    "PublishedModelError",
     "Recommendation",
     "Recommender",
     "ServerConfig",

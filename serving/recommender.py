@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
@@ -111,12 +112,15 @@ class Recommender:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
             generation_config = GenerationConfig.from_pretrained(name_or_path, **hub_kwargs)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             message = str(error).splitlines()[0]
             raise ValueError(
                 f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished "
                 "`gr4ad run`, or a hub id."
             ) from error
+        # The weights may be a map of their file: whoever writes over it would end a process that serves from it.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
         return cls(model, tokenizer, generation_config, name=Path(name_or_path).name)
 
     @property
@@ -175,18 +179,7 @@ class Recommender:
                 raise ValueError(f"`top_k` must be in 1..{line[-1]} (the last beam width). Received: {length}.")
         if max_per_account is not None:
             self.check_max_per_account(max_per_account)
-        known = [
-            [place for place, item in enumerate(history) if item in tokenizer.index.rows] for history in histories
-        ]
-        for number, (history, places) in enumerate(zip(histories, known, strict=True)):
-            if not history:
-                raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
-            if not places:
-                raise UnknownItemError(
-                    f"History {number} names no item of the catalog; its first id is {history[0]!r}. "
-                    f"The index of {self.name!r} holds {len(tokenizer.index)} items, e.g. "
-                    f"{tokenizer.index.item_ids[0]!r}."
-                )
+        known = self.known_places(histories)
 
         def kept(lists: Sequence[Sequence] | None, name: str = "histories") -> list[list] | None:
             if lists is None:
@@ -256,6 +249,25 @@ class Recommender:
             )
         return results
 
+    def known_places(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Places of each history whose items the index knows, active or not.
+
+        Raises:
+            UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
+                item.
+        """
+        index = self.tokenizer.index
+        known = [[place for place, item in enumerate(history) if item in index.rows] for history in histories]
+        for number, (history, places) in enumerate(zip(histories, known, strict=True)):
+            if not history:
+                raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
+            if not places:
+                raise UnknownItemError(
+                    f"History {number} names no item of the catalog; its first id is {history[0]!r}. The index of "
+                    f"{self.name!r} holds {len(index)} items, e.g. {index.item_ids[0]!r}."
+                )
+        return known
+
     def check_max_per_account(self, limit: int) -> None:
         """Raises ValueError unless a list can be limited to so many items of an account."""
         if limit < 1:
@@ -292,8 +304,8 @@ class Recommender:
         Raises:
             ValueError: As `SIDIndex.add`, or if a code is outside its codebook. Nothing has changed then.
         """
-        self._check_codes(codes)
-        self._change(lambda index: index.add(item_ids, codes, priority, attributes))
+        self.check_codes(codes)
+        self.change_index(lambda index: index.add(item_ids, codes, priority, attributes))
 
     def replace_ads(
         self,
@@ -312,8 +324,8 @@ class Recommender:
             ValueError: As `SIDIndex.replace`, or if a code is outside its codebook. Nothing has changed then.
         """
         if codes is not None:
-            self._check_codes(codes)
-        self._change(lambda index: index.replace(item_ids, codes, priority, attributes))
+            self.check_codes(codes)
+        self.change_index(lambda index: index.replace(item_ids, codes, priority, attributes))
 
     def remove_ads(self, item_ids: Sequence[str]) -> None:
         """Serves ads no more from the next request on; histories may still hold them.
@@ -321,9 +333,9 @@ class Recommender:
         Raises:
             ValueError: As `SIDIndex.remove`, or if no ad would be left. Nothing has changed then.
         """
-        self._change(lambda index: index.remove(item_ids))
+        self.change_index(lambda index: index.remove(item_ids))
 
-    def _check_codes(self, codes: np.ndarray) -> None:
+    def check_codes(self, codes: np.ndarray) -> None:
         """Raises ValueError for a code beyond its codebook; all else that can be wrong the index checks."""
         codes, sizes = np.asarray(codes), self.tokenizer.level_sizes
         if codes.ndim == 2 and codes.shape[1] == len(sizes) and codes.dtype.kind in "iuf":
@@ -335,18 +347,28 @@ class Recommender:
                     f"0..{sizes[level] - 1}. Encode it with the quantizer that this tokenizer was built with."
                 )
 
-    def _change(self, change: Callable[[SIDIndex], None]) -> None:
+    def change_index(self, change: Callable[[SIDIndex], None]) -> bool:
         """Applies a change to a copy of the index and publishes what follows from it: tables, accounts, then index,
-        then trie, so that whatever a request reads first, the rest holds its rows."""
+        then trie, so that whatever a request reads first, the rest holds its rows.
+
+        Args:
+            change: Changes the index it is given, or raises; then what is served has not changed.
+
+        Returns:
+            False if it changed nothing.
+        """
         with self._changing:
             index = self.tokenizer.index.snapshot()
             change(index)
+            if index.version == self.tokenizer.index.version:
+                return False
             trie = SIDTrie.from_index(index, self.model.device)
             groups = account_groups(index, self.model.device)
             self._extend_tables(index)
             self.account_groups = groups
             self.tokenizer.index = index
             self.trie = trie
+            return True
 
     @torch.no_grad()
     def _extend_tables(self, index: SIDIndex) -> None:

@@ -127,6 +127,9 @@ class RecommendService:
             ],
             beam_widths=answer["beam_widths"],
             model=answer["model"],
+            model_version=answer["model_version"],
+            index_changes=answer["index_changes"],
+            cached=False,
             latency_ms=(time.perf_counter() - begun) * 1000,
         )
 

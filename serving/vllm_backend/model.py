@@ -2,16 +2,17 @@
 """GR4AD as a pooling model of vLLM.
 
 vLLM contributes the processes, queueing, scheduling and batching of requests, the weight loader, data-parallel
-replicas, the API server and its metrics. It contributes no layers: `modeling_gr4ad` computes, in the pooler, once
-a step and for all requests that finished their prompt in it. A beam search that reads one context per request and keeps
-its beams as rows of one batch needs no token-by-token decoding, no paged KV cache and no sampler; vLLM is told that
-the model is free of attention, so that it reserves no cache, and the forward pass that it runs on the prompt's tokens
-does nothing. A step runs to completion: what bounds it are `max_step_requests` and `max_step_rows`.
+replicas, the API server and its metrics. It contributes no layers: `modeling_gr4ad` computes, in the pooler, once a
+step and for all requests that finished their prompt in it. A beam search that reads one context per request and keeps its
+beams as rows of one batch needs no token-by-token decoding, no paged KV cache and no sampler. vLLM is told that the
+model is free of attention, so that it reserves no cache, and the forward pass that it runs on the prompt's tokens does
+nothing. A step runs to completion: what bounds it are `max_step_requests` and `max_step_rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,7 @@ from vllm.v1.pool.metadata import PoolingMetadata
 from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
+from ..live_model import LiveModel
 from ..recommender import Recommender
 from ..server_config import ServerConfig
 from .answering import Query, answer_queries
@@ -39,7 +41,7 @@ class GR4ADPooler(Pooler):
         super().__init__()
         self.options = options
         self.config = ServerConfig(top_k=options.top_k)
-        self.recommender: Recommender | None = None
+        self.live: LiveModel | None = None  # not before the weights are
 
     def get_supported_tasks(self) -> Set[Any]:
         return {POOLING_TASK}
@@ -64,20 +66,20 @@ class GR4ADPooler(Pooler):
             else:
                 asked.append(Query(extra[QUERY], extra.get(WIDTHS)))
                 places.append(place)
-        assert self.recommender is not None
-        for place, answer in zip(places, answer_queries(self.recommender, self.config, asked), strict=True):
+        assert self.live is not None
+        for place, answer in zip(places, answer_queries(self.live.served, self.config, asked), strict=True):
             answers[place] = answer
         return [encode_answer(answer) for answer in answers]
 
     def profile(self, requests: int) -> list[torch.Tensor]:
         """What a full step may take: vLLM's dry run, whose requests carry nothing, measures its memory."""
-        recommender = self.recommender
-        assert recommender is not None
+        assert self.live is not None
+        recommender = self.live.recommender
         widths = [max(1, round(width * self.options.max_scale)) for width in recommender.beam_widths]
         asked = min(requests, self.options.max_step_requests, max(1, self.options.max_step_rows // sum(widths)))
         items = recommender.tokenizer.index.item_ids[: recommender.model.config.max_context_items].tolist()
         query = Query({"history": items}, widths)
-        for answer in answer_queries(recommender, self.config, [query] * asked):
+        for answer in answer_queries(self.live.served, self.config, [query] * asked):
             if "status" in answer:
                 raise RuntimeError(f"The model fails on a history of {len(items)} ads: {answer['detail']}")
         return [torch.zeros(1, dtype=torch.uint8)] * requests
@@ -129,23 +131,17 @@ class GR4ADForVLLM(nn.Module):
         missing = sorted(name for name, _ in self.gr4ad.named_parameters() if name not in loaded)
         if missing:
             raise ValueError(f"{self.served.model}: lacks the weights {missing[0]!r}. Save the model again.")
-        name_or_path = self.served.model
-        tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **self.hub_kwargs)
-        generation_config = GenerationConfig.from_pretrained(name_or_path, **self.hub_kwargs)
-        served_name = self.served.served_model_name
-        served_name = served_name[0] if isinstance(served_name, list) else served_name
-        self.serve(Recommender(self.gr4ad, tokenizer, generation_config, name=artifact_name(served_name)))
+        self.pooler.live = LiveModel(self.served.model, self.read_artifact)
         return {f"gr4ad.{name}" for name in loaded}
 
-    def serve(self, recommender: Recommender) -> None:
-        """Answers from this recommender from the next step on."""
-        self.gr4ad = recommender.model
-        self.pooler.recommender = recommender
-
-
-def artifact_name(name_or_path: str) -> str:
-    """As [`Recommender.from_pretrained`] names what it loads."""
-    return name_or_path.rstrip("/").rpartition("/")[2]
+    def read_artifact(self, name_or_path: str | Path) -> Recommender:
+        """The first time around the weights that vLLM has loaded, from then on an artifact of its own."""
+        if self.pooler.live is not None:
+            weight = next(self.gr4ad.parameters())
+            return Recommender.from_pretrained(name_or_path, device=weight.device, dtype=weight.dtype)
+        tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **self.hub_kwargs)
+        generation_config = GenerationConfig.from_pretrained(name_or_path, **self.hub_kwargs)
+        return Recommender(self.gr4ad, tokenizer, generation_config, name=Path(name_or_path).name)
 
 
 __all__ = ["GR4ADForVLLM", "GR4ADPooler"]

@@ -101,23 +101,24 @@ class VLLMRecommender:
 
     def add_ads(self, item_ids: Sequence[str], codes: Any, **kwargs: Any) -> None:
         """As [`Recommender.add_ads`]."""
-        self._change("gr4ad_add_ads", item_ids, codes=codes, **kwargs)
+        self._change("add", item_ids, codes=codes, **kwargs)
 
     def replace_ads(self, item_ids: Sequence[str], codes: Any = None, **kwargs: Any) -> None:
         """As [`Recommender.replace_ads`]."""
-        self._change("gr4ad_replace_ads", item_ids, codes=codes, **kwargs)
+        self._change("replace", item_ids, codes=codes, **kwargs)
 
     def remove_ads(self, item_ids: Sequence[str]) -> None:
         """As [`Recommender.remove_ads`]."""
-        self._change("gr4ad_remove_ads", item_ids)
+        self._change("remove", item_ids)
 
-    def reload(self, name_or_path: str | Path) -> None:
-        """Serves another artifact, or the same one anew; the engine goes on running."""
-        self.llm.collective_rpc("gr4ad_reload", args=(str(name_or_path),))
+    def reload(self, name_or_path: str | Path | None = None) -> None:
+        """Serves another artifact, or the same one anew, with the ads as they were changed; the engine goes on
+        running."""
+        self.llm.collective_rpc("gr4ad_reload", args=(None if name_or_path is None else str(name_or_path),))
 
-    def _change(self, method: str, item_ids: Sequence[str], **kwargs: Any) -> None:
+    def _change(self, op: str, item_ids: Sequence[str], **kwargs: Any) -> None:
         given = {name: plain_lists(value) for name, value in kwargs.items() if value is not None}
-        self.llm.collective_rpc(method, args=(list(item_ids),), kwargs=given)
+        self.llm.collective_rpc("gr4ad_change_ads", args=({"op": op, "item_ids": list(item_ids), **given},))
 
 
 def plain_lists(value: Any) -> Any:

@@ -69,7 +69,7 @@ class LevelAdaptiveScheduling:
         extra = query_of(request)
         now = time.time()
         self.beam_policy.arrived(now)
-        deadline = self.gr4ad_options.deadline_ms / 1000
+        deadline = self.deadline(request)
         load = Load(now=now, waiting=len(self.waiting), running=len(self.running))
         if QUERY in extra and not self.beam_policy.admits(load, deadline):
             seconds = self.beam_policy.backlog(load)
@@ -98,14 +98,13 @@ class LevelAdaptiveScheduling:
 
     def prepare_waiting(self, now: float) -> int:
         """Refuses those past their deadline, writes widths into the requests of the coming step, and counts them."""
-        deadline = self.gr4ad_options.deadline_ms / 1000
-        late = [request for request in self.waiting_queries() if now - request.arrival_time > deadline]
+        late = [request for request in self.waiting_queries() if now - request.arrival_time > self.deadline(request)]
         for request in late:
             self.refuse(
                 request,
                 504,
-                f"The deadline of {deadline * 1000:g} ms passed while the request waited for its turn. Send it again "
-                "later, ask for narrower beams, or start more replicas.",
+                f"The deadline of {self.deadline(request) * 1000:g} ms passed while the request waited for its turn. "
+                "Send it again later, ask for narrower beams, or start more replicas.",
             )
         widths: tuple[int, ...] | None = None
         rows_left = self.gr4ad_options.max_step_rows - sum(self.rows(request) for request in self.running)
@@ -120,7 +119,8 @@ class LevelAdaptiveScheduling:
                 break
             if named_widths(extra) is None:
                 widths = widths or self.beam_policy.widths(self.load(now))
-                extra[WIDTHS] = self.fitted(widths, extra[QUERY].get("top_k") or self.gr4ad_options.top_k)
+                # A list as long as was asked for.
+                extra[WIDTHS] = [*widths[:-1], max(widths[-1], extra[QUERY].get("top_k") or 1)]
             rows = self.rows(request)
             if rows > rows_left and (self.running or places_left < self.gr4ad_options.max_step_requests):
                 break
@@ -134,10 +134,10 @@ class LevelAdaptiveScheduling:
         oldest = min((request.arrival_time for request in waiting), default=now)
         return Load(now=now, waiting=len(waiting), oldest_wait=max(0.0, now - oldest), running=len(self.running))
 
-    def fitted(self, widths: Sequence[int], top_k: int) -> list[int]:
-        """Widths by load, the last of them wide enough for the items asked for, up to the model's own."""
-        least = min(top_k, self.beam_policy.base_widths[-1])
-        return [*widths[:-1], max(widths[-1], least)]
+    def deadline(self, request: Request) -> float:
+        """Seconds that a request may wait."""
+        most = self.gr4ad_options.deadline_ms
+        return min(most, query_of(request).get(QUERY, {}).get("deadline_ms") or most) / 1000
 
     def rows(self, request: Request) -> int:
         """Beam rows of all levels that a request will take."""

@@ -8,72 +8,58 @@ nothing has changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ..recommender import Recommender
+from ..index_change import IndexChange
+from ..live_model import LiveModel
 
 
 class GR4ADWorkerExtension:
-    """Methods added to vLLM's workers.
+    """Methods added to vLLM's workers; each returns what is served then: `model`, `model_version`, `index_changes` and
+    `ads`, those that can be recommended.
 
     ```python
-    >>> llm.collective_rpc("gr4ad_remove_ads", args=(["ad_3"],))
+    >>> llm.collective_rpc("gr4ad_change_ads", args=({"op": "remove", "item_ids": ["ad_3"]},))
     >>> llm.collective_rpc("gr4ad_reload", args=("out/beauty",))
     ```
     """
 
-    def gr4ad_reload(self, name_or_path: str) -> None:
-        """Serves another artifact of as many SID levels, or the same one anew. Both are in memory for a moment.
+    def gr4ad_change_ads(self, change: Mapping[str, Any]) -> dict[str, Any]:
+        """Applies the fields of an [`IndexChange`].
 
         Raises:
-            ValueError: If it is damaged or does not fit; the old one is still served.
+            ValueError: As `IndexChange` and `IndexChange.apply`.
         """
-        served = self.model_runner.get_model()  # type: ignore[attr-defined]
-        weight = next(served.gr4ad.parameters())
-        fresh = Recommender.from_pretrained(name_or_path, device=weight.device, dtype=weight.dtype)
-        old = served.pooler.recommender
-        if fresh.tokenizer.num_levels != old.tokenizer.num_levels:
-            raise ValueError(
-                f"{name_or_path} has SIDs of {fresh.tokenizer.num_levels} levels, the artifact being served "
-                f"{old.tokenizer.num_levels}. Start another server for it."
-            )
-        served.serve(fresh)
+        live = self.gr4ad_live_model()
+        live.change(IndexChange(**change))
+        return described(live)
 
-    def gr4ad_add_ads(
-        self,
-        item_ids: Sequence[str],
-        codes: Sequence[Sequence[int]],
-        priority: Sequence[float] | None = None,
-        attributes: Mapping[str, Sequence] | None = None,
-    ) -> None:
-        """As `Recommender.add_ads`."""
-        self.gr4ad_recommender().add_ads(item_ids, np.array(codes), priority=as_array(priority), attributes=attributes)
+    def gr4ad_reload(self, name_or_path: str | None = None) -> dict[str, Any]:
+        """Serves another artifact, or the same one anew, with the changes made here. Both are in memory for a moment.
 
-    def gr4ad_replace_ads(
-        self,
-        item_ids: Sequence[str],
-        codes: Sequence[Sequence[int]] | None = None,
-        priority: Sequence[float] | None = None,
-        attributes: Mapping[str, Sequence] | None = None,
-    ) -> None:
-        """As `Recommender.replace_ads`."""
-        self.gr4ad_recommender().replace_ads(
-            item_ids, as_array(codes), priority=as_array(priority), attributes=attributes
-        )
+        Raises:
+            ReloadError: As `LiveModel.reload`; the old one is still served.
+        """
+        live = self.gr4ad_live_model()
+        live.reload(name_or_path)
+        return described(live)
 
-    def gr4ad_remove_ads(self, item_ids: Sequence[str]) -> None:
-        """As `Recommender.remove_ads`."""
-        self.gr4ad_recommender().remove_ads(item_ids)
+    def gr4ad_served(self) -> dict[str, Any]:
+        return described(self.gr4ad_live_model())
 
-    def gr4ad_recommender(self) -> Recommender:
-        return self.model_runner.get_model().pooler.recommender  # type: ignore[attr-defined]
+    def gr4ad_live_model(self) -> LiveModel:
+        return self.model_runner.get_model().pooler.live  # type: ignore[attr-defined]
 
 
-def as_array(values: Any) -> np.ndarray | None:
-    return None if values is None else np.array(values)
+def described(live: LiveModel) -> dict[str, Any]:
+    served = live.served
+    return {
+        "model": served.recommender.name,
+        "model_version": served.version,
+        "index_changes": served.changes,
+        "ads": int(served.recommender.tokenizer.index.num_active),
+    }
 
 
 __all__ = ["GR4ADWorkerExtension"]

@@ -58,7 +58,9 @@ def described(attributes: dict) -> str:
 
 @dataclass
 class ServedModel:
-    model: str = field(metadata={"help": "Folder of `gr4ad run`, or hub id."})
+    model: str = field(
+        metadata={"help": "Folder of `gr4ad run`, hub id, or folder of a published model, which is followed."}
+    )
     backend: str = field(
         default="torch",
         metadata={"help": "torch: the engine of this package; vllm: vLLM's, see `--backend vllm --help`."},
@@ -73,9 +75,9 @@ def serve(arguments: list[str]) -> None:
         return
     from trl import TrlParser
 
-    from gr4ad import Recommender
     from gr4ad.serving.http_server import ServerConfig
     from gr4ad.serving.http_server import serve as serve_http
+    from gr4ad.serving.live_model import LiveModel
 
     served, config = TrlParser([ServedModel, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
     if served.backend != "torch":
@@ -83,7 +85,7 @@ def serve(arguments: list[str]) -> None:
             f"`backend` = {served.backend!r} stands in a config file, but the options depend on it: give `--backend "
             f"{served.backend}` on the command line."
         )
-    serve_http(Recommender.from_pretrained(served.model), config)
+    serve_http(LiveModel(served.model), config)
 
 
 def serve_on_vllm(arguments: list[str]) -> None:

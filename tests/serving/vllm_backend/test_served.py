@@ -167,7 +167,7 @@ def test_weights_and_ads_change_under_load_and_no_answer_mixes_two_versions(
     assert not failures
     assert seen == set(versions)
     removed = versions[other.name][0]
-    assert rpc("gr4ad_remove_ads", [removed]).status_code == 200
+    assert rpc("gr4ad_change_ads", {"op": "remove", "item_ids": [removed]}).status_code == 200
     assert removed not in [ad["item_id"] for ad in ask(served, history=history, **options)["recommendations"]]
     assert rpc("gr4ad_reload", str(wide_artifact)).status_code == 200
 
