@@ -33,7 +33,7 @@ from vllm.v1.request import Request
 from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
 
 from .endpoint import RecommendEndpoint
-from .scheduler import ADDED, EXTENDED, TOUCHED, LevelAdaptiveScheduling
+from .scheduler import ADDED, EXTENDED, TOUCHED, LevelAdaptiveScheduler
 
 REMEDY = "Read the new code, adapt this file and the module named, and run tests/serving/vllm_backend."
 
@@ -52,7 +52,7 @@ def assumptions() -> Iterator[tuple[str, bool, str]]:
     for name in EXTENDED:
         own = name in vars(Scheduler) and callable(vars(Scheduler)[name])
         yield "scheduler", own, f"`Scheduler.{name}` is a method of vLLM's scheduler"
-    extended = [name for name, value in vars(LevelAdaptiveScheduling).items() if callable(value)]
+    extended = [name for name, value in vars(LevelAdaptiveScheduler).items() if callable(value)]
     replaced = [name for name in extended if name not in EXTENDED and hasattr(Scheduler, name)]
     yield "scheduler", not replaced, f"vLLM's schedulers have no methods of our names; they have {replaced}"
     for name in TOUCHED:

@@ -133,10 +133,13 @@ class RecommendService:
             latency_ms=(time.perf_counter() - begun) * 1000,
         )
 
+    async def answer_all(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse | FailedRequest]:
+        return await asyncio.gather(*(self.answer(request) for request in requests))
+
     async def respond(self, request: Request) -> Response:
         """Reads, checks and answers one HTTP request."""
         try:
-            body = self.body.validate_python(json.loads(await request.body()))
+            body: Any = self.body.validate_python(json.loads(await request.body()))
         except json.JSONDecodeError as error:
             return error_response(
                 400, f"The body is not JSON: {error.msg}, at character {error.pos}. Send a JSON object."
@@ -144,7 +147,7 @@ class RecommendService:
         except UnicodeDecodeError as error:
             return error_response(400, f"The body is not JSON in UTF-8: {error.reason}. Send a JSON object.")
         except ValidationError as error:
-            first = dict(error.errors()[0])
+            first: dict[str, Any] = dict(error.errors()[0])
             refused = readable_error({**first, "loc": ("body", *first["loc"])})
             return error_response(422, refused.detail, refused.field)
         requests = body.requests if isinstance(body, BatchRequest) else [body]
@@ -156,7 +159,7 @@ class RecommendService:
             return error_response(429, detail, **{"Retry-After": RETRY_AFTER_SECONDS})
         self.metrics.users.observe(len(requests))
         self.in_flight += len(requests)
-        work = asyncio.gather(*(self.answer(part) for part in requests))
+        work = asyncio.ensure_future(self.answer_all(requests))
         gone = asyncio.ensure_future(disconnected(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -3,10 +3,10 @@
 
 vLLM contributes the processes, queueing, scheduling and batching of requests, the weight loader, data-parallel
 replicas, the API server and its metrics. It contributes no layers: `modeling_gr4ad` computes, in the pooler, once a
-step and for all requests that finished their prompt in it. A beam search that reads one context per request and keeps its
-beams as rows of one batch needs no token-by-token decoding, no paged KV cache and no sampler. vLLM is told that the
-model is free of attention, so that it reserves no cache, and the forward pass that it runs on the prompt's tokens does
-nothing. A step runs to completion: what bounds it are `max_step_requests` and `max_step_rows`.
+step and for all requests that finished their prompt in it. A beam search that reads one context per request and keeps
+its beams as rows of one batch needs no token-by-token decoding, no paged KV cache and no sampler. vLLM is told that
+the model is free of attention, so that it reserves no cache, and the forward pass that it runs on the prompt's tokens
+does nothing. A step runs to completion: what bounds it are `max_step_requests` and `max_step_rows`.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class VLLMRecommender:
         for name, lists in (("events", events), ("values", values), ("times", times), ("cross_domain", cross_domain)):
             if lists is not None and len(lists) != users:
                 raise ValueError(f"`{name}` needs one list for each of the {users} users. Received: {len(lists)}.")
-        alike = beam_widths is None or not beam_widths or not isinstance(beam_widths[0], Sequence)
-        widths = [beam_widths] * users if alike else of_each(beam_widths, users, "beam_widths")
+        each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
+        widths: list = of_each(beam_widths, users, "beam_widths") if each else [beam_widths] * users
         lengths, exclude = of_each(top_k, users, "top_k"), of_each(exclude_history, users, "exclude_history")
         queries = []
         for user, history in enumerate(histories):

@@ -42,8 +42,10 @@ def named_widths(extra: dict[str, Any]) -> Sequence[int] | None:
     return extra.get(QUERY, {}).get("beam_widths")
 
 
-class LevelAdaptiveScheduling:
-    """Mixed into a vLLM scheduler: chooses widths, admits by beam rows, refuses what has waited too long."""
+class LevelAdaptiveScheduler(Scheduler):
+    """vLLM's scheduler, which also chooses beam widths, admits by beam rows and refuses what has waited too long."""
+
+    max_num_active_reqs: int
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -52,8 +54,9 @@ class LevelAdaptiveScheduling:
         model = vllm_config.model_config
         revision = {"revision": model.revision} if model.revision else {}
         self.sid_levels = model.hf_config.num_levels
+        generation_config = GenerationConfig.from_pretrained(model.model, **revision)
         self.beam_policy = BeamPolicy(
-            GenerationConfig.from_pretrained(model.model, **revision).beam_widths,
+            generation_config.to_dict()["beam_widths"],
             slo=None if self.gr4ad_options.slo_ms is None else self.gr4ad_options.slo_ms / 1000,
             min_scale=self.gr4ad_options.min_scale,
             max_scale=self.gr4ad_options.max_scale,
@@ -167,12 +170,8 @@ class LevelAdaptiveScheduling:
         return outputs
 
 
-class LevelAdaptiveScheduler(LevelAdaptiveScheduling, Scheduler):
-    """vLLM's scheduler with beam widths by load."""
-
-
-class AsyncLevelAdaptiveScheduler(LevelAdaptiveScheduling, AsyncScheduler):
+class AsyncLevelAdaptiveScheduler(LevelAdaptiveScheduler, AsyncScheduler):
     """The same for `--async-scheduling`."""
 
 
-__all__ = ["AsyncLevelAdaptiveScheduler", "LevelAdaptiveScheduler", "LevelAdaptiveScheduling"]
+__all__ = ["AsyncLevelAdaptiveScheduler", "LevelAdaptiveScheduler"]
