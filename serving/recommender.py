@@ -128,6 +128,11 @@ class Recommender:
         """Default W_1..W_T."""
         return list(self.generation_config.beam_widths)
 
+    @property
+    def excludes_history(self) -> bool:
+        """Whether lists leave out the history by default."""
+        return bool(self.generation_config.exclude_history)
+
     @torch.no_grad()
     def recommend(
         self,
@@ -200,7 +205,7 @@ class Recommender:
         ).to(self.model.device)
         excluded = None
         exclude = of_each(
-            defaults.exclude_history if exclude_history is None else exclude_history, users, "exclude_history"
+            self.excludes_history if exclude_history is None else exclude_history, users, "exclude_history"
         )
         if any(exclude):
             rows = [
