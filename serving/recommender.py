@@ -21,6 +21,7 @@ from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.tokenization_ua_sid import check_aligned
 
 ACCOUNT_COLUMN = "account_id"  # of the item table
+BACKENDS = ("torch", "vllm")
 PEERS_AT_ONCE = 65_536  # item vectors averaged in one step: bounds the memory it takes
 
 
@@ -89,14 +90,24 @@ class Recommender:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        backend: str = "torch",
         **hub_kwargs,
-    ) -> Recommender:
+    ) -> Any:
         """Loads a folder written by `gr4ad run` or `push_to_hub`, or a hub id.
+
+        Args:
+            device: Where the model computes; with `backend="vllm"` vLLM's build decides.
+            backend: `torch`, in this process; or `vllm`, a [`VLLMRecommender`] with the same methods, which needs the
+                extra `gr4ad[vllm]` and takes the options of `vllm.LLM` as further arguments.
 
         Raises:
             ValueError: If the folder lacks a file or a file is damaged, or model and tokenizer do not belong together;
                 names it.
         """
+        if backend not in BACKENDS:
+            raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}. Received: {backend!r}.")
+        if backend == "vllm":
+            return vllm_recommender(name_or_path, dtype=dtype, **hub_kwargs)
         try:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
@@ -389,6 +400,16 @@ class Recommender:
         vectors, biases = vectors / peers_of.unsqueeze(1), biases / peers_of
         places = torch.from_numpy(group.reshape(-1))
         model.extend_item_tables(vectors[places], biases[places])
+
+
+def vllm_recommender(name_or_path: str | Path, **kwargs: Any) -> Any:
+    try:
+        from .vllm_backend.offline import VLLMRecommender
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"`backend=\"vllm\"` needs {error.name!r}, which is missing: pip install 'gr4ad[vllm]'.", name=error.name
+        ) from error
+    return VLLMRecommender(name_or_path, **kwargs)
 
 
 def of_each(value: Any, users: int, name: str) -> list:

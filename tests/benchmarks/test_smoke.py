@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,15 @@ def test_streaming(tmp_path):
     assert rows["stream, whole log", "events in the log"] >= 40_000
     kept = json.loads((FOLDER / "results" / "streaming.json").read_text(encoding="utf-8"))
     assert content["ratios"].keys() == kept["ratios"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make test` installs its CPU build")
+def test_vllm_beams(tmp_path):
+    content = run("vllm_beams.py", tmp_path / "vllm.json", "--rounds", "1")
+    assert set(content["ratios"]) == {
+        "speedup_vs_vllm_beam_search_8",
+        "speedup_vs_vllm_beam_search_16",
+        "native_vs_vllm",
+    }
+    assert all(value > 0 for value in content["ratios"].values())
