@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gr4ad.tokenization import UASIDTokenizer as UASIDTokenizer
     from gr4ad.trainers import RSPOConfig as RSPOConfig
     from gr4ad.trainers import RSPOTrainer as RSPOTrainer
+    from gr4ad.trainers import RewardConfig as RewardConfig
+    from gr4ad.trainers import RewardModel as RewardModel
+    from gr4ad.trainers import RewardTrainer as RewardTrainer
     from gr4ad.trainers import VSLConfig as VSLConfig
     from gr4ad.trainers import VSLTrainer as VSLTrainer
 
@@ -34,6 +37,9 @@ ROOMS = {
     "UASIDTokenizer": "tokenization",
     "RSPOConfig": "trainers",
     "RSPOTrainer": "trainers",
+    "RewardConfig": "trainers",
+    "RewardModel": "trainers",
+    "RewardTrainer": "trainers",
     "VSLConfig": "trainers",
     "VSLTrainer": "trainers",
     "Recommender": "serving",
