@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, Changes]] = {
     },
     "demo": {"vanilla AR, K = 0": DECODER["vanilla AR, K = 0"]},
 }
-SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "align")
+SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "reward", "align")
 
 
 def changed(recipe: Recipe, changes: Changes) -> Recipe:

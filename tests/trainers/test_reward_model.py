@@ -135,7 +135,9 @@ def test_a_new_ad_has_a_score(trained, ring_tokenizer):
     assert torch.equal(new.expected_values, without.expected_values)
     assert not torch.equal(new.expected_values, known.expected_values)
     # The SIDs of even and odd ads differ in their last code, which speaks for ads that have no row.
-    assert new.click_probs[0, 0] > 1.5 * new.click_probs[0, 1] and new.expected_values[0, 0] > new.expected_values[0, 1]
+    assert (
+        new.click_probs[0, 0] > 1.5 * new.click_probs[0, 1] and new.expected_values[0, 0] > new.expected_values[0, 1]
+    )
 
 
 def test_a_saved_model_answers_in_the_same_bits(trained, ring_tokenizer, tmp_path):
@@ -167,6 +169,7 @@ def test_calibration_mends_planted_miscalibration(build, ring_tokenizer, trained
     before = trainer.evaluate()
     maps = trainer.calibrate(planted(1200, 4))
     after = trainer.evaluate()
+    assert abs(trainer.evaluate(planted(1200, 4))["eval_value_bias"]) < 1e-3  # exact where it was fitted
     assert set(maps) == {"click", "conversion", "value"} and json.dumps(model.config.calibration)
     for name in ("click_ece", "conversion_ece", "value_ece"):
         assert after[f"eval_{name}"] < 0.5 * before[f"eval_{name}"], name
@@ -283,8 +286,14 @@ def test_an_order_that_outcomes_contradict_is_left(caplog):
     [
         ({"outcomes": None}, "Exposures need the column `outcomes`"),
         ({"outcomes": [["impression"] * 2]}, "The exposures hold no click in 1 lists"),
-        ({"outcomes": [["click"]]}, "`outcomes` of row 0 must have one entry for each of its 2 candidates. Received: 1"),
-        ({"outcomes": [["click", "view"]]}, "`outcomes` of row 0 must be of impression, click, conversion. Received: 'v"),
+        (
+            {"outcomes": [["click"]]},
+            "`outcomes` of row 0 must have one entry for each of its 2 candidates. Received: 1",
+        ),
+        (
+            {"outcomes": [["click", "view"]]},
+            "`outcomes` of row 0 must be of impression, click, conversion. Received: 'v",
+        ),
         ({"rewards": [[1.0, -2.0]]}, "`rewards` of row 0 must be finite and >= 0. Received: -2.0"),
         ({"rewards": [[1.0, float("nan")]]}, "`rewards` of row 0 must be finite and >= 0. Received: nan"),
     ],

@@ -143,7 +143,7 @@ class RewardModel(PreTrainedModel):
         """A fresh reward model around a copy of a policy's context processor; ads start from the policy's vectors of
         SID tokens and items. `changes` are fields of [`RewardModelConfig`]."""
         known = policy.config.to_dict()
-        for name in ("model_type", "architectures", "auto_map", "transformers_version", "dtype"):
+        for name in ("model_type", "architectures", "auto_map", "transformers_version", "dtype", "loss_type"):
             known.pop(name, None)
         model = cls(RewardModelConfig(**{**known, **changes})).to(policy.dtype)
         base = policy.model
