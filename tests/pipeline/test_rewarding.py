@@ -58,22 +58,13 @@ def test_the_commands_do_what_the_stages_do(run, tmp_path, capsys):
     stages = run[0] / "stages"
     folders = ["--data", str(stages / "data" / "prepared"), "--tokenizer", str(stages / "tokenize")]
     folders += ["--model", str(stages / "train"), "--save_strategy", "no", "--seed", "1", "--max_lists", "50"]
-    arguments = ["--list_size", "6", "--beam_widths", "8", "16", "20", "--exploration", "0.5", "--use_cpu", "true"]
-    arguments += ["--num_train_epochs", "1", "--bf16", "false"]
+    folders += ["--use_cpu", "true", "--bf16", "false", "--num_train_epochs", "1"]
+    arguments = ["--list_size", "6", "--beam_widths", "8", "16", "20", "--exploration", "0.5"]
     assert main(["reward", *folders, *arguments, "--out", str(tmp_path / "reward")]) == 0
     ours, theirs = (pq.read_table(folder / "lists.parquet") for folder in (tmp_path / "reward", stages / "reward"))
     assert ours["candidates"].to_pylist() == theirs["candidates"].to_pylist()
     np.testing.assert_allclose(*(np.concatenate(part["rewards"].to_pylist()) for part in (ours, theirs)), rtol=1e-4)
-    align = [
-        "align",
-        *folders,
-        "--source",
-        "reward_model",
-        "--out",
-        str(tmp_path / "align"),
-        "--num_train_epochs",
-        "1",
-    ]
+    align = ["align", *folders, "--source", "reward_model", "--out", str(tmp_path / "align")]
     assert main([*align, "--reward", str(tmp_path / "reward")]) == 0
     assert (tmp_path / "align" / "model" / "model.safetensors").is_file()
     capsys.readouterr()

@@ -45,7 +45,8 @@ def planted(lists: int, seed: int, examination=(1.0, 0.5, 0.25, 0.125)) -> Datas
 
 def arguments(folder, **changes) -> RewardConfig:
     given = {"num_train_epochs": 4, "per_device_train_batch_size": 64, "learning_rate": 1e-2, "save_strategy": "no"}
-    given |= {"use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_steps": 10, "seed": 1, **changes}
+    given |= {"use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_steps": 10, "seed": 1}
+    given |= {"train_context": True, **changes}
     return RewardConfig(output_dir=str(folder), **given)
 
 
@@ -288,11 +289,11 @@ def test_an_order_that_outcomes_contradict_is_left(caplog):
         ({"outcomes": [["impression"] * 2]}, "The exposures hold no click in 1 lists"),
         (
             {"outcomes": [["click"]]},
-            "`outcomes` of row 0 must have one entry for each of its 2 candidates. Received: 1",
+            "`outcomes` of row 0 must have one entry for each of its 2 candidates",
         ),
         (
             {"outcomes": [["click", "view"]]},
-            "`outcomes` of row 0 must be of impression, click, conversion. Received: 'v",
+            "`outcomes` of row 0 must be of impression, click, conversion. Rece",
         ),
         ({"rewards": [[1.0, -2.0]]}, "`rewards` of row 0 must be finite and >= 0. Received: -2.0"),
         ({"rewards": [[1.0, float("nan")]]}, "`rewards` of row 0 must be finite and >= 0. Received: nan"),

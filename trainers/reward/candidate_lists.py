@@ -1,6 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Lists for list-wise alignment out of a policy's own wide beam, with controlled random exploration, valued by a reward
-model: the RL logs of arXiv 2602.22732."""
+"""Lists for list-wise alignment out of a policy's own wide beam, with controlled random exploration, valued by a
+reward model: the RL logs of arXiv 2602.22732."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def candidate_lists(
         raise ValueError(f"`exploration` is a share in [0, 1]. Received: {exploration}.")
     if not 2 <= list_size <= beam_widths[-1]:
         raise ValueError(
-            f"`list_size` must be in 2..{beam_widths[-1]}, the last of `beam_widths`. Received: {list_size}. Widen the "
-            "beams, or shorten the lists."
+            f"`list_size` must be in 2..{beam_widths[-1]}, the last of `beam_widths`. Received: {list_size}. Widen "
+            "the beams, or shorten the lists."
         )
     reward.config.check_tokenizer(tokenizer)
     training = policy.training, reward.training

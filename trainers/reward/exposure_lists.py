@@ -14,6 +14,7 @@ from gr4ad.tokenization import UASIDTokenizer
 
 logger = logging.getLogger(__name__)
 
+CONTEXT_COLUMNS = ("events", "values", "times", "cross_domain")
 OUTCOMES = ("impression", "click", "conversion")
 """Names of what came of an exposure, by their code."""
 
@@ -30,6 +31,7 @@ def check_exposures(exposures: Dataset) -> Dataset:
     | `outcomes` | list of n names | impression (nothing came of it), click or conversion; null: not known |
     | `rewards` | list of n floats >= 0 | value logged with each, one unit for all |
     | `events`, `values`, `times`, user features | *optional* | of the history, as for `VSLTrainer` |
+    | `cross_domain` | list of ids, *optional* | what the user did elsewhere before the list was shown |
 
     Raises:
         ValueError: If a column is missing or two of one row differ in length, an outcome is unknown, a value is
@@ -38,8 +40,8 @@ def check_exposures(exposures: Dataset) -> Dataset:
     missing = [name for name in ("items", "candidates", "outcomes", "rewards") if name not in exposures.column_names]
     if missing:
         raise ValueError(
-            f"Exposures need the column `{missing[0]}`. Received: {', '.join(exposures.column_names)}. Prepare the data "
-            "again (`gr4ad data`) from a log with impressions and clicks."
+            f"Exposures need the column `{missing[0]}`. Received: {', '.join(exposures.column_names)}. Prepare the "
+            "data again (`gr4ad data`) from a log with impressions and clicks."
         )
     outcomes = exposures["outcomes"][:]
     known = [row for row, items in enumerate(exposures["items"]) if len(items) and outcomes[row] is not None]
@@ -115,14 +117,16 @@ class ExposureCollator:
     tokenizer: UASIDTokenizer
     max_items: int
     item_dropout: float = 0.0
+    max_cross_domain: int | None = None
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokenizer, first = self.tokenizer, rows[0]
         batch = tokenizer.encode_histories(
             [row["items"] for row in rows],
-            **{name: [row[name] for row in rows] for name in ("events", "values", "times") if name in first},
+            **{name: [row[name] for row in rows] for name in CONTEXT_COLUMNS if name in first},
             user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
             max_items=self.max_items,
+            max_cross_domain=self.max_cross_domain,
             return_tensors="pt",
         )
         lengths = np.array([len(row["candidates"]) for row in rows])

@@ -14,8 +14,8 @@ class RewardConfig(TrainingArguments):
     Settings of [`RewardTrainer`]: those of [`~transformers.TrainingArguments`] and
 
     Parameters:
-        train_context (`bool`, defaults to `True`): Whether the copy of the policy's context processor goes on
-            learning. Frozen, it costs no backward pass, and sees in a history what predicts the next event alone.
+        train_context (`bool`, defaults to `False`): Whether the copy of the policy's context processor goes on
+            learning.
         item_dropout (`float`, defaults to 0.1): Share of ads, in [0, 1), that are trained as new: by their SID alone.
         calibration (`str`, defaults to `"platt"`): `platt`, which keeps every order; `isotonic`; or `none`.
         max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
@@ -33,7 +33,7 @@ class RewardConfig(TrainingArguments):
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
-    train_context: bool = field(default=True, metadata={"help": "The copied context processor goes on learning."})
+    train_context: bool = field(default=False, metadata={"help": "The copied context processor goes on learning."})
     item_dropout: float = field(default=0.1, metadata={"help": "Share of ads, in [0, 1), trained by SID alone."})
     calibration: str = field(default="platt", metadata={"help": f"One of {', '.join(METHODS)}."})
     max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})

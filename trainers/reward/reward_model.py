@@ -97,11 +97,13 @@ class RewardModel(PreTrainedModel):
     Scores ads for a context: P(click), P(conversion | click) and the expected value of an impression (the reward
     system of arXiv 2602.22732).
 
-    The user tower is the policy's context processor: it has learned from many more events than there are exposures,
-    and reads what the policy reads. An ad is the sum of its SID tokens' vectors, which a new ad has as well, of its own
-    vector, which it has not, and of how often the history holds it; it attends to the context as a beam of the policy
-    would, in decoder layers of its own, and three heads read the result. Where an ad stood is a bias that is added to
-    the logit of a click in training and left out when rewards are asked for, so that being on top is no merit.
+    The user tower is the policy's context processor, by default as it is: it has learned what histories say from every
+    event, and clicks on what was shown, a few of them, teach it nothing more (on the simulated market it ranks clicks
+    as well frozen as trained on, at half the cost). An ad is the sum of its SID tokens' vectors, which a new ad has as
+    well, of its own vector, which it has not, and of how often the history holds it; it attends to the context as a
+    beam of the policy would, in decoder layers of its own, and three heads read the result. Where an ad stood is a
+    bias that is added to the logit of a click in training and left out when rewards are asked for, so that being on
+    top is no merit.
 
     ```python
     >>> reward = RewardModel.from_policy(policy, num_positions=6)

@@ -107,7 +107,10 @@ class RewardTrainer(WholeCheckpointMixin, Trainer):
             eval_dataset=None if eval_dataset is None else check_exposures(eval_dataset),
             processing_class=processing_class,
             data_collator=ExposureCollator(
-                processing_class, args.max_items or model.config.max_context_items, args.item_dropout
+                processing_class,
+                args.max_items or model.config.max_context_items,
+                args.item_dropout,
+                model.config.max_cross_domain_items,
             ),
             callbacks=callbacks,
             **kwargs,
@@ -212,7 +215,10 @@ def predict_exposures(
     """
     was_training = model.training
     model.eval()
-    collate = ExposureCollator(tokenizer, max_items or model.config.max_context_items)
+    config = model.config
+    collate = ExposureCollator(
+        tokenizer, max_items or config.max_context_items, max_cross_domain=config.max_cross_domain_items
+    )
     order = np.argsort([len(items) for items in exposures["items"]], kind="stable")
     names = ("click_logits", "conversion_logits", "value_logs", "click_probs", "conversion_probs", "expected_values")
     found: list[dict[str, np.ndarray]] = [{} for _ in range(len(exposures))]

@@ -27,8 +27,8 @@ class RecipeError(ValueError):
 
 @dataclass
 class Recipe:
-    """Sections of a recipe. `tune`, `train`, `reward`, `align` and `cooccurrence` keep plain values, since building trainer
-    arguments imports torch; their names are checked when the stage builds them, before it works.
+    """Sections of a recipe. `tune`, `train`, `reward`, `align` and `cooccurrence` keep plain values, since building
+    trainer arguments imports torch; their names are checked when the stage builds them, before it works.
 
     Attributes:
         name: What the artifact is called. seed: Of every stage.

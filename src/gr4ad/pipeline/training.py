@@ -195,8 +195,8 @@ def reward_lists(folder: Path | None) -> Dataset:
 
     if folder is None or not (folder / LISTS_FILE).is_file():
         raise RecipeError(
-            f"`lists.source` is reward_model, but {folder or '`reward`'} holds no {LISTS_FILE}. Give the `--out` folder "
-            "of `gr4ad reward`, or use `impressions` or `beams`."
+            f"`lists.source` is reward_model, but {folder or '`reward`'} holds no {LISTS_FILE}. Give the `--out` "
+            "folder of `gr4ad reward`, or use `impressions` or `beams`."
         )
     return Dataset(pq.read_table(folder / LISTS_FILE, memory_map=False))
 
