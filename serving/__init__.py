@@ -1,4 +1,4 @@
-"""Serving: a recommender object and its HTTP server.
+"""Serving: a recommender object, the beam policy, an HTTP server, and the folder through which trainers reach it.
 
 The server needs the extra `gr4ad[serve]` and is imported when first named, so that a recommender alone does not.
 """
@@ -6,6 +6,9 @@ The server needs the extra `gr4ad[serve]` and is imported when first named, so t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .beam_policy import BeamPolicy, Load, level_widths
+from .index_change import IndexChange
+from .published_model import PublishedModel, PublishedModelError
 from .recommender import Recommendation, Recommender, UnknownItemError
 from .server_config import ServerConfig
 
@@ -25,4 +28,17 @@ def __getattr__(name: str) -> Any:
     return vars(server)[name]
 
 
-__all__ = ["Recommendation", "Recommender", "ServerConfig", "UnknownItemError", "create_app", "serve"]
+__all__ = [
+    "BeamPolicy",
+    "Load",
+    "IndexChange",
+    "PublishedModel",
+    "PublishedModelError",
+    "Recommendation",
+    "Recommender",
+    "ServerConfig",
+    "UnknownItemError",
+    "create_app",
+    "level_widths",
+    "serve",
+]
