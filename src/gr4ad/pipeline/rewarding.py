@@ -68,11 +68,12 @@ def train_reward_model(
         eval_dataset=measured,
         processing_class=tokenizer,
     )
+    exposure_lists = len(trainer.train_dataset)  # type: ignore[arg-type]  # what it was given, checked
     checkpoints = out_dir / "checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
     trainer.calibrate(calibrating)
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-    summary = {**finish_training(trainer, out_dir), "exposure_lists": len(trainer.train_dataset), **metrics}
+    summary = {**finish_training(trainer, out_dir), "exposure_lists": exposure_lists, **metrics}
     if not trainer.is_world_process_zero():
         return summary
     logger.info("reward model: %s", {name: round(value, 4) for name, value in metrics.items()})
