@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": ("stages", "embed the ads of a catalog"),
     "tokenize": ("stages", "fit semantic IDs and write the tokenizer"),
     "train": ("stages", "train a model by VSL"),
+    "reward": ("stages", "learn what impressions are worth, and value the policy's own lists"),
     "align": ("stages", "align a model with list value by RSPO"),
     "evaluate": ("evaluation", "choose on validation and measure on test, beside baselines"),
     "compare": ("evaluation", "compare finished runs user by user: seeds, or different models"),
