@@ -75,7 +75,7 @@ class GR4ADItemRankingMixin:
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *,
-        beam_widths: Sequence[int],
+        beam_widths: Sequence[int] | Sequence[Sequence[int]],
         trie: SIDTrie,
         top_k: int,
         value_weight: float = 0.0,

@@ -1,4 +1,4 @@
-"""Serving: a recommender object, its HTTP server, and the folder through which trainers reach both.
+"""Serving: a recommender object, the beam policy, an HTTP server, and the folder through which trainers reach both.
 
 The server needs the extra `gr4ad[serve]` and is imported when first named, so that a recommender alone does not.
 """
@@ -6,6 +6,7 @@ The server needs the extra `gr4ad[serve]` and is imported when first named, so t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .beam_policy import BeamPolicy, Load, level_widths
 from .index_change import IndexChange
 from .published_model import PublishedModel, PublishedModelError
 from .recommender import Recommendation, Recommender, UnknownItemError
@@ -28,7 +29,9 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "BeamPolicy",
     "IndexChange",
+    "Load",
     "PublishedModel",
     "PublishedModelError",
     "Recommendation",
@@ -36,5 +39,6 @@ __all__ = [
     "ServerConfig",
     "UnknownItemError",
     "create_app",
+    "level_widths",
     "serve",
 ]

@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """Micro-batching: a bounded queue whose waiting queries are answered in batches by one worker thread.
 
-Pure asyncio; knows nothing of HTTP or of models.
+Pure asyncio; knows nothing of HTTP or of models. What a batch runs with is planned when it starts, from the load then.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from .beam_policy import Load
+
 logger = logging.getLogger(__name__)
 
 Query = TypeVar("Query")
 Answer = TypeVar("Answer")
+Plan = TypeVar("Plan")
 
 
 class QueueFullError(RuntimeError):
@@ -44,40 +47,44 @@ class Entry(Generic[Query, Answer]):
     timer: asyncio.TimerHandle | None = field(default=None)
 
 
-class MicroBatcher(Generic[Query, Answer]):
+class MicroBatcher(Generic[Query, Plan, Answer]):
     """Answers queries of the same group together, one call a batch, in one thread: the event loop stays free.
 
     The group whose head has waited longest goes first, once it is full or its head has waited `max_wait`; a full group
     goes ahead of one that is still waiting for company. No group starves: every head's wait ends.
 
     Args:
-        run: Answers a batch, one answer a query in the same order; called in the worker thread, one batch at a time.
+        run: Answers a batch with its plan, one answer a query in the same order; called in the worker thread, one
+            batch at a time.
+        plan: What a batch runs with, from its queries and the load; called on the event loop just before it runs.
         group: What queries must share to be answered by one call.
         max_batch: Queries a batch, >= 1.
         max_wait: Seconds a query waits for company, >= 0.
         max_queue: Waiting queries at most, those being answered not counted, >= 1.
-        on_batch: Called on the event loop with each batch before it runs.
+        weight: Of a query, e.g. its beam rows. max_weight: Of a batch, at most, unless a single query weighs more.
 
     ```python
-    >>> batcher = MicroBatcher(run, group=lambda query: query.top_k, max_batch=16, max_wait=0.005, max_queue=256)
+    >>> batcher = MicroBatcher(run, plan, lambda query: query.top_k, max_batch=16, max_wait=0.005, max_queue=256)
     >>> batcher.start()
-    >>> [answer] = await asyncio.gather(*batcher.submit([query], timeout=1.0))
+    >>> [answer] = await asyncio.gather(*batcher.submit([query], timeouts=[1.0]))
     >>> await batcher.close()
     ```
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Query]], Sequence[Answer]],
+        run: Callable[[Sequence[Query], Plan], Sequence[Answer]],
+        plan: Callable[[Sequence[Query], Load], Plan],
         group: Callable[[Query], Hashable],
         *,
         max_batch: int,
         max_wait: float,
         max_queue: int,
-        on_batch: Callable[[Sequence[Query]], None] = lambda queries: None,
+        weight: Callable[[Query], float] = lambda query: 0,
+        max_weight: float = math.inf,
     ):
-        self._run, self._group, self._on_batch = run, group, on_batch
-        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self._run, self._plan, self._group, self._weight = run, plan, group, weight
+        self.max_batch, self.max_wait, self.max_queue, self.max_weight = max_batch, max_wait, max_queue, max_weight
         self._waiting: dict[Hashable, deque[Entry[Query, Answer]]] = {}
         self._depth = 0
         self._accepting = False
@@ -94,6 +101,14 @@ class MicroBatcher(Generic[Query, Answer]):
     def accepting(self) -> bool:
         """Whether `submit` takes queries: started, not draining."""
         return self._accepting
+
+    def load(self) -> Load:
+        """What waits now; the batch that runs not counted."""
+        now = asyncio.get_running_loop().time()
+        return Load(now=now, waiting=self._depth, oldest_wait=now - self._oldest(now))
+
+    def _oldest(self, now: float) -> float:
+        return min((line[0].arrived for line in self._waiting.values()), default=now)
 
     def start(self) -> None:
         """Starts the worker; call it on the event loop, once."""
@@ -113,11 +128,11 @@ class MicroBatcher(Generic[Query, Answer]):
             await self._worker
         self._executor.shutdown()
 
-    def submit(self, queries: Sequence[Query], *, timeout: float) -> list[asyncio.Future[Answer]]:
+    def submit(self, queries: Sequence[Query], *, timeouts: Sequence[float]) -> list[asyncio.Future[Answer]]:
         """Queues queries, all or none.
 
         Args:
-            timeout: Seconds until which a batch with the query must have begun.
+            timeouts: Seconds, one a query, until which a batch with it must have begun.
 
         Returns:
             A future of each answer. Cancelling one that still waits takes its query out of the queue. It raises
@@ -135,7 +150,7 @@ class MicroBatcher(Generic[Query, Answer]):
             )
         loop = asyncio.get_running_loop()
         futures = []
-        for query in queries:
+        for query, timeout in zip(queries, timeouts, strict=True):
             entry: Entry[Query, Answer] = Entry(query, self._group(query), loop.time(), loop.create_future())
             entry.timer = loop.call_later(timeout, self._expire, entry, timeout)
             entry.future.add_done_callback(lambda _, entry=entry: self._forget(entry))  # type: ignore[misc]
@@ -184,7 +199,13 @@ class MicroBatcher(Generic[Query, Answer]):
 
     def _take(self, group: Hashable) -> list[Entry[Query, Answer]]:
         line = self._waiting[group]
-        entries = [line.popleft() for _ in range(min(len(line), self.max_batch))]
+        entries, weight = [line.popleft()], 0.0
+        weight += self._weight(entries[0].query)
+        while line and len(entries) < self.max_batch:
+            weight += self._weight(line[0].query)
+            if weight > self.max_weight:
+                break
+            entries.append(line.popleft())
         if not line:
             del self._waiting[group]
         for entry in entries:
@@ -211,9 +232,11 @@ class MicroBatcher(Generic[Query, Answer]):
     async def _answer(self, entries: list[Entry[Query, Answer]]) -> None:
         loop = asyncio.get_running_loop()
         queries = [entry.query for entry in entries]
-        self._on_batch(queries)
+        now = loop.time()
+        oldest = min(self._oldest(now), *(entry.arrived for entry in entries))
         try:
-            answers = await loop.run_in_executor(self._executor, self._run, queries)
+            plan = self._plan(queries, Load(now=now, waiting=self._depth + len(entries), oldest_wait=now - oldest))
+            answers = await loop.run_in_executor(self._executor, self._run, queries, plan)
             assert len(answers) == len(queries), "`run` must return one answer a query"
         except Exception as error:
             if len(entries) > 1:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.modeling_gr4ad.beam_selection_gr4ad import width_table
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.tokenization_ua_sid import check_aligned
 
@@ -121,12 +123,12 @@ class Recommender:
         user_features: Mapping[str, Sequence[str | None]] | None = None,
         times: Sequence[Sequence[float | None]] | None = None,
         cross_domain: Sequence[Sequence[str]] | None = None,
-        top_k: int = 10,
-        beam_widths: Sequence[int] | None = None,
-        exclude_history: bool | None = None,
+        top_k: int | Sequence[int] = 10,
+        beam_widths: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        exclude_history: bool | Sequence[bool] | None = None,
         max_per_account: int | None = None,
     ) -> list[list[Recommendation]]:
-        """Ranks ads for a batch of users.
+        """Ranks ads for a batch of users; a user's list does not depend on the others of the batch.
 
         Args:
             histories: Item ids of each user, oldest first. Ids that the index does not know are skipped.
@@ -135,8 +137,9 @@ class Recommender:
             times: When each item was engaged with, seconds of any clock, same lengths as `histories`.
             cross_domain: What each user did elsewhere, any ids, oldest first; the last `max_cross_domain_items` of the
                 model's are read. What the model was trained without is ignored.
-            top_k: 1.. number of beams. beam_widths: W_t, default the artifact's.
-            exclude_history: Never return an item of the history; default the artifact's.
+            top_k: 1.. number of beams, for all or for each user. beam_widths: W_t, default the artifact's; or a line
+                of T widths for each user.
+            exclude_history: Never return an item of the history, for all or for each user; default the artifact's.
             max_per_account: Items of one account that a list may hold, the best of them; accounts are the item table's
                 column `account_id`, and an item without one is not limited. Where the beams hold too few others, the
                 list is shorter than `top_k`: widen them. Default: no limit.
@@ -153,9 +156,12 @@ class Recommender:
         tokenizer, defaults = self.tokenizer, self.generation_config
         trie = self.trie  # read first: index, accounts and tables are never older than the trie
         accounts = self.account_groups
-        widths = self.beam_widths if beam_widths is None else list(beam_widths)
-        if not 1 <= top_k <= widths[-1]:
-            raise ValueError(f"`top_k` must be in 1..{widths[-1]} (the last beam width). Received: {top_k}.")
+        users = len(histories)
+        widths = width_table(self.beam_widths if beam_widths is None else beam_widths, users, tokenizer.num_levels)
+        lengths = of_each(top_k, users, "top_k")
+        for length, line in zip(lengths, widths if len(widths) == users else widths * users, strict=True):
+            if not 1 <= length <= line[-1]:
+                raise ValueError(f"`top_k` must be in 1..{line[-1]} (the last beam width). Received: {length}.")
         if max_per_account is not None:
             self.check_max_per_account(max_per_account)
         known = [
@@ -189,14 +195,20 @@ class Recommender:
             return_tensors="pt",
         ).to(self.model.device)
         excluded = None
-        if defaults.exclude_history if exclude_history is None else exclude_history:
-            rows = [torch.from_numpy(tokenizer.item_rows(history)) for history in kept(histories) or []]
+        exclude = of_each(
+            defaults.exclude_history if exclude_history is None else exclude_history, users, "exclude_history"
+        )
+        if any(exclude):
+            rows = [
+                torch.from_numpy(tokenizer.item_rows(history if wanted else []))
+                for history, wanted in zip(kept(histories) or [], exclude, strict=True)
+            ]
             excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.model.device)
         ranking = self.model.recommend(
             **batch,
             beam_widths=widths,
             trie=trie,
-            top_k=top_k,
+            top_k=max(lengths, default=1),
             item_weight=defaults.item_weight,
             value_weight=defaults.value_weight,
             item_candidates=getattr(defaults, "item_candidates", 0),  # artifacts of version 0.1.0 say nothing of it
@@ -208,7 +220,8 @@ class Recommender:
         has_values = self.model.value_head is not None
         columns, ids = tokenizer.index.columns, tokenizer.index.item_ids
         results = []
-        for items, scores, item_values, sids in zip(
+        for length, items, scores, item_values, sids in zip(
+            lengths,
             ranking.items.tolist(),
             ranking.scores.tolist(),
             ranking.expected_values.tolist(),
@@ -224,7 +237,9 @@ class Recommender:
                         sid="".join(tokenizer.convert_ids_to_tokens(sid)),
                         attributes={name: values[item] for name, values in columns.items()},
                     )
-                    for item, score, value, sid in zip(items, scores, item_values, sids, strict=True)
+                    for item, score, value, sid in zip(
+                        items[:length], scores[:length], item_values[:length], sids[:length], strict=True
+                    )
                     if item >= 0
                 ]
             )
@@ -357,6 +372,19 @@ class Recommender:
         vectors, biases = vectors / peers_of.unsqueeze(1), biases / peers_of
         places = torch.from_numpy(group.reshape(-1))
         model.extend_item_tables(vectors[places], biases[places])
+
+
+def of_each(value: Any, users: int, name: str) -> list:
+    """One value a user, of one for all or one for each.
+
+    Raises:
+        ValueError: If there is neither one nor one a user.
+    """
+    if not isinstance(value, Sequence):
+        return [value] * users
+    if len(value) != users:
+        raise ValueError(f"`{name}` needs one value, or one for each of the {users} users. Received: {len(value)}.")
+    return list(value)
 
 
 def account_groups(index: SIDIndex, device: torch.device) -> torch.Tensor | None:

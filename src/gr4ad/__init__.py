@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gr4ad.modeling_gr4ad import GR4ADForRecommendation as GR4ADForRecommendation
     from gr4ad.modeling_gr4ad import GR4ADModel as GR4ADModel
     from gr4ad.modeling_gr4ad import SIDTrie as SIDTrie
+    from gr4ad.serving import BeamPolicy as BeamPolicy
     from gr4ad.serving import Recommender as Recommender
     from gr4ad.tokenization import MGMRQuantizer as MGMRQuantizer
     from gr4ad.tokenization import SIDIndex as SIDIndex
@@ -36,6 +37,7 @@ ROOMS = {
     "RSPOTrainer": "trainers",
     "VSLConfig": "trainers",
     "VSLTrainer": "trainers",
+    "BeamPolicy": "serving",
     "Recommender": "serving",
 }
 

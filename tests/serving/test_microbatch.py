@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gr4ad.serving.beam_policy import Load
 from gr4ad.serving.microbatch import DeadlineError, DrainingError, MicroBatcher, QueueFullError
 
 
@@ -14,12 +15,14 @@ class Engine:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.loads: list[Load] = []
         self.gate = threading.Event()
         self.gate.set()
         self.threads: set[int] = set()
 
-    def __call__(self, queries):
+    def __call__(self, queries, plan):
         self.batches.append(list(queries))
+        self.loads.append(plan)
         self.threads.add(threading.get_ident())
         assert self.gate.wait(10)
         if min(queries) < 0:
@@ -27,9 +30,9 @@ class Engine:
         return [2 * query for query in queries]
 
 
-def batcher_of(engine, **options) -> MicroBatcher[int, int]:
+def batcher_of(engine, **options) -> MicroBatcher[int, Load, int]:
     options = {"max_batch": 4, "max_wait": 0.01, "max_queue": 100, **options}
-    return MicroBatcher(engine, lambda query: query % 2, **options)
+    return MicroBatcher(engine, lambda queries, load: load, lambda query: query % 2, **options)
 
 
 def run(scenario, **options):
@@ -57,7 +60,7 @@ async def running(engine, batches: int) -> None:
 @given(st.lists(st.integers(-3, 40), max_size=40), st.integers(1, 7))
 def test_every_query_gets_its_own_answer(queries, max_batch):
     async def scenario(batcher, engine):
-        return await asyncio.gather(*batcher.submit(queries, timeout=10), return_exceptions=True)
+        return await asyncio.gather(*batcher.submit(queries, timeouts=[10] * len(queries)), return_exceptions=True)
 
     engine, answers = run(scenario, max_batch=max_batch, max_wait=0.0)
     for query, answer in zip(queries, answers, strict=True):
@@ -71,7 +74,7 @@ def test_every_query_gets_its_own_answer(queries, max_batch):
 
 def test_queries_of_a_group_share_batches_in_order_of_arrival():
     async def scenario(batcher, engine):
-        await asyncio.gather(*batcher.submit([0, 1, 2, 3, 4, 6, 8], timeout=10))
+        await asyncio.gather(*batcher.submit([0, 1, 2, 3, 4, 6, 8], timeouts=[10] * 7))
 
     engine, _ = run(scenario)
     assert engine.batches == [[0, 2, 4, 6], [1, 3], [8]]  # the full batch at once, then the oldest head
@@ -80,9 +83,9 @@ def test_queries_of_a_group_share_batches_in_order_of_arrival():
 def test_a_query_waits_for_company_but_not_longer():
     async def scenario(batcher, engine):
         begun = time.perf_counter()
-        first = batcher.submit([0], timeout=10)
+        first = batcher.submit([0], timeouts=[10])
         await asyncio.sleep(0.02)
-        second = batcher.submit([2], timeout=10)
+        second = batcher.submit([2], timeouts=[10])
         await asyncio.gather(*first, *second)
         return time.perf_counter() - begun
 
@@ -94,7 +97,7 @@ def test_a_query_waits_for_company_but_not_longer():
 def test_the_event_loop_stays_free_while_a_batch_runs():
     async def scenario(batcher, engine):
         engine.gate.clear()
-        [future] = batcher.submit([1], timeout=10)
+        [future] = batcher.submit([1], timeouts=[10])
         await running(engine, 1)
         ticks = 0
         while ticks < 20:
@@ -110,12 +113,12 @@ def test_the_event_loop_stays_free_while_a_batch_runs():
 def test_a_full_queue_takes_all_or_none():
     async def scenario(batcher, engine):
         engine.gate.clear()
-        batcher.submit([1], timeout=10)
+        batcher.submit([1], timeouts=[10])
         await running(engine, 1)
-        kept = batcher.submit([3, 5], timeout=10)
+        kept = batcher.submit([3, 5], timeouts=[10] * 2)
         with pytest.raises(QueueFullError, match="2 requests wait already, and 2 more do not fit: at most 3"):
-            batcher.submit([7, 9], timeout=10)
-        kept += batcher.submit([11], timeout=10)
+            batcher.submit([7, 9], timeouts=[10] * 2)
+        kept += batcher.submit([11], timeouts=[10])
         assert batcher.depth == 3
         engine.gate.set()
         answers = await asyncio.gather(*kept)
@@ -128,9 +131,9 @@ def test_a_full_queue_takes_all_or_none():
 def test_deadlines_and_cancelled_queries_leave_the_queue_unanswered():
     async def scenario(batcher, engine):
         engine.gate.clear()
-        first = batcher.submit([1], timeout=0.03)
+        first = batcher.submit([1], timeouts=[0.03])
         await running(engine, 1)
-        late, gone, kept = batcher.submit([3], timeout=0.03) + batcher.submit([5, 7], timeout=10)
+        late, gone, kept = batcher.submit([3], timeouts=[0.03]) + batcher.submit([5, 7], timeouts=[10] * 2)
         gone.cancel()
         with pytest.raises(DeadlineError, match="30 ms"):
             await late
@@ -146,7 +149,7 @@ def test_deadlines_and_cancelled_queries_leave_the_queue_unanswered():
 
 def test_one_failure_does_not_touch_the_rest_of_its_batch():
     async def scenario(batcher, engine):
-        return await asyncio.gather(*batcher.submit([2, -2, 4], timeout=10), return_exceptions=True)
+        return await asyncio.gather(*batcher.submit([2, -2, 4], timeouts=[10] * 3), return_exceptions=True)
 
     engine, (first, bad, last) = run(scenario)
     assert (first, last) == (4, 8)
@@ -160,16 +163,42 @@ def test_draining_answers_what_waits_and_takes_nothing_new():
     async def main():
         batcher = batcher_of(engine, max_wait=5.0)
         with pytest.raises(DrainingError):
-            batcher.submit([1], timeout=10)
+            batcher.submit([1], timeouts=[10])
         batcher.start()
-        futures = batcher.submit([1, 3, 4], timeout=10)
+        futures = batcher.submit([1, 3, 4], timeouts=[10] * 3)
         begun = time.perf_counter()
         batcher.drain()
         with pytest.raises(DrainingError):
-            batcher.submit([5], timeout=10)
+            batcher.submit([5], timeouts=[10])
         await batcher.close()
         return [future.result() for future in futures], time.perf_counter() - begun
 
     answers, seconds = asyncio.run(main())
     assert answers == [2, 6, 8]
     assert seconds < 2
+
+
+def test_a_batch_is_planned_from_the_load_when_it_starts():
+    async def scenario(batcher, engine):
+        engine.gate.clear()
+        first = batcher.submit([1], timeouts=[10])
+        await running(engine, 1)
+        rest = batcher.submit([3, 5, 7, 9, 11], timeouts=[10] * 5)
+        await asyncio.sleep(0.05)
+        assert (batcher.load().waiting, batcher.load().oldest_wait >= 0.05) == (5, True)
+        engine.gate.set()
+        await asyncio.gather(*first, *rest)
+        assert batcher.load().oldest_wait == 0
+
+    engine, _ = run(scenario, max_wait=0.0)
+    assert [load.waiting for load in engine.loads] == [1, 5, 1]
+    assert engine.loads[0].oldest_wait < 0.05 <= engine.loads[1].oldest_wait
+    assert engine.loads[0].now < engine.loads[1].now
+
+
+def test_a_batch_weighs_no_more_than_it_may_but_a_single_query_runs():
+    async def scenario(batcher, engine):
+        await asyncio.gather(*batcher.submit([2, 4, 30, 6, 2, 2, 2], timeouts=[10] * 7))
+
+    engine, _ = run(scenario, weight=lambda query: query, max_weight=8)
+    assert engine.batches == [[2, 4], [30], [6, 2], [2, 2]]

@@ -380,3 +380,18 @@ def test_tables_that_are_older_than_the_index_catch_up(changing):
     table, rows = changing.model.item_table, changing.tokenizer.index.rows
     torch.testing.assert_close(table[rows["elsewhere"] + 1], table[rows["ad_4"] + 1])
     torch.testing.assert_close(table[rows["new"] + 1], table[rows["ad_6"] + 1])
+
+
+def test_users_with_their_own_widths_lengths_and_exclusions_share_a_batch(recommender):
+    widths = [[2, 4, 8], [8, 16, 32], [32, 32, 32], [1, 1, 3]]
+    lengths, exclude = [8, 5, 32, 1], [True, False, True, False]
+    together = recommender.recommend(HISTORIES, top_k=lengths, beam_widths=widths, exclude_history=exclude)
+    for history, line, length, out, got in zip(HISTORIES, widths, lengths, exclude, together, strict=True):
+        [alone] = recommender.recommend([history], top_k=length, beam_widths=line, exclude_history=out)
+        assert [ad.item_id for ad in got] == [ad.item_id for ad in alone]
+        assert [ad.score for ad in got] == pytest.approx([ad.score for ad in alone], abs=1e-4)
+        assert not out or not {ad.item_id for ad in got} & set(history)
+    with pytest.raises(ValueError, match=r"`top_k` must be in 1..3 .*Received: 4"):
+        recommender.recommend(HISTORIES, top_k=[8, 5, 32, 4], beam_widths=widths)
+    with pytest.raises(ValueError, match="`top_k` needs one value, or one for each of the 4 users. Received: 2"):
+        recommender.recommend(HISTORIES, top_k=[8, 5])
