@@ -17,6 +17,7 @@ COMMANDS = {
     "tokenize": ("stages", "fit semantic IDs and write the tokenizer"),
     "train": ("stages", "train a model by VSL"),
     "align": ("stages", "align a model with list value by RSPO"),
+    "online": ("online", "keep learning from streams of logs, and publish to running servers"),
     "evaluate": ("evaluation", "choose on validation and measure on test, beside baselines"),
     "compare": ("evaluation", "compare finished runs user by user: seeds, or different models"),
     "recommend": ("artifacts", "rank ads for a history"),

@@ -46,7 +46,7 @@ class ProgressiveValidation:
     Args:
         window: Users remembered, the newest.
         needed: Users measured since the last publication before there is a verdict.
-        max_ndcg_loss: Share of the published weights' NDCG@10 that may be lost, in [0, 1).
+        max_ndcg_loss: Share of the published weights' NDCG@10 that may be lost, in [0, 1].
     """
 
     def __init__(self, window: int, needed: int, max_ndcg_loss: float):
