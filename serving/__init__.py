@@ -1,4 +1,4 @@
-"""Serving: a recommender object, the beam policy, an HTTP server, and the folder through which trainers reach both.
+"""Serving: a recommender object, the beam policy, an HTTP server, and the folder through which trainers reach it.
 
 The server needs the extra `gr4ad[serve]` and is imported when first named, so that a recommender alone does not.
 """
@@ -30,8 +30,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BeamPolicy",
-    "IndexChange",
     "Load",
+    "IndexChange",
     "PublishedModel",
     "PublishedModelError",
     "Recommendation",

@@ -112,7 +112,11 @@ class BeamPolicy:
         self.slo, self.max_batch, self.max_utilization = slo, max_batch, max_utilization
         self.patience = patience
         self.latency = LatencyModel() if latency is None else latency
-        self.scales = sorted({min_scale, max_scale, *(step for step in SCALES if min_scale < step < max_scale)})
+        self.scales = (
+            [1.0]
+            if slo is None
+            else sorted({min_scale, max_scale, *(step for step in SCALES if min_scale < step < max_scale)})
+        )
         self._place = self.scales.index(1.0)
         self._wider_since: float | None = None  # since when the next scale up would have held without a break
         self._rate = _DecayingRate(rate_window)

@@ -42,6 +42,19 @@ class ServerMetrics:
             "Beam rows asked of the model: all beam widths of all users, summed.",
             registry=self.registry,
         )
+        self.beam_scale = Gauge(
+            "gr4ad_beam_scale", "Factor of the model's beam widths that the load allows.", registry=self.registry
+        )
+        self.cache_lookups = Counter(
+            "gr4ad_cache_lookups", "Requests looked up in the result cache.", ["result"], registry=self.registry
+        )
+        self.model_version = Gauge("gr4ad_model_version", "Version of the weights served.", registry=self.registry)
+        self.index_changes = Gauge(
+            "gr4ad_index_changes", "Number of the last change of the ads that was applied.", registry=self.registry
+        )
+        self.reload_failures = Counter(
+            "gr4ad_reload_failures", "Weights or changes that could not be taken.", registry=self.registry
+        )
 
 
 class MeasureRequests:

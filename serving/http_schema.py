@@ -13,6 +13,7 @@ MAX_USER_FEATURES = 64
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
 Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Time = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -39,6 +40,9 @@ class RecommendRequest(BaseModel):
         default=None,
         description="When each history item was engaged with, in seconds of any clock, e.g. Unix time.",
     )
+    cross_domain: list[str] | None = Field(
+        default=None, description="What the user did elsewhere, any ids, oldest first; of any length."
+    )
     user_features: dict[str, str | None] | None = Field(
         default=None,
         description="Category of each structured user feature; missing or new categories count as unknown.",
@@ -47,13 +51,18 @@ class RecommendRequest(BaseModel):
         default=None, description="Items to return, at most the last beam width; default: the server's."
     )
     beam_widths: list[int] | None = Field(
-        default=None, description="Beams kept after each level of the semantic ID; default: the model's."
+        default=None,
+        description="Beams kept after each level of the semantic ID; default: the model's, times what the load allows.",
     )
     exclude_history: bool | None = Field(
         default=None, description="Never return an item of the history; default: the model's."
     )
     max_per_account: int | None = Field(
         default=None, description="Items of one account that the list may hold; default: no limit."
+    )
+    deadline_ms: float | None = Field(
+        default=None,
+        description="Milliseconds that the request may wait before the model starts on it; at most the server's.",
     )
 
     @model_validator(mode="after")
@@ -91,6 +100,9 @@ class RecommendResponse(BaseModel):
     recommendations: list[RecommendedItem]
     beam_widths: list[int] = Field(description="Beam widths used, one a level.")
     model: str
+    model_version: int = Field(description="Version of the weights.")
+    index_changes: int = Field(description="Number of the last change of the ads that the answer knows.")
+    cached: bool = Field(description="Whether it is an earlier answer to the same request.")
     latency_ms: float = Field(description="From the parsed request to its answer, milliseconds, waiting included.")
 
 
@@ -132,6 +144,8 @@ def request_body(limits: RequestLimits) -> Any:
         "events": narrowed(list[Text] | None, "events", max_length=length),
         "values": narrowed(list[Value] | None, "values", max_length=length),
         "times": narrowed(list[Time] | None, "times", max_length=length),
+        "cross_domain": narrowed(list[Text] | None, "cross_domain", max_length=length),
+        "deadline_ms": narrowed(Duration | None, "deadline_ms"),
         "user_features": narrowed(dict[Text, Text | None] | None, "user_features", max_length=MAX_USER_FEATURES),
         "top_k": narrowed(int | None, "top_k", ge=1, le=limits.max_top_k),
         "max_per_account": narrowed(int | None, "max_per_account", ge=1, le=limits.max_top_k),

@@ -1,18 +1,14 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""The HTTP server of a recommender: `POST /v1/recommend`, health, metrics and a page to try it."""
+"""The HTTP server of a recommender: `POST /v1/recommend`, its administration, health, metrics and a page to try it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -24,213 +20,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from .admin_routes import add_admin_routes
 from .http_middleware import LimitBody, MeasureRequests, ServerMetrics
 from .http_schema import (
     BatchRequest,
     BatchResponse,
     ErrorResponse,
     FailedRequest,
-    RecommendedItem,
-    RecommendRequest,
     RecommendResponse,
     RequestLimits,
     readable_error,
     request_body,
 )
-from .microbatch import DeadlineError, DrainingError, MicroBatcher, QueueFullError
-from .recommender import Recommendation, Recommender, UnknownItemError
+from .live_model import LiveModel
+from .microbatch import DrainingError, QueueFullError
+from .open_inference import add_open_inference_routes
+from .recommend_service import OverloadError, RecommendService
+from .recommender import Recommender
 from .server_config import ServerConfig
 
 logger = logging.getLogger(__name__)
 
 RECOMMEND_PATH = "/v1/recommend"
-
-
-@dataclass(frozen=True)
-class UserQuery:
-    """One user's request with every default filled in."""
-
-    history: list[str]
-    events: list[str] | None
-    values: list[float] | None
-    times: list[float] | None
-    user_features: dict[str, str | None]
-    top_k: int
-    beam_widths: tuple[int, ...]
-    exclude_history: bool | None
-    max_per_account: int | None
-
-    @property
-    def group(self) -> Hashable:
-        """Queries with the same group fit in one call of the recommender."""
-        absent = self.events is None, self.values is None, self.times is None
-        return self.beam_widths, self.top_k, self.exclude_history, self.max_per_account, absent
-
-
-class RefusedError(ValueError):
-    """A request that cannot be answered as it stands; `error` says why."""
-
-    def __init__(self, field: str | None, detail: str):
-        super().__init__(detail)
-        self.error = ErrorResponse(detail=detail, field=field)
-
-
-def recommend_together(recommender: Recommender, queries: Sequence[UserQuery]) -> list[list[Recommendation]]:
-    """Answers queries of one group with one call."""
-    first = queries[0]
-    return recommender.recommend(
-        [query.history for query in queries],
-        events=None if first.events is None else [query.events or [] for query in queries],
-        values=None if first.values is None else [query.values or [] for query in queries],
-        times=None if first.times is None else [query.times or [] for query in queries],
-        user_features={
-            name: [query.user_features.get(name) for query in queries] for name in recommender.tokenizer.user_features
-        },
-        top_k=first.top_k,
-        beam_widths=first.beam_widths,
-        exclude_history=first.exclude_history,
-        max_per_account=first.max_per_account,
-    )
-
-
-def to_query(recommender: Recommender, config: ServerConfig, request: RecommendRequest) -> UserQuery:
-    """Fills in defaults and refuses what the model cannot use.
-
-    Raises:
-        RefusedError: Naming the field, what was received, what is allowed and the remedy.
-    """
-    tokenizer = recommender.tokenizer
-    widths = tuple(request.beam_widths or recommender.beam_widths)
-    top_k = min(config.top_k, widths[-1]) if request.top_k is None else request.top_k
-    if top_k > widths[-1]:
-        raise RefusedError(
-            "top_k",
-            f"`top_k` must be in 1..{widths[-1]}, the last beam width. Received: {top_k}. Ask for fewer items, or "
-            "name wider `beam_widths`.",
-        )
-    if request.events is not None:
-        new = next((event for event in request.events if event not in tokenizer.event_names), None)
-        if not tokenizer.event_names:
-            raise RefusedError("events", f"{recommender.name!r} was trained without event names. Leave `events` out.")
-        if new is not None:
-            raise RefusedError(
-                "events",
-                f"`events` holds {ascii(new)}; allowed are {', '.join(tokenizer.event_names)}. Use one of these.",
-            )
-    if request.values is not None and not recommender.model.config.context_values:
-        raise RefusedError(
-            "values", f"{recommender.name!r} was trained without values in the history. Leave `values` out."
-        )
-    if request.times is not None and not recommender.model.config.num_time_buckets:
-        raise RefusedError(
-            "times", f"{recommender.name!r} was trained without times of the history. Leave `times` out."
-        )
-    if request.max_per_account is not None:
-        try:
-            recommender.check_max_per_account(request.max_per_account)
-        except ValueError as error:
-            raise RefusedError("max_per_account", str(error)) from error
-    features = request.user_features or {}
-    for name in features:
-        if name not in tokenizer.user_features:
-            raise RefusedError(
-                "user_features",
-                f"`user_features` names {ascii(name)}; {recommender.name!r} knows "
-                f"{', '.join(tokenizer.user_features) or 'none'}. Leave it out.",
-            )
-    if not any(item in tokenizer.index.rows for item in request.history):
-        # The recommender refuses this before it touches the model; in a batch it would cost the others a second run.
-        try:
-            recommender.recommend([request.history], top_k=top_k, beam_widths=widths)
-        except UnknownItemError as error:
-            raise RefusedError("history", str(error)) from error
-    return UserQuery(
-        history=request.history,
-        events=request.events,
-        values=request.values,
-        times=request.times,
-        user_features=features,
-        top_k=top_k,
-        beam_widths=widths,
-        exclude_history=request.exclude_history,
-        max_per_account=request.max_per_account,
-    )
-
-
-class RecommendService:
-    """Requests in, responses out: defaults, the micro-batch queue, errors as HTTP statuses."""
-
-    def __init__(self, recommender: Recommender, config: ServerConfig, metrics: ServerMetrics):
-        self.recommender, self.config, self.metrics = recommender, config, metrics
-        self.batcher: MicroBatcher[UserQuery, list[Recommendation]] = MicroBatcher(
-            partial(recommend_together, recommender),
-            lambda query: query.group,
-            max_batch=config.max_batch,
-            max_wait=config.max_wait_ms / 1000,
-            max_queue=config.max_queue,
-            on_batch=self._count,
-        )
-        metrics.queue_depth.set_function(lambda: self.batcher.depth)
-
-    def _count(self, queries: Sequence[UserQuery]) -> None:
-        self.metrics.batch_size.observe(len(queries))
-        self.metrics.beam_rows.inc(sum(sum(query.beam_widths) for query in queries))
-
-    def _response(self, query: UserQuery, ranked: list[Recommendation], begun: float) -> RecommendResponse:
-        unit = self.recommender.tokenizer.value_unit
-        return RecommendResponse(
-            recommendations=[
-                RecommendedItem(
-                    item_id=ad.item_id,
-                    score=ad.score,
-                    value=ad.value,
-                    value_unit=unit,
-                    sid=ad.sid,
-                    attributes=ad.attributes,
-                )
-                for ad in ranked
-            ],
-            beam_widths=list(query.beam_widths),
-            model=self.recommender.name,
-            latency_ms=(time.perf_counter() - begun) * 1000,
-        )
-
-    def _failure(self, error: BaseException) -> FailedRequest:
-        if isinstance(error, RefusedError):
-            return FailedRequest(status=422, error=error.error)
-        if isinstance(error, DeadlineError):
-            return FailedRequest(status=504, error=ErrorResponse(detail=str(error)))
-        logger.error("A request failed in the model.", exc_info=error)
-        return FailedRequest(
-            status=500,
-            error=ErrorResponse(detail="The model failed on this request; the server's log says why. Report it."),
-        )
-
-    async def answer(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse | FailedRequest]:
-        """Answers each request by itself. Cancelling it takes what still waits out of the queue.
-
-        Raises:
-            QueueFullError, DrainingError: If they were not accepted; then none was.
-        """
-        begun = time.perf_counter()
-        queries: list[UserQuery | RefusedError] = []
-        for request in requests:
-            try:
-                queries.append(to_query(self.recommender, self.config, request))
-            except RefusedError as error:
-                queries.append(error)
-        accepted = [query for query in queries if isinstance(query, UserQuery)]
-        futures = self.batcher.submit(accepted, timeout=self.config.deadline_ms / 1000)
-        results = iter(await asyncio.gather(*futures, return_exceptions=True))
-        answers: list[RecommendResponse | FailedRequest] = []
-        for query in queries:
-            outcome = next(results) if isinstance(query, UserQuery) else query
-            if isinstance(query, UserQuery) and not isinstance(outcome, BaseException):
-                answers.append(self._response(query, outcome, begun))
-            else:
-                assert isinstance(outcome, BaseException)
-                answers.append(self._failure(outcome))
-        return answers
 
 
 async def disconnected(request: Request) -> None:
@@ -245,16 +56,19 @@ def error_response(status: int, detail: str, field: str | None = None, **headers
     )
 
 
-def create_app(recommender: Recommender, config: ServerConfig) -> FastAPI:
-    """The ASGI app of a recommender; `app.state.service` is its [`RecommendService`].
+def create_app(model: Recommender | LiveModel, config: ServerConfig) -> FastAPI:
+    """The ASGI app of a recommender, or of a live model; `app.state.service` is its [`RecommendService`].
 
-    Statuses of `POST /v1/recommend`: 200; 400 not JSON; 413 body too large; 422 a field is at fault; 429 queue full,
-    with `Retry-After` in seconds; 500 the model failed on this request; 503 starting or draining; 504 the deadline
-    passed. A body with `requests` gets 200 and a status for each that failed, unless the whole body was refused.
+    Statuses of `POST /v1/recommend`: 200; 400 not JSON; 413 body too large; 422 a field is at fault; 429 queue full
+    or deadline out of reach, with `Retry-After` in seconds; 500 the model failed on this request; 503 starting or
+    draining; 504 the deadline passed. A body with `requests` gets 200 and a status for each that failed, unless the
+    whole body was refused.
 
     Raises:
-        ValueError: If the model's own beam widths do not fit its levels.
+        ValueError: If the model's own beam widths do not fit its levels, or the token of the administration is short.
     """
+    live = LiveModel.of(model) if isinstance(model, Recommender) else model
+    recommender = live.recommender
     levels, widths = recommender.tokenizer.num_levels, recommender.beam_widths
     if len(widths) != levels or min(widths) < 1:
         raise ValueError(
@@ -262,7 +76,7 @@ def create_app(recommender: Recommender, config: ServerConfig) -> FastAPI:
             "Correct its generation_config.json."
         )
     metrics = ServerMetrics()
-    service = RecommendService(recommender, config, metrics)
+    service = RecommendService(live, config, metrics)
     limits = RequestLimits(
         max_history=config.max_history,
         max_top_k=max(config.max_beam_width, widths[-1]),
@@ -274,9 +88,9 @@ def create_app(recommender: Recommender, config: ServerConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        await service.start()
         yield
-        await service.batcher.close()
+        await service.close()
 
     app = FastAPI(
         title=f"gr4ad: {recommender.name}", description="Generative recommendation of ads.", lifespan=lifespan
@@ -296,6 +110,19 @@ def create_app(recommender: Recommender, config: ServerConfig) -> FastAPI:
         refused = readable_error(first)
         return error_response(422, refused.detail, refused.field)
 
+    @app.exception_handler(QueueFullError)
+    async def full(request: Request, error: QueueFullError) -> JSONResponse:
+        wait = service.policy.backlog(service.batcher.load()) or config.deadline_ms / 1000
+        return error_response(429, str(error), **{"Retry-After": str(max(1, round(wait)))})
+
+    @app.exception_handler(OverloadError)
+    async def overloaded(request: Request, error: OverloadError) -> JSONResponse:
+        return error_response(429, str(error), **{"Retry-After": str(error.retry_after)})
+
+    @app.exception_handler(DrainingError)
+    async def draining(request: Request, error: DrainingError) -> JSONResponse:
+        return error_response(503, str(error))
+
     async def recommend(request: Request, body: Any) -> Response:
         batch = isinstance(body, BatchRequest)
         work = asyncio.ensure_future(service.answer(body.requests if batch else [body]))
@@ -305,11 +132,6 @@ def create_app(recommender: Recommender, config: ServerConfig) -> FastAPI:
             if not work.done():
                 return Response(status_code=499)
             answers = work.result()
-        except QueueFullError as error:
-            wait = str(max(1, math.ceil(config.deadline_ms / 1000)))
-            return error_response(429, str(error), **{"Retry-After": wait})
-        except DrainingError as error:
-            return error_response(503, str(error))
         finally:
             work.cancel()
             gone.cancel()
@@ -326,6 +148,8 @@ def create_app(recommender: Recommender, config: ServerConfig) -> FastAPI:
         status: {"model": ErrorResponse} for status in (400, 413, 422, 429, 500, 503, 504)
     }
     app.post(RECOMMEND_PATH, response_model=RecommendResponse | BatchResponse, responses=errors)(recommend)
+    add_admin_routes(app, live, config.admin_token())
+    add_open_inference_routes(app, service, limits)
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:
@@ -379,14 +203,14 @@ class RecommendServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(recommender: Recommender, config: ServerConfig) -> None:
+def serve(model: Recommender | LiveModel, config: ServerConfig) -> None:
     """Serves until SIGTERM or SIGINT, then answers what was accepted and returns.
 
     Raises:
         ValueError: As [`create_app`]. SystemExit: If the address cannot be bound.
     """
-    app = create_app(recommender, config)
-    logger.info("Serving %s with %s.", recommender.name, config)
+    app = create_app(model, config)
+    logger.info("Serving %s with %s.", app.title, config)
     RecommendServer(app, config).run()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
@@ -100,7 +101,7 @@ class Recommender:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
             generation_config = GenerationConfig.from_pretrained(name_or_path, **hub_kwargs)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             message = str(error).splitlines()[0]
             raise ValueError(
                 f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished "
@@ -164,18 +165,7 @@ class Recommender:
                 raise ValueError(f"`top_k` must be in 1..{line[-1]} (the last beam width). Received: {length}.")
         if max_per_account is not None:
             self.check_max_per_account(max_per_account)
-        known = [
-            [place for place, item in enumerate(history) if item in tokenizer.index.rows] for history in histories
-        ]
-        for number, (history, places) in enumerate(zip(histories, known, strict=True)):
-            if not history:
-                raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
-            if not places:
-                raise UnknownItemError(
-                    f"History {number} names no item of the catalog; its first id is {history[0]!r}. "
-                    f"The index of {self.name!r} holds {len(tokenizer.index)} items, e.g. "
-                    f"{tokenizer.index.item_ids[0]!r}."
-                )
+        known = self.known_places(histories)
 
         def kept(lists: Sequence[Sequence] | None, name: str = "histories") -> list[list] | None:
             if lists is None:
@@ -244,6 +234,25 @@ class Recommender:
                 ]
             )
         return results
+
+    def known_places(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Places of each history whose items the index knows, active or not.
+
+        Raises:
+            UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
+                item.
+        """
+        index = self.tokenizer.index
+        known = [[place for place, item in enumerate(history) if item in index.rows] for history in histories]
+        for number, (history, places) in enumerate(zip(histories, known, strict=True)):
+            if not history:
+                raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
+            if not places:
+                raise UnknownItemError(
+                    f"History {number} names no item of the catalog; its first id is {history[0]!r}. The index of "
+                    f"{self.name!r} holds {len(index)} items, e.g. {index.item_ids[0]!r}."
+                )
+        return known
 
     def check_max_per_account(self, limit: int) -> None:
         """Raises ValueError unless a list can be limited to so many items of an account."""

@@ -4,7 +4,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from .beam_policy import SCALES
+
+TOKEN_VARIABLE = "GR4AD_ADMIN_TOKEN"
+MIN_TOKEN_LENGTH = 16
 
 
 @dataclass
@@ -28,13 +35,50 @@ class ServerConfig:
     max_wait_ms: float = field(
         default=5.0, metadata={"help": "Milliseconds a request waits for others to join its batch."}
     )
+    slo_ms: float | None = field(
+        default=None,
+        metadata={
+            "help": "Milliseconds from arrival to answer that 99 of 100 requests should stay within. Beams narrow and "
+            "widen with the load to keep it. Default: beams of constant width."
+        },
+    )
+    min_beam_scale: float = field(
+        default=0.25, metadata={"help": "Quality floor: least share of the model's own beam widths, in (0, 1]."}
+    )
+    max_beam_scale: float = field(
+        default=1.6, metadata={"help": "Largest multiple of the model's own beam widths, when there is little to do."}
+    )
+    max_batch_rows: int = field(
+        default=65536,
+        metadata={"help": "Beam rows of one batch, all levels and users summed, at most: bounds memory."},
+    )
     max_queue: int = field(default=256, metadata={"help": "Users that may wait; beyond that a request gets 429."})
     max_history: int = field(default=1000, metadata={"help": "Items of one history, at most."})
     max_beam_width: int = field(default=512, metadata={"help": "Beams a request may ask for at one level, at most."})
     max_body_bytes: int = field(default=1 << 20, metadata={"help": "Bytes of a request body, at most."})
     deadline_ms: float = field(
         default=2000.0,
-        metadata={"help": "Milliseconds a request may wait before the model starts on it; then it gets 504."},
+        metadata={
+            "help": "Milliseconds a request may wait before the model starts on it; then it gets 504. A request may "
+            "ask for less."
+        },
+    )
+    cache_seconds: float = field(
+        default=0.0, metadata={"help": "Seconds in which the same request gets the same answer; 0 = no cache."}
+    )
+    cache_bytes: int = field(default=256 << 20, metadata={"help": "Bytes of the answers kept in this process."})
+    cache_url: str | None = field(
+        default=None, metadata={"help": "redis://HOST:PORT/DB of a cache that replicas share, in place of memory."}
+    )
+    watch_seconds: float = field(
+        default=1.0, metadata={"help": "Seconds between looks at a published model for new weights and ads."}
+    )
+    admin_token_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with the token that /v1/index and /v1/reload ask for; default: the environment variable "
+            "GR4AD_ADMIN_TOKEN; without either they answer 403."
+        },
     )
     drain_seconds: int = field(
         default=30, metadata={"help": "Seconds after SIGTERM in which accepted requests may finish; whole seconds."}
@@ -44,7 +88,8 @@ class ServerConfig:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"`port` must be in 0..65535. Received: {self.port}. Use 0 for a free one.")
         for name in (
-            "top_k", "max_batch", "max_queue", "max_history", "max_beam_width", "max_body_bytes", "drain_seconds",
+            "top_k", "max_batch", "max_batch_rows", "max_queue", "max_history", "max_beam_width", "max_body_bytes",
+            "cache_bytes", "drain_seconds",
         ):  # fmt: skip
             if self.__dict__[name] < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {self.__dict__[name]}.")
@@ -57,6 +102,43 @@ class ServerConfig:
                 f"`deadline_ms` must be more than `max_wait_ms` = {self.max_wait_ms} milliseconds. "
                 f"Received: {self.deadline_ms}. Raise it."
             )
+        if self.slo_ms is not None and not self.max_wait_ms < self.slo_ms < math.inf:
+            raise ValueError(
+                f"`slo_ms` must be more than `max_wait_ms` = {self.max_wait_ms} milliseconds, or left out. Received: "
+                f"{self.slo_ms}."
+            )
+        if not 0 < self.min_beam_scale <= 1 <= self.max_beam_scale <= SCALES[-1]:
+            raise ValueError(
+                f"`min_beam_scale` must be in (0, 1] and `max_beam_scale` in [1, {SCALES[-1]}]. Received: "
+                f"{self.min_beam_scale} and {self.max_beam_scale}."
+            )
+        if not 0 <= self.cache_seconds < math.inf:
+            raise ValueError(f"`cache_seconds` must be >= 0 seconds. Received: {self.cache_seconds}.")
+        if self.cache_url is not None and not self.cache_seconds:
+            raise ValueError(
+                f"`cache_url` needs `cache_seconds` above 0. Received: {self.cache_url!r} with {self.cache_seconds}."
+            )
+        if not 0 < self.watch_seconds < math.inf:
+            raise ValueError(f"`watch_seconds` must be above 0 seconds. Received: {self.watch_seconds}.")
+
+    def admin_token(self) -> str | None:
+        """The token of the administration, None if there is none.
+
+        Raises:
+            ValueError: If it is shorter than 16 characters. OSError: If its file cannot be read.
+        """
+        if self.admin_token_file is not None:
+            token = Path(self.admin_token_file).read_text(encoding="utf-8").strip()
+        else:
+            token = os.environ.get(TOKEN_VARIABLE, "").strip()
+            if not token:
+                return None
+        if len(token) < MIN_TOKEN_LENGTH:
+            where = self.admin_token_file or TOKEN_VARIABLE
+            raise ValueError(
+                f"The token in {where} must have at least {MIN_TOKEN_LENGTH} characters. Received: {len(token)}."
+            )
+        return token
 
 
 __all__ = ["ServerConfig"]

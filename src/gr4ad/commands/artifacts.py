@@ -58,18 +58,20 @@ def described(attributes: dict) -> str:
 
 @dataclass
 class ServedModel:
-    model: str = field(metadata={"help": "Folder of `gr4ad run`, or hub id."})
+    model: str = field(
+        metadata={"help": "Folder of `gr4ad run`, hub id, or folder of a published model, which is followed."}
+    )
 
 
 def serve(arguments: list[str]) -> None:
     from trl import TrlParser
 
-    from gr4ad import Recommender
     from gr4ad.serving.http_server import ServerConfig
     from gr4ad.serving.http_server import serve as serve_http
+    from gr4ad.serving.live_model import LiveModel
 
     served, config = TrlParser([ServedModel, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
-    serve_http(Recommender.from_pretrained(served.model), config)
+    serve_http(LiveModel(served.model), config)
 
 
 def card(arguments: list[str]) -> None:

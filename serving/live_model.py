@@ -1,0 +1,262 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""The recommender that a server serves now, and how another takes its place while requests run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gr4ad.tokenization import SIDIndex
+
+from .index_change import IndexChange
+from .published_model import PublishedModel
+from .recommender import Recommender
+
+logger = logging.getLogger(__name__)
+
+MAX_KEPT_CHANGES = 1_000_000  # made over HTTP, to be made again in the next weights
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a batch is answered with, from its first to its last step.
+
+    recommender; version: of the weights, 1 for the first; changes: number of the last index change that was applied.
+    """
+
+    recommender: Recommender
+    version: int
+    changes: int
+
+
+class ReloadError(ValueError):
+    """The new weights cannot take the place of those that are served, which stay."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A change that waits to be applied, and what became of it."""
+
+    change: IndexChange
+    done: bool = False
+    error: Exception | None = None
+
+
+class LiveModel:
+    """One recommender that can be exchanged under load.
+
+    With the root of a [`PublishedModel`] as `source` it serves the current version and the changes after it, and
+    `follow` takes what was published since. With an artifact's folder or a hub id, `reload` reads it again, or
+    another, and `change` changes its ads; changes made here are made again in the weights that come after.
+
+    A change of the ads is applied to the recommender that is served; new weights are another recommender. A batch
+    takes `served` once and so never mixes two versions. One lock orders changes and reloads, which may come from any
+    threads.
+
+    Args:
+        source: Folder or hub id. load: Reads a recommender from a folder or hub id.
+
+    Raises:
+        ValueError: If there is nothing to serve at `source`.
+    """
+
+    def __init__(self, source: str | Path, load: Callable[[str | Path], Recommender] = Recommender.from_pretrained):
+        self.source, self._load = source, load
+        self.published = PublishedModel(source) if PublishedModel.exists_at(source) else None
+        self._lock = threading.Lock()
+        self._made_here: list[IndexChange] = []
+        self._waiting: deque[Ticket] = deque()
+        if self.published is None:
+            self.served = Served(load(source), 1, 0)
+        else:
+            self.served = self._read_published(self.published)
+
+    @classmethod
+    def of(cls, recommender: Recommender) -> LiveModel:
+        """A recommender that is in memory already."""
+        return cls(recommender.name, lambda _: recommender)
+
+    @property
+    def recommender(self) -> Recommender:
+        """The recommender of `served`."""
+        return self.served.recommender
+
+    def change(self, change: IndexChange) -> Served:
+        """Adds, replaces or removes ads; requests that begin after it returns see it. With a published model the
+        change goes into its folder, where other servers and the trainer find it. Changes that come while another is
+        applied are applied together, with one rebuilding of trie and tables.
+
+        Raises:
+            ValueError: As `IndexChange.apply`; nothing has changed then. OSError: If it cannot be written.
+        """
+        ticket = Ticket(change)
+        self._waiting.append(ticket)
+        with self._lock:
+            if not ticket.done:
+                tickets = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                self._apply(tickets)
+        if ticket.error is not None:
+            raise ticket.error
+        return self.served
+
+    def _apply(self, tickets: list[Ticket]) -> None:
+        try:
+            if self.published is None:
+                self._apply_here(tickets)
+            else:
+                self._apply_published(self.published, tickets)
+        except (ValueError, OSError) as error:
+            for ticket in tickets:
+                ticket.error = ticket.error or error
+        finally:
+            for ticket in tickets:
+                ticket.done = True
+
+    def _apply_here(self, tickets: list[Ticket]) -> None:
+        if len(self._made_here) + len(tickets) > MAX_KEPT_CHANGES:
+            raise ValueError(
+                f"{MAX_KEPT_CHANGES} changes were made since the server started. Start it anew from an artifact that "
+                "includes them, or serve a published model."
+            )
+        refused = dict(apply_together(self.recommender, [ticket.change for ticket in tickets]))
+        for place, error in refused.items():
+            tickets[place].error = error
+        accepted = [ticket.change for ticket in tickets if ticket.error is None]
+        self._made_here.extend(accepted)
+        self.served = Served(self.recommender, self.served.version, self.served.changes + len(accepted))
+
+    def _apply_published(self, published: PublishedModel, tickets: list[Ticket]) -> None:
+        self._catch_up(published)
+        trial = self.recommender.tokenizer.index.snapshot()  # what cannot be applied must not reach the folder
+        for place, error in tried(self.recommender, [ticket.change for ticket in tickets], trial):
+            tickets[place].error = error
+        if not trial.num_active:
+            raise ValueError("No ad would be left to serve. Keep at least one, or add others first.")
+        for ticket in tickets:
+            if ticket.error is None:
+                published.append_change(ticket.change)
+        self._catch_up(published)
+
+    def follow(self) -> bool:
+        """Takes what was published since the last look: changes, or another version with the changes after it.
+
+        Returns:
+            Whether anything was new. False for a source that is not a published model.
+
+        Raises:
+            ValueError: If what was published cannot be used; what is served stays.
+        """
+        published = self.published
+        if published is None:
+            return False
+        with self._lock:
+            before = self.served
+            number, _ = published.current()
+            if number != before.version:
+                served = self._read_published(published)
+                self._check_replaces(served.recommender)
+                self.served = served
+            else:
+                self._catch_up(published)
+            return self.served != before
+
+    def reload(self, source: str | Path | None = None) -> Served:
+        """Reads the weights again, or those of another artifact, and serves them with the changes made here.
+
+        Raises:
+            ReloadError: If they cannot be read, or do not fit what the server has told its clients; what is served
+                stays.
+        """
+        with self._lock:
+            if self.published is not None and source is None:
+                served = self._read_published(self.published)
+                self._check_replaces(served.recommender)
+            elif self.published is not None:
+                raise ReloadError(
+                    f"This server follows {self.source}: publish the version there, and leave `model` out."
+                )
+            else:
+                place = self.source if source is None else source
+                try:
+                    recommender = self._load(place)
+                    self._check_replaces(recommender)
+                    apply_together(recommender, self._made_here)
+                except (ValueError, OSError, KeyError, RuntimeError) as error:
+                    raise ReloadError(f"{place} cannot be served: {error}") from error
+                self.source = place
+                served = Served(recommender, self.served.version + 1, self.served.changes)
+            self.served = served
+            return served
+
+    def _read_published(self, published: PublishedModel) -> Served:
+        number, folder = published.current()
+        published.verify(number)
+        try:
+            recommender = self._load(folder)
+            recommender.name = Path(self.source).name
+            last = self._apply_after(published, recommender, published.changes_of(number))
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            raise ReloadError(f"Version {number} of {self.source} cannot be served: {error}") from error
+        return Served(recommender, number, last)
+
+    def _catch_up(self, published: PublishedModel) -> None:
+        last = self._apply_after(published, self.recommender, self.served.changes)
+        if last != self.served.changes:
+            self.served = Served(self.recommender, self.served.version, last)
+
+    def _apply_after(self, published: PublishedModel, recommender: Recommender, number: int) -> int:
+        changes = published.changes_after(number)
+        for place, error in apply_together(recommender, [change for _, change in changes]):
+            logger.error("Change %d of %s is left out: %s", changes[place][0], self.source, error)
+        return changes[-1][0] if changes else number
+
+    def _check_replaces(self, recommender: Recommender) -> None:
+        """Raises ReloadError unless a recommender takes the requests that this server has said it takes."""
+        tokenizer, before = recommender.tokenizer, self.recommender.tokenizer
+        if tokenizer.num_levels != before.num_levels:
+            raise ReloadError(
+                f"its semantic IDs have {tokenizer.num_levels} levels, those that are served {before.num_levels}. "
+                "Start another server for it."
+            )
+        for name, now, then in (
+            ("events", tokenizer.event_names, before.event_names),
+            ("user_features", tokenizer.user_features, before.user_features),
+        ):
+            lost = sorted(set(then) - set(now))
+            if lost:
+                raise ReloadError(f"it lacks {name} {lost[0]!r}, which clients may send. Start another server for it.")
+
+
+def apply_together(recommender: Recommender, changes: list[IndexChange]) -> list[tuple[int, ValueError]]:
+    """Applies changes in their order with one rebuilding of trie and tables, and returns those that were refused, with
+    their places: they leave what the others do as it is.
+
+    Raises:
+        ValueError: If no ad would be left; then nothing has changed.
+    """
+    refused: list[tuple[int, ValueError]] = []
+    if changes:
+        recommender.change_index(lambda index: refused.extend(tried(recommender, changes, index)))
+    return refused
+
+
+def tried(recommender: Recommender, changes: list[IndexChange], index: SIDIndex) -> list[tuple[int, ValueError]]:
+    """Applies changes to an index in their order; places and reasons of those that were refused."""
+    refused = []
+    for place, change in enumerate(changes):
+        try:
+            if change.codes is not None:
+                recommender.check_codes(np.asarray(change.codes))
+            change.apply_to(index)
+        except ValueError as error:
+            refused.append((place, error))
+    return refused
+
+
+__all__ = ["LiveModel", "ReloadError", "Served"]
