@@ -4,9 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import disable_progress_bars
+from safetensors.torch import load_file
 from transformers.utils.logging import disable_progress_bar
 
-from gr4ad.online import OnlineConfig
+from gr4ad.online import OnlineConfig, OnlineLoop
+from gr4ad.online.trainer_state import OnlineState
+from gr4ad.serving import PublishedModel
 from gr4ad.trainers.online import ContinualConfig
 
 disable_progress_bar()
@@ -46,6 +49,33 @@ def preference_lists(count: int, seed: int) -> list[dict]:
         }
         for _ in range(count)
     ]
+
+
+def outcome(config) -> dict:
+    """What a run came to: its state but for its name, all tensors, the index and the changes, as comparable values."""
+    loop_folder, published = Path(config.out), PublishedModel(config.root)
+    [place] = sorted(loop_folder.glob("checkpoint-*"))
+    state = json.loads((place / "online_state.json").read_text())
+    del state["run"]
+    number, version = published.current()
+    tensors = {
+        name: tensor.numpy().tobytes()
+        for file in (place / "online_state.safetensors", place / "model.safetensors", version / "model.safetensors")
+        for name, tensor in ((f"{file.parent.parent.name}/{name}", t) for name, t in load_file(file).items())
+    }
+    return {
+        "state": state,
+        "tensors": tensors,
+        "items": (place / "items.parquet").read_bytes(),
+        "last_change": published.last_change,
+        "included": published.changes_of(number),
+    }
+
+
+def finished(config, learning) -> OnlineState:
+    with OnlineLoop(config, learning) as loop:
+        loop.run()
+        return loop.state
 
 
 @pytest.fixture

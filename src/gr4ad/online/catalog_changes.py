@@ -79,6 +79,13 @@ class CatalogChanges:
         except ValueError as error:
             raise RecordError(f"{item!r:.100}: {error}") from error
 
+    def check_codes(self, change: IndexChange) -> None:
+        """Raises ValueError for a change, of whoever, with a code beyond its codebook."""
+        sizes = self.tokenizer.level_sizes
+        for codes in change.codes or ():
+            if len(codes) != len(sizes) or any(code >= size for code, size in zip(codes, sizes, strict=True)):
+                raise ValueError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
+
     def _codes(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
         codes, embedding = record.get("codes"), record.get("embedding")
         if (codes is None) == (embedding is None):

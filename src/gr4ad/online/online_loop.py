@@ -211,6 +211,7 @@ class OnlineLoop:
                 break
             after = index.snapshot()
             try:
+                self.catalog.check_codes(change)
                 change.apply_to(after)
             except ValueError as error:
                 logger.error("Index change %d does not fit the index and is left out: %s", place, error)
