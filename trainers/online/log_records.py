@@ -112,9 +112,10 @@ class LogRecords:
     def _history(self, record: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(record, Mapping):
             raise RecordError(f"A record must be an object. Received: {record!r:.100}.")
-        row = self._aligned(record, "items", [name for name in HISTORY_LISTS if name in record])
-        row = self._known(row, "items", "no item of the history is in the index")
-        self._check_lists(row, "")
+        lists = self._aligned(record, "items", [name for name in HISTORY_LISTS if name in record])
+        lists = self._known(lists, "items", "no item of the history is in the index")
+        self._check_lists(lists, "")
+        row: dict[str, Any] = dict(lists)
         for name in self.tokenizer.user_features:
             value = record.get(name)
             if not (value is None or isinstance(value, str)):

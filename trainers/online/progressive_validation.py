@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import GenerationConfig
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
@@ -59,9 +58,10 @@ class ProgressiveValidation:
         published: GR4ADForRecommendation,
         tokenizer: UASIDTokenizer,
         rows: Sequence[Mapping[str, Any]],
-        serving: GenerationConfig,
+        serving: Any,
     ) -> tuple[float, float]:
-        """Ranks for validation rows of [`LogRecords`] before they are learned; mean NDCG@10 of both weights."""
+        """Ranks for validation rows of [`LogRecords`] before they are learned, as `serving`, the artifact's generation
+        config, says; mean NDCG@10 of both weights."""
         names = set.intersection(*(set(row) for row in rows))
         dataset = Dataset.from_list([{name: row[name] for name in sorted(names)} for row in rows])
         index = tokenizer.index
@@ -79,7 +79,7 @@ class ProgressiveValidation:
                 top_k=min(TOP, serving.beam_widths[-1]),
                 item_weight=serving.item_weight,
                 value_weight=serving.value_weight,
-                item_candidates=serving.item_candidates if hasattr(serving, "item_candidates") else 0,
+                item_candidates=getattr(serving, "item_candidates", 0),  # artifacts of version 0.1.0 lack it
                 score_history=serving.score_history,
                 exclude_history=serving.exclude_history,
             ).items

@@ -50,7 +50,7 @@ class RedisStream:
 
     def read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
         removed, last = self._state()
-        place = {"id": START, "read": removed} if after is None else dict(after)
+        place: Offset = {"id": START, "read": removed} if after is None else dict(after)
         if removed > place["read"]:
             raise LostRecordsError(
                 f"{self.name}: {removed} entries were removed, but only {place['read']} had been read. The stream "
