@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("stages", "train a model by VSL"),
     "reward": ("stages", "learn what impressions are worth, and value the policy's own lists"),
     "align": ("stages", "align a model with list value by RSPO"),
+    "online": ("online", "keep learning from streams of logs, and publish to running servers"),
     "evaluate": ("evaluation", "choose on validation and measure on test, beside baselines"),
     "compare": ("evaluation", "compare finished runs user by user: seeds, or different models"),
     "recommend": ("artifacts", "rank ads for a history"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 import torch
 from datasets import Dataset
@@ -20,13 +21,11 @@ from .alignment_card import write_alignment_card
 from .held_out_guard import HeldOutGuard
 from .policy_alarms import PolicyAlarms
 from .preference_lists import RSPOCollator, check_lists
-from .preference_losses import counted, dpo_loss, grpo_loss, sdpo_loss
+from .preference_losses import counted
 from .rspo_config import RSPOConfig
-from .rspo_loss import rspo_loss, value_grades
+from .rspo_loss import value_grades
+from .rspo_objective import preference_objective
 from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
-from .unified_weights import unified_weights
-
-VSL_LABELS = ("labels", "item_labels", "value_labels")
 
 
 class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
@@ -135,67 +134,30 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         return batches, self.accelerator.gather(counts.to(device)).view(-1, 2).sum(0)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        args = self.args
-        count, num_lists = (None, None) if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
-        rewards, mask, ref_logps = (inputs.pop(name, None) for name in ("rewards", "candidate_mask", "ref_logps"))
-        targets = {name: inputs.pop(name) for name in VSL_LABELS if name in inputs}
-        outputs = model(**inputs, **(targets if args.vsl_weight else {}))
-        logps = outputs.candidate_logps
-        if self.ref_model is not None:
-            with torch.no_grad():
-                ref_logps = self.ref_model(**inputs).candidate_logps
-        elif args.reference == "frozen":
-            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-                ref_logps = model(**inputs).candidate_logps
-        grades = value_grades(rewards, mask, max_grade=args.max_grade).to(logps.dtype)
-        imitate = rank = None
-        if args.unified:
-            imitate, rank = unified_weights(logps, grades, mask)
-        loss, metrics = self.preference_loss(logps, grades, ref_logps, mask, rank, count)
         # What a step's batches share in is a mean over them once each is multiplied by their number.
         shares = self.accelerator.num_processes
-        shares *= 1 if count is None else self.current_gradient_accumulation_steps
-        metrics |= {args.loss_type: shares * loss.detach(), **self.policy_metrics(logps, rewards, ref_logps, mask)}
-        if args.vsl_weight:
-            # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
-            taught = targets["labels"][:, 0] >= 0
-            weight = 1.0 if imitate is None else imitate.gather(1, rewards.argmax(1, keepdim=True))[taught, 0]
-            vsl = (weight * outputs.target_losses).sum() / (len(rewards) if num_lists is None else num_lists)
-            metrics["vsl"] = shares * vsl.detach()
-            loss = loss + args.vsl_weight * vsl
+        shares *= 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        loss, metrics, outputs = preference_objective(
+            model, inputs, self.args, self.reference_logps(model), num_items_in_batch, shares
+        )
         for name, metric in metrics.items():
             self.loss_metrics[name].append(metric.float())
         # Gradients are averaged over the processes, whose sums are divided by what all of them count.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def preference_loss(self, logps, grades, ref_logps, mask, anchor_weight, count) -> tuple[torch.Tensor, dict]:
-        args = self.args
-        if args.loss_type == "rspo":
-            return rspo_loss(
-                logps,
-                grades,
-                ref_logps,
-                mask,
-                beta=args.beta,
-                delta=args.delta,
-                anchor_weight=anchor_weight,
-                count=count,
-            )
-        if args.loss_type == "grpo":
-            return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip, count=count)
-        loss = {"dpo": dpo_loss, "sdpo": sdpo_loss}[args.loss_type]
-        return loss(logps, grades, ref_logps, mask, beta=args.beta, count=count)
+    def reference_logps(self, model) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor] | None:
+        """How the reference scores a batch; None where the batch says it, or there is none."""
+        if self.ref_model is not None:
+            return lambda batch: self.ref_model(**batch).candidate_logps
+        if self.args.reference != "frozen":
+            return None
 
-    @staticmethod
-    @torch.no_grad()
-    def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
-        best = logps.gather(1, rewards.masked_fill(~mask, -1.0).argmax(1, keepdim=True))
-        shares = logps.masked_fill(~mask, -torch.inf).softmax(1)
-        metrics = {"best_logp": best.mean(), "reward": (shares * rewards).sum(1).mean()}
-        if ref_logps is not None:
-            metrics["drift"] = (logps - ref_logps).abs()[mask].mean()
-        return metrics
+        def without_adapters(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            with self.accelerator.unwrap_model(model).disable_adapter():
+                return model(**batch).candidate_logps
+
+        return without_adapters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.loss_metrics:
