@@ -84,13 +84,13 @@ def beam_frontier(
     data = load_prepared(run / "stages" / "data" / "prepared")
     model = GR4ADForRecommendation.from_pretrained(run)
     tokenizer = UASIDTokenizer.from_pretrained(run)
-    served = GenerationConfig.from_pretrained(run)
+    served = GenerationConfig.from_pretrained(run).to_dict()
     dataset = getattr(data, split)
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:users]
     dataset = dataset.select(np.sort(chosen))
     ids = list(data.catalog["item_id"])
     targets = SequenceTable.from_dataset(dataset, ids).held_out
-    weight = served.item_weight if item_weight is None else item_weight
+    weight = served["item_weight"] if item_weight is None else item_weight
     choices = width_choices(widest, tokenizer.num_levels)
     seconds: dict[str, list[float]] = {name: [] for name in choices}
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -104,9 +104,9 @@ def beam_frontier(
                 beam_widths=widths,
                 top_k=min(CUT, widths[-1]),
                 item_weight=weight,
-                value_weight=served.value_weight,
-                item_candidates=served.item_candidates if weight else 0,
-                score_history=served.score_history and item_weight != 0,
+                value_weight=served["value_weight"],
+                item_candidates=served["item_candidates"] if weight else 0,
+                score_history=served["score_history"] and item_weight != 0,
                 batch_size=batch_size,
             ).items
             seconds[name].append(time.perf_counter() - begun)
