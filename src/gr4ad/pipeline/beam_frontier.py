@@ -25,7 +25,7 @@ CUT = 10
 class FrontierPoint:
     """One choice of widths, against the widest.
 
-    name; widths: W_1..W_T; ms: median milliseconds a user; spread_ms: (min, max) over rounds; metrics: means over
+    name; widths: W_1..W_T; ms: median milliseconds of CPU time a user, all threads; spread_ms: (min, max) over rounds; metrics: means over
     users; loss: share of the chosen metric that is lost, with its 95% interval over users (low, high).
     """
 
@@ -96,7 +96,7 @@ def beam_frontier(
     scores: dict[str, dict[str, np.ndarray]] = {}
     for _ in range(rounds):
         for name, widths in choices.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             ranked = rank_users(
                 model,
                 tokenizer,
@@ -109,7 +109,7 @@ def beam_frontier(
                 score_history=served["score_history"] and item_weight != 0,
                 batch_size=batch_size,
             ).items
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.process_time() - begun)
             padded = np.full((len(ranked), CUT), -1, dtype=np.int64)
             padded[:, : ranked.shape[1]] = ranked
             scores[name] = ranking_metrics(padded, targets, ks=(CUT,), catalog_size=len(ids))
