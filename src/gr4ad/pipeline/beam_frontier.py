@@ -25,8 +25,9 @@ CUT = 10
 class FrontierPoint:
     """One choice of widths, against the widest.
 
-    name; widths: W_1..W_T; ms: median milliseconds of CPU time a user, all threads; spread_ms: (min, max) over rounds; metrics: means over
-    users; loss: share of the chosen metric that is lost, with its 95% interval over users (low, high).
+    name; widths: W_1..W_T; ms: median milliseconds of CPU time a user, all threads; spread_ms: (min, max) over rounds;
+    metrics: means over users; loss: share of the chosen metric that is lost, with its 95% interval over users (low,
+    high).
     """
 
     name: str
