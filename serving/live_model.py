@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -187,8 +188,8 @@ class LiveModel:
                     recommender = self._load(place)
                     self._check_replaces(recommender)
                     apply_together(recommender, self._made_here)
-                except (ValueError, OSError, KeyError, RuntimeError) as error:
-                    raise ReloadError(f"{place} cannot be served: {error}") from error
+                except Exception as error:  # damaged files raise whatever their readers do
+                    raise ReloadError(f"{place} cannot be served: {error or repr(error)}") from error
                 self.source = place
                 served = Served(recommender, self.served.version + 1, self.served.changes)
             self.served = served
@@ -201,8 +202,8 @@ class LiveModel:
             recommender = self._load(folder)
             recommender.name = Path(self.source).name
             last = self._apply_after(published, recommender, published.changes_of(number))
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise ReloadError(f"Version {number} of {self.source} cannot be served: {error}") from error
+        except Exception as error:  # damaged files raise whatever their readers do
+            raise ReloadError(f"Version {number} of {self.source} cannot be served: {error or repr(error)}") from error
         return Served(recommender, number, last)
 
     def _catch_up(self, published: PublishedModel) -> None:
@@ -231,6 +232,25 @@ class LiveModel:
             lost = sorted(set(then) - set(now))
             if lost:
                 raise ReloadError(f"it lacks {name} {lost[0]!r}, which clients may send. Start another server for it.")
+        check_answers(recommender)
+
+
+def check_answers(recommender: Recommender) -> None:
+    """Asks for one list with the default beams, as a request would.
+
+    Raises:
+        ReloadError: If there is none, or its scores are not numbers: damaged weights may well load.
+    """
+    index = recommender.tokenizer.index
+    first = str(index.item_ids[index.rows_by_sid()[0]])
+    try:
+        [ranked] = recommender.recommend([[first]], top_k=1, exclude_history=False)
+    except Exception as error:  # what a model of damaged files does is not known
+        raise ReloadError(f"it fails on a history of {first!r}: {error or repr(error)}") from error
+    if not ranked or not math.isfinite(ranked[0].score):
+        raise ReloadError(
+            f"its answer to a history of {first!r} is {ranked[:1]}; its weights may be damaged. Save them again."
+        )
 
 
 def apply_together(recommender: Recommender, changes: list[IndexChange]) -> list[tuple[int, ValueError]]:

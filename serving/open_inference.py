@@ -127,7 +127,7 @@ def add_open_inference_routes(app: FastAPI, service: RecommendService, limits: R
     async def alive() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready")
+    @app.get("/v2/health/ready", responses={503: {"description": "Starting or draining."}})
     async def ready() -> Response:
         accepting = service.batcher.accepting
         return JSONResponse({"ready": accepting}, status_code=200 if accepting else 503)
