@@ -16,12 +16,13 @@ import numpy as np
 from gr4ad.tokenization import SIDIndex
 
 from .index_change import IndexChange
+from .kept_changes import KeptChanges
 from .published_model import PublishedModel
 from .recommender import Recommender
 
 logger = logging.getLogger(__name__)
 
-MAX_KEPT_CHANGES = 1_000_000  # made over HTTP, to be made again in the next weights
+MAX_KEPT_ADS = 1_000_000  # that were changed over HTTP, to be changed again in the next weights
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class LiveModel:
         self.source, self._load = source, load
         self.published = PublishedModel(source) if PublishedModel.exists_at(source) else None
         self._lock = threading.Lock()
-        self._made_here: list[IndexChange] = []
+        self._made_here = KeptChanges()
         self._waiting: deque[Ticket] = deque()
         if self.published is None:
             self.served = Served(load(source), 1, 0)
@@ -120,16 +121,17 @@ class LiveModel:
                 ticket.done = True
 
     def _apply_here(self, tickets: list[Ticket]) -> None:
-        if len(self._made_here) + len(tickets) > MAX_KEPT_CHANGES:
+        if len(self._made_here) + self._made_here.new_ads([ticket.change for ticket in tickets]) > MAX_KEPT_ADS:
             raise ValueError(
-                f"{MAX_KEPT_CHANGES} changes were made since the server started. Start it anew from an artifact that "
+                f"{MAX_KEPT_ADS} ads were changed since the server started. Start it anew from an artifact that "
                 "includes them, or serve a published model."
             )
         refused = dict(apply_together(self.recommender, [ticket.change for ticket in tickets]))
         for place, error in refused.items():
             tickets[place].error = error
         accepted = [ticket.change for ticket in tickets if ticket.error is None]
-        self._made_here.extend(accepted)
+        for change in accepted:
+            self._made_here.keep(change)
         self.served = Served(self.recommender, self.served.version, self.served.changes + len(accepted))
 
     def _apply_published(self, published: PublishedModel, tickets: list[Ticket]) -> None:
@@ -187,7 +189,7 @@ class LiveModel:
                 try:
                     recommender = self._load(place)
                     self._check_replaces(recommender)
-                    apply_together(recommender, self._made_here)
+                    apply_together(recommender, self._made_here.changes())
                 except Exception as error:  # damaged files raise whatever their readers do
                     raise ReloadError(f"{place} cannot be served: {error or repr(error)}") from error
                 self.source = place
