@@ -52,6 +52,7 @@ from transformers import GenerationConfig, set_seed  # noqa: E402
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer  # noqa: E402
 from gr4ad.cli import keep_freed_memory  # noqa: E402
 from gr4ad.market import AdMarket, MarketConfig  # noqa: E402
+from gr4ad.online import CatalogChanges  # noqa: E402
 from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
 from gr4ad.pipeline.runner import write_json  # noqa: E402
 from gr4ad.pipeline.training import start_item_embeddings, start_item_head  # noqa: E402
@@ -364,7 +365,7 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     processes = Processes(folder, artifact, size)
     for name in written:
         (folder / name).mkdir()
-    applied = 0
+    encoder = CatalogChanges(with_ads.tokenizer, artifact)
     try:
         processes.start_trainer()
         processes.start_server()
@@ -372,9 +373,8 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
             now = change + day * DAY
             if day:
                 latencies.append(feed_day(processes, log, ids, embeddings, now, day, written, size))
-                for _, index_change in processes.root.changes_after(applied):
-                    index_change.apply(with_ads)
-                    applied += 1
+                for record in new_ads(log, ids, embeddings, now):
+                    encoder.change(record, with_ads.tokenizer.index).apply(with_ads)
             histories = [log.history(user, now) for user in users]
             row = {
                 "day": day,
@@ -415,6 +415,12 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     }
 
 
+def new_ads(log: Log, ids: list[str], embeddings: np.ndarray, now: int) -> list[dict]:
+    """Catalog records of the ads that entered on the day before a time."""
+    rows = [row for row, item in enumerate(ids) if now - DAY <= log.entry[item] < now]
+    return [{"item_id": ids[row], "embedding": embeddings[row].tolist(), "business_key": ids[row]} for row in rows]
+
+
 def feed_day(
     processes: Processes,
     log: Log,
@@ -428,8 +434,7 @@ def feed_day(
     """Writes a day's logs, kills both processes in the middle of the middle one, and waits until all was used; returns
     the seconds until the day's first new ad was served."""
     name, since = f"{day:04d}", now - DAY
-    new = [(row, item) for row, item in enumerate(ids) if since <= log.entry[item] < now]
-    catalog = [{"item_id": item, "embedding": embeddings[row].tolist(), "business_key": item} for row, item in new]
+    catalog = new_ads(log, ids, embeddings, now)
     begun = write_file(processes.folder / "catalog", name, catalog) if catalog else None
     clicks = [entry for entry in log.clicks if since <= entry[0] < now]
     vsl = []
@@ -449,7 +454,9 @@ def feed_day(
     seconds = None
     if catalog and begun is not None:
         near = next(item for moment, _, item, _ in log.clicks if moment < since)
-        seconds = processes.seconds_to_be_served(new[0][1], near, begun, [WIDEST] * len(size.codebooks), WIDEST)
+        seconds = processes.seconds_to_be_served(
+            catalog[0]["item_id"], near, begun, [WIDEST] * len(size.codebooks), WIDEST
+        )
     if day == (size.after + 1) // 2:
         before = processes.used().get("vsl", 0)
         # In the middle of the day's batches, between two checkpoints as likely as not.
