@@ -57,3 +57,18 @@ def test_streaming(tmp_path):
     assert rows["stream, whole log", "events in the log"] >= 40_000
     kept = json.loads((FOLDER / "results" / "streaming.json").read_text(encoding="utf-8"))
     assert content["ratios"].keys() == kept["ratios"].keys()
+
+
+@pytest.mark.slow
+def test_online(tmp_path):
+    figure = tmp_path / "online.svg"
+    content = run("online.py", tmp_path / "online.json", "--figure", str(figure))
+    rows = {(row["name"], row["metric"]): row["value"] for row in content["rows"]}
+    assert rows["online", "samples lost or used twice"] == 0 < rows["online", "samples written"]
+    assert rows["online", "versions published"] > 1 and rows["online", "seconds to be served, largest"] > 0
+    [seed] = content["runs"]
+    for day in seed["days"]:
+        money = [value for name, value in day.items() if name not in ("day", "best possible")]
+        assert all(0 < value <= day["best possible"] for value in money)
+    assert content["ratios"].keys() == {"recovered", "frozen_share", "recovered_of_the_gap"}
+    assert figure.read_text(encoding="utf-8").count("<svg") == 1
