@@ -52,7 +52,7 @@ class RecommendRequest(BaseModel):
     )
     beam_widths: list[int] | None = Field(
         default=None,
-        description="Beams kept after each level of the semantic ID; default: the model's, times what the load allows.",
+        description="Beams kept after each level of the semantic ID; default: the model's, scaled by load.",
     )
     exclude_history: bool | None = Field(
         default=None, description="Never return an item of the history; default: the model's."

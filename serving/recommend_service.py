@@ -152,7 +152,6 @@ def to_query(recommender: Recommender, config: ServerConfig, request: RecommendR
         recommender.known_places([request.history])
     except UnknownItemError as error:
         raise RefusedError("history", str(error)) from error
-    exclude = recommender.generation_config.exclude_history
     return UserQuery(
         history=request.history,
         events=request.events,
@@ -162,7 +161,7 @@ def to_query(recommender: Recommender, config: ServerConfig, request: RecommendR
         user_features=features,
         top_k=top_k,
         beam_widths=None if request.beam_widths is None else tuple(request.beam_widths),
-        exclude_history=bool(exclude) if request.exclude_history is None else request.exclude_history,
+        exclude_history=(recommender.excludes_history if request.exclude_history is None else request.exclude_history),
         max_per_account=request.max_per_account,
     )
 

@@ -22,6 +22,7 @@ from gr4ad.tokenization.peer_vectors import extend_tables
 from gr4ad.tokenization.tokenization_ua_sid import check_aligned
 
 ACCOUNT_COLUMN = "account_id"  # of the item table
+BACKENDS = ("torch", "vllm")
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,24 @@ class Recommender:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        backend: str = "torch",
         **hub_kwargs,
-    ) -> Recommender:
+    ) -> Any:
         """Loads a folder written by `gr4ad run` or `push_to_hub`, or a hub id.
+
+        Args:
+            device: Where the model computes; with `backend="vllm"` vLLM's build decides.
+            backend: `torch`, in this process; or `vllm`, a [`VLLMRecommender`] with the same methods, which needs the
+                extra `gr4ad[vllm]` and takes the options of `vllm.LLM` as further arguments.
 
         Raises:
             ValueError: If the folder lacks a file or a file is damaged, or model and tokenizer do not belong together;
                 names it.
         """
+        if backend not in BACKENDS:
+            raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}. Received: {backend!r}.")
+        if backend == "vllm":
+            return vllm_recommender(name_or_path, dtype=dtype, **hub_kwargs)
         try:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
@@ -107,12 +118,20 @@ class Recommender:
                 f"{name_or_path}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished "
                 "`gr4ad run`, or a hub id."
             ) from error
+        # The weights may be a map of their file: whoever writes over it would end a process that serves from it.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
         return cls(model, tokenizer, generation_config, name=Path(name_or_path).name)
 
     @property
     def beam_widths(self) -> list[int]:
         """Default W_1..W_T."""
         return list(self.generation_config.beam_widths)
+
+    @property
+    def excludes_history(self) -> bool:
+        """Whether lists leave out the history by default."""
+        return bool(self.generation_config.exclude_history)
 
     @torch.no_grad()
     def recommend(
@@ -186,7 +205,7 @@ class Recommender:
         ).to(self.model.device)
         excluded = None
         exclude = of_each(
-            defaults.exclude_history if exclude_history is None else exclude_history, users, "exclude_history"
+            self.excludes_history if exclude_history is None else exclude_history, users, "exclude_history"
         )
         if any(exclude):
             rows = [
@@ -355,6 +374,16 @@ class Recommender:
             self.tokenizer.index = index
             self.trie = trie
             return True
+
+
+def vllm_recommender(name_or_path: str | Path, **kwargs: Any) -> Any:
+    try:
+        from .vllm_backend.offline import VLLMRecommender
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"`backend=\"vllm\"` needs {error.name!r}, which is missing: pip install 'gr4ad[vllm]'.", name=error.name
+        ) from error
+    return VLLMRecommender(name_or_path, **kwargs)
 
 
 def of_each(value: Any, users: int, name: str) -> list:

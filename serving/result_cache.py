@@ -100,6 +100,7 @@ class RedisCache:
             self._note(error)
             return None
         self._note(None)
+        assert answer is None or isinstance(answer, bytes)  # the client does not decode
         return answer
 
     async def put(self, key: str, answer: bytes) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,15 @@ def test_online(tmp_path):
         assert all(0 < value <= day["best possible"] for value in money)
     assert content["ratios"].keys() == {"recovered", "frozen_share", "recovered_of_the_gap"}
     assert figure.read_text(encoding="utf-8").count("<svg") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make test` installs its CPU build")
+def test_vllm_beams(tmp_path):
+    content = run("vllm_beams.py", tmp_path / "vllm.json", "--rounds", "1")
+    assert set(content["ratios"]) == {
+        "speedup_vs_vllm_beam_search_8",
+        "speedup_vs_vllm_beam_search_16",
+        "native_vs_vllm",
+    }
+    assert all(value > 0 for value in content["ratios"].values())

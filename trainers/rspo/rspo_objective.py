@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
 from .rspo_loss import rspo_loss, value_grades
 from .unified_weights import unified_weights
 
+Reference = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 VSL_LABELS = ("labels", "item_labels", "value_labels")
 
 
@@ -29,12 +30,21 @@ class PreferenceSettings(Protocol):
 
 
 def preference_objective(
-    model: nn.Module, inputs: Mapping[str, torch.Tensor], args: PreferenceSettings, ref_model: nn.Module | None = None
+    model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    args: PreferenceSettings,
+    reference: Reference | None = None,
+    *,
+    count: torch.Tensor | float | None = None,
+    num_lists: torch.Tensor | float | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
     """The loss of a batch of [`RSPOCollator`].
 
     Args:
-        ref_model: The reference; default, the batch's `ref_logps`, or none where it has none.
+        reference: Gives log p of the batch's candidates (float, (B, n)) under the reference; default, the batch's
+            `ref_logps`, or none where it has none.
+        count, num_lists: What the sums of the preference loss and of VSL are divided by, see `counted`; default, what
+            this batch counts and its lists.
 
     Returns:
         The scalar loss; detached metrics, see [`RSPOTrainer`]; and the model's outputs.
@@ -45,33 +55,42 @@ def preference_objective(
     assert rewards is not None and mask is not None
     outputs = model(**batch, **(targets if args.vsl_weight else {}))
     logps = outputs.candidate_logps
-    if ref_model is not None:
+    if reference is not None:
         with torch.no_grad():
-            ref_logps = ref_model(**batch).candidate_logps
-    grades = value_grades(rewards.to(logps.dtype), mask, max_grade=args.max_grade)
+            ref_logps = reference(batch)
+    grades = value_grades(rewards, mask, max_grade=args.max_grade).to(logps.dtype)
     imitate = rank = None
     if args.unified:
         imitate, rank = unified_weights(logps, grades, mask)
-    loss, metrics = preference_loss(args, logps, grades, ref_logps, mask, rank)
+    loss, metrics = preference_loss(args, logps, grades, ref_logps, mask, rank, count)
     metrics |= {args.loss_type: loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
     if args.vsl_weight:
         # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
         taught = targets["labels"][:, 0] >= 0
         weight = 1.0 if imitate is None else imitate.gather(1, rewards.argmax(1, keepdim=True))[taught, 0]
-        vsl = (weight * outputs.target_losses).sum() / len(rewards)
+        vsl = (weight * outputs.target_losses).sum() / (len(rewards) if num_lists is None else num_lists)
         metrics["vsl"] = vsl.detach()
         loss = loss + args.vsl_weight * vsl
     return loss, metrics, outputs
 
 
-def preference_loss(args: PreferenceSettings, logps, grades, ref_logps, mask, anchor_weight):
+def preference_loss(args: PreferenceSettings, logps, grades, ref_logps, mask, anchor_weight, count):
     """The loss that `loss_type` names, and its metrics."""
     if args.loss_type == "rspo":
-        return rspo_loss(logps, grades, ref_logps, mask, beta=args.beta, delta=args.delta, anchor_weight=anchor_weight)
+        return rspo_loss(
+            logps,
+            grades,
+            ref_logps,
+            mask,
+            beta=args.beta,
+            delta=args.delta,
+            anchor_weight=anchor_weight,
+            count=count,
+        )
     if args.loss_type == "grpo":
-        return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip)
+        return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip, count=count)
     loss = {"dpo": dpo_loss, "sdpo": sdpo_loss}[args.loss_type]
-    return loss(logps, grades, ref_logps, mask, beta=args.beta)
+    return loss(logps, grades, ref_logps, mask, beta=args.beta, count=count)
 
 
 @torch.no_grad()

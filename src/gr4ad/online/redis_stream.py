@@ -33,7 +33,7 @@ class RedisStream:
             import redis
         except ImportError as error:
             raise ImportError(
-                "A Redis stream needs the package `redis`: pip install 'gr4ad[online]'.", name="redis"
+                "A Redis stream needs the package `redis`: pip install 'gr4ad[redis]'.", name="redis"
             ) from error
         parts = urlsplit(url)
         database, _, key = parts.path.strip("/").partition("/")
