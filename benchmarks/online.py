@@ -13,10 +13,11 @@ every policy:
 - `frozen`: the model and the ads of before the change;
 - `frozen, new ads`: the same weights, with the ads that came since;
 - `oracle`: on the last day, a model trained from scratch on the clicks since the change, with the ads of that day.
-  It serves from histories since the change, the others from the last clicks whenever they were.
+  It serves from histories since the change, the others from the last clicks whenever they were;
+- `retrained on all days`: the same from all clicks, before and after.
 
-`recovered` is online over oracle revenue on the last day; `recovered of the gap` is (online - frozen) / (oracle -
-frozen). Serving weights are the same for all and were not tuned. Samples are counted by the trainer's checkpoint and
+`recovered` is online over oracle revenue on the last day, `recovered_of_all_days` over that of the model retrained on
+all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all and were not tuned. Samples are counted by the trainer's checkpoint and
 compared with the number written. `seconds to be served` runs from the moment a catalog file has its name to the first
 answer of the server that holds its ad, asked every tenth of a second while the trainer trains.
 """
@@ -62,6 +63,7 @@ from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets  # noq
 logger = logging.getLogger("online")
 DAY = 86_400
 MAX_ITEMS = 30
+ALL_DAYS = "retrained on all days"
 WIDEST = 1024  # beams that hold every ad
 
 
@@ -402,7 +404,10 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     # Who did nothing since the change is served from what was before.
     histories = [own if own[0] else log.history(user, end) for own, user in zip(histories, users, strict=True)]
     days[-1]["oracle"] = earned(lists_of(oracle, histories, places), end)
-    logger.info("seed %d: oracle %.1f, %s", seed, days[-1]["oracle"], {**state["used"], "alarms": state["alarms"]})
+    everything = Recommender.from_pretrained(trained(folder / "all", size, live, embeddings[rows], log, 0, end, seed))
+    histories = [log.history(user, end) for user in users]
+    days[-1][ALL_DAYS] = earned(lists_of(everything, histories, places), end)
+    logger.info("seed %d: %s, %s", seed, days[-1], {**state["used"], "alarms": state["alarms"]})
     return {
         "days": days,
         "written": written,
@@ -490,7 +495,7 @@ def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
     last = [run["days"][-1] for run in seeds]
     rows = [
         row(name, "revenue on the last day", [day[name] for day in last], money)
-        for name in ("online", "frozen", "frozen, new ads", "oracle", "best possible")
+        for name in ("online", "frozen", "frozen, new ads", "oracle", ALL_DAYS, "best possible")
     ]
     rows += [
         row("online", "revenue before the change", [run["days"][0]["online"] for run in seeds], money),
@@ -506,6 +511,7 @@ def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
     ]  # fmt: skip
     ratios = {
         "recovered": [day["online"] / day["oracle"] for day in last],
+        "recovered_of_all_days": [day["online"] / day[ALL_DAYS] for day in last],
         "frozen_share": [day["frozen"] / day["oracle"] for day in last],
         "recovered_of_the_gap": [(day["online"] - day["frozen"]) / (day["oracle"] - day["frozen"]) for day in last],
     }
@@ -529,8 +535,9 @@ def draw(seeds: list[dict], path: Path) -> None:
         axes.plot(shares.mean(0), color=colour, label=name, marker="o", markersize=3)
         if len(seeds) > 1:
             axes.fill_between(range(shares.shape[1]), shares.min(0), shares.max(0), color=colour, alpha=0.15)
-    oracle = np.array([run["days"][-1]["oracle"] / run["days"][-1]["best possible"] for run in seeds])
-    axes.plot(len(seeds[0]["days"]) - 1, oracle.mean(), "*", color="#1b4f9c", markersize=11, label="oracle")
+    for name, mark in (("oracle", "*"), (ALL_DAYS, "D")):
+        shares = np.array([run["days"][-1][name] / run["days"][-1]["best possible"] for run in seeds])
+        axes.plot(len(seeds[0]["days"]) - 1, shares.mean(), mark, color="#1b4f9c", markersize=7, label=name)
     killed = (len(seeds[0]["days"])) // 2
     axes.axvline(killed, color="#b03030", linewidth=0.8, linestyle=":")
     axes.annotate("kill -9", (killed, axes.get_ylim()[0]), fontsize=8, color="#b03030", ha="right", va="bottom")

@@ -71,7 +71,8 @@ def test_online(tmp_path):
     for day in seed["days"]:
         money = [value for name, value in day.items() if name not in ("day", "best possible")]
         assert all(0 < value <= day["best possible"] for value in money)
-    assert content["ratios"].keys() == {"recovered", "frozen_share", "recovered_of_the_gap"}
+    names = {"recovered", "recovered_of_all_days", "frozen_share", "recovered_of_the_gap"}
+    assert content["ratios"].keys() == names
     assert figure.read_text(encoding="utf-8").count("<svg") == 1
 
 
