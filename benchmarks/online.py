@@ -13,12 +13,14 @@ every policy:
 - `frozen`: the model and the ads of before the change;
 - `frozen, new ads`: the same weights, with the ads that came since;
 - `oracle`: on the last day, a model trained from scratch on the clicks since the change, with the ads of that day.
-  It serves from histories since the change, the others from the last clicks whenever they were.
+  It serves from histories since the change, the others from the last clicks whenever they were;
+- `retrained on all days`: the same from all clicks, before and after.
 
-`recovered` is online over oracle revenue on the last day; `recovered of the gap` is (online - frozen) / (oracle -
-frozen). Serving weights are the same for all and were not tuned. Samples are counted by the trainer's checkpoint and
-compared with the number written. `seconds to be served` runs from the moment a catalog file has its name to the first
-answer of the server that holds its ad, asked every tenth of a second while the trainer trains.
+`recovered` is online over oracle revenue on the last day, `recovered_of_all_days` over that of the model retrained on
+all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all, and
+were not tuned. Samples are counted by the trainer's checkpoint and compared with the number written. `seconds to be served`
+runs from the moment a catalog file has its name to the first answer of the server that holds its ad, asked every tenth
+of a second while the trainer trains.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from transformers import GenerationConfig, set_seed  # noqa: E402
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer  # noqa: E402
 from gr4ad.cli import keep_freed_memory  # noqa: E402
 from gr4ad.market import AdMarket, MarketConfig  # noqa: E402
+from gr4ad.online import CatalogChanges  # noqa: E402
 from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
 from gr4ad.pipeline.runner import write_json  # noqa: E402
 from gr4ad.pipeline.training import start_item_embeddings, start_item_head  # noqa: E402
@@ -61,6 +64,7 @@ from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets  # noq
 logger = logging.getLogger("online")
 DAY = 86_400
 MAX_ITEMS = 30
+ALL_DAYS = "retrained on all days"
 WIDEST = 1024  # beams that hold every ad
 
 
@@ -364,7 +368,7 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     processes = Processes(folder, artifact, size)
     for name in written:
         (folder / name).mkdir()
-    applied = 0
+    encoder = CatalogChanges(with_ads.tokenizer, artifact)
     try:
         processes.start_trainer()
         processes.start_server()
@@ -372,9 +376,8 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
             now = change + day * DAY
             if day:
                 latencies.append(feed_day(processes, log, ids, embeddings, now, day, written, size))
-                for _, index_change in processes.root.changes_after(applied):
-                    index_change.apply(with_ads)
-                    applied += 1
+                for record in new_ads(log, ids, embeddings, now):
+                    encoder.change(record, with_ads.tokenizer.index).apply(with_ads)
             histories = [log.history(user, now) for user in users]
             row = {
                 "day": day,
@@ -402,7 +405,10 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     # Who did nothing since the change is served from what was before.
     histories = [own if own[0] else log.history(user, end) for own, user in zip(histories, users, strict=True)]
     days[-1]["oracle"] = earned(lists_of(oracle, histories, places), end)
-    logger.info("seed %d: oracle %.1f, %s", seed, days[-1]["oracle"], {**state["used"], "alarms": state["alarms"]})
+    everything = Recommender.from_pretrained(trained(folder / "all", size, live, embeddings[rows], log, 0, end, seed))
+    histories = [log.history(user, end) for user in users]
+    days[-1][ALL_DAYS] = earned(lists_of(everything, histories, places), end)
+    logger.info("seed %d: %s, %s", seed, days[-1], {**state["used"], "alarms": state["alarms"]})
     return {
         "days": days,
         "written": written,
@@ -413,6 +419,12 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
         "versions": processes.root.current()[0],
         "latencies": [seconds for seconds in latencies if seconds is not None],
     }
+
+
+def new_ads(log: Log, ids: list[str], embeddings: np.ndarray, now: int) -> list[dict]:
+    """Catalog records of the ads that entered on the day before a time."""
+    rows = [row for row, item in enumerate(ids) if now - DAY <= log.entry[item] < now]
+    return [{"item_id": ids[row], "embedding": embeddings[row].tolist(), "business_key": ids[row]} for row in rows]
 
 
 def feed_day(
@@ -428,8 +440,7 @@ def feed_day(
     """Writes a day's logs, kills both processes in the middle of the middle one, and waits until all was used; returns
     the seconds until the day's first new ad was served."""
     name, since = f"{day:04d}", now - DAY
-    new = [(row, item) for row, item in enumerate(ids) if since <= log.entry[item] < now]
-    catalog = [{"item_id": item, "embedding": embeddings[row].tolist(), "business_key": item} for row, item in new]
+    catalog = new_ads(log, ids, embeddings, now)
     begun = write_file(processes.folder / "catalog", name, catalog) if catalog else None
     clicks = [entry for entry in log.clicks if since <= entry[0] < now]
     vsl = []
@@ -449,7 +460,9 @@ def feed_day(
     seconds = None
     if catalog and begun is not None:
         near = next(item for moment, _, item, _ in log.clicks if moment < since)
-        seconds = processes.seconds_to_be_served(new[0][1], near, begun, [WIDEST] * len(size.codebooks), WIDEST)
+        seconds = processes.seconds_to_be_served(
+            catalog[0]["item_id"], near, begun, [WIDEST] * len(size.codebooks), WIDEST
+        )
     if day == (size.after + 1) // 2:
         before = processes.used().get("vsl", 0)
         # In the middle of the day's batches, between two checkpoints as likely as not.
@@ -483,7 +496,7 @@ def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
     last = [run["days"][-1] for run in seeds]
     rows = [
         row(name, "revenue on the last day", [day[name] for day in last], money)
-        for name in ("online", "frozen", "frozen, new ads", "oracle", "best possible")
+        for name in ("online", "frozen", "frozen, new ads", "oracle", ALL_DAYS, "best possible")
     ]
     rows += [
         row("online", "revenue before the change", [run["days"][0]["online"] for run in seeds], money),
@@ -499,6 +512,7 @@ def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
     ]  # fmt: skip
     ratios = {
         "recovered": [day["online"] / day["oracle"] for day in last],
+        "recovered_of_all_days": [day["online"] / day[ALL_DAYS] for day in last],
         "frozen_share": [day["frozen"] / day["oracle"] for day in last],
         "recovered_of_the_gap": [(day["online"] - day["frozen"]) / (day["oracle"] - day["frozen"]) for day in last],
     }
@@ -522,8 +536,9 @@ def draw(seeds: list[dict], path: Path) -> None:
         axes.plot(shares.mean(0), color=colour, label=name, marker="o", markersize=3)
         if len(seeds) > 1:
             axes.fill_between(range(shares.shape[1]), shares.min(0), shares.max(0), color=colour, alpha=0.15)
-    oracle = np.array([run["days"][-1]["oracle"] / run["days"][-1]["best possible"] for run in seeds])
-    axes.plot(len(seeds[0]["days"]) - 1, oracle.mean(), "*", color="#1b4f9c", markersize=11, label="oracle")
+    for name, mark in (("oracle", "*"), (ALL_DAYS, "D")):
+        shares = np.array([run["days"][-1][name] / run["days"][-1]["best possible"] for run in seeds])
+        axes.plot(len(seeds[0]["days"]) - 1, shares.mean(), mark, color="#1b4f9c", markersize=7, label=name)
     killed = (len(seeds[0]["days"])) // 2
     axes.axvline(killed, color="#b03030", linewidth=0.8, linestyle=":")
     axes.annotate("kill -9", (killed, axes.get_ylim()[0]), fontsize=8, color="#b03030", ha="right", va="bottom")

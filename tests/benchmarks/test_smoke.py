@@ -61,6 +61,22 @@ def test_streaming(tmp_path):
 
 
 @pytest.mark.slow
+def test_online(tmp_path):
+    figure = tmp_path / "online.svg"
+    content = run("online.py", tmp_path / "online.json", "--figure", str(figure))
+    rows = {(row["name"], row["metric"]): row["value"] for row in content["rows"]}
+    assert rows["online", "samples lost or used twice"] == 0 < rows["online", "samples written"]
+    assert rows["online", "versions published"] > 1 and rows["online", "seconds to be served, largest"] > 0
+    [seed] = content["runs"]
+    for day in seed["days"]:
+        money = [value for name, value in day.items() if name not in ("day", "best possible")]
+        assert all(0 < value <= day["best possible"] for value in money)
+    names = {"recovered", "recovered_of_all_days", "frozen_share", "recovered_of_the_gap"}
+    assert content["ratios"].keys() == names
+    assert figure.read_text(encoding="utf-8").count("<svg") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make test` installs its CPU build")
 def test_vllm_beams(tmp_path):
     content = run("vllm_beams.py", tmp_path / "vllm.json", "--rounds", "1")

@@ -86,11 +86,11 @@ def test_killed_anywhere_and_again_it_comes_to_the_same_bits(build_config, learn
 
 
 @pytest.mark.slow
-def test_killed_at_each_call_it_comes_to_the_same_bits(build_config, learning, unbroken, tmp_path):
-    place, ended = 0, -1
+def test_killed_at_every_ninth_call_it_comes_to_the_same_bits(build_config, learning, unbroken, tmp_path):
+    place, ended = -8, -1
     config = build_config("killed")
     while ended < 0:
-        place += 1
+        place += 9  # of some 400, most of them the write-through of a file
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         ended = run_and_kill(config, learning, place)
         run_and_kill(config, learning, None)

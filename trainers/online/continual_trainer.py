@@ -58,7 +58,7 @@ class ContinualTrainer:
         self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         self.steps = 0
         self.vsl_collator = VSLCollator(tokenizer)
-        self.rspo_collator = RSPOCollator(tokenizer, self.max_items)
+        self.rspo_collator = RSPOCollator(tokenizer, self.max_items, model.config.max_cross_domain_items)
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
@@ -130,8 +130,7 @@ class ContinualTrainer:
             groups[frozenset(row)].append(row)
         loss = torch.zeros((), device=self.model.device)
         sums: dict[str, float] = defaultdict(float)
-        published = self.reference if self.config.reference == "published" else None
-        reference = None if published is None else lambda batch: published(**batch).candidate_logps
+        reference = self.reference_logps if self.config.reference == "published" else None
         for group in groups.values():
             share = len(group) / len(rows)
             batch = self._moved(self.rspo_collator(group))
@@ -140,6 +139,10 @@ class ContinualTrainer:
             for name, value in metrics.items():
                 sums[f"rl_{name}"] += share * float(value)
         return loss, {"rl": float(loss.detach()), **sums}
+
+    def reference_logps(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """log p of the candidates under the weights that were last published, (B, n)."""
+        return self.reference(**batch).candidate_logps
 
     def _moved(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}

@@ -13,6 +13,7 @@ from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
 from .rspo_loss import rspo_loss, value_grades
 from .unified_weights import unified_weights
 
+Reference = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 VSL_LABELS = ("labels", "item_labels", "value_labels")
 
 
@@ -32,18 +33,18 @@ def preference_objective(
     model: nn.Module,
     inputs: Mapping[str, torch.Tensor],
     args: PreferenceSettings,
-    reference: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] | None = None,
-    counts: torch.Tensor | None = None,
-    shares: int = 1,
+    reference: Reference | None = None,
+    *,
+    count: torch.Tensor | float | None = None,
+    num_lists: torch.Tensor | float | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
     """The loss of a batch of [`RSPOCollator`].
 
     Args:
-        reference: Log-probabilities (B, n) of the reference for the inputs of the model; default, the batch's
+        reference: Gives log p of the batch's candidates (float, (B, n)) under the reference; default, the batch's
             `ref_logps`, or none where it has none.
-        counts (int64, (2,)): What the preference loss counts, and the lists, of the whole step, by which the sums of
-            this batch are divided; default, those of this batch.
-        shares: Batches of the step: metrics of one, averaged over them, are then those of the step.
+        count, num_lists: What the sums of the preference loss and of VSL are divided by, see `counted`; default, what
+            this batch counts and its lists.
 
     Returns:
         The scalar loss; detached metrics, see [`RSPOTrainer`]; and the model's outputs.
@@ -57,19 +58,18 @@ def preference_objective(
     if reference is not None:
         with torch.no_grad():
             ref_logps = reference(batch)
-    count, num_lists = (None, None) if counts is None else counts.clamp(min=1)
     grades = value_grades(rewards, mask, max_grade=args.max_grade).to(logps.dtype)
     imitate = rank = None
     if args.unified:
         imitate, rank = unified_weights(logps, grades, mask)
     loss, metrics = preference_loss(args, logps, grades, ref_logps, mask, rank, count)
-    metrics |= {args.loss_type: shares * loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
+    metrics |= {args.loss_type: loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
     if args.vsl_weight:
         # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
         taught = targets["labels"][:, 0] >= 0
         weight = 1.0 if imitate is None else imitate.gather(1, rewards.argmax(1, keepdim=True))[taught, 0]
         vsl = (weight * outputs.target_losses).sum() / (len(rewards) if num_lists is None else num_lists)
-        metrics["vsl"] = shares * vsl.detach()
+        metrics["vsl"] = vsl.detach()
         loss = loss + args.vsl_weight * vsl
     return loss, metrics, outputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -134,30 +134,31 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         return batches, self.accelerator.gather(counts.to(device)).view(-1, 2).sum(0)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        args = self.args
+        count, num_lists = (None, None) if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
+        loss, metrics, outputs = preference_objective(
+            model,
+            inputs,
+            args,
+            partial(self.reference_logps, model) if args.reference == "frozen" else None,
+            count=count,
+            num_lists=num_lists,
+        )
         # What a step's batches share in is a mean over them once each is multiplied by their number.
         shares = self.accelerator.num_processes
-        shares *= 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-        loss, metrics, outputs = preference_objective(
-            model, inputs, self.args, self.reference_logps(model), num_items_in_batch, shares
-        )
+        shares *= 1 if count is None else self.current_gradient_accumulation_steps
         for name, metric in metrics.items():
-            self.loss_metrics[name].append(metric.float())
+            self.loss_metrics[name].append((shares * metric if name in (args.loss_type, "vsl") else metric).float())
         # Gradients are averaged over the processes, whose sums are divided by what all of them count.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def reference_logps(self, model) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor] | None:
-        """How the reference scores a batch; None where the batch says it, or there is none."""
+    def reference_logps(self, model, batch) -> torch.Tensor:
+        """log p of the candidates under the frozen reference, (B, n)."""
         if self.ref_model is not None:
-            return lambda batch: self.ref_model(**batch).candidate_logps
-        if self.args.reference != "frozen":
-            return None
-
-        def without_adapters(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            with self.accelerator.unwrap_model(model).disable_adapter():
-                return model(**batch).candidate_logps
-
-        return without_adapters
+            return self.ref_model(**batch).candidate_logps
+        with self.accelerator.unwrap_model(model).disable_adapter():
+            return model(**batch).candidate_logps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.loss_metrics:
