@@ -100,11 +100,14 @@ def damaged(source: Path, folder: Path) -> list[Path]:
 
 
 async def watch_memory(process: psutil.Process, ledger: Ledger, until: float) -> list[tuple[float, float]]:
-    """(Seconds since the start, resident MB) each half second."""
-    samples = []
+    """(Seconds since the start, resident MB) each half second; and how late the clients' own loop is."""
+    samples, turn = [], 0
     while time.monotonic() < until:
-        samples.append((time.monotonic() - ledger.begun, process.memory_info().rss / 2**20))
-        await asyncio.sleep(0.5)
+        if turn % 10 == 0:
+            samples.append((time.monotonic() - ledger.begun, process.memory_info().rss / 2**20))
+        turn, before = turn + 1, time.monotonic()
+        await asyncio.sleep(0.05)
+        ledger.pause = max(ledger.pause, time.monotonic() - before - 0.05)
     return samples
 
 
@@ -192,6 +195,7 @@ def rows_of(ledger: Ledger, memory: list[tuple[float, float]], minutes: float, e
     rows += [row(name, "seen", ledger.seen[name], "count") for name in COUNTS]
     rows.append(row("changes of ads", "rate", round(len(ledger.changes) / minutes, 1), "1 / minute"))
     rows.append(row("removed ad", "latest answer with it", round(ledger.oldest_removed, 4), "s after its removal"))
+    rows.append(row("clients", "longest pause of their own", round(ledger.pause, 4), "s"))
     warm = [sample for sample in memory if sample[0] > 0.3 * memory[-1][0]]
     slope = np.polyfit(*zip(*warm, strict=True), 1)[0] * 60
     levels = [mb for _, mb in warm]

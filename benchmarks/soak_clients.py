@@ -40,6 +40,7 @@ class Ledger:
     latencies: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, seconds)
     changes: list[float] = field(default_factory=list)  # seconds since the start
     oldest_removed: float = 0.0  # seconds between the answered removal of an ad and the latest answer that held it
+    pause: float = 0.0  # longest seconds in which the clients themselves did nothing: part of what they measure
     begun: float = field(default_factory=time.monotonic)
 
     def fault(self, kind: str, example: str) -> None:
