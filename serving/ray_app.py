@@ -83,7 +83,8 @@ def build(options: RayOptions) -> serve.Application:
             f"over /v1/index or /v1/reload the others would not know. Received: {options.model!r}. Publish it, or "
             "start without an administration token."
         )
-    return RecommenderReplica.options(
+    deployment: Any = RecommenderReplica  # what the decorator made of it
+    return deployment.options(
         num_replicas=options.num_replicas,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         # The server's own queue batches and refuses, with a reason; Ray's default of 5 would starve its batches.
