@@ -1,5 +1,6 @@
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,8 @@ def test_it_finds_what_generate_of_transformers_finds(prompt):
 def test_it_loads_from_a_repository_by_name(prompt, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test, with its own folder of modules
     folder = tmp_path / "repository" / "custom_generate"
     folder.mkdir(parents=True)
     for name, source in CUSTOM_GENERATE.items():
