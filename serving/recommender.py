@@ -18,10 +18,11 @@ from transformers import GenerationConfig
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.modeling_gr4ad.beam_selection_gr4ad import width_table
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
+from gr4ad.tokenization.peer_vectors import extend_tables
 from gr4ad.tokenization.tokenization_ua_sid import check_aligned
 
 ACCOUNT_COLUMN = "account_id"  # of the item table
-PEERS_AT_ONCE = 65_536  # item vectors averaged in one step: bounds the memory it takes
+BACKENDS = ("torch", "vllm")
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,24 @@ class Recommender:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        backend: str = "torch",
         **hub_kwargs,
-    ) -> Recommender:
+    ) -> Any:
         """Loads a folder written by `gr4ad run` or `push_to_hub`, or a hub id.
+
+        Args:
+            device: Where the model computes; with `backend="vllm"` vLLM's build decides.
+            backend: `torch`, in this process; or `vllm`, a [`VLLMRecommender`] with the same methods, which needs the
+                extra `gr4ad[vllm]` and takes the options of `vllm.LLM` as further arguments.
 
         Raises:
             ValueError: If the folder lacks a file or a file is damaged, or model and tokenizer do not belong together;
                 names it.
         """
+        if backend not in BACKENDS:
+            raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}. Received: {backend!r}.")
+        if backend == "vllm":
+            return vllm_recommender(name_or_path, dtype=dtype, **hub_kwargs)
         try:
             model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
@@ -358,37 +369,21 @@ class Recommender:
                 return False
             trie = SIDTrie.from_index(index, self.model.device)
             groups = account_groups(index, self.model.device)
-            self._extend_tables(index)
+            extend_tables(self.model, index)
             self.account_groups = groups
             self.tokenizer.index = index
             self.trie = trie
             return True
 
-    @torch.no_grad()
-    def _extend_tables(self, index: SIDIndex) -> None:
-        """Gives every row of the index that the model's item tables lack the mean of its nearest active ads."""
-        model = self.model
-        if model.model.context_processor.item_embeddings is None:
-            return
-        table = model.item_table
-        bias = table.new_zeros(len(table)) if model.item_head is None else model.item_head.bias
-        first = len(table) - 1  # of the rows without a vector
-        if first >= len(index):
-            return
-        known = index.snapshot()
-        known.remove([item for item in index.item_ids[first:].tolist() if index.active[index.rows[item]]])
-        rows = torch.from_numpy(known.rows_by_sid().copy())
-        ranges, group = np.unique(known.prefix_ranges(index.codes[first:]), axis=0, return_inverse=True)
-        vectors = torch.zeros((len(ranges), table.shape[1]), dtype=torch.float64)
-        biases = torch.zeros(len(ranges), dtype=torch.float64)
-        for place, (start, stop) in enumerate(ranges.tolist()):
-            for peers in rows[start:stop].to(table.device).split(PEERS_AT_ONCE):
-                vectors[place] += table[peers + 1].float().sum(0).cpu()
-                biases[place] += bias[peers + 1].float().sum().cpu()
-        peers_of = torch.from_numpy(ranges[:, 1] - ranges[:, 0]).clamp(min=1)  # 0 where no ad was active before
-        vectors, biases = vectors / peers_of.unsqueeze(1), biases / peers_of
-        places = torch.from_numpy(group.reshape(-1))
-        model.extend_item_tables(vectors[places], biases[places])
+
+def vllm_recommender(name_or_path: str | Path, **kwargs: Any) -> Any:
+    try:
+        from .vllm_backend.offline import VLLMRecommender
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"`backend=\"vllm\"` needs {error.name!r}, which is missing: pip install 'gr4ad[vllm]'.", name=error.name
+        ) from error
+    return VLLMRecommender(name_or_path, **kwargs)
 
 
 def of_each(value: Any, users: int, name: str) -> list:

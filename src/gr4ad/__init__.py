@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from gr4ad.tokenization import MGMRQuantizer as MGMRQuantizer
     from gr4ad.tokenization import SIDIndex as SIDIndex
     from gr4ad.tokenization import UASIDTokenizer as UASIDTokenizer
+    from gr4ad.trainers import RewardConfig as RewardConfig
+    from gr4ad.trainers import RewardModel as RewardModel
+    from gr4ad.trainers import RewardTrainer as RewardTrainer
     from gr4ad.trainers import RSPOConfig as RSPOConfig
     from gr4ad.trainers import RSPOTrainer as RSPOTrainer
     from gr4ad.trainers import VSLConfig as VSLConfig
@@ -35,6 +38,9 @@ ROOMS = {
     "UASIDTokenizer": "tokenization",
     "RSPOConfig": "trainers",
     "RSPOTrainer": "trainers",
+    "RewardConfig": "trainers",
+    "RewardModel": "trainers",
+    "RewardTrainer": "trainers",
     "VSLConfig": "trainers",
     "VSLTrainer": "trainers",
     "BeamPolicy": "serving",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,34 @@ def test_streaming(tmp_path):
     assert rows["stream, whole log", "events in the log"] >= 40_000
     kept = json.loads((FOLDER / "results" / "streaming.json").read_text(encoding="utf-8"))
     assert content["ratios"].keys() == kept["ratios"].keys()
+
+
+@pytest.mark.slow
+def test_online(tmp_path):
+    figure = tmp_path / "online.svg"
+    content = run("online.py", tmp_path / "online.json", "--figure", str(figure))
+    rows = {(row["name"], row["metric"]): row["value"] for row in content["rows"]}
+    assert rows["online", "samples lost or used twice"] == 0 < rows["online", "samples written"]
+    assert rows["online", "versions published"] > 1 and rows["online", "seconds to be served, largest"] > 0
+    [seed] = content["runs"]
+    for day in seed["days"]:
+        money = [value for name, value in day.items() if name not in ("day", "best possible")]
+        assert all(0 < value <= day["best possible"] for value in money)
+    names = {"recovered", "recovered_of_all_days", "frozen_share", "recovered_of_the_gap"}
+    assert content["ratios"].keys() == names
+    assert figure.read_text(encoding="utf-8").count("<svg") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make test` installs its CPU build")
+def test_vllm_beams(tmp_path):
+    content = run("vllm_beams.py", tmp_path / "vllm.json", "--rounds", "1")
+    assert set(content["ratios"]) == {
+        "speedup_vs_vllm_beam_search_8",
+        "speedup_vs_vllm_beam_search_16",
+        "native_vs_vllm",
+    }
+    assert all(value > 0 for value in content["ratios"].values())
 
 
 def test_soak(tmp_path):

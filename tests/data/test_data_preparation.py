@@ -66,7 +66,9 @@ def test_round_trip(shop):
         "age": "30",
         "city": "R",
     }
-    assert data.impressions.to_list() == [{"user_id": "1", "items": ["X"], "candidates": ["X"], "rewards": [0.0]}]
+    assert data.impressions.to_list() == [
+        {"user_id": "1", "items": ["X"], "candidates": ["X"], "rewards": [0.0], "outcomes": ["impression"]}
+    ]
     for name in ("catalog", "train", "validation", "test", "impressions"):
         assert getattr(data, name).to_list() == getattr(written, name).to_list()
         assert getattr(data, name).features == getattr(written, name).features

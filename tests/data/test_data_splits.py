@@ -19,6 +19,21 @@ EVENT = st.tuples(
 )
 
 
+def responses(log, shown, by_request):
+    """Clicks and conversions that came of an impression."""
+    same = [row for row in log if row["item_id"] == shown["item_id"]]
+    if by_request:
+        return [row for row in same if row["event"] != "impression" and row["request_id"] == shown["request_id"]]
+    start = shown["timestamp"]
+    end = min((r["timestamp"] for r in same if r["event"] == "impression" and r["timestamp"] > start), default=99)
+    return [row for row in same if row["event"] != "impression" and start <= row["timestamp"] < end]
+
+
+def furthest(rows):
+    events = {row["event"] for row in rows}
+    return next((event for event in ("conversion", "click") if event in events), "impression")
+
+
 def brute(rows, split, history_events, minimum, bounds, by_request):
     """(train, validation, test, impressions) as lists of dicts, straight from the definitions."""
     logs = defaultdict(list)
@@ -69,12 +84,15 @@ def brute(rows, split, history_events, minimum, bounds, by_request):
         for shown in lists.values():
             before = [row["item_id"] for row in past if row["timestamp"] < shown[0]["timestamp"]]
             if before:
+                came = [responses(logs[user], row, by_request) for row in shown]
+                known = all(row["timestamp"] < limit for part in came for row in part)
                 impressions.append(
                     {
                         "user_id": user,
                         "items": before,
                         "candidates": [row["item_id"] for row in shown],
                         "rewards": [float(row["value"]) for row in shown],
+                        "outcomes": [furthest(part) for part in came] if known else None,
                     }
                 )
     return train, validation, test, impressions

@@ -16,7 +16,10 @@ from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
         ("model: {item_head: 1}", r"`model\.item_head` must be like its default, True\. Received: 1"),
         ("model: {context_times: 1}", r"`model\.context_times` must be like its default, True\. Received: 1"),
         ("tokenize: {num_time_buckets: -1}", r"section `tokenize`: `num_time_buckets` must be 0.*Received: -1"),
-        ("lists: {source: nowhere}", r"section `lists`: `source` must be impressions or beams. Received: 'nowhere'"),
+        (
+            "lists: {source: nowhere}",
+            r"section `lists`: `source` must be one of impressions, .* Received: 'nowhere'",
+        ),
         ("evaluate: {item_weights: [2.0]}", r"section `evaluate`: `item_weights` are shares in \[0, 1\].*Received: 2"),
         ("evaluate: {metric: ndcg@7}", r"section `evaluate`: `metric` should be one of recall, .*Received: 'ndcg@7'"),
         ("evaluate: {metric: auc@10}", r"section `evaluate`: `metric` should be one of recall, .*Received: 'auc@10'"),

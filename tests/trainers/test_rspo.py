@@ -287,3 +287,18 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
 def test_bad_settings(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_lists_see_what_users_did_elsewhere(timed_tokenizer):
+    rows = [
+        {"items": ["ad_1", "ad_2"], "candidates": ["ad_0", "ad_3"], "rewards": [0.0, 1.0], "city": "x",
+         "cross_domain": ["video 1", "video 2", "video 3"]},
+        {"items": ["ad_1"], "candidates": ["ad_0", "ad_3"], "rewards": [0.0, 1.0], "city": "x", "cross_domain": []},
+    ]  # fmt: skip
+    batch = RSPOCollator(timed_tokenizer, 6, max_cross_domain=2)(rows)
+    wanted = timed_tokenizer.cross_domain_indices(["video 2", "video 3"]).tolist()
+    assert batch["cross_domain_ids"].tolist() == [wanted, [0, 0]]
+    assert batch["cross_domain_places"].tolist() == [[0, 0], [0, 0]]
+    assert "cross_domain_ids" not in RSPOCollator(timed_tokenizer, 6)(
+        [{k: v for k, v in r.items() if k != "cross_domain"} for r in rows]
+    )

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTERS_FILE
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -99,8 +101,12 @@ class HeldOutGuard(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.state is None or self.state.best_step == state.global_step:
             return
-        weights = load_file(self.folder / "model.safetensors", device=str(args.device))
-        self.model().load_state_dict(weights)
+        model = self.model()
+        if isinstance(model, PeftModel):  # its folder holds the adapters alone
+            weights = load_file(self.folder / ADAPTERS_FILE, device=str(args.device))
+            set_peft_model_state_dict(model, weights)
+        else:
+            model.load_state_dict(load_file(self.folder / "model.safetensors", device=str(args.device)))
         logger.info("The run ends with the policy of step %d of %d.", self.state.best_step, state.global_step)
 
     def keep(self, guard: GuardState) -> None:

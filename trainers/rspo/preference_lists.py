@@ -30,6 +30,7 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
     | `rewards` | list of n floats >= 0 | the value of each, one unit for all |
     | `ref_logps` | list of n floats <= 0, *optional* | log p of each under the policy that proposed it |
     | `events`, `values`, `times`, user features | *optional* | of the history, as for `VSLTrainer` |
+    | `cross_domain` | list of ids, *optional* | what the user did elsewhere, up to when the list was made |
 
     Raises:
         ValueError: If a column is missing or two of one row differ in length, a reward is negative or not finite, or
@@ -84,7 +85,8 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
 class RSPOCollator:
     """Batches list-wise preference rows, padded on the right.
 
-    Returns the history inputs of `UASIDTokenizer.encode_histories`, and with n the longest list of the batch:
+    Returns the history inputs of `UASIDTokenizer.encode_histories` (all of `cross_domain` is seen: a list has one
+    context), and with n the longest list of the batch:
     `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_mask` (bool, (B,
     n)); `rewards` (float32, (B, n)): values >= 0, 0 on padding; `ref_logps` (float32, (B, n)) where the rows have
     them. Of each list's most valuable candidate, the first if there are several: `labels` (int64, (B, T)),
@@ -93,6 +95,7 @@ class RSPOCollator:
 
     tokenizer: UASIDTokenizer
     max_items: int
+    max_cross_domain: int | None = None
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
@@ -101,8 +104,10 @@ class RSPOCollator:
             events=[row["events"] for row in rows] if "events" in rows[0] else None,
             values=[row["values"] for row in rows] if "values" in rows[0] else None,
             times=[row["times"] for row in rows] if "times" in rows[0] else None,
+            cross_domain=[row["cross_domain"] for row in rows] if "cross_domain" in rows[0] else None,
             user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
             max_items=self.max_items,
+            max_cross_domain=self.max_cross_domain,
             return_tensors="pt",
         )
         width = max(len(row["candidates"]) for row in rows)

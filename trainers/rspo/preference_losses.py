@@ -20,6 +20,7 @@ def dpo_loss(
     mask: torch.Tensor | None = None,
     *,
     beta: float = 0.1,
+    count: torch.Tensor | float | None = None,
 ) -> Result:
     r"""
     Direct preference optimization (arXiv 2305.18290, eq. 7) on every pair of a list with different grades:
@@ -34,11 +35,14 @@ def dpo_loss(
         ref_logps (float, (B, n), *optional*): The same under the reference.
         mask (bool, (B, n), *optional*): True on real candidates.
         beta: Sharpness, > 0.
+        count: What the sum is divided by, in place of the number of pairs here: see [`counted`].
     """
     scores, worse, _ = compared(policy_logps, grades, ref_logps, mask)
     margins = scores.unsqueeze(2) - scores.unsqueeze(1)
     pairs = worse.sum()
-    loss = -F.logsigmoid(beta * margins).masked_fill(~worse, 0.0).sum() / pairs.clamp(min=1)
+    loss = -F.logsigmoid(beta * margins).masked_fill(~worse, 0.0).sum() / (
+        pairs.clamp(min=1) if count is None else count
+    )
     return loss, order_metrics(margins, worse)
 
 
@@ -49,6 +53,7 @@ def sdpo_loss(
     mask: torch.Tensor | None = None,
     *,
     beta: float = 0.1,
+    count: torch.Tensor | float | None = None,
 ) -> Result:
     r"""
     Softmax-DPO (arXiv 2406.09215, eq. 9): one positive a list against all its negatives at once:
@@ -66,7 +71,7 @@ def sdpo_loss(
     # A candidate with nothing worse would read logsumexp(-inf) and NaN gradients: it reads zeros and is left out.
     exponents = exponents.masked_fill(~positive.unsqueeze(-1), 0.0)
     shares = positive.to(margins.dtype) / positive.sum(1, keepdim=True).clamp(min=1)
-    lists = positive.any(1).sum().clamp(min=1)
+    lists = positive.any(1).sum().clamp(min=1) if count is None else count
     return (F.softplus(exponents.logsumexp(-1)) * shares).sum() / lists, order_metrics(margins, worse)
 
 
@@ -78,6 +83,7 @@ def grpo_loss(
     *,
     beta: float = 0.1,
     clip: float = 0.2,
+    count: torch.Tensor | float | None = None,
 ) -> Result:
     r"""
     Group relative policy optimization (arXiv 2402.03300, eq. 3) with a list as the group, off policy: the reference is
@@ -94,7 +100,7 @@ def grpo_loss(
         grades (float, (B, n)): Rewards; their scale and offset within a list cancel out.
         ref_logps (float, (B, n)): Needed.
         beta: Weight of the KL. clip: Of the ratio, in (0, 1).
-        policy_logps, mask: As in [`dpo_loss`].
+        policy_logps, mask, count: As in [`dpo_loss`].
 
     Raises:
         ValueError: Without `ref_logps`.
@@ -112,12 +118,29 @@ def grpo_loss(
     ratios = log_ratios.exp()
     gains = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
     divergence = torch.exp(-log_ratios) + log_ratios - 1
-    loss = (beta * divergence - gains).masked_fill(~used, 0.0).sum() / used.sum().clamp(min=1)
+    candidates = used.sum().clamp(min=1)
+    loss = (beta * divergence - gains).masked_fill(~used, 0.0).sum() / (candidates if count is None else count)
     margins = policy_logps.unsqueeze(2) - policy_logps.unsqueeze(1)
-    metrics = order_metrics(margins, worse)
     outside = ((ratios - 1).abs() > clip) & used
-    return loss, metrics | {"kl": divergence.detach().sum() / used.sum().clamp(min=1),
-                            "clipped": outside.sum() / used.sum().clamp(min=1)}  # fmt: skip
+    metrics = {"kl": divergence.detach().sum() / candidates, "clipped": outside.sum() / candidates}
+    return loss, order_metrics(margins, worse) | metrics
+
+
+def counted(loss_type: str, grades: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What a loss is a mean over, int64 scalar: anchors with a worse item (`rspo`), pairs (`dpo`), lists with a pair
+    (`sdpo`), candidates of such lists (`grpo`). Added up over the batches of a step, and given to all of them as
+    `count`, it makes their sum the loss of the whole: one trajectory however a batch is divided.
+
+    Args:
+        grades (float, (B, n)), mask (bool, (B, n)): As in [`dpo_loss`].
+    """
+    worse = (grades.unsqueeze(1) < grades.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)
+    if loss_type == "rspo":
+        return worse.any(-1).sum()
+    if loss_type == "dpo":
+        return worse.sum()
+    lists = worse.flatten(1).any(1)
+    return lists.sum() if loss_type == "sdpo" else (mask & lists.unsqueeze(1)).sum()
 
 
 def compared(
@@ -154,4 +177,4 @@ def order_metrics(margins: torch.Tensor, worse: torch.Tensor) -> dict[str, torch
     }
 
 
-__all__ = ["check_shapes", "compared", "dpo_loss", "grpo_loss", "order_metrics", "sdpo_loss"]
+__all__ = ["check_shapes", "compared", "counted", "dpo_loss", "grpo_loss", "order_metrics", "sdpo_loss"]

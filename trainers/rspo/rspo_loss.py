@@ -20,6 +20,7 @@ def rspo_loss(
     beta: float = 0.1,
     delta: float = 2.0,
     anchor_weight: torch.Tensor | None = None,
+    count: torch.Tensor | float | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""
     Ranking-guided softmax preference loss: bounds the NDCG cost of a list from above (arXiv 2602.22732, eqs. 16-18).
@@ -42,6 +43,7 @@ def rspo_loss(
     | `beta` | float | > 0 | sharpness |
     | `delta` | float, nats | > 0 | gate |
     | `anchor_weight` | float, (B, n), *optional* | >= 0 | w_RL of [`unified_weights`]; multiplies each anchor |
+    | `count` | scalar, *optional* | > 0 | what the sum over anchors is divided by; default their number here |
 
     Returns:
         The mean over anchors that have a worse item (0 if there is none), and detached metrics: `anchors` (their
@@ -86,7 +88,7 @@ def rspo_loss(
     anchors = has_worse.sum()
     if anchor_weight is not None:
         losses = losses * anchor_weight
-    loss = losses.masked_fill(~has_worse, 0.0).sum() / anchors.clamp(min=1)
+    loss = losses.masked_fill(~has_worse, 0.0).sum() / (anchors.clamp(min=1) if count is None else count)
     open_share = (gate * has_worse).sum() / anchors.clamp(min=1)
     return loss, order_metrics(margins, worse) | {"gate_open": open_share}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from functools import partial
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig, get_peft_model
 from transformers import TrainerCallback
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
@@ -19,13 +21,11 @@ from .alignment_card import write_alignment_card
 from .held_out_guard import HeldOutGuard
 from .policy_alarms import PolicyAlarms
 from .preference_lists import RSPOCollator, check_lists
-from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
+from .preference_losses import counted
 from .rspo_config import RSPOConfig
-from .rspo_loss import rspo_loss, value_grades
+from .rspo_loss import value_grades
+from .rspo_objective import preference_objective
 from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
-from .unified_weights import unified_weights
-
-VSL_LABELS = ("labels", "item_labels", "value_labels")
 
 
 class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
@@ -61,6 +61,9 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         eval_dataset (`Dataset`, *optional*): Rows of `items`, `target_items`, `target_values`; validation is by beam
             search. With an `eval_strategy` it also guards the run, see [`RSPOConfig`].
         callbacks (`list`, *optional*): Further callbacks.
+        peft_config (`PeftConfig`, *optional*): Trains fresh adapters, e.g. LoRA of the upper layers, in place of the
+            model's weights; `trainer.model.merge_and_unload()` is the aligned model. Without its adapters the model
+            is its own frozen reference, which then costs no memory.
 
     Raises:
         ValueError: If no list has two different rewards, or as `check_lists`.
@@ -69,8 +72,8 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
     _tag_names = ["gr4ad", "rspo"]
     _name = "RSPO"
     _paper = {"title": "GR4AD: generative recommendation for advertising", "id": "2602.22732"}
-    # compute_loss returns a mean over anchors: Trainer divides it by the accumulation steps
-    loss_is_scaled_for_ga = False
+    # compute_loss divides by what the whole accumulated batch counts, over all processes
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         processing_class: UASIDTokenizer,
         eval_dataset: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        peft_config: PeftConfig | None = None,
         **kwargs,
     ):
         rows = check_lists(train_dataset, args.reference)
@@ -87,8 +91,11 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
             rows = rows.remove_columns("ref_logps")
         if args.disable_dropout:
             disable_dropout_in_model(model)
+        if peft_config is not None:
+            model = adapted(model, peft_config, args)
         self.ref_model = None
-        if args.reference == "frozen":
+        # Without its adapters, which begin at nothing, a fresh PEFT model is its own reference.
+        if args.reference == "frozen" and peft_config is None:
             self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.loss_metrics: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.alarms = PolicyAlarms(args.delta, args.reference != "none")
@@ -98,7 +105,11 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=RSPOCollator(processing_class, args.max_items or model.config.max_context_items),
+            data_collator=RSPOCollator(
+                processing_class,
+                args.max_items or model.config.max_context_items,
+                model.config.max_cross_domain_items,
+            ),
             callbacks=callbacks,
             **kwargs,
         )
@@ -111,52 +122,43 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
             self.guard = HeldOutGuard(self)
             self.add_callback(self.guard)
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of one step, and over all processes what its losses are divided by: int64 (2,), what the
+        preference loss counts and lists."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.zeros(2, dtype=torch.int64)
+        for batch in batches:
+            mask = batch["candidate_mask"]
+            grades = value_grades(batch["rewards"], mask, max_grade=self.args.max_grade)
+            counts += torch.stack([counted(self.args.loss_type, grades, mask), torch.tensor(len(mask))]).cpu()
+        return batches, self.accelerator.gather(counts.to(device)).view(-1, 2).sum(0)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         args = self.args
-        rewards, mask, ref_logps = (inputs.pop(name, None) for name in ("rewards", "candidate_mask", "ref_logps"))
-        targets = {name: inputs.pop(name) for name in VSL_LABELS if name in inputs}
-        outputs = model(**inputs, **(targets if args.vsl_weight else {}))
-        logps = outputs.candidate_logps
-        if self.ref_model is not None:
-            with torch.no_grad():
-                ref_logps = self.ref_model(**inputs).candidate_logps
-        grades = value_grades(rewards.to(logps.dtype), mask, max_grade=args.max_grade)
-        imitate = rank = None
-        if args.unified:
-            imitate, rank = unified_weights(logps, grades, mask)
-        loss, metrics = self.preference_loss(logps, grades, ref_logps, mask, rank)
-        metrics |= {args.loss_type: loss.detach(), **self.policy_metrics(logps, rewards, ref_logps, mask)}
-        if args.vsl_weight:
-            # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
-            taught = targets["labels"][:, 0] >= 0
-            weight = 1.0 if imitate is None else imitate.gather(1, rewards.argmax(1, keepdim=True))[taught, 0]
-            vsl = (weight * outputs.target_losses).sum() / len(rewards)
-            metrics["vsl"] = vsl.detach()
-            loss = loss + args.vsl_weight * vsl
+        count, num_lists = (None, None) if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
+        loss, metrics, outputs = preference_objective(
+            model,
+            inputs,
+            args,
+            partial(self.reference_logps, model) if args.reference == "frozen" else None,
+            count=count,
+            num_lists=num_lists,
+        )
+        # What a step's batches share in is a mean over them once each is multiplied by their number.
+        shares = self.accelerator.num_processes
+        shares *= 1 if count is None else self.current_gradient_accumulation_steps
         for name, metric in metrics.items():
-            self.loss_metrics[name].append(metric.float())
+            self.loss_metrics[name].append((shares * metric if name in (args.loss_type, "vsl") else metric).float())
+        # Gradients are averaged over the processes, whose sums are divided by what all of them count.
+        loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def preference_loss(self, logps, grades, ref_logps, mask, anchor_weight) -> tuple[torch.Tensor, dict]:
-        args = self.args
-        if args.loss_type == "rspo":
-            return rspo_loss(
-                logps, grades, ref_logps, mask, beta=args.beta, delta=args.delta, anchor_weight=anchor_weight
-            )
-        if args.loss_type == "grpo":
-            return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip)
-        loss = {"dpo": dpo_loss, "sdpo": sdpo_loss}[args.loss_type]
-        return loss(logps, grades, ref_logps, mask, beta=args.beta)
-
-    @staticmethod
-    @torch.no_grad()
-    def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
-        best = logps.gather(1, rewards.masked_fill(~mask, -1.0).argmax(1, keepdim=True))
-        shares = logps.masked_fill(~mask, -torch.inf).softmax(1)
-        metrics = {"best_logp": best.mean(), "reward": (shares * rewards).sum(1).mean()}
-        if ref_logps is not None:
-            metrics["drift"] = (logps - ref_logps).abs()[mask].mean()
-        return metrics
+    def reference_logps(self, model, batch) -> torch.Tensor:
+        """log p of the candidates under the frozen reference, (B, n)."""
+        if self.ref_model is not None:
+            return self.ref_model(**batch).candidate_logps
+        with self.accelerator.unwrap_model(model).disable_adapter():
+            return model(**batch).candidate_logps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.loss_metrics:
@@ -173,6 +175,22 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         """Writes `output_dir/README.md` about this run: TRL's card describes a text generator."""
         if self.is_world_process_zero():
             write_alignment_card(self, model_name, dataset_name, tags)
+
+
+def adapted(model: GR4ADForRecommendation, peft_config: PeftConfig, args: RSPOConfig):
+    """The model with fresh adapters. Raises ValueError if they cannot begin at nothing or the reference cannot move
+    towards them."""
+    if args.sync_ref_model:
+        raise ValueError(
+            "`sync_ref_model` moves a copy of the policy, and with `peft_config` there is none. Received: True. Set "
+            "it to False, or merge the adapters and align once more from there."
+        )
+    if getattr(peft_config, "init_lora_weights", True) is not True:
+        raise ValueError(
+            "`init_lora_weights` of `peft_config` must be True: the policy without its adapters is the reference. "
+            f"Received: {peft_config.init_lora_weights!r}."
+        )
+    return get_peft_model(model, peft_config)
 
 
 __all__ = ["RSPOTrainer"]

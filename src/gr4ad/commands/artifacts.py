@@ -61,9 +61,18 @@ class ServedModel:
     model: str = field(
         metadata={"help": "Folder of `gr4ad run`, hub id, or folder of a published model, which is followed."}
     )
+    backend: str = field(
+        default="torch",
+        metadata={"help": "torch: the engine of this package; vllm: vLLM's, see `--backend vllm --help`."},
+    )
 
 
 def serve(arguments: list[str]) -> None:
+    chosen = argparse.ArgumentParser(prog="gr4ad serve", add_help=False, allow_abbrev=False)
+    chosen.add_argument("--backend", default="torch", choices=("torch", "vllm"))
+    if chosen.parse_known_args(arguments)[0].backend == "vllm":
+        serve_on_vllm(arguments)
+        return
     from trl import TrlParser
 
     from gr4ad.serving.http_server import ServerConfig
@@ -71,7 +80,23 @@ def serve(arguments: list[str]) -> None:
     from gr4ad.serving.live_model import LiveModel
 
     served, config = TrlParser([ServedModel, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
+    if served.backend != "torch":
+        raise ValueError(
+            f"`backend` = {served.backend!r} stands in a config file, but the options depend on it: give `--backend "
+            f"{served.backend}` on the command line."
+        )
     serve_http(LiveModel(served.model), config)
+
+
+def serve_on_vllm(arguments: list[str]) -> None:
+    from trl import TrlParser
+
+    from gr4ad.serving.vllm_backend.launch import VLLMServerConfig
+    from gr4ad.serving.vllm_backend.launch import serve as serve_vllm
+
+    parser = TrlParser([ServedModel, VLLMServerConfig], prog="gr4ad serve --backend vllm")  # type: ignore[list-item]
+    served, config = parser.parse_args_and_config(arguments)
+    serve_vllm(served.model, config)
 
 
 def card(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""One stage each: `gr4ad simulate | data | tune | embed | tokenize | train | align`."""
+"""One stage each: `gr4ad simulate | data | tune | embed | tokenize | train | reward | align`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gr4ad.data import DataConfig, load_prepared
 from gr4ad.data import prepare as prepare_data
 from gr4ad.market import AdMarket, MarketConfig
 from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.settings import EmbedConfig, ListConfig, ModelSettings, TokenizeConfig
+from gr4ad.pipeline.settings import EmbedConfig, ExploreConfig, ListConfig, ModelSettings, TokenizeConfig
 
 
 @dataclass
@@ -52,8 +52,15 @@ class TrainFolders(OutFolder):
 
 
 @dataclass
-class AlignFolders(TrainFolders):
+class RewardFolders(TrainFolders):
     model: str = field(metadata={"help": "Folder of `gr4ad train`."})
+
+
+@dataclass
+class AlignFolders(RewardFolders):
+    reward: str | None = field(
+        default=None, metadata={"help": "Folder of `gr4ad reward`, for lists of source reward_model."}
+    )
 
 
 @dataclass
@@ -178,6 +185,26 @@ def train(arguments: list[str]) -> None:
     train_model(settings, config, data_dir=Path(folders.data), tokenizer_dir=Path(folders.tokenizer), out_dir=out)
 
 
+def reward(arguments: list[str]) -> None:
+    from gr4ad import RewardConfig
+    from gr4ad.pipeline.rewarding import train_reward_model
+
+    folders, lists, explore, config = parse(
+        (RewardFolders, ListConfig, ExploreConfig, RewardConfig), "reward", arguments
+    )
+    out = created(folders.out)
+    config.output_dir = str(out / "checkpoints")
+    train_reward_model(
+        lists,
+        explore,
+        config,
+        data_dir=Path(folders.data),
+        tokenizer_dir=Path(folders.tokenizer),
+        train_dir=Path(folders.model),
+        out_dir=out,
+    )
+
+
 def align(arguments: list[str]) -> None:
     from gr4ad import RSPOConfig
     from gr4ad.pipeline.training import align_model
@@ -191,5 +218,6 @@ def align(arguments: list[str]) -> None:
         data_dir=Path(folders.data),
         tokenizer_dir=Path(folders.tokenizer),
         train_dir=Path(folders.model),
+        reward_dir=Path(folders.reward) if folders.reward else None,
         out_dir=out,
     )

@@ -41,8 +41,10 @@ class PreparedData:
             position)`, and the user features as text (null for users without).
         validation, test: the same columns up to the cut, and `target_items, target_values (float32)`: one entry per
             distinct held-out item.
-        impressions: `user_id, items, candidates, rewards (float32)` of the training period, one row an exposure list;
-            None when the log has no impressions.
+        impressions: `user_id, items, candidates, rewards (float32), outcomes` of the training period, one row an
+            exposure list in the order of the log; `outcomes` (impression, click or conversion: the furthest thing that
+            came of each candidate) is null where something that came of the list is held out. None when the log has
+            no impressions.
         summary: the content of `data.json`: counts, rows dropped by reason, users left out, the split, `value_unit`,
             `clock` (the column that `times` are from: timestamp or position).
     """
@@ -247,16 +249,20 @@ def _sequences(
 
 def _lists(log: EventLog, history: History, exposures: Exposures, item_ids: pa.Array) -> Iterator[pa.Table]:
     ends = np.r_[0, np.cumsum(exposures.lengths)]
+    names = pa.array(EVENT_NAMES)
     lengths = exposures.stop - exposures.start
     for part in _chunks(lengths + exposures.lengths):
         past = history.rows[spans(exposures.start[part], exposures.stop[part])]
-        seen = exposures.rows[ends[part.start] : ends[part.stop]]
+        span = slice(ends[part.start], ends[part.stop])
+        seen = exposures.rows[span]
+        came = _list(names.take(pa.array(exposures.outcome[span])), exposures.lengths[part])
         yield pa.table(
             {
                 "user_id": log.user_ids.take(pa.array(exposures.user[part])),
                 "items": _list(item_ids.take(pa.array(log.item[past])), lengths[part]),
                 "candidates": _list(item_ids.take(pa.array(log.item[seen])), exposures.lengths[part]),
                 "rewards": _list(pa.array(log.value[seen].astype(np.float32)), exposures.lengths[part]),
+                "outcomes": pc.if_else(pa.array(exposures.known[part]), came, pa.scalar(None, came.type)),
             }
         )
 
@@ -315,6 +321,7 @@ def _summary(
         summary["impressions"] = {
             "lists": len(exposures.user),
             "rows": len(exposures.rows),
+            "outcomes_held_out": int((~exposures.known).sum()),
             "left_out": exposures.left_out,
         }
     return summary

@@ -63,6 +63,8 @@ class Exposures:
         user, start, stop: (m,) int64, as in `Split`.
         lengths: (m,) int64, candidates of each list.
         rows: (sum of lengths,) int64, the impression rows in the log.
+        outcome: (sum of lengths,) int8, rows of `EVENT_NAMES`: the furthest thing that came of each.
+        known: (m,) bool, False where something that came of a list is held out.
         left_out: lists (`no_history`) and impression rows (`rows_after_training`) left out.
     """
 
@@ -71,6 +73,8 @@ class Exposures:
     stop: np.ndarray
     lengths: np.ndarray
     rows: np.ndarray
+    outcome: np.ndarray
+    known: np.ndarray
     left_out: dict[str, int]
 
 
@@ -132,12 +136,13 @@ def make_exposures(log: EventLog, history: History, config: DataConfig, file: st
     if not len(shown_rows):
         return None
     if config.split == "temporal":
-        in_training = log.cut[shown_rows] < _bounds(log, config, file)[0]
+        before = log.cut < _bounds(log, config, file)[0]
     else:
         # The first held-out event ends a user's training period.
         ends = np.full(len(history.start), np.iinfo(np.int64).min)
         ends[history.active] = log.clock[history.rows[history.first[history.active]]]
-        in_training = log.clock[shown_rows] < ends[log.user[shown_rows]]
+        before = log.clock < ends[log.user]
+    in_training = before[shown_rows]
     late = int((~in_training).sum())
     rows = shown_rows[in_training]
     label = log.clock if log.request is None else log.request
@@ -154,7 +159,44 @@ def make_exposures(log: EventLog, history: History, config: DataConfig, file: st
     user, opens, lengths, stop = user[order], opens[order], lengths[order], stop[order]
     assert (stop <= history.first[user]).all(), "an exposure list saw events after the training period"
     left_out = {"no_history": int((~kept).sum()), "rows_after_training": late}
-    return Exposures(user, history.start[user], stop, lengths, rows[spans(opens, opens + lengths)], left_out)
+    rows = rows[spans(opens, opens + lengths)]
+    outcome, held_out = outcomes(log, before)
+    known = np.ones(len(user), dtype=bool)
+    known[np.repeat(np.arange(len(user)), lengths)[held_out[rows]]] = False
+    return Exposures(user, history.start[user], stop, lengths, rows, outcome[rows], known, left_out)
+
+
+def outcomes(log: EventLog, in_training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What came of each impression: clicks and conversions of the same user and item that carry its request, or in a
+    log without requests come at or after it and before the item's next impression to the user.
+
+    Args:
+        in_training: (n,) bool, rows of the log that training may see.
+
+    Returns:
+        (n,) int8, rows of `EVENT_NAMES`, the furthest in training; (n,) bool, whether any of it is held out. Both mean
+        something on impression rows only.
+    """
+    _, pair = np.unique(log.user * (int(log.item.max()) + 1) + log.item, return_inverse=True)
+    shown_rows = np.flatnonzero(log.event == IMPRESSION)
+    if log.request is not None:
+        group = pair * (int(log.request.max()) + 2) + log.request + 1
+    else:
+        _, rank = np.unique(log.clock, return_inverse=True)
+        width = int(rank.max()) + 1
+        moments = np.unique(pair[shown_rows] * width + rank[shown_rows])
+        place = np.searchsorted(moments, pair * width + rank, side="right") - 1
+        # Before the pair's first impression: a group of no impression.
+        group = np.where((place >= 0) & (moments[place] // width == pair), place, -1 - pair)
+    _, group = np.unique(group, return_inverse=True)
+    response = log.event > IMPRESSION
+    count = int(group.max()) + 1
+    furthest = np.zeros(count, dtype=np.int8)
+    for event in range(IMPRESSION + 1, len(EVENT_NAMES)):
+        furthest[group[(log.event == event) & in_training]] = event
+    held_out = np.zeros(count, dtype=bool)
+    held_out[group[response & ~in_training]] = True
+    return furthest[group], held_out[group]
 
 
 def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:

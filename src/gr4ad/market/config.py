@@ -20,6 +20,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "interests": (1, 16),
     "drift": (0, 5),
     "jump_rate": (0, 1),
+    "shift_day": (0, 3650),
+    "shift_share": (0, 1),
     "intent": (0, 1),
     "session_seconds": (60, 86_400),
     "estimate_noise": (0, 3),
@@ -72,6 +74,10 @@ class MarketConfig:
     )
     jump_rate: float = _setting(
         "jump_rate", 0.015, "Probability per day that one interest is replaced by another category."
+    )
+    shift_day: int = _setting("shift_day", 0, "Day on which fashion changes at once; matters with `shift_share` > 0.")
+    shift_share: float = _setting(
+        "shift_share", 0.0, "Share of users who from `shift_day` on like another category in the place of each."
     )
     intent: float = _setting("intent", 0.5, "Share of the user's vector given by the intent of the session.")
     session_seconds: int = _setting("session_seconds", 7200, "A user's intent is drawn anew every so many seconds.")

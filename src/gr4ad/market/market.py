@@ -86,6 +86,11 @@ class AdMarket:
         """
         return self._ads.table()
 
+    def entry_times(self) -> pd.Series:
+        """When each ad enters, Unix seconds, int64, by item_id; before that it earns nothing."""
+        seconds = self.config.start_time + 86_400 * self._ads.entry_day.astype(np.int64)
+        return pd.Series(seconds, index=self._ads.item_ids, name="entry_time")
+
     def users(self) -> pd.DataFrame:
         """The users: user_id, age_band, region, device (all str), informative about interests and conversion rate."""
         return self._users.table()

@@ -15,6 +15,8 @@ AGE_BANDS = ("18-23", "24-30", "31-40", "41-50", "51-60", "60+")
 REGIONS = ("north", "northeast", "east", "central", "south", "southwest", "northwest", "overseas")
 DEVICES = ("ios_premium", "ios_basic", "android_premium", "android_mid", "android_entry", "tablet")
 
+_SHIFT = 7  # of the seeds: of a planted drift, apart from the draws that a market without one makes
+
 
 @dataclass(frozen=True)
 class Users:
@@ -111,6 +113,8 @@ def make_users(config: MarketConfig, category_vectors: np.ndarray, seed: np.rand
     spending += rng.normal(0.0, 0.4, size=count)
 
     slot_category, slot_weight = _paths(config, preference, np.random.default_rng(path_seed))
+    if config.shift_share:
+        _shift(config, slot_category, np.random.default_rng((config.seed, _SHIFT)))
     sigma = config.activity_sigma
     return Users(
         config=config,
@@ -145,6 +149,17 @@ def _paths(config: MarketConfig, preference: np.ndarray, rng: np.random.Generato
         slots[jumping, which] = np.minimum(found, categories - 1)
         logits[jumping, which] = rng.normal(1.0, 0.5, size=len(jumping))
     return slot_category, slot_weight
+
+
+def _shift(config: MarketConfig, slot_category: np.ndarray, rng: np.random.Generator) -> None:
+    """Changes the interests (D, U, M) of some users from a day on: a planted drift. All of them follow one permutation
+    of the categories, so that who liked one category before says what is liked now; no category stays."""
+    count = len(CATEGORIES)
+    circle = rng.permutation(count)
+    follows = np.empty(count, dtype=slot_category.dtype)
+    follows[circle] = np.roll(circle, 1)
+    moved = rng.permutation(slot_category.shape[1])[: round(config.shift_share * slot_category.shape[1])]
+    slot_category[config.shift_day :, moved] = follows[slot_category[config.shift_day :, moved]]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

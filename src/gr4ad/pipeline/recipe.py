@@ -11,7 +11,14 @@ import yaml
 
 from gr4ad.data import DataConfig
 from gr4ad.market import MarketConfig
-from gr4ad.pipeline.settings import EmbedConfig, EvaluateConfig, ListConfig, ModelSettings, TokenizeConfig
+from gr4ad.pipeline.settings import (
+    EmbedConfig,
+    EvaluateConfig,
+    ExploreConfig,
+    ListConfig,
+    ModelSettings,
+    TokenizeConfig,
+)
 
 
 class RecipeError(ValueError):
@@ -20,13 +27,14 @@ class RecipeError(ValueError):
 
 @dataclass
 class Recipe:
-    """Sections of a recipe. `tune`, `train`, `align` and `cooccurrence` keep plain values, since building trainer
-    arguments imports torch; their names are checked when the stage builds them, before it works.
+    """Sections of a recipe. `tune`, `train`, `reward`, `align` and `cooccurrence` keep plain values, since building
+    trainer arguments imports torch; their names are checked when the stage builds them, before it works.
 
     Attributes:
         name: What the artifact is called. seed: Of every stage.
         market: A simulated market instead of files; then `data` needs no file names.
         tune: `EncoderTuningConfig` values; None leaves the encoder as it is.
+        explore, reward: Used where `lists.source` is reward_model; `reward` are `RewardConfig` values.
         align: `RSPOConfig` values; None leaves the alignment out.
     """
 
@@ -42,6 +50,8 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     train: dict[str, Any] = field(default_factory=dict)
     lists: ListConfig = field(default_factory=ListConfig)
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
+    reward: dict[str, Any] = field(default_factory=dict)
     align: dict[str, Any] | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
@@ -53,6 +63,7 @@ SECTIONS = {
     "tokenize": TokenizeConfig,
     "model": ModelSettings,
     "lists": ListConfig,
+    "explore": ExploreConfig,
     "evaluate": EvaluateConfig,
 }
 

@@ -1,4 +1,4 @@
-"""The whole chain: data -> embed -> tokenize -> train -> align -> evaluate -> artifact."""
+"""The whole chain: data -> embed -> tokenize -> train -> reward -> align -> evaluate -> artifact."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
     Raises:
         ValueError: On bad data, settings or a stage's own checks; nothing of the stage is kept as finished.
     """
-    from gr4ad import RSPOConfig, VSLConfig
+    from gr4ad import RewardConfig, RSPOConfig, VSLConfig
     from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads, tune_ad_encoder
     from gr4ad.pipeline.evaluating import evaluate_models
+    from gr4ad.pipeline.rewarding import train_reward_model
     from gr4ad.pipeline.tokenizing import build_tokenizer
     from gr4ad.pipeline.training import align_model, train_model, trainer_arguments
 
@@ -107,6 +108,25 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
     last: tuple[str, ...] = ("data", "tokenize", "train")
     if recipe.align is not None:
         align = recipe.align
+        reward_dir: Path | None = None
+        if recipe.lists.source == "reward_model":
+            reward_dir = runner.folder("reward")
+            runner.run(
+                "reward",
+                lambda folder: train_reward_model(
+                    recipe.lists,
+                    recipe.explore,
+                    trainer_arguments(RewardConfig, "reward", recipe.reward, folder / "checkpoints", seed),
+                    data_dir=data_dir,
+                    tokenizer_dir=tokenizer_dir,
+                    train_dir=train_dir,
+                    out_dir=folder,
+                ),
+                settings=[recipe.lists, recipe.explore, recipe.reward, seed],
+                after=last,
+                together=True,
+            )
+            last = (*last, "reward")
         runner.run(
             "align",
             lambda folder: align_model(
@@ -115,10 +135,11 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
                 data_dir=data_dir,
                 tokenizer_dir=tokenizer_dir,
                 train_dir=train_dir,
+                reward_dir=reward_dir,
                 out_dir=folder,
             ),
             settings=[recipe.lists, align, seed],
-            after=("data", "tokenize", "train"),
+            after=last,
             together=True,
         )
         candidates["VSL + RSPO"] = align_dir

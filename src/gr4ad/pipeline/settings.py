@@ -133,6 +133,9 @@ class ModelSettings:
     )
 
 
+LIST_SOURCES = ("impressions", "beams", "reward_model")
+
+
 @dataclass
 class ListConfig:
     """Where the preference lists of the alignment come from."""
@@ -141,18 +144,53 @@ class ListConfig:
         default="impressions",
         metadata={
             "help": "impressions: shown lists of the log with their values. beams: the trained model's own "
-            "beams, valued by what the user bought in the last part of the training log."
+            "beams, valued by what the user bought in the last part of the training log. reward_model: the beams, "
+            "in part at random, valued by a model of what came of impressions (`gr4ad reward`)."
         },
     )
     max_lists: int = field(default=20000, metadata={"help": "Lists used, drawn at random if there are more."})
-    list_size: int = field(default=16, metadata={"help": "Candidates of a list (beams)."})
+    list_size: int = field(default=16, metadata={"help": "Candidates of a list (beams, reward_model)."})
     held_share: float = field(
         default=0.3, metadata={"help": "Share of each training log that is held back as what was bought (beams)."}
     )
 
     def __post_init__(self) -> None:
-        if self.source not in ("impressions", "beams"):
-            raise ValueError(f"`source` must be impressions or beams. Received: {self.source!r}.")
+        if self.source not in LIST_SOURCES:
+            raise ValueError(f"`source` must be one of {', '.join(LIST_SOURCES)}. Received: {self.source!r}.")
+
+
+@dataclass
+class ExploreConfig:
+    """How a reward model is held to account, and how the lists that it values are drawn from the policy's beams."""
+
+    beam_widths: list[int] = field(
+        default_factory=lambda: [50, 100, 100],
+        metadata={"help": "Beams of each level; the last is how far exploration reaches."},
+    )
+    exploration: float = field(
+        default=0.25, metadata={"help": "Share of a list, in [0, 1], drawn at random from below the top of the beams."}
+    )
+    score_history: bool = field(
+        default=False, metadata={"help": "Also propose the history's own items, for logs in which users come back."}
+    )
+    value_given: str = field(
+        default="impression",
+        metadata={"help": "What a logged value needs: impression (each carries one), click, or conversion."},
+    )
+    held_out_share: float = field(
+        default=0.2,
+        metadata={
+            "help": "Share of the users, in (0, 1), whose exposures calibrate (one half) and measure (the other)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exploration <= 1:
+            raise ValueError(f"`exploration` is a share in [0, 1]. Received: {self.exploration}.")
+        if not 0 < self.held_out_share < 1:
+            raise ValueError(f"`held_out_share` is a share in (0, 1). Received: {self.held_out_share}.")
+        if self.value_given not in ("impression", "click", "conversion"):
+            raise ValueError(f"`value_given` must be impression, click or conversion. Received: {self.value_given!r}.")
 
 
 CHOOSING_METRICS = ("recall", "hit", "ndcg", "revenue", "value_ndcg")
@@ -197,4 +235,4 @@ class EvaluateConfig:
                 raise ValueError(f"`item_weights` are shares in [0, 1] of the item head. Received: {weight}.")
 
 
-__all__ = ["EmbedConfig", "EvaluateConfig", "ListConfig", "ModelSettings", "TokenizeConfig"]
+__all__ = ["EmbedConfig", "EvaluateConfig", "ExploreConfig", "ListConfig", "ModelSettings", "TokenizeConfig"]

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gr4ad import GR4ADConfig, GR4ADForRecommendation, RSPOConfig, UASIDTokenizer, VSLConfig
 
 
+LISTS_FILE = "lists.parquet"
+
+
 def trainer_arguments(kind: type, section: str, values: dict[str, Any], output_dir: Path, seed: int) -> Any:
     """Arguments of a trainer from a recipe's section. Raises RecipeError for an unknown field or a bad value."""
     import torch
@@ -156,8 +159,13 @@ def align_model(
     tokenizer_dir: Path,
     train_dir: Path,
     out_dir: Path,
+    reward_dir: Path | None = None,
 ) -> dict:
-    """RSPO on preference lists; writes `model/` and `log.json`."""
+    """RSPO on preference lists; writes `model/` and `log.json`.
+
+    Raises:
+        RecipeError: The lists are to come from a reward model, and `reward_dir` holds none.
+    """
     from transformers.trainer_utils import get_last_checkpoint
 
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
@@ -165,7 +173,10 @@ def align_model(
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     model = GR4ADForRecommendation.from_pretrained(train_dir / "model")
-    rows = impression_lists(data) if lists.source == "impressions" else beam_lists(data, model, tokenizer, lists)
+    if lists.source == "reward_model":
+        rows = reward_lists(reward_dir)
+    else:
+        rows = impression_lists(data) if lists.source == "impressions" else beam_lists(data, model, tokenizer, lists)
     if len(rows) > lists.max_lists:
         chosen = np.random.default_rng(arguments.seed).permutation(len(rows))[: lists.max_lists]
         rows = rows.select(np.sort(chosen))
@@ -175,6 +186,19 @@ def align_model(
     checkpoints = out_dir / "checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
     return {"lists": len(rows), **finish_training(trainer, out_dir)}
+
+
+def reward_lists(folder: Path | None) -> Dataset:
+    """The lists that `gr4ad reward` left in its folder. Raises RecipeError if there are none."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    if folder is None or not (folder / LISTS_FILE).is_file():
+        raise RecipeError(
+            f"`lists.source` is reward_model, but {folder or '`reward`'} holds no {LISTS_FILE}. Give the `--out` "
+            "folder of `gr4ad reward`, or use `impressions` or `beams`."
+        )
+    return Dataset(pq.read_table(folder / LISTS_FILE, memory_map=False))
 
 
 def impression_lists(data: PreparedData) -> Dataset:
@@ -241,4 +265,14 @@ def read_log(folder: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-__all__ = ["align_model", "beam_lists", "impression_lists", "read_log", "train_model", "trainer_arguments"]
+__all__ = [
+    "LISTS_FILE",
+    "align_model",
+    "beam_lists",
+    "finish_training",
+    "impression_lists",
+    "read_log",
+    "reward_lists",
+    "train_model",
+    "trainer_arguments",
+]

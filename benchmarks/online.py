@@ -1,0 +1,589 @@
+"""Online learning after a planted drift: what it recovers of the revenue, what it loses, how soon it serves new ads.
+
+    python benchmarks/online.py --out benchmarks/results/online.json --figure docs/figures/online.svg --seeds 0 1 2
+
+A simulated market runs for some weeks; then fashion changes at once for most users (`shift_share`), and new ads keep
+coming. A model trained before the change is served in two ways: frozen, and by `gr4ad serve` that follows `gr4ad
+online`, which reads what the market's own system logs day by day: clicks, shown lists with their values, and new ads
+by their embeddings. In the middle both processes are killed (SIGKILL) and started again. After every day the market
+prices one list for each of the same users, in expectation (examination x true click probability x second price), from
+every policy:
+
+- `online`: as the server answers over HTTP;
+- `frozen`: the model and the ads of before the change;
+- `frozen, new ads`: the same weights, with the ads that came since;
+- `oracle`: on the last day, a model trained from scratch on the clicks since the change, with the ads of that day.
+  It serves from histories since the change, the others from the last clicks whenever they were;
+- `retrained on all days`: the same from all clicks, before and after.
+
+`recovered` is online over oracle revenue on the last day, `recovered_of_all_days` over that of the model retrained on
+all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all, and
+were not tuned. Samples are counted by the trainer's checkpoint and compared with the number written. `seconds to be
+served` runs from the moment a catalog file has its name to the first answer of the server that holds its ad, asked
+every tenth of a second while the trainer trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # Read once, when numpy loads its linear algebra.
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from datasets import Dataset, disable_progress_bars  # noqa: E402
+from sklearn.decomposition import TruncatedSVD  # noqa: E402
+from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
+from sklearn.preprocessing import normalize  # noqa: E402
+from transformers import GenerationConfig, set_seed  # noqa: E402
+
+from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer  # noqa: E402
+from gr4ad.cli import keep_freed_memory  # noqa: E402
+from gr4ad.market import AdMarket, MarketConfig  # noqa: E402
+from gr4ad.online import CatalogChanges  # noqa: E402
+from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
+from gr4ad.pipeline.runner import write_json  # noqa: E402
+from gr4ad.pipeline.training import start_item_embeddings, start_item_head  # noqa: E402
+from gr4ad.serving import PublishedModel  # noqa: E402
+from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets  # noqa: E402
+
+logger = logging.getLogger("online")
+DAY = 86_400
+MAX_ITEMS = 30
+ALL_DAYS = "retrained on all days"
+WIDEST = 1024  # beams that hold every ad
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is simulated and trained."""
+
+    users: int
+    ads: int
+    accounts: int
+    before: int  # days of the log before the change
+    after: int
+    epochs: int
+    asked: int  # users whose lists are priced
+    codebooks: tuple[str, ...]
+    hidden: int
+    publish_steps: int
+
+
+FULL = Size(1200, 800, 80, 20, 14, 8, 300, ("32", "32", "32*"), 48, 5)
+SMOKE = Size(150, 120, 12, 6, 2, 1, 40, ("8", "8", "8*"), 16, 1)
+
+
+@dataclass
+class Log:
+    """What the market's own system logged: clicks and lists in order of time."""
+
+    clicks: list[tuple[int, str, str, float]]  # time, user, item, value
+    lists: list[tuple[int, str, list[str], list[float]]]  # time, user, candidates, values
+    entry: dict[str, int]
+    of_user: dict[str, list[tuple[int, str, float]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, market: AdMarket) -> Log:
+        events = market.simulate().sort_values("timestamp", kind="stable")
+        click = events[events["event"] == "click"]
+        columns = ("timestamp", "user_id", "item_id", "value")
+        clicks = list(zip(*(click[name].tolist() for name in columns), strict=True))
+        shown = events[events["event"] == "impression"].groupby("request_id", sort=False)
+        lists = [
+            (int(part["timestamp"].iloc[0]), part["user_id"].iloc[0], part["item_id"].tolist(), part["value"].tolist())
+            for _, part in shown
+        ]
+        log = cls(clicks, lists, market.entry_times().to_dict())
+        for moment, user, item, value in clicks:
+            log.of_user.setdefault(user, []).append((moment, item, value))
+        return log
+
+    def history(self, user: str, until: int, since: int = 0) -> tuple[list[str], list[float]]:
+        """Items and values of the last clicks before a time."""
+        past = [(item, value) for moment, item, value in self.of_user.get(user, ()) if since <= moment < until]
+        return [item for item, _ in past[-MAX_ITEMS:]], [value for _, value in past[-MAX_ITEMS:]]
+
+
+# --- models
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int):
+    """The tokenizer of the ads there are at a time, and its embeddings by row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [row for row, item in enumerate(ids) if log.entry[item] < until]
+    names = [ids[row] for row in there]
+    quantizer = MGMRQuantizer(list(size.codebooks), distinct_last=True)
+    codes = quantizer.fit(embeddings[there], names)
+    quantizer.save(folder / "codebooks.safetensors")
+    counts: dict[str, int] = {}
+    for moment, _, item, _ in log.clicks:
+        if moment < until:
+            counts[item] = counts.get(item, 0) + 1
+    SIDIndex(names, codes, np.array([counts.get(item, 0) for item in names])).save(folder / "items.parquet")
+    values = np.array([value for moment, *_, value in log.clicks if moment < until])
+    edges, means = fit_value_buckets(values, 16)
+    tokenizer = UASIDTokenizer(
+        str(folder / "items.parquet"),
+        str(folder / "codebooks.safetensors"),
+        codebook_sizes=list(size.codebooks),
+        business_fields=["item_id"],
+        value_bucket_edges=edges,
+        value_bucket_means=means,
+        value_unit="fen eCPM",
+    )
+    return tokenizer, embeddings[there]
+
+
+def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Log, since: int, until: int, seed: int):
+    """A model trained from scratch by VSL on the clicks of a time; its artifact lies in `folder`."""
+    rows = []
+    for user in sorted(log.of_user):
+        past = [(item, value) for moment, item, value in log.of_user[user] if since <= moment < until]
+        if len(past) >= 2:
+            rows.append({"items": [item for item, _ in past], "values": [value for _, value in past]})
+    set_seed(seed)
+    config = GR4ADConfig.from_tokenizer(
+        tokenizer,
+        num_items=len(tokenizer.index) + 1,
+        item_head=True,
+        item_head_copy=True,
+        context_values=True,
+        hidden_size=size.hidden,
+        intermediate_size=3 * size.hidden,
+        num_hidden_layers=3,
+        num_parallel_layers=2,
+        num_attention_heads=2,
+        max_context_items=MAX_ITEMS,
+    )
+    model = GR4ADForRecommendation(config)
+    train = Dataset.from_list(rows)
+    start_item_embeddings(model, embeddings, 0.1)
+    start_item_head(model, tokenizer, train)
+    arguments = VSLConfig(
+        str(folder / "checkpoints"),
+        num_train_epochs=size.epochs,
+        per_device_train_batch_size=64,
+        learning_rate=2e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=20,
+        mtp_loss_weight=0.1,
+        value_loss_weight=0.5,
+        item_loss_weight=1.0,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        use_cpu=True,
+        seed=seed,
+    )
+    VSLTrainer(model, arguments, train, tokenizer).train()
+    artifact = folder / "artifact"
+    model.save_pretrained(artifact)
+    tokenizer.save_pretrained(artifact)
+    GenerationConfig(
+        beam_widths=[32, 64, 64],
+        item_weight=0.5,
+        value_weight=0.5,
+        item_candidates=32,
+        score_history=True,
+        exclude_history=False,
+    ).save_pretrained(artifact)
+    return artifact
+
+
+def lists_of(recommender: Recommender, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
+    """One list a user; empty places where a user has no known item."""
+    index = recommender.tokenizer.index
+    lists = [[""] * places for _ in histories]
+    asked = [n for n, (items, _) in enumerate(histories) if any(item in index.rows for item in items)]
+    for start in range(0, len(asked), 64):
+        part = asked[start : start + 64]
+        found = recommender.recommend(
+            [histories[n][0] for n in part], values=[histories[n][1] for n in part], top_k=places
+        )
+        for n, ads in zip(part, found, strict=True):
+            lists[n] = filled([ad.item_id for ad in ads], places)
+    return lists
+
+
+def filled(items: list[str], places: int) -> list[str]:
+    return items + [""] * (places - len(items))
+
+
+# --- processes
+# ----------------------------------------------------------------------------------------------------------------
+
+
+class Processes:
+    """`gr4ad online` and `gr4ad serve`, on folders of their own."""
+
+    def __init__(self, folder: Path, artifact: Path, size: Size):
+        self.folder, self.root = folder, PublishedModel(folder / "live")
+        self.port_file, self.seen = folder / "port", folder / "state" / "metrics.jsonl"
+        self.trainer_words = ["online", "--model", artifact, "--out", folder / "state", "--root", self.root.root]
+        for stream in ("vsl", "rl", "catalog"):
+            self.trainer_words += [f"--{stream}", folder / stream]
+        self.trainer_words += [
+            "--vsl_batch_size", 32, "--rl_batch_size", 8, "--max_wait_seconds", 1, "--poll_seconds", 0.2,
+            "--publish_steps", size.publish_steps, "--save_steps", size.publish_steps, "--guard_steps", 2,
+            "--guard_users", 32, "--guard_window", 256, "--max_ndcg_loss", 0.1, "--learning_rate", 1e-3,
+            "--rl_weight", 0.3,
+        ]  # fmt: skip
+        self.server_words = ["serve", "--model", self.root.root, "--port", 0, "--port_file", self.port_file,
+                             "--watch_seconds", 0.5, "--deadline_ms", 60_000, "--max_beam_width", WIDEST,
+                             "--max_beam_scale", 1, "--min_beam_scale", 1]  # fmt: skip
+        self.trainer: subprocess.Popen | None = None
+        self.server: subprocess.Popen | None = None
+
+    def _started(self, words: list, name: str) -> subprocess.Popen:
+        with open(self.folder / f"{name}.log", "ab") as log:
+            return subprocess.Popen([sys.executable, "-m", "gr4ad.cli", *map(str, words)], stdout=log, stderr=log)
+
+    def start_trainer(self) -> None:
+        self.trainer = self._started(self.trainer_words, "trainer")
+        self.wait(lambda: PublishedModel.exists_at(self.root.root))
+
+    def start_server(self) -> None:
+        self.port_file.unlink(missing_ok=True)
+        self.server = self._started(self.server_words, "server")
+        self.wait(self.port_file.is_file)
+
+    def wait(self, done, seconds: float = 600) -> None:
+        end = time.monotonic() + seconds
+        while not done():
+            for name, process in (("trainer", self.trainer), ("server", self.server)):
+                if process is not None and process.poll() is not None:
+                    tail = (self.folder / f"{name}.log").read_text()[-2000:]
+                    raise RuntimeError(f"The {name} ended with {process.returncode}: {tail}")
+            if time.monotonic() > end:
+                raise RuntimeError("The processes do not come on.")
+            time.sleep(0.1)
+
+    def kill(self, *processes: subprocess.Popen | None, number: int = signal.SIGKILL) -> None:
+        for process in processes:
+            if process is not None:
+                process.send_signal(number)
+                process.wait(120)
+
+    def used(self) -> dict[str, int]:
+        last = self.last()
+        return last["used"] if last else {}
+
+    def last(self) -> dict:
+        lines = self.seen.read_bytes().split(b"\n")[:-1] if self.seen.is_file() else []
+        return json.loads(lines[-1]) if lines else {}
+
+    def ask(self, body: dict) -> dict:
+        url = f"http://127.0.0.1:{self.port_file.read_text().strip()}/v1/recommend"
+        request = Request(url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+        with urlopen(request, timeout=120) as response:
+            return json.load(response)
+
+    def lists(self, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
+        lists = []
+        for start in range(0, len(histories), 50):
+            part = histories[start : start + 50]
+            bodies = [{"history": items, "values": values, "top_k": places} for items, values in part if items]
+            answers = iter(self.ask({"requests": bodies})["responses"] if bodies else [])
+            for items, _ in part:
+                found = next(answers)["recommendations"] if items else []
+                lists.append(filled([ad["item_id"] for ad in found], places))
+        return lists
+
+    def seconds_to_be_served(self, item: str, near: str, begun: float, widths: list[int], top_k: int) -> float:
+        body = {"history": [near], "top_k": top_k, "beam_widths": widths}
+        while True:
+            if any(ad["item_id"] == item for ad in self.ask(body)["recommendations"]):
+                return time.time() - begun
+            if time.time() - begun > 120:
+                raise RuntimeError(f"{item} was not served within two minutes.")
+            time.sleep(0.1)
+
+
+def write_file(folder: Path, name: str, records: list[dict]) -> float:
+    """A complete file of a stream; returns when it had its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{name}.jsonl.tmp"
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+    temporary.rename(folder / f"{name}.jsonl")
+    return time.time()
+
+
+def content_embeddings(catalog: pd.DataFrame) -> np.ndarray:
+    """float32 (ads, d): main components of the TF-IDF of title, category and brand, which need no encoder."""
+    texts = (catalog["title"] + " " + catalog["category"] + " " + catalog["brand"]).tolist()
+    tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    return normalize(TruncatedSVD(32, random_state=0).fit_transform(tfidf)).astype(np.float32)
+
+
+# --- one market
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def run_seed(work: Path, seed: int, size: Size) -> dict:
+    """Revenue of every policy by day since the change, and what was counted."""
+    market = AdMarket(
+        MarketConfig(
+            users=size.users, ads=size.ads, accounts=size.accounts, days=size.before + size.after, horizon_days=1,
+            new_ads=0.4, shift_day=size.before, shift_share=0.8, seed=seed,
+        )
+    )  # fmt: skip
+    start = market.config.start_time
+    change, end = start + size.before * DAY, market.config.end_time
+    catalog = market.catalog()
+    ids, log = catalog["item_id"].tolist(), Log.of(market)
+    embeddings = content_embeddings(catalog)
+    folder = work / f"seed{seed}"
+    tokenizer, vectors = new_tokenizer(folder / "tokenizer", size, embeddings, ids, log, change)
+    artifact = trained(folder / "before", size, tokenizer, vectors, log, 0, change, seed)
+    logger.info("seed %d: trained on the days before the change", seed)
+
+    rng = np.random.default_rng(seed)
+    active = sorted(user for user in log.of_user if log.history(user, change)[0])
+    users = sorted(rng.permutation(active)[: size.asked].tolist())
+    places = market.config.positions + 1  # the runner-up prices the last place
+    frozen, with_ads = Recommender.from_pretrained(artifact), Recommender.from_pretrained(artifact)
+
+    def earned(lists: list[list[str]], moment: int) -> float:
+        return 1000 * float(market.expected_revenue(users, lists, moment).mean())
+
+    days: list[dict] = []
+    written = {"vsl": 0, "rl": 0, "catalog": 0}
+    latencies = []
+    processes = Processes(folder, artifact, size)
+    for name in written:
+        (folder / name).mkdir()
+    encoder = CatalogChanges(with_ads.tokenizer, artifact)
+    try:
+        processes.start_trainer()
+        processes.start_server()
+        for day in range(size.after + 1):
+            now = change + day * DAY
+            if day:
+                latencies.append(feed_day(processes, log, ids, embeddings, now, day, written, size))
+                for record in new_ads(log, ids, embeddings, now):
+                    encoder.change(record, with_ads.tokenizer.index).apply(with_ads)
+            histories = [log.history(user, now) for user in users]
+            row = {
+                "day": day,
+                "online": earned(processes.lists(histories, places), now),
+                "frozen": earned(lists_of(frozen, histories, places), now),
+                "frozen, new ads": earned(lists_of(with_ads, histories, places), now),
+                "best possible": earned(market.oracle_list(users, now, places).tolist(), now),
+            }
+            days.append(row)
+            logger.info("seed %d: %s", seed, {name: round(value, 1) for name, value in row.items()})
+        processes.kill(processes.trainer, number=signal.SIGTERM)
+        last = processes.last()
+        [place] = (folder / "state").glob("checkpoint-*")
+        state = json.loads((place / "online_state.json").read_text())
+    finally:
+        processes.kill(*(p for p in (processes.trainer, processes.server) if p is not None and p.poll() is None))
+
+    live = UASIDTokenizer.from_pretrained(place)
+    places_of = {item: row for row, item in enumerate(ids)}
+    rows = [places_of[item] for item in live.index.item_ids]
+    oracle = Recommender.from_pretrained(
+        trained(folder / "oracle", size, live, embeddings[rows], log, change, end, seed)
+    )
+    histories = [log.history(user, end, change) for user in users]
+    # Who did nothing since the change is served from what was before.
+    histories = [own if own[0] else log.history(user, end) for own, user in zip(histories, users, strict=True)]
+    days[-1]["oracle"] = earned(lists_of(oracle, histories, places), end)
+    everything = Recommender.from_pretrained(trained(folder / "all", size, live, embeddings[rows], log, 0, end, seed))
+    histories = [log.history(user, end) for user in users]
+    days[-1][ALL_DAYS] = earned(lists_of(everything, histories, places), end)
+    logger.info("seed %d: %s, %s", seed, days[-1], {**state["used"], "alarms": state["alarms"]})
+    return {
+        "days": days,
+        "written": written,
+        "used": state["used"],
+        "refused": state["refused"],
+        "steps": state["steps"],
+        "alarms": last["alarms"],
+        "versions": processes.root.current()[0],
+        "latencies": [seconds for seconds in latencies if seconds is not None],
+    }
+
+
+def new_ads(log: Log, ids: list[str], embeddings: np.ndarray, now: int) -> list[dict]:
+    """Catalog records of the ads that entered on the day before a time."""
+    rows = [row for row, item in enumerate(ids) if now - DAY <= log.entry[item] < now]
+    return [{"item_id": ids[row], "embedding": embeddings[row].tolist(), "business_key": ids[row]} for row in rows]
+
+
+def feed_day(
+    processes: Processes,
+    log: Log,
+    ids: list[str],
+    embeddings: np.ndarray,
+    now: int,
+    day: int,
+    written: dict,
+    size: Size,
+) -> float | None:
+    """Writes a day's logs, kills both processes in the middle of the middle one, and waits until all was used; returns
+    the seconds until the day's first new ad was served."""
+    name, since = f"{day:04d}", now - DAY
+    catalog = new_ads(log, ids, embeddings, now)
+    begun = write_file(processes.folder / "catalog", name, catalog) if catalog else None
+    clicks = [entry for entry in log.clicks if since <= entry[0] < now]
+    vsl = []
+    for moment, user, item, value in clicks:
+        items, values = log.history(user, moment)
+        if items:
+            vsl.append({"items": items, "values": values, "target_items": [item], "target_values": [value]})
+    rl = []
+    for place, (moment, user, candidates, rewards) in enumerate(log.lists):
+        if since <= moment < now and place % 8 == 0 and len(set(rewards)) > 1:
+            items, values = log.history(user, moment)
+            if items:
+                rl.append({"items": items, "values": values, "candidates": candidates, "rewards": rewards})
+    half = len(vsl) // 2
+    write_file(processes.folder / "rl", name, rl)
+    write_file(processes.folder / "vsl", f"{name}a", vsl[:half])
+    seconds = None
+    if catalog and begun is not None:
+        near = next(item for moment, _, item, _ in log.clicks if moment < since)
+        seconds = processes.seconds_to_be_served(
+            catalog[0]["item_id"], near, begun, [WIDEST] * len(size.codebooks), WIDEST
+        )
+    if day == (size.after + 1) // 2:
+        before = processes.used().get("vsl", 0)
+        # In the middle of the day's batches, between two checkpoints as likely as not.
+        processes.wait(lambda: processes.used().get("vsl", 0) > before or before >= written["vsl"] + half)
+        processes.kill(processes.trainer, processes.server)
+        logger.info("killed both at %s", processes.last().get("used"))
+        processes.trainer = processes.server = None
+        processes.start_trainer()
+        processes.start_server()
+    write_file(processes.folder / "vsl", f"{name}b", vsl[half:])
+    for stream, records in (("vsl", vsl), ("rl", rl), ("catalog", catalog)):
+        written[stream] += len(records)
+    processes.wait(lambda: all(processes.used().get(s, 0) >= count for s, count in written.items()))
+    time.sleep(2)  # the server looks every half second, and loads what it finds
+    return seconds
+
+
+# --- results
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
+    """Rows and ratios over seeds: means and sample standard deviations."""
+
+    def row(name: str, metric: str, values: list[float], unit: str) -> dict:
+        spread = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
+        return {"name": name, "metric": metric, "value": round(float(np.mean(values)), 4), "spread": spread,
+                "unit": unit, "by_seed": [round(float(value), 4) for value in values]}  # fmt: skip
+
+    money = "fen per 1,000 requests"
+    last = [run["days"][-1] for run in seeds]
+    rows = [
+        row(name, "revenue on the last day", [day[name] for day in last], money)
+        for name in ("online", "frozen", "frozen, new ads", "oracle", ALL_DAYS, "best possible")
+    ]
+    rows += [
+        row("online", "revenue before the change", [run["days"][0]["online"] for run in seeds], money),
+        row("online", "seconds to be served, mean", [np.mean(run["latencies"]) for run in seeds], "s"),
+        row("online", "seconds to be served, largest", [max(run["latencies"]) for run in seeds], "s"),
+        row("online", "samples written", [sum(run["written"].values()) for run in seeds], "records"),
+        row("online", "samples used", [sum(run["used"].values()) for run in seeds], "records"),
+        row("online", "samples lost or used twice",
+            [sum(abs(run["written"][s] - run["used"].get(s, 0)) for s in run["written"]) for run in seeds], "records"),
+        row("online", "steps", [run["steps"] for run in seeds], "steps"),
+        row("online", "versions published", [run["versions"] for run in seeds], "versions"),
+        row("online", "publications refused", [run["alarms"] for run in seeds], "times"),
+    ]  # fmt: skip
+    ratios = {
+        "recovered": [day["online"] / day["oracle"] for day in last],
+        "recovered_of_all_days": [day["online"] / day[ALL_DAYS] for day in last],
+        "frozen_share": [day["frozen"] / day["oracle"] for day in last],
+        "recovered_of_the_gap": [(day["online"] - day["frozen"]) / (day["oracle"] - day["frozen"]) for day in last],
+    }
+    return rows, {
+        name: {"mean": round(float(np.mean(v)), 4), "by_seed": [round(x, 4) for x in v]} for name, v in ratios.items()
+    }
+
+
+def draw(seeds: list[dict], path: Path) -> None:
+    """Revenue by day as a share of the best possible."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "gr4ad"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.6))
+    colours = {"online": "#1b7f4d", "frozen": "#8a8a8a", "frozen, new ads": "#c98a1b"}
+    for name, colour in colours.items():
+        shares = np.array([[day[name] / day["best possible"] for day in run["days"]] for run in seeds])
+        axes.plot(shares.mean(0), color=colour, label=name, marker="o", markersize=3)
+        if len(seeds) > 1:
+            axes.fill_between(range(shares.shape[1]), shares.min(0), shares.max(0), color=colour, alpha=0.15)
+    for name, mark in (("oracle", "*"), (ALL_DAYS, "D")):
+        shares = np.array([run["days"][-1][name] / run["days"][-1]["best possible"] for run in seeds])
+        axes.plot(len(seeds[0]["days"]) - 1, shares.mean(), mark, color="#1b4f9c", markersize=7, label=name)
+    killed = (len(seeds[0]["days"])) // 2
+    axes.axvline(killed, color="#b03030", linewidth=0.8, linestyle=":")
+    axes.annotate("kill -9", (killed, axes.get_ylim()[0]), fontsize=8, color="#b03030", ha="right", va="bottom")
+    axes.set_xlabel("days since fashion changed")
+    axes.set_ylabel("revenue, share of the best possible")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
+    parser.add_argument("--work", type=Path, help="Folder for the runs; default: a temporary one.")
+    parser.add_argument("--figure", type=Path, help="SVG file to write.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--smoke", action="store_true", help="One small market.")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for chatty in ("httpx", "sentence_transformers", "faiss", "transformers"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    disable_progress_bars()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    size = SMOKE if arguments.smoke else FULL
+    seeds = arguments.seeds[:1] if arguments.smoke else arguments.seeds
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = [run_seed(arguments.work or Path(temporary), seed, size) for seed in seeds]
+    rows, ratios = summary(runs)
+    result = {
+        "command": "python benchmarks/online.py --out FILE" + (" --smoke" if arguments.smoke else ""),
+        "machine": machine(),
+        "versions": {package: version(package) for package in VERSIONS},
+        "seeds": seeds,
+        "rows": rows,
+        "ratios": ratios,
+        "runs": runs,
+    }
+    write_json(arguments.out, result)
+    if arguments.figure is not None:
+        draw(runs, arguments.figure)
+    print(json.dumps({"rows": rows, "ratios": ratios}, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

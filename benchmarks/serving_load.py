@@ -1,0 +1,191 @@
+"""What the traffic-aware beam policy does for latency and for what is served, on a real server under open-loop load.
+
+    python benchmarks/serving_load.py --run RUN --out benchmarks/results/serving_load.json
+
+`RUN` is a finished folder of `gr4ad run`: its artifact is served by `gr4ad serve` with one thread on one core, and its
+test users' requests come from another core by a Poisson process. Three servers take the same arrivals: base widths
+throughout (`fixed`), the widths with which the highest load can be carried throughout (`narrow`), and the policy with
+a service level objective (`adaptive`). First constant loads from 0.3 to 2 times the capacity at base widths, then a
+day squeezed into some minutes whose load runs through the same range. What is served is scored against what the users
+then took; a request that is refused or not answered scores 0. One run a system; the rest of the machine should be
+idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from served_process import artifact_with, cores, request_bodies, serving
+
+from gr4ad import GR4ADConfig, UASIDTokenizer
+from gr4ad.data import load_prepared
+from gr4ad.pipeline.run import VERSIONS, machine
+from gr4ad.pipeline.runner import write_json
+from gr4ad.report.load_plots import load_figure
+from gr4ad.serving.load_test import (
+    Outcome,
+    constant_rate,
+    day_rate,
+    poisson_arrivals,
+    run_load,
+    summarize,
+    timeline,
+)
+from gr4ad.trainers.evaluation import SequenceTable, ranking_metrics
+
+LOADS = (0.3, 0.6, 0.9, 1.2, 1.6, 2.0)
+TOP_K = 10
+NARROW = 0.25
+logger = logging.getLogger("serving_load")
+
+
+class Scoring:
+    """Scores answers against what test users took after their history."""
+
+    def __init__(self, run: Path):
+        data = load_prepared(run / "stages" / "data" / "prepared")
+        ids = list(data.catalog["item_id"])
+        self.rows = {item: row for row, item in enumerate(ids)}
+        self.targets = SequenceTable.from_dataset(data.test, ids).held_out
+        self.bodies = request_bodies(
+            data, UASIDTokenizer.from_pretrained(run), GR4ADConfig.from_pretrained(run), TOP_K
+        )
+
+    def means(self, outcomes: list[Outcome]) -> dict[str, float]:
+        """NDCG@10 and revenue@10 a request, 0 for one without an answer."""
+        users = np.array([outcome.request % len(self.bodies) for outcome in outcomes])
+        rankings = np.full((len(outcomes), TOP_K), -1, dtype=np.int64)
+        for place, outcome in enumerate(outcomes):
+            for rank, ad in enumerate([] if outcome.answer is None else outcome.answer["recommendations"]):
+                rankings[place, rank] = self.rows[ad["item_id"]]
+        scores = ranking_metrics(rankings, self.targets.take(users), ks=(TOP_K,), catalog_size=len(self.rows))
+        return {name: float(scores[f"{name}@{TOP_K}"].mean()) for name in ("ndcg", "revenue")}
+
+
+def loaded(url: str, bodies: list[dict], arrivals: np.ndarray, timeout: float = 10.0) -> list[Outcome]:
+    return asyncio.run(run_load(url, bodies, arrivals, timeout=timeout))
+
+
+def capacity(url: str, bodies: list[dict], requests: int) -> float:
+    """Answers a second when there is always a full batch to take."""
+    loaded(url, bodies, np.zeros(32))  # first calls are slow
+    begun = time.perf_counter()
+    outcomes = loaded(url, bodies, np.zeros(requests), timeout=120.0)
+    assert all(outcome.status == 200 for outcome in outcomes)
+    return requests / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="Finished folder of `gr4ad run`.")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
+    parser.add_argument("--figure", type=Path, help="SVG of the day.")
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512], help="Base widths.")
+    parser.add_argument("--slo-ms", type=float, help="Default: four full batches at base widths.")
+    parser.add_argument("--item-weight", type=float, help="Share of the item head; default: the artifact's.")
+    parser.add_argument("--seconds", type=float, default=30.0, help="Of each constant load.")
+    parser.add_argument("--day-seconds", type=float, default=240.0)
+    parser.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.smoke:
+        arguments.seconds, arguments.day_seconds, arguments.loads = 2.0, 4.0, [0.5, 1.5]
+    _, client_cores = cores()
+    os.sched_setaffinity(0, client_cores)
+
+    scoring = Scoring(arguments.run)
+    base = list(arguments.widths)
+    changes: dict[str, Any] = {} if arguments.item_weight is None else {"item_weight": arguments.item_weight}
+    if arguments.item_weight == 0:
+        changes["item_candidates"] = 0
+    rows: list[dict] = []
+    ratios: dict[str, float] = {}
+    days: dict[str, list[dict[str, float]]] = {}
+
+    def note(system: str, load: str, figures: dict[str, float]) -> None:
+        logger.info("%s, %s: %s", system, load, {name: round(value, 4) for name, value in figures.items()})
+        for metric, value in figures.items():
+            rows.append({"name": f"{system}, {load}", "metric": metric, "value": round(value, 5), "spread": None,
+                         "unit": metric.rpartition("_")[2] if metric.endswith("_ms") else ""})  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        narrow = [max(1, round(width * NARROW)) for width in base]
+        artifacts = {
+            "fixed": artifact_with(arguments.run, work / "base", beam_widths=base, **changes),
+            "narrow": artifact_with(arguments.run, work / "narrow", beam_widths=[*narrow[:-1], max(narrow[-1], TOP_K)],
+                                    **changes),
+        }  # fmt: skip
+        artifacts["adaptive"] = artifacts["fixed"]
+        queue = {"max_queue": 4096, "max_wait_ms": 1.0, "max_beam_width": 4096}
+        with serving(artifacts["fixed"], work / "capacity.log", **queue) as url:
+            full = capacity(url, scoring.bodies, 64 if arguments.smoke else 512)
+        slo = arguments.slo_ms or round(4 * 1000 * 16 / full)
+        logger.info("capacity at %s: %.1f requests/s; objective %g ms", base, full, slo)
+        rows.append(
+            {"name": "fixed", "metric": "capacity", "value": round(full, 2), "spread": None, "unit": "requests/s"}
+        )
+        loads = {f"{load:g}x": load for load in arguments.loads}
+        # What waits longer than a second is of no use to anybody: the same deadline for all.
+        queue |= {"deadline_ms": max(1000.0, 2 * slo)}
+        for system, artifact in artifacts.items():
+            options = {**queue, "slo_ms": slo} if system == "adaptive" else queue
+            with serving(artifact, work / f"{system}.log", **options) as url:
+                loaded(url, scoring.bodies, np.zeros(16))
+                for place, (label, load) in enumerate(loads.items()):
+                    rate = load * full
+                    arrivals = poisson_arrivals(constant_rate(rate), rate, arguments.seconds, arguments.seed + place)
+                    outcomes = loaded(url, scoring.bodies, arrivals)
+                    settled = [outcome for outcome in outcomes if outcome.arrival > arguments.seconds / 6]
+                    spent = arguments.seconds * 5 / 6
+                    note(system, label, {**summarize(settled, slo / 1000, spent), **scoring.means(settled)})
+                shape = day_rate(min(loads.values()) * full, max(loads.values()) * full, arguments.day_seconds)
+                arrivals = poisson_arrivals(shape, max(loads.values()) * full, arguments.day_seconds, arguments.seed)
+                outcomes = loaded(url, scoring.bodies, arrivals)
+                note(
+                    system,
+                    "day",
+                    {**summarize(outcomes, slo / 1000, arguments.day_seconds), **scoring.means(outcomes)},
+                )
+                days[system] = timeline(outcomes, arguments.day_seconds)
+    held = {(row["name"], row["metric"]): row["value"] for row in rows}
+    off_peak = min(days["adaptive"], key=lambda part: part["rate"])
+    ratios["off_peak_width_over_base"] = round(max(part["beam_rows"] for part in days["adaptive"]) / sum(base), 3)
+    ratios["width_at_the_quietest_over_base"] = round(off_peak["beam_rows"] / sum(base), 3)
+    for other in ("fixed", "narrow"):
+        for metric in ("ndcg", "revenue", "within_slo", "goodput"):
+            if held[f"{other}, day", metric]:
+                ratios[f"day_{metric}_adaptive_vs_{other}"] = round(
+                    held["adaptive, day", metric] / held[f"{other}, day", metric], 4
+                )
+    result = {
+        "command": "python benchmarks/serving_load.py --run RUN --out FILE",
+        "settings": {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "figure")},
+        "slo_ms": slo,
+        "machine": machine(),
+        "versions": {package: version(package) for package in VERSIONS},
+        "seeds": [arguments.seed],
+        "rows": rows,
+        "ratios": ratios,
+        "day": days,
+    }
+    write_json(arguments.out, result)
+    if arguments.figure is not None:
+        load_figure(days, slo).savefig(arguments.figure, metadata={"Date": None})
+    print(json.dumps(ratios, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""gr4ad on vLLM beside vLLM's own beam search, and beside gr4ad's native engine.
+
+    python benchmarks/vllm_beams.py --out benchmarks/results/vllm.json
+
+One request at a time: a history of 100 items, three SID levels, the same number of beams at each. All weights are
+random: speed does not depend on them. Systems:
+
+- `gr4ad, native`: `Recommender.recommend` in this process.
+- `gr4ad, vLLM`: the same artifact and requests through `Recommender.from_pretrained(..., backend="vllm")`; both must
+  return the same ads before a clock starts.
+- `Llama, vLLM`: `LLM.beam_search` of a Llama of as many layers, as wide and, by the size of its feed-forward layers,
+  of equal parameters within 2%. Its prompt is one position an item, as long as gr4ad's context; users of decoder-only
+  models feed T tokens an item. Its beams are unconstrained: a trie would only add to its time. Prefix caching is on,
+  as vLLM's default is, so that only the first beam of a request reads the prompt. Its layers run eagerly unless
+  --compile.
+
+Each engine of vLLM runs in processes of its own, all alive at once, with --threads threads each. Every request has
+another history: nothing is answered from a prefix cache across requests. A round takes all systems in turns; values
+are medians over rounds, `spread` is the interquartile range, a ratio is the median of the rounds' ratios.
+`native_vs_vllm` is the time of gr4ad on vLLM over that of the native engine, of 16 requests at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from decode_baselines import keep_freed_memory, llama, with_parameters
+from rich.console import Console
+from rich.table import Column, Table
+from transformers import GenerationConfig, set_seed
+
+from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, SIDIndex, UASIDTokenizer
+from gr4ad.pipeline.run import VERSIONS, machine
+from gr4ad.pipeline.runner import write_json
+
+KV_CACHE_BYTES = 2 << 30  # of Llama
+BLOCK_TOKENS = 32  # the CPU build takes multiples of it
+TOGETHER = 16  # requests
+SIZES = {
+    # codebooks, items, history items, hidden size, intermediate size, layers, parallel layers, beams
+    False: ((4096, 1024, 256), 100_000, 100, 256, 1024, 4, 3, (128, 512)),
+    True: ((64, 32, 16), 2_000, 10, 64, 128, 3, 2, (8, 16)),
+}
+
+
+def build_artifact(folder: Path, smoke: bool, seed: int) -> Recommender:
+    """A random model, catalog and tokenizer; returns them as the native recommender."""
+    codebooks, items, history, hidden, intermediate, layers, parallel, beams = SIZES[smoke]
+    rng = np.random.default_rng(seed)
+    keys = rng.choice(int(np.prod(codebooks)), items, replace=False)
+    codes = np.stack(np.unravel_index(keys, codebooks), axis=1)
+    table = folder / "items.parquet"
+    SIDIndex([f"ad_{number}" for number in range(items)], codes).save(table)
+    tokenizer = UASIDTokenizer(str(table), codebook_sizes=list(codebooks))
+    set_seed(seed)
+    config = GR4ADConfig.from_tokenizer(
+        tokenizer, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+        num_parallel_layers=parallel, max_context_items=history, initializer_range=0.1,
+    )  # fmt: skip
+    model = GR4ADForRecommendation(config)
+    settings = GenerationConfig(
+        beam_widths=[beams[0]] * len(codebooks), item_weight=0.0, value_weight=0.0, score_history=False,
+        exclude_history=False,
+    )  # fmt: skip
+    artifact = folder / "artifact"
+    for part in (model, tokenizer, settings):
+        part.save_pretrained(artifact)
+    return Recommender.from_pretrained(artifact)
+
+
+class Systems:
+    """The three engines, and requests for them that never repeat."""
+
+    def __init__(self, folder: Path, smoke: bool, seed: int, compiled: bool):
+        from vllm import LLM
+
+        self.native = build_artifact(folder, smoke, seed)
+        self.history, self.beams = SIZES[smoke][2], SIZES[smoke][-1]
+        self.rng = np.random.default_rng(seed + 1)
+        self.levels = self.native.tokenizer.num_levels
+        opponent = with_parameters(llama, self.native.model.config, self.native.model.num_parameters())
+        self.parameters = {"gr4ad": self.native.model.num_parameters(), "Llama": opponent.num_parameters()}
+        apart = abs(self.parameters["Llama"] / self.parameters["gr4ad"] - 1)
+        if apart > 0.02:
+            raise SystemExit(f"The models differ in parameters by {apart:.1%}, more than 2%: {self.parameters}.")
+        opponent.save_pretrained(folder / "llama")
+        self.vllm = Recommender.from_pretrained(folder / "artifact", backend="vllm")
+        self.llama = LLM(
+            str(folder / "llama"), tokenizer=str(folder / "artifact"), dtype="float32", enforce_eager=not compiled,
+            max_model_len=-(-(self.history + self.levels + 1) // BLOCK_TOKENS) * BLOCK_TOKENS,
+            max_logprobs=2 * max(self.beams), block_size=BLOCK_TOKENS, kv_cache_memory_bytes=KV_CACHE_BYTES,
+        )  # fmt: skip
+
+    def histories(self, count: int) -> list[list[str]]:
+        ids = self.native.tokenizer.index.item_ids
+        return [ids[self.rng.integers(0, len(ids), self.history)].tolist() for _ in range(count)]
+
+    def gr4ad(self, engine: Any, histories: list[list[str]], beams: int) -> Any:
+        return engine.recommend(histories, beam_widths=[beams] * self.levels, top_k=min(10, beams))
+
+    def beam_search(self, histories: list[list[str]], beams: int) -> Any:
+        from vllm.sampling_params import BeamSearchParams
+
+        prompts = [
+            {"prompt_token_ids": self.native.tokenizer.encode_items(history)[:, 0].tolist()} for history in histories
+        ]
+        params = BeamSearchParams(beam_width=beams, max_tokens=self.levels, ignore_eos=True)
+        return self.llama.beam_search(prompts, params)
+
+    def check(self) -> None:
+        """Raises SystemExit unless both engines of gr4ad return the same ads, and Llama as many beams as asked for."""
+        histories = self.histories(2)
+        lists = [self.gr4ad(engine, histories, self.beams[0]) for engine in (self.native, self.vllm)]
+        # Two scores that differ in the last digit may change places.
+        native, served = ([{ad.item_id for ad in ads} for ads in ranked] for ranked in lists)
+        if any(len(ours & theirs) < len(ours) - 1 for ours, theirs in zip(native, served, strict=True)):
+            raise SystemExit("gr4ad on vLLM and the native engine return different ads.")
+        found = self.beam_search(histories[:1], self.beams[0])[0].sequences
+        if len({tuple(sequence.tokens[-self.levels :]) for sequence in found}) != self.beams[0]:
+            raise SystemExit(f"vLLM's beam search returned {len(found)} sequences, not {self.beams[0]} distinct ones.")
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def measure(systems: Systems, rounds: int) -> dict[tuple[str, int, int], list[float]]:
+    """Seconds by (system, beams, requests at once), one a round."""
+    times: dict[tuple[str, int, int], list[float]] = {}
+    for number in range(rounds + 1):  # the first warms up
+        for beams in systems.beams:
+            calls = [
+                ("gr4ad, native", 1, lambda given, beams=beams: systems.gr4ad(systems.native, given, beams)),
+                ("gr4ad, vLLM", 1, lambda given, beams=beams: systems.gr4ad(systems.vllm, given, beams)),
+                ("Llama, vLLM", 1, lambda given, beams=beams: systems.beam_search(given, beams)),
+                ("gr4ad, native", TOGETHER, lambda given, beams=beams: systems.gr4ad(systems.native, given, beams)),
+                ("gr4ad, vLLM", TOGETHER, lambda given, beams=beams: systems.gr4ad(systems.vllm, given, beams)),
+            ]
+            for name, count, call in calls:
+                given = systems.histories(count)
+                took = seconds(lambda call=call, given=given: call(given))  # type: ignore[misc]
+                if number:
+                    times.setdefault((name, beams, count), []).append(took)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    return float(f"{median(a / b for a, b in zip(above, below, strict=True)):.4g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds timed (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="compile Llama's layers; needs a C++ compiler")
+    parser.add_argument("--smoke", action="store_true", help="smallest size; figures mean nothing")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        systems = Systems(Path(folder), arguments.smoke, arguments.seed, arguments.compile)
+        systems.check()
+        times = measure(systems, arguments.rounds)
+    rows = [
+        {"name": f"{name}, parameters", "metric": "parameters", "value": count, "spread": 0, "unit": "parameters"}
+        for name, count in systems.parameters.items()
+    ]
+    for (name, beams, count), taken in times.items():
+        low, middle, high = np.percentile(taken, (25, 50, 75)) * 1000
+        rows.append(
+            {
+                "name": f"{name}, {beams} beams",
+                "metric": f"time of {count} requests" if count > 1 else "latency",
+                "value": float(f"{middle:.4g}"),
+                "spread": float(f"{high - low:.3g}"),
+                "unit": "ms",
+            }  # fmt: skip
+        )
+    ratios = {
+        f"speedup_vs_vllm_beam_search_{beams}": ratio(times["Llama, vLLM", beams, 1], times["gr4ad, vLLM", beams, 1])
+        for beams in systems.beams
+    }
+    widest = systems.beams[-1]
+    ratios["native_vs_vllm"] = ratio(times["gr4ad, vLLM", widest, TOGETHER], times["gr4ad, native", widest, TOGETHER])
+    flags = f"--rounds {arguments.rounds} --threads {arguments.threads}"
+    flags += " --compile" * arguments.compile + " --smoke" * arguments.smoke
+    content = {
+        "command": f"python benchmarks/vllm_beams.py {flags} --out FILE",
+        "machine": {**machine(), "threads": arguments.threads},
+        "versions": {name: version(name) for name in (*VERSIONS, "numpy")} | {"vllm": vllm_version()},
+        "seeds": [arguments.seed],
+        "rows": rows,
+        "ratios": ratios,
+    }
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out, content)
+    table = Table(*(Column(name, overflow="fold") for name in ("name", "metric", "value", "spread", "unit")))
+    for row in rows:
+        table.add_row(row["name"], row["metric"], f"{row['value']:,}", f"{row['spread']:,}", row["unit"])
+    for name, value in ratios.items():
+        table.add_row(name, "ratio", f"{value:,}", style="bold")
+    Console(width=119).print(table)
+
+
+def vllm_version() -> str:
+    from vllm import __version__
+
+    return __version__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""`gr4ad serve --backend vllm`: vLLM's own API server, with GR4AD's route in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+
+from .options import VLLMOptions
+
+PLUGIN = "gr4ad"
+
+
+@dataclass(frozen=True)
+class VLLMServerConfig(VLLMOptions):
+    """Options of the server on vLLM: those of the backend, and where it listens."""
+
+    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 for every interface."})
+    port: int = field(default=8000, metadata={"help": "TCP port, 1..65535."})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
+    vllm_args: str | None = field(
+        default=None,
+        metadata={"help": "Further arguments of `vllm serve`, in one string, e.g. '--data-parallel-size 2'."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"`port` must be in 1..65535. Received: {self.port}.")
+
+    @property
+    def options(self) -> VLLMOptions:
+        own = VLLMOptions.__dataclass_fields__
+        return VLLMOptions(**{name: value for name, value in asdict(self).items() if name in own})
+
+
+def serve_arguments(model: str, config: VLLMServerConfig) -> list[str]:
+    """What `vllm serve` is given."""
+    more = [] if config.vllm_args is None else config.vllm_args.split()
+    return [
+        "--model", model, "--host", config.host, "--port", str(config.port), "--dtype", config.dtype,
+        "--additional-config", json.dumps(config.options.to_additional_config()), *more,
+    ]  # fmt: skip
+
+
+def allow_plugin(allowed: str | None) -> str:
+    """`VLLM_PLUGINS` with GR4AD in it, beside what it names already."""
+    names = [name for name in (allowed or "").split(",") if name]
+    return ",".join(names if PLUGIN in names else [*names, PLUGIN])
+
+
+def serve(model: str, config: VLLMServerConfig) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ImportError: If vLLM is missing.
+    """
+    if find_spec("vllm") is None:
+        raise ImportError("`--backend vllm` needs vLLM, which is missing: pip install 'gr4ad[vllm]'.")
+    run(serve_arguments(model, config))
+
+
+def run(arguments: Sequence[str]) -> None:
+    # Before the first import of vLLM, which reads it once; its other processes inherit it.
+    os.environ["VLLM_PLUGINS"] = allow_plugin(os.environ.get("VLLM_PLUGINS"))
+    from vllm.entrypoints.launchers.api_server.entry import main
+
+    sys.argv[1:] = arguments
+    main()
+
+
+__all__ = ["VLLMServerConfig", "allow_plugin", "serve", "serve_arguments"]

@@ -1,0 +1,145 @@
+"""Records of the catalog stream as changes of the index: a new ad gets its semantic ID."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gr4ad.serving import IndexChange
+from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer
+from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
+from gr4ad.trainers.online import RecordError
+
+FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
+MAX_DIMENSIONS = 65_536
+
+
+class CatalogChanges:
+    """Turns catalog records into index changes.
+
+    | field | type | meaning |
+    |---|---|---|
+    | `item_id` | str | the ad |
+    | `codes` | list of T ints | its SID, if it was encoded already |
+    | `embedding` | list of floats | else its embedding, by the encoder that the artifact was built with |
+    | `business_key` | str, *optional* | what a hashed last level hashes |
+    | `priority` | float, *optional* | its rank among ads of one SID |
+    | `attributes` | object, *optional* | its values of the item table's further columns |
+    | `remove` | bool, *optional* | True: the ad is served no more; nothing else is needed |
+
+    Without `business_key` the artifact's `business_fields` are taken from `item_id` and `attributes`. An ad that is
+    served already keeps its SID as long as the quantized levels of its embedding stay, and is left
+    alone if nothing changes.
+
+    Args:
+        tokenizer: Its codebooks encode embeddings. folder: Of the artifact, whose embedding fusion is used if it has
+            one.
+    """
+
+    def __init__(self, tokenizer: UASIDTokenizer, folder: str | Path):
+        self.tokenizer = tokenizer
+        self.quantizer: MGMRQuantizer | None = None
+        if tokenizer.codebooks_file is not None:
+            self.quantizer = MGMRQuantizer.load(tokenizer.codebooks_file, tokenizer.codebook_sizes)
+        fusion = Path(folder) / FUSION_FILE
+        self.fusion = EmbeddingFusion.load(fusion) if fusion.is_file() else None
+
+    def change(self, record: Mapping[str, Any], index: SIDIndex) -> IndexChange:
+        """The change that brings an ad into an index, or changes or removes it.
+
+        Raises:
+            RecordError: Naming the field at fault.
+        """
+        item = record.get("item_id")
+        if not isinstance(item, str):
+            raise RecordError(f"`item_id` must be a string. Received: {item!r:.100}.")
+        unknown = sorted(set(record) - FIELDS)
+        if unknown:
+            raise RecordError(f"`{unknown[0]}` is no field of a catalog record. Put columns into `attributes`.")
+        try:
+            if record.get("remove"):
+                return IndexChange("remove", [item])
+            codes = self._codes(record, item, index)
+            priority = record.get("priority")
+            attributes = record.get("attributes")
+            if attributes is not None and not isinstance(attributes, Mapping):
+                raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
+            return IndexChange(
+                "add",
+                [item],
+                [codes],
+                None if priority is None else [priority],
+                None if attributes is None else {name: [value] for name, value in attributes.items()},
+            )
+        except RecordError:
+            raise
+        except ValueError as error:
+            raise RecordError(f"{item!r:.100}: {error}") from error
+
+    def check_codes(self, change: IndexChange) -> None:
+        """Raises ValueError for a change, of whoever, with a code beyond its codebook."""
+        sizes = self.tokenizer.level_sizes
+        for codes in change.codes or ():
+            if len(codes) != len(sizes) or any(code >= size for code, size in zip(codes, sizes, strict=True)):
+                raise ValueError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
+
+    def _codes(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
+        codes, embedding = record.get("codes"), record.get("embedding")
+        if (codes is None) == (embedding is None):
+            raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both or none.")
+        sizes = self.tokenizer.level_sizes
+        if codes is not None:
+            fits = isinstance(codes, Sequence) and len(codes) == len(sizes)
+            if not fits or not all(type(c) is int and 0 <= c < size for c, size in zip(codes, sizes, strict=True)):
+                raise RecordError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
+            return list(codes)
+        return self._encoded(record, item, index)
+
+    def _encoded(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
+        quantizer, embedding = self.quantizer, record["embedding"]
+        if quantizer is None:
+            raise RecordError("`embedding` needs codebooks, which this artifact lacks. Send `codes`.")
+        if not isinstance(embedding, Sequence) or not 1 <= len(embedding) <= MAX_DIMENSIONS:
+            raise RecordError(f"`embedding` must be a list of floats. Received: {embedding!r:.100}.")
+        try:
+            vectors = np.array([embedding], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"`embedding` must be a list of floats ({error}).") from error
+        if not np.isfinite(vectors).all():
+            raise RecordError("`embedding` must be finite. Received: NaN or infinity.")
+        keys = [self._business_key(record, item)] if quantizer.uses_business_keys else None
+        if self.fusion is not None:
+            vectors = self.fusion.transform(vectors)
+        others = index.active.copy()
+        served = item in index.rows and bool(index.active[index.rows[item]])
+        if served:
+            others[index.rows[item]] = False
+        codes = quantizer.encode(vectors, keys, taken=index.codes[others])[0].tolist()
+        if served:
+            present = index.codes[index.rows[item]].tolist()
+            quantized = len(codes) - int(quantizer.distinct_last or quantizer.uses_business_keys)
+            if present[:quantized] == codes[:quantized]:
+                return present
+        return codes
+
+    def _business_key(self, record: Mapping[str, Any], item: str) -> str:
+        key = record.get("business_key")
+        if key is None:
+            given = {"item_id": item, **(record.get("attributes") or {})}
+            lacking = [name for name in self.tokenizer.business_fields if name not in given]
+            if lacking:
+                raise RecordError(
+                    f"The last level is hashed and needs {lacking[0]!r} among `attributes`, or a `business_key`."
+                )
+            if not self.tokenizer.business_fields:
+                raise RecordError("The last level is hashed and needs a `business_key`. Received: none.")
+            key = "|".join(str(given[name]) for name in self.tokenizer.business_fields)
+        if not isinstance(key, str):
+            raise RecordError(f"`business_key` must be a string. Received: {key!r:.100}.")
+        return key
+
+
+__all__ = ["CatalogChanges"]

@@ -1,0 +1,114 @@
+"""A folder of parquet and JSON-lines files as a stream."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .record_stream import LostRecordsError, Offset, Record, Unreadable
+
+KINDS = (".parquet", ".jsonl")
+MAX_FILE_BYTES = 1 << 30
+"""A file is read whole: larger ones are refused."""
+
+
+class FolderStream:
+    """Files of a folder in the order of their names; of each, its rows in theirs.
+
+    A writer gives every file a name that sorts after all before it (`2026-11-25T13-05-00.jsonl`), writes it under a
+    name that ends in `.tmp` or begins with a dot, and renames it when it is complete; then it never changes it. Files
+    that were read may be removed. A complete file whose name sorts before what was read is refused: it would never
+    be.
+
+    Args:
+        folder: May be missing until the first file comes.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.name = str(folder)
+        self._cached: tuple[str, list[Record]] | None = None
+
+    def files(self) -> list[str]:
+        """Names of the complete files, in order."""
+        if not self.folder.is_dir():
+            return []
+        paths = (path for path in self.folder.iterdir() if path.suffix in KINDS and not path.name.startswith("."))
+        return sorted(path.name for path in paths)
+
+    def read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
+        files = self.files()
+        place = dict(after) if after is not None else None
+        if place is not None:
+            earlier = sum(name < place["file"] for name in files)
+            if earlier > place["earlier"]:
+                raise LostRecordsError(
+                    f"{self.folder}: {earlier} complete files sort before {place['file']!r}, which was read last; "
+                    f"there were {place['earlier']}. Give new files names that sort after all others."
+                )
+            if place["row"] < place["rows"] and place["file"] not in files:
+                raise LostRecordsError(
+                    f"{self.folder}: {place['file']!r} is gone after {place['row']} of its {place['rows']} records. "
+                    "Put it back."
+                )
+            place["earlier"] = earlier
+        records: list[Record] = []
+        for earlier, name in enumerate(files):
+            if place is not None and name < place["file"]:
+                continue
+            done = place is not None and name == place["file"]
+            first = place["row"] if done and place is not None else 0
+            if done and place is not None and first == place["rows"]:
+                continue
+            if len(records) == limit:
+                break
+            rows = self._rows(name)
+            if done and place is not None and len(rows) != place["rows"]:
+                raise LostRecordsError(
+                    f"{self.folder / name} has {len(rows)} records, and had {place['rows']}: a complete file must not "
+                    "change."
+                )
+            taken = rows[first : first + limit - len(records)]
+            records += taken
+            place = {"file": name, "row": first + len(taken), "rows": len(rows), "earlier": earlier}
+        return records, place
+
+    def _rows(self, name: str) -> list[Record]:
+        if self._cached is None or self._cached[0] != name:
+            path = self.folder / name
+            size = path.stat().st_size
+            if size > MAX_FILE_BYTES:
+                raise ValueError(
+                    f"{path} has {size} bytes; a file of a stream may have {MAX_FILE_BYTES}. Write smaller files."
+                )
+            self._cached = name, parquet_rows(path) if path.suffix == ".parquet" else json_rows(path)
+        return self._cached[1]
+
+
+def parquet_rows(path: Path) -> list[Record]:
+    """Raises ValueError if the file is damaged: the number of its records is not known then."""
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a readable parquet file ({error}). Write it again, or remove it.") from error
+
+
+def json_rows(path: Path) -> list[Record]:
+    lines = path.read_bytes().split(b"\n")
+    return [json_record(line) for line in lines if line.strip()]
+
+
+def json_record(line: bytes | str) -> Record:
+    """One JSON object, or why it is none."""
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"not JSON ({error}): {line[:100]!r}")
+    return record if isinstance(record, dict) else Unreadable(f"not a JSON object: {line[:100]!r}")
+
+
+__all__ = ["FolderStream", "json_record"]

@@ -1,0 +1,70 @@
+"""The artifact that is trained on: read once, saved often."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import GenerationConfig
+
+from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.pipeline.artifact import complete_auto_map
+from gr4ad.tokenization.embedding_fusion import FUSION_FILE
+
+CODEBOOKS = "codebooks.safetensors"
+
+
+@dataclass
+class LiveArtifact:
+    """Model, tokenizer and serving defaults; `fixed` is the folder of what never changes: codebooks, fusion."""
+
+    model: GR4ADForRecommendation
+    tokenizer: UASIDTokenizer
+    serving: GenerationConfig
+    fixed: Path
+
+    @classmethod
+    def load(cls, folder: str | Path, fixed: Path) -> LiveArtifact:
+        """Reads an artifact, and copies into `fixed` what a later one needs of it, unless it is there.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        try:
+            model = GR4ADForRecommendation.from_pretrained(folder)
+            tokenizer = UASIDTokenizer.from_pretrained(folder)
+            serving = GenerationConfig.from_pretrained(folder)
+        except OSError as error:
+            message = str(error).splitlines()[0]
+            raise ValueError(
+                f"{folder}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished `gr4ad run`."
+            ) from error
+        for parameter in model.parameters():
+            # What was read lies wherever its file put it; products of matrices differ in their last bits by that.
+            parameter.data = parameter.data.clone()
+        fixed.mkdir(parents=True, exist_ok=True)
+        sources = {FUSION_FILE: Path(folder) / FUSION_FILE}
+        if tokenizer.codebooks_file is not None:
+            sources[CODEBOOKS] = Path(tokenizer.codebooks_file)
+        for name, source in sources.items():
+            if source.is_file() and not (fixed / name).is_file():
+                temporary = fixed / f".{name}"
+                shutil.copyfile(source, temporary)
+                os.replace(temporary, fixed / name)
+        if (fixed / CODEBOOKS).is_file():
+            tokenizer.codebooks_file = str(fixed / CODEBOOKS)  # the folder it was read from may be replaced
+        return cls(model, tokenizer, serving, fixed)
+
+    def save(self, folder: Path) -> None:
+        """Writes all that `Recommender.from_pretrained` reads."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.serving.save_pretrained(folder)
+        complete_auto_map(folder / "config.json")
+        if (self.fixed / FUSION_FILE).is_file():
+            shutil.copyfile(self.fixed / FUSION_FILE, folder / FUSION_FILE)
+
+
+__all__ = ["LiveArtifact"]

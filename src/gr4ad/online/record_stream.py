@@ -1,0 +1,60 @@
+"""Streams of records that are read from a stored place on: what online learning learns from."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+Offset = dict[str, Any]
+"""A place in a stream, JSON: all before it was read. What it holds is the stream's own."""
+
+
+class Unreadable:
+    """In the place of a record that cannot be read as one; counted, and left out."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"Unreadable({self.reason!r})"
+
+
+Record = dict[str, Any] | Unreadable
+
+
+class LostRecordsError(ValueError):
+    """Records after the stored place are gone, or new ones stand before it: some would never be read."""
+
+
+class RecordStream(Protocol):
+    """Records in one order that never changes; reading does not consume them.
+
+    Whoever reads stores the offset together with what it made of the records, and so reads each exactly once.
+    """
+
+    name: str
+
+    def read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
+        """At most `limit` records after a place, `None` = the beginning, and the place after them. Does not wait:
+        without new records it returns none and the place it was given.
+
+        Raises:
+            LostRecordsError: If records after the place are gone.
+        """
+
+
+def open_stream(source: str) -> RecordStream:
+    """The stream of a folder, or of `redis://HOST:PORT/DB/KEY` (`rediss://`, `unix://` alike).
+
+    Raises:
+        ValueError: If a URL names no key. ImportError: If the package `redis` is missing.
+    """
+    if "://" in source:
+        from .redis_stream import RedisStream
+
+        return RedisStream(source)
+    from .folder_stream import FolderStream
+
+    return FolderStream(source)
+
+
+__all__ = ["LostRecordsError", "Offset", "Record", "RecordStream", "Unreadable", "open_stream"]

@@ -1,0 +1,21 @@
+"""Variants of a recipe: what is replaced, left out, or added."""
+
+import pytest
+from ablations import VARIANTS, changed
+
+from gr4ad.pipeline import load_recipe
+
+
+def test_sections_are_replaced_left_out_and_added():
+    demo = load_recipe("demo")
+    variant = changed(demo, {"align": {"beta": 1.0}, "lists": {"source": "beams"}})
+    assert variant.align == {**demo.align, "beta": 1.0} and variant.lists.source == "beams"
+    assert variant.lists.max_lists == demo.lists.max_lists and demo.align["beta"] == 0.5
+    assert changed(demo, {"align": None}).align is None
+    assert changed(changed(demo, {"align": None}), {"align": {"beta": 2.0}}).align == {"beta": 2.0}
+
+
+@pytest.mark.parametrize(("recipe", "name"), [(recipe, name) for recipe in VARIANTS for name in VARIANTS[recipe]])
+def test_variants_differ_from_their_recipe(recipe, name):
+    base = load_recipe(recipe)
+    assert changed(base, VARIANTS[recipe][name]) != base

@@ -1,0 +1,79 @@
+"""One offline engine and one server a session, each in processes of its own: vLLM changes the process it is imported
+into (threads, environment, patches of torch). The tests of each stand in one file, and `--dist loadfile` keeps a file
+on one worker."""
+
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from transformers import GenerationConfig
+from vllm_processes import ENVIRONMENT, START_SECONDS, free_port, started
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    missing = find_spec("vllm") is None
+    for item in items:
+        if HERE in item.path.parents and "needs_vllm" in item.keywords and missing:
+            item.add_marker(pytest.mark.skip(reason="vLLM is not installed: `make test` installs its CPU build"))
+
+
+@pytest.fixture(scope="session")
+def engine_process():
+    """A process with vLLM in it that runs functions of these modules, one at a time: `engine_process(f, *args)`."""
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            yield lambda function, *args: pool.submit(function, *args).result(START_SECONDS)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def vllm_distribution(tmp_path_factory) -> Path:
+    """A folder for PYTHONPATH: the `vllm` command asks for the distribution `vllm`, and the CPU build has another
+    name."""
+    folder = tmp_path_factory.mktemp("vllm_distribution")
+    metadata = folder / "vllm-0.32.0+cpu.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_artifact(account_artifact, tmp_path_factory) -> Path:
+    """The artifact with accounts, by default with beams wide enough to be felt."""
+    folder = tmp_path_factory.mktemp("wide") / "wide_artifact"
+    folder.mkdir()
+    for file in Path(account_artifact).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = GenerationConfig.from_pretrained(account_artifact)
+    config.beam_widths = [32, 96, 96]
+    config.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(wide_artifact, vllm_distribution, tmp_path_factory):
+    """A client of plain `vllm serve MODEL` with the plugins."""
+    port = free_port()
+    options = {"slo_ms": 300, "max_queue": 1000, "deadline_ms": 60000}
+    command = [
+        str(Path(sys.executable).with_name("vllm")), "serve", str(wide_artifact), "--dtype", "float32",
+        "--port", str(port), "--host", "127.0.0.1", "--additional-config", json.dumps({"gr4ad": options}),
+    ]  # fmt: skip
+    environment = {
+        "VLLM_PLUGINS": "gr4ad",
+        "VLLM_SERVER_DEV_MODE": "1",  # for /collective_rpc
+        "PYTHONPATH": str(vllm_distribution),
+    }
+    with started(command, port, tmp_path_factory.mktemp("log") / "server.log", **environment) as client:
+        yield client

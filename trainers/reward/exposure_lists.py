@@ -1,0 +1,155 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Exposures as training rows of the reward model: what a row holds, and how rows become a batch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from gr4ad.tokenization import UASIDTokenizer
+
+logger = logging.getLogger(__name__)
+
+CONTEXT_COLUMNS = ("events", "values", "times", "cross_domain")
+OUTCOMES = ("impression", "click", "conversion")
+"""Names of what came of an exposure, by their code."""
+
+
+def check_exposures(exposures: Dataset) -> Dataset:
+    """The lists with a history whose outcomes are known.
+
+    A row of the dataset is one list that was shown:
+
+    | column | type | meaning |
+    |---|---|---|
+    | `items` | list of item ids | the user's history before it, oldest first |
+    | `candidates` | list of n item ids | the ads shown, from the top |
+    | `outcomes` | list of n names | impression (nothing came of it), click or conversion; null: not known |
+    | `rewards` | list of n floats >= 0 | value logged with each, one unit for all |
+    | `events`, `values`, `times`, user features | *optional* | of the history, as for `VSLTrainer` |
+    | `cross_domain` | list of ids, *optional* | what the user did elsewhere before the list was shown |
+
+    Raises:
+        ValueError: If a column is missing or two of one row differ in length, an outcome is unknown, a value is
+            negative or not finite, or nobody clicked.
+    """
+    missing = [name for name in ("items", "candidates", "outcomes", "rewards") if name not in exposures.column_names]
+    if missing:
+        raise ValueError(
+            f"Exposures need the column `{missing[0]}`. Received: {', '.join(exposures.column_names)}. Prepare the "
+            "data again (`gr4ad data`) from a log with impressions and clicks."
+        )
+    outcomes = exposures["outcomes"][:]
+    known = [row for row, items in enumerate(exposures["items"]) if len(items) and outcomes[row] is not None]
+    lists = exposures.select(known)
+    clicks = 0
+    for row, (candidates, came, rewards) in enumerate(
+        zip(lists["candidates"], lists["outcomes"], lists["rewards"], strict=True)
+    ):
+        for name, part in (("outcomes", came), ("rewards", rewards)):
+            if len(part) != len(candidates):
+                raise ValueError(
+                    f"`{name}` of row {known[row]} must have one entry for each of its {len(candidates)} candidates. "
+                    f"Received: {len(part)}."
+                )
+        for name in came:
+            if name not in OUTCOMES:
+                raise ValueError(
+                    f"`outcomes` of row {known[row]} must be of {', '.join(OUTCOMES)}. Received: {name!r}."
+                )
+        clicks += sum(name != OUTCOMES[0] for name in came)
+        values = np.asarray(rewards, dtype=np.float64)
+        bad = values[~(np.isfinite(values) & (values >= 0))]
+        if len(bad):
+            raise ValueError(f"`rewards` of row {known[row]} must be finite and >= 0. Received: {bad[0]}.")
+    if not clicks:
+        raise ValueError(
+            f"The exposures hold no click in {len(lists)} lists with known outcomes: there is nothing to learn from. "
+            "Give a log whose clicks carry the `request_id` of their impressions, or come after them."
+        )
+    if len(lists) < len(exposures):
+        logger.info("%d of %d lists have a history and known outcomes", len(lists), len(exposures))
+    return lists
+
+
+def examination_of(exposures: Dataset, item_rows: list[np.ndarray], positions: int, rounds: int = 50) -> np.ndarray:
+    """How likely each place is looked at, relative to the first: the position-based click model (Craswell et al.
+    2008), expected clicks = examination of the place x attraction of the ad, fitted by turns.
+
+    What it tells apart are ads that stood at several places; merit that is a user's own it takes for the place's.
+
+    Args:
+        exposures: Lists with `outcomes`. item_rows: Rows of their candidates, int64 (n,) each.
+        positions: P; later places count as the last.
+
+    Returns:
+        float64 (P,) > 0, 1 at the first.
+    """
+    ads = np.concatenate(item_rows)
+    places = np.concatenate([np.minimum(np.arange(len(part)), positions - 1) for part in item_rows])
+    clicked = np.array([name != OUTCOMES[0] for came in exposures["outcomes"] for name in came], dtype=np.float64)
+    of_ad, of_place = np.bincount(ads, clicked), np.bincount(places, clicked, positions)
+    rate, seen = clicked.mean(), np.ones(positions)
+    for _ in range(rounds):
+        # One click more at the mean rate: ads that were hardly shown say nothing of a place.
+        attraction = (of_ad + 1) / (np.bincount(ads, seen[places]) + 1 / rate)
+        seen = (of_place + 1) / (np.bincount(places, attraction[ads], positions) + 1)
+        seen = seen / seen[0]
+    return seen
+
+
+@dataclass
+class ExposureCollator:
+    """Batches lists of ads, padded on the right.
+
+    Returns the history inputs of `UASIDTokenizer.encode_histories`, and with n the longest list of the batch:
+    `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_item_ids` (int64,
+    (B, n)): item row + 1, 0 on padding and, for a share `item_dropout` of the ads, in place of it, so that the SID
+    alone learns to speak for ads without a row; `candidate_mask` (bool, (B, n)). Where the rows have outcomes:
+    `positions` (int64, (B, n)): places from 0; `outcomes` (int64, (B, n)): 0 nothing, 1 click, 2 conversion; `values`
+    (float32, (B, n)): 0 on padding.
+    """
+
+    tokenizer: UASIDTokenizer
+    max_items: int
+    item_dropout: float = 0.0
+    max_cross_domain: int | None = None
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        tokenizer, first = self.tokenizer, rows[0]
+        batch = tokenizer.encode_histories(
+            [row["items"] for row in rows],
+            **{name: [row[name] for row in rows] for name in CONTEXT_COLUMNS if name in first},
+            user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
+            max_items=self.max_items,
+            max_cross_domain=self.max_cross_domain,
+            return_tensors="pt",
+        )
+        lengths = np.array([len(row["candidates"]) for row in rows])
+        width = int(lengths.max())
+        item_rows = np.zeros((len(rows), width), dtype=np.int64)
+        outcomes, values = np.zeros((len(rows), width), dtype=np.int64), np.zeros((len(rows), width), np.float32)
+        for line, row in enumerate(rows):
+            known = tokenizer.item_rows(row["candidates"])
+            item_rows[line] = known[0]
+            item_rows[line, : len(known)] = known
+            if "outcomes" in first:
+                outcomes[line, : len(known)] = [OUTCOMES.index(name) for name in row["outcomes"]]
+                values[line, : len(known)] = row["rewards"]
+        mask = np.arange(width) < lengths[:, None]
+        batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[item_rows] + tokenizer.level_offsets)
+        ids = torch.from_numpy((item_rows + 1) * mask)
+        if self.item_dropout:
+            ids = ids.masked_fill(torch.rand(ids.shape) < self.item_dropout, 0)
+        batch["candidate_item_ids"], batch["candidate_mask"] = ids, torch.from_numpy(mask)
+        if "outcomes" in first:
+            batch["positions"] = torch.arange(width).expand(len(rows), -1).contiguous()
+            batch["outcomes"], batch["values"] = torch.from_numpy(outcomes), torch.from_numpy(values)
+        return dict(batch)
+
+
+__all__ = ["OUTCOMES", "ExposureCollator", "check_exposures", "examination_of"]

@@ -1,0 +1,106 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""The loss of one batch of lists: preference loss and VSL, from one pass; for trainers of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
+from .rspo_loss import rspo_loss, value_grades
+from .unified_weights import unified_weights
+
+Reference = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+VSL_LABELS = ("labels", "item_labels", "value_labels")
+
+
+class PreferenceSettings(Protocol):
+    """What chooses the loss; see [`RSPOConfig`]."""
+
+    loss_type: str
+    beta: float
+    delta: float
+    clip: float
+    max_grade: float
+    vsl_weight: float
+    unified: bool
+
+
+def preference_objective(
+    model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    args: PreferenceSettings,
+    reference: Reference | None = None,
+    *,
+    count: torch.Tensor | float | None = None,
+    num_lists: torch.Tensor | float | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+    """The loss of a batch of [`RSPOCollator`].
+
+    Args:
+        reference: Gives log p of the batch's candidates (float, (B, n)) under the reference; default, the batch's
+            `ref_logps`, or none where it has none.
+        count, num_lists: What the sums of the preference loss and of VSL are divided by, see `counted`; default, what
+            this batch counts and its lists.
+
+    Returns:
+        The scalar loss; detached metrics, see [`RSPOTrainer`]; and the model's outputs.
+    """
+    batch = dict(inputs)
+    rewards, mask, ref_logps = (batch.pop(name, None) for name in ("rewards", "candidate_mask", "ref_logps"))
+    targets = {name: batch.pop(name) for name in VSL_LABELS if name in batch}
+    assert rewards is not None and mask is not None
+    outputs = model(**batch, **(targets if args.vsl_weight else {}))
+    logps = outputs.candidate_logps
+    if reference is not None:
+        with torch.no_grad():
+            ref_logps = reference(batch)
+    grades = value_grades(rewards, mask, max_grade=args.max_grade).to(logps.dtype)
+    imitate = rank = None
+    if args.unified:
+        imitate, rank = unified_weights(logps, grades, mask)
+    loss, metrics = preference_loss(args, logps, grades, ref_logps, mask, rank, count)
+    metrics |= {args.loss_type: loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
+    if args.vsl_weight:
+        # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
+        taught = targets["labels"][:, 0] >= 0
+        weight = 1.0 if imitate is None else imitate.gather(1, rewards.argmax(1, keepdim=True))[taught, 0]
+        vsl = (weight * outputs.target_losses).sum() / (len(rewards) if num_lists is None else num_lists)
+        metrics["vsl"] = vsl.detach()
+        loss = loss + args.vsl_weight * vsl
+    return loss, metrics, outputs
+
+
+def preference_loss(args: PreferenceSettings, logps, grades, ref_logps, mask, anchor_weight, count):
+    """The loss that `loss_type` names, and its metrics."""
+    if args.loss_type == "rspo":
+        return rspo_loss(
+            logps,
+            grades,
+            ref_logps,
+            mask,
+            beta=args.beta,
+            delta=args.delta,
+            anchor_weight=anchor_weight,
+            count=count,
+        )
+    if args.loss_type == "grpo":
+        return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip, count=count)
+    loss = {"dpo": dpo_loss, "sdpo": sdpo_loss}[args.loss_type]
+    return loss(logps, grades, ref_logps, mask, beta=args.beta, count=count)
+
+
+@torch.no_grad()
+def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
+    best = logps.gather(1, rewards.masked_fill(~mask, -1.0).argmax(1, keepdim=True))
+    shares = logps.masked_fill(~mask, -torch.inf).softmax(1)
+    metrics = {"best_logp": best.mean(), "reward": (shares * rewards).sum(1).mean()}
+    if ref_logps is not None:
+        metrics["drift"] = (logps - ref_logps).abs()[mask].mean()
+    return metrics
+
+
+__all__ = ["PreferenceSettings", "preference_objective"]
