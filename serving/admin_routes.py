@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Request
@@ -100,6 +102,8 @@ def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
             ads=recommender.tokenizer.index.num_active,
         )
 
+    # One thread for all: torch keeps memory for every thread that ever ran a model.
+    reader = ThreadPoolExecutor(1, thread_name_prefix="reload")
     guard = [Depends(authorized)]
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in (400, 401, 403, 409, 413, 422, 500)
@@ -123,7 +127,8 @@ def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
     async def reload(body: ReloadRequest | None = None) -> Any:
         """Reads weights and serves them; requests go on with the old ones until then."""
         try:
-            served = await run_in_threadpool(live.reload, None if body is None else body.model)
+            source = None if body is None else body.model
+            served = await asyncio.get_running_loop().run_in_executor(reader, live.reload, source)
         except ReloadError as error:
             return JSONResponse(ErrorResponse(detail=str(error), field="model").model_dump(), status_code=409)
         return described(served)

@@ -43,6 +43,9 @@ from .server_config import ServerConfig
 logger = logging.getLogger(__name__)
 
 RECOMMEND_PATH = "/v1/recommend"
+# Longer than clients and load balancers keep an idle connection (mostly 5 to 60 s): the side that closes first must be
+# theirs, or a request that is sent at that moment is lost.
+KEEP_ALIVE_SECONDS = 75
 TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -198,7 +201,7 @@ class RecommendServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, host=config.host, port=config.port, log_config=None, access_log=False, lifespan="on",
-                timeout_graceful_shutdown=config.drain_seconds,
+                timeout_graceful_shutdown=config.drain_seconds, timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )  # fmt: skip
         self.service: RecommendService = app.state.service

@@ -166,7 +166,6 @@ class LiveModel:
                 served = self._read_published(published)
                 self._check_replaces(served.recommender)
                 self.served = served
-                give_back_freed_memory()
             else:
                 self._catch_up(published)
             return self.served != before
@@ -188,6 +187,7 @@ class LiveModel:
                 )
             else:
                 place = self.source if source is None else source
+                give_back_freed_memory()
                 try:
                     recommender = self._load(place)
                     self._check_replaces(recommender)
@@ -197,12 +197,12 @@ class LiveModel:
                 self.source = place
                 served = Served(recommender, self.served.version + 1, self.served.changes)
             self.served = served
-            give_back_freed_memory()
             return served
 
     def _read_published(self, published: PublishedModel) -> Served:
         number, folder = published.current()
         published.verify(number)
+        give_back_freed_memory()
         try:
             recommender = self._load(folder)
             recommender.name = Path(self.source).name
@@ -241,9 +241,9 @@ class LiveModel:
 
 
 def give_back_freed_memory() -> None:
-    """Gives the kernel what reading weights and the batches since have freed. Under load each new model lands between
-    blocks that are in use, and glibc by itself would let a server grow by some of it each time. Elsewhere than glibc,
-    does nothing."""
+    """Gives the kernel what was freed before weights are read: those that were exchanged or refused the last time,
+    and what batches have used. Under load each new model lands between blocks that are in use, and glibc by itself
+    would let a server grow by some of it each time. Elsewhere than glibc, does nothing."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

@@ -14,7 +14,6 @@ from typing import Any  # no annotations of the future: Ray reads that of `build
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from ray.serve.config import RequestRouterConfig
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,8 +55,6 @@ class NameReplica:
         await self.app(scope, receive, named_send)
 
 
-@serve.deployment(name="Recommender")
-@serve.ingress()
 class RecommenderReplica:
     """One replica; Ray asks it for its ASGI app once it is in place."""
 
@@ -83,16 +80,17 @@ def build(options: RayOptions) -> serve.Application:
             f"over /v1/index or /v1/reload the others would not know. Received: {options.model!r}. Publish it, or "
             "start without an administration token."
         )
-    deployment: Any = RecommenderReplica  # what the decorator made of it
-    return deployment.options(
+    deployment = serve.deployment(
+        name="Recommender",
         num_replicas=options.num_replicas,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         # The server's own queue batches and refuses, with a reason; Ray's default of 5 would starve its batches.
         max_ongoing_requests=config.max_queue,
         graceful_shutdown_timeout_s=config.drain_seconds,
         health_check_period_s=options.health_check_period_s,
-        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
-    ).bind(options.model, config)
+        request_router_config={"request_router_class": ROUTER},
+    )(serve.ingress()(RecommenderReplica))
+    return deployment.bind(options.model, config)
 
 
 __all__ = ["REPLICA_HEADER", "SESSION_HEADER", "RayOptions", "build"]

@@ -2,6 +2,7 @@ import pytest
 from loopback import served
 
 from gr4ad.serving import Recommender
+from gr4ad.serving.live_model import LiveModel
 
 HISTORY = {"name": "history", "datatype": "BYTES", "shape": [2, 2], "data": ["ad_1", "ad_7", "ad_5", ""]}
 
@@ -64,3 +65,28 @@ def test_bad_tensors_are_named(client, recommender, inputs, reason):
     response = client.post(f"/v2/models/{recommender.name}/infer", json={"inputs": inputs})
     assert response.status_code == 422
     assert reason in response.json()["detail"], response.text
+
+
+@pytest.mark.parametrize(("reloads", "status"), [(1, 200), (9, 503)])
+def test_all_rows_are_of_one_version(tiny_artifact, reloads, status):
+    class Reloading(Recommender):
+        """Other weights come after its first batches."""
+
+        left = 0
+
+        def recommend(self, histories, **options):
+            ranked = super().recommend(histories, **options)
+            if Reloading.left and "beam_widths" in options:  # a batch, not the look at new weights
+                Reloading.left -= 1
+                live.reload()
+            return ranked
+
+    live = LiveModel(tiny_artifact, Reloading.from_pretrained)
+    Reloading.left = reloads
+    with served(live, max_batch=1) as (_, client):
+        answer = client.post(f"/v2/models/{live.recommender.name}/infer", json={"inputs": [HISTORY]})
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        assert answer.json()["model_version"] == "2"
+    else:
+        assert "The weights changed" in answer.json()["detail"]

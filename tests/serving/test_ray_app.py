@@ -1,5 +1,6 @@
 """Two replicas on this host behind Ray Serve's proxy."""
 
+import secrets
 import shutil
 import socket
 
@@ -19,13 +20,16 @@ ITEMS = [f"ad_{number}" for number in range(40)]
 
 
 @pytest.fixture(scope="module")
-def client(tiny_artifact):
+def client(tiny_artifact, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GR4AD_ADMIN_TOKEN", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        token = tmp_path_factory.mktemp("ray") / "token"  # of the cluster; Ray would write one into the home folder
+        token.write_text(secrets.token_hex(32))
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
