@@ -17,10 +17,10 @@ every policy:
 - `retrained on all days`: the same from all clicks, before and after.
 
 `recovered` is online over oracle revenue on the last day, `recovered_of_all_days` over that of the model retrained on
-all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all and were
-not tuned. Samples are counted by the trainer's checkpoint and compared with the number written. `seconds to be served`
-runs from the moment a catalog file has its name to the first answer of the server that holds its ad, asked every tenth
-of a second while the trainer trains.
+all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all and
+were not tuned. Samples are counted by the trainer's checkpoint and compared with the number written. `seconds to be
+served` runs from the moment a catalog file has its name to the first answer of the server that holds its ad, asked
+every tenth of a second while the trainer trains.
 """
 
 from __future__ import annotations
