@@ -106,7 +106,7 @@ class Systems:
         return [ids[self.rng.integers(0, len(ids), self.history)].tolist() for _ in range(count)]
 
     def gr4ad(self, engine: Any, histories: list[list[str]], beams: int) -> Any:
-        return engine.recommend(histories, beam_widths=[beams] * self.levels, top_k=10)
+        return engine.recommend(histories, beam_widths=[beams] * self.levels, top_k=min(10, beams))
 
     def beam_search(self, histories: list[list[str]], beams: int) -> Any:
         from vllm.sampling_params import BeamSearchParams
@@ -123,7 +123,7 @@ class Systems:
         lists = [self.gr4ad(engine, histories, self.beams[0]) for engine in (self.native, self.vllm)]
         # Two scores that differ in the last digit may change places.
         native, served = ([{ad.item_id for ad in ads} for ads in ranked] for ranked in lists)
-        if any(len(ours & theirs) < 9 for ours, theirs in zip(native, served, strict=True)):
+        if any(len(ours & theirs) < len(ours) - 1 for ours, theirs in zip(native, served, strict=True)):
             raise SystemExit("gr4ad on vLLM and the native engine return different ads.")
         found = self.beam_search(histories[:1], self.beams[0])[0].sequences
         if len({tuple(sequence.tokens[-self.levels :]) for sequence in found}) != self.beams[0]:

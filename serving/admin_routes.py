@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from .http_schema import ErrorResponse
-from .index_change import MAX_ADS, IndexChange
+from .index_change import MAX_ADS, MAX_CODE, MAX_ID_CHARACTERS, MAX_LEVELS, IndexChange
 from .live_model import LiveModel, ReloadError, Served
 from .server_config import TOKEN_VARIABLE
+
+Code = Annotated[int, Field(ge=0, le=MAX_CODE)]
+Codes = Annotated[list[Code], Field(min_length=1, max_length=MAX_LEVELS)]
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
+Rank = Annotated[float, Field(allow_inf_nan=False)]
+
+bearer = HTTPBearer(auto_error=False, description="The server's administration token.")
 
 
 class ChangeRequest(BaseModel):
@@ -23,12 +31,15 @@ class ChangeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     op: Literal["add", "replace", "remove"]
-    item_ids: list[str] = Field(min_length=1, max_length=MAX_ADS, description="Distinct ids.")
-    codes: list[list[int]] | None = Field(
-        default=None, description="The semantic ID of each, one code a level, as the quantizer gives it."
+    item_ids: list[ItemId] = Field(
+        min_length=1, max_length=MAX_ADS, description="Distinct ids.", json_schema_extra={"uniqueItems": True}
     )
-    priority: list[float] | None = Field(default=None, description="Rank among ads of one semantic ID.")
-    attributes: dict[str, list[Any]] | None = Field(
+    codes: list[Codes] | None = Field(
+        default=None,
+        description="The semantic ID of each, one code a level, as the quantizer gives it; needed to add.",
+    )
+    priority: list[Rank] | None = Field(default=None, description="Rank among ads of one semantic ID.")
+    attributes: dict[str, list[str | int | float | bool | None]] | None = Field(
         default=None, description="Values of columns of the item table, one an ad."
     )
 
@@ -64,7 +75,7 @@ def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
     """Adds `POST /v1/index`, `POST /v1/reload` and `GET /v1/model`; without a token the first two always answer 403.
 
     Statuses: 200; 400; 401 wrong token; 403 no token is set; 409 weights that cannot be served; 413; 422 a field is at
-    fault. What is refused leaves everything as it was.
+    fault; 500 a published change could not be written. What is refused leaves everything as it was.
     """
 
     @app.exception_handler(UnauthorizedError)
@@ -72,13 +83,12 @@ def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
         return JSONResponse(ErrorResponse(detail=str(error)).model_dump(), status_code=error.status, headers=headers)
 
-    def authorized(request: Request) -> None:
+    def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         if token is None:
             raise UnauthorizedError(
                 403, f"This server has no administration token. Start it with {TOKEN_VARIABLE} or --admin_token_file."
             )
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise UnauthorizedError(401, "Send the server's token in the header `authorization: Bearer TOKEN`.")
 
     def described(served: Served) -> ServedResponse:
@@ -92,7 +102,7 @@ def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
 
     guard = [Depends(authorized)]
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse} for status in (400, 401, 403, 409, 413, 422)
+        status: {"model": ErrorResponse} for status in (400, 401, 403, 409, 413, 422, 500)
     }
 
     @app.get("/v1/model")

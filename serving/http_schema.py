@@ -140,7 +140,8 @@ def request_body(limits: RequestLimits) -> Any:
 
     length = limits.max_history
     fields: dict[str, Any] = {
-        "history": narrowed(list[Text], "history", max_length=length),
+        # An empty one is refused with what it lacks, not with pydantic's words.
+        "history": narrowed(list[Text], "history", max_length=length, json_schema_extra={"minItems": 1}),
         "events": narrowed(list[Text] | None, "events", max_length=length),
         "values": narrowed(list[Value] | None, "values", max_length=length),
         "times": narrowed(list[Time] | None, "times", max_length=length),

@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
 
 from .admin_routes import add_admin_routes
 from .http_middleware import LimitBody, MeasureRequests, ServerMetrics
@@ -42,6 +43,7 @@ from .server_config import ServerConfig
 logger = logging.getLogger(__name__)
 
 RECOMMEND_PATH = "/v1/recommend"
+TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 
 
 async def disconnected(request: Request) -> None:
@@ -110,6 +112,19 @@ def create_app(model: Recommender | LiveModel, config: ServerConfig) -> FastAPI:
         refused = readable_error(first)
         return error_response(422, refused.detail, refused.field)
 
+    @app.exception_handler(HTTPException)
+    async def not_served(request: Request, error: HTTPException) -> JSONResponse:
+        detail = f"{error.detail}: {request.method} {request.url.path[:100]}. /openapi.json lists what is served."
+        if error.status_code == 400:  # what the JSON reader raises beside JSONDecodeError
+            detail = (
+                f"The body is not JSON: {str(error.__cause__ or error.detail)[:100]}. Send a JSON object in UTF-8."
+            )
+        return error_response(error.status_code, detail, **(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, "The server failed on this request; its log says why. Report it.")
+
     @app.exception_handler(QueueFullError)
     async def full(request: Request, error: QueueFullError) -> JSONResponse:
         wait = service.policy.backlog(service.batcher.load()) or config.deadline_ms / 1000
@@ -151,18 +166,20 @@ def create_app(model: Recommender | LiveModel, config: ServerConfig) -> FastAPI:
     add_admin_routes(app, live, config.admin_token())
     add_open_inference_routes(app, service, limits)
 
-    @app.get("/healthz")
+    unready: dict[int | str, dict[str, Any]] = {503: {"description": "Starting or draining.", "content": TEXT}}
+
+    @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> PlainTextResponse:
         """200 as long as the process answers."""
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_class=PlainTextResponse, responses=unready)
     async def readyz() -> PlainTextResponse:
         """200 while requests are taken, 503 while starting or draining."""
         ready = service.batcher.accepting
         return PlainTextResponse("ready\n" if ready else "draining\n", status_code=200 if ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Metrics in the Prometheus text format."""
         return Response(generate_latest(metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,12 +16,13 @@ import numpy as np
 from gr4ad.tokenization import SIDIndex
 
 from .index_change import IndexChange
+from .kept_changes import KeptChanges
 from .published_model import PublishedModel
 from .recommender import Recommender
 
 logger = logging.getLogger(__name__)
 
-MAX_KEPT_CHANGES = 1_000_000  # made over HTTP, to be made again in the next weights
+MAX_KEPT_ADS = 1_000_000  # that were changed over HTTP, to be changed again in the next weights
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class LiveModel:
         self.source, self._load = source, load
         self.published = PublishedModel(source) if PublishedModel.exists_at(source) else None
         self._lock = threading.Lock()
-        self._made_here: list[IndexChange] = []
+        self._made_here = KeptChanges()
         self._waiting: deque[Ticket] = deque()
         if self.published is None:
             self.served = Served(load(source), 1, 0)
@@ -119,16 +121,17 @@ class LiveModel:
                 ticket.done = True
 
     def _apply_here(self, tickets: list[Ticket]) -> None:
-        if len(self._made_here) + len(tickets) > MAX_KEPT_CHANGES:
+        if len(self._made_here) + self._made_here.new_ads([ticket.change for ticket in tickets]) > MAX_KEPT_ADS:
             raise ValueError(
-                f"{MAX_KEPT_CHANGES} changes were made since the server started. Start it anew from an artifact that "
+                f"{MAX_KEPT_ADS} ads were changed since the server started. Start it anew from an artifact that "
                 "includes them, or serve a published model."
             )
         refused = dict(apply_together(self.recommender, [ticket.change for ticket in tickets]))
         for place, error in refused.items():
             tickets[place].error = error
         accepted = [ticket.change for ticket in tickets if ticket.error is None]
-        self._made_here.extend(accepted)
+        for change in accepted:
+            self._made_here.keep(change)
         self.served = Served(self.recommender, self.served.version, self.served.changes + len(accepted))
 
     def _apply_published(self, published: PublishedModel, tickets: list[Ticket]) -> None:
@@ -186,9 +189,9 @@ class LiveModel:
                 try:
                     recommender = self._load(place)
                     self._check_replaces(recommender)
-                    apply_together(recommender, self._made_here)
-                except (ValueError, OSError, KeyError, RuntimeError) as error:
-                    raise ReloadError(f"{place} cannot be served: {error}") from error
+                    apply_together(recommender, self._made_here.changes())
+                except Exception as error:  # damaged files raise whatever their readers do
+                    raise ReloadError(f"{place} cannot be served: {error or repr(error)}") from error
                 self.source = place
                 served = Served(recommender, self.served.version + 1, self.served.changes)
             self.served = served
@@ -201,8 +204,8 @@ class LiveModel:
             recommender = self._load(folder)
             recommender.name = Path(self.source).name
             last = self._apply_after(published, recommender, published.changes_of(number))
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise ReloadError(f"Version {number} of {self.source} cannot be served: {error}") from error
+        except Exception as error:  # damaged files raise whatever their readers do
+            raise ReloadError(f"Version {number} of {self.source} cannot be served: {error or repr(error)}") from error
         return Served(recommender, number, last)
 
     def _catch_up(self, published: PublishedModel) -> None:
@@ -231,6 +234,25 @@ class LiveModel:
             lost = sorted(set(then) - set(now))
             if lost:
                 raise ReloadError(f"it lacks {name} {lost[0]!r}, which clients may send. Start another server for it.")
+        check_answers(recommender)
+
+
+def check_answers(recommender: Recommender) -> None:
+    """Asks for one list with the default beams, as a request would.
+
+    Raises:
+        ReloadError: If there is none, or its scores are not numbers: damaged weights may well load.
+    """
+    index = recommender.tokenizer.index
+    first = str(index.item_ids[index.rows_by_sid()[0]])
+    try:
+        [ranked] = recommender.recommend([[first]], top_k=1, exclude_history=False)
+    except Exception as error:  # what a model of damaged files does is not known
+        raise ReloadError(f"it fails on a history of {first!r}: {error or repr(error)}") from error
+    if not ranked or not math.isfinite(ranked[0].score):
+        raise ReloadError(
+            f"its answer to a history of {first!r} is {ranked[:1]}; its weights may be damaged. Save them again."
+        )
 
 
 def apply_together(recommender: Recommender, changes: list[IndexChange]) -> list[tuple[int, ValueError]]:

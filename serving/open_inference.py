@@ -43,6 +43,7 @@ class InferenceResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
+MAX_TRIES = 3
 INPUTS = [
     {"name": "history", "datatype": "BYTES", "shape": [-1, -1]},
     {"name": "top_k", "datatype": "INT32", "shape": [1]},
@@ -127,7 +128,7 @@ def add_open_inference_routes(app: FastAPI, service: RecommendService, limits: R
     async def alive() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready")
+    @app.get("/v2/health/ready", responses={503: {"description": "Starting or draining."}})
     async def ready() -> Response:
         accepting = service.batcher.accepting
         return JSONResponse({"ready": accepting}, status_code=200 if accepting else 503)
@@ -159,19 +160,24 @@ def add_open_inference_routes(app: FastAPI, service: RecommendService, limits: R
         if name != service.live.recommender.name:
             return failed(404, f"No model {name!r}; there is {service.live.recommender.name!r}.")
         try:
-            answers = await service.answer(read_requests(request, limits))
+            rows = read_requests(request, limits)
         except TensorError as error:
             return failed(422, str(error))
-        lists = []
-        for row, answer in enumerate(answers):
-            if isinstance(answer, FailedRequest):
-                return failed(answer.status, f"Row {row}: {answer.error.detail}")
-            lists.append(answer)
+        for _ in range(MAX_TRIES):
+            lists = []
+            for row, answer in enumerate(await service.answer(rows)):
+                if isinstance(answer, FailedRequest):
+                    return failed(answer.status, f"Row {row}: {answer.error.detail}")
+                lists.append(answer)
+            if len({answer.model_version for answer in lists}) == 1:
+                break
+        else:  # rows go into several batches, and an answer here has one version
+            return failed(503, f"The weights changed during the request, {MAX_TRIES} times. Send it again.")
         most = max(len(answer.recommendations) for answer in lists)
         ads = [[*answer.recommendations, *[None] * (most - len(answer.recommendations))] for answer in lists]
         shape = [len(lists), most]
         return InferenceResponse(
-            model_name=name,
+            model_name=lists[0].model,
             model_version=str(lists[0].model_version),
             id=request.id,
             outputs=[

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from .beam_policy import BeamPolicy, Load
 from .http_middleware import ServerMetrics
 from .http_schema import ErrorResponse, FailedRequest, RecommendedItem, RecommendRequest, RecommendResponse
+from .index_change import is_active
 from .live_model import LiveModel, Served
 from .microbatch import DeadlineError, MicroBatcher
 from .recommender import Recommendation, Recommender, UnknownItemError
@@ -57,11 +58,13 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Answer:
-    """ranked: ads, best first. widths: T beam widths used. version, changes: as of [`Served`]. cached: whether it is
-    an earlier one."""
+    """ranked: ads, best first. widths: T beam widths used. model, unit: the recommender's name and unit of values.
+    version, changes: as of [`Served`]. cached: whether it is an earlier one."""
 
     ranked: list[Recommendation]
     widths: tuple[int, ...]
+    model: str
+    unit: str
     version: int
     changes: int
     cached: bool = False
@@ -94,7 +97,7 @@ def recommend_together(queries: Sequence[UserQuery], plan: BatchPlan) -> list[An
         max_per_account=first.max_per_account,
     )
     return [
-        Answer(ranked, widths, served.version, served.changes)
+        Answer(ranked, widths, recommender.name, recommender.tokenizer.value_unit, served.version, served.changes)
         for ranked, widths in zip(lists, plan.widths, strict=True)
     ]
 
@@ -332,34 +335,38 @@ class RecommendService:
         if self.cache is None:
             return query
         served = self.live.served
-        kept = await self.cache.get(self._key(query, served.version))
+        kept = await self.cache.get(self._key(query, served.recommender.name, served.version))
         answer = None if kept is None else from_cache(kept, served)
         self.metrics.cache_lookups.labels("miss" if answer is None else "hit").inc()
         return query if answer is None else answer
 
     async def _keep(self, query: UserQuery, answer: Answer) -> None:
         if self.cache is not None:
-            await self.cache.put(self._key(query, answer.version), json.dumps(asdict(answer)).encode())
+            await self.cache.put(self._key(query, answer.model, answer.version), json.dumps(asdict(answer)).encode())
 
-    def _key(self, query: UserQuery, version: int) -> str:
-        return cache_key(self.live.recommender.name, str(version), json.dumps(asdict(query), sort_keys=True))
+    def _key(self, query: UserQuery, model: str, version: int) -> str:
+        return cache_key(model, str(version), json.dumps(asdict(query), sort_keys=True))
 
     def _response(self, answer: Answer, begun: float) -> RecommendResponse:
-        unit = self.live.recommender.tokenizer.value_unit
+        served = self.live.served
+        ranked = answer.ranked
+        if answer.changes != served.changes:  # a slow batch must not bring back what was removed meanwhile
+            index = served.recommender.tokenizer.index
+            ranked = [ad for ad in ranked if is_active(index, ad.item_id)]
         return RecommendResponse(
             recommendations=[
                 RecommendedItem(
                     item_id=ad.item_id,
                     score=ad.score,
                     value=ad.value,
-                    value_unit=unit,
+                    value_unit=answer.unit,
                     sid=ad.sid,
                     attributes=ad.attributes,
                 )
-                for ad in answer.ranked
+                for ad in ranked
             ],
             beam_widths=list(answer.widths),
-            model=self.live.recommender.name,
+            model=answer.model,
             model_version=answer.version,
             index_changes=answer.changes,
             cached=answer.cached,
@@ -386,13 +393,13 @@ def from_cache(kept: bytes, served: Served) -> Answer | None:
         tokenizer = served.recommender.tokenizer
         index = tokenizer.index
         for ad in ranked:
-            row = index.rows.get(ad.item_id)
-            if row is None or not index.active[row]:
+            if not is_active(index, ad.item_id):
                 return None
+            row = index.rows[ad.item_id]
             sid = "".join(tokenizer.convert_ids_to_tokens(tokenizer.encode_items([ad.item_id])[0].tolist()))
             if sid != ad.sid or {name: values[row] for name, values in index.columns.items()} != ad.attributes:
                 return None
-    return Answer(ranked, tuple(parts["widths"]), parts["version"], parts["changes"], cached=True)
+    return Answer(**{**parts, "ranked": ranked, "widths": tuple(parts["widths"]), "cached": True})
 
 
 __all__ = ["Answer", "BatchPlan", "OverloadError", "RecommendService", "RefusedError", "UserQuery", "to_query"]

@@ -43,6 +43,7 @@ class GR4ADWorkerExtension:
         """
         live = self.gr4ad_live_model()
         live.reload(name_or_path)
+        self.model_runner.get_model().gr4ad = live.recommender.model  # type: ignore[attr-defined]  # frees the old one
         return described(live)
 
     def gr4ad_served(self) -> dict[str, Any]:

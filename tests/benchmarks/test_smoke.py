@@ -86,3 +86,13 @@ def test_vllm_beams(tmp_path):
         "native_vs_vllm",
     }
     assert all(value > 0 for value in content["ratios"].values())
+
+
+def test_soak(tmp_path):
+    figure = tmp_path / "soak.svg"
+    content = run("soak.py", tmp_path / "soak.json", "--figure", str(figure))
+    rows = {(row["name"], row["metric"]): row["value"] for row in content["rows"]}
+    assert not any(value for (_, metric), value in rows.items() if metric == "must be 0")
+    for name in ("valid requests", "valid inferences", "reloads", "damaged weights refused", "clients that left"):
+        assert rows[name, "seen"] > 0, name
+    assert figure.read_text(encoding="utf-8").count("<svg") == 1

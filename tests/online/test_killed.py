@@ -13,9 +13,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
-from conftest import engagements, finished, outcome, write_records
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from online_runs import engagements, finished, outcome, write_records
 
 from gr4ad.online import OnlineLoop
 from gr4ad.serving import PublishedModel

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import engagements, finished, outcome, write_records
+from online_runs import engagements, finished, outcome, write_records
 from safetensors.torch import load_file
 
 from gr4ad.online import LostRecordsError, OnlineLoop, open_stream

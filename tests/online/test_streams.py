@@ -3,7 +3,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_records
+from online_runs import write_records
 
 from gr4ad.online import FolderStream, LostRecordsError, Unreadable, open_stream
 

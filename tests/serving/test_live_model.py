@@ -2,6 +2,7 @@ import shutil
 import threading
 
 import pytest
+import torch
 
 from gr4ad.serving import IndexChange, PublishedModel, Recommender
 from gr4ad.serving.live_model import LiveModel, ReloadError
@@ -140,3 +141,50 @@ class Exchanged:
     def __init__(self, live: LiveModel, recommender: Recommender):
         live._load = lambda _: recommender
         self.live = live
+
+
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "garbage": lambda content: bytes(reversed(content)),
+    "zeros": lambda content: bytes(len(content)),
+    "a list": lambda content: b"[]",
+}
+FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer_config.json", "items.parquet")
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_files_are_refused_and_the_old_ones_stay(tiny_artifact, tmp_path, damage):
+    live = LiveModel(tiny_artifact)
+    before = live.served
+    for name in FILES:
+        other = tmp_path / name
+        shutil.copytree(tiny_artifact, other)
+        (other / name).write_bytes(damage((other / name).read_bytes()))
+        with pytest.raises(ReloadError, match="cannot be served: .{8}"):
+            live.reload(other)
+    assert live.served == before
+    assert len(served_ids(live)) == 120
+
+
+def test_weights_that_give_no_numbers_are_refused(tiny_artifact, root, tmp_path):
+    broken = Recommender.from_pretrained(tiny_artifact)
+    for parameter in broken.model.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    live = LiveModel(tiny_artifact)
+    save(broken, tmp_path / "broken")
+    with pytest.raises(ReloadError, match="may be damaged"):
+        live.reload(tmp_path / "broken")
+    live = LiveModel(root.root)
+    root.publish(lambda folder: save(broken, folder), changes=0)
+    with pytest.raises(ReloadError, match="may be damaged"):
+        live.follow()
+    assert live.served.version == 1
+
+
+def test_widths_of_another_depth_are_refused(tiny_artifact, tmp_path):
+    other = Recommender.from_pretrained(tiny_artifact)
+    other.generation_config.beam_widths = [8, 16]
+    save(other, tmp_path / "other")
+    with pytest.raises(ReloadError, match="fails on a history"):
+        LiveModel(tiny_artifact).reload(tmp_path / "other")

@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -189,3 +191,23 @@ def test_a_request_that_cannot_keep_its_deadline_is_refused_at_once(tiny_artifac
         assert "this may wait 0 ms" in refused.json()["detail"]
         assert client.post(URL, json={**body, "deadline_ms": 10_000}).status_code == 200
         assert client.post(URL, json={**body, "deadline_ms": 0}).status_code == 422
+
+
+def test_an_ad_removed_while_a_batch_runs_is_not_served(tiny_artifact, token):
+    begun, gate = threading.Event(), threading.Event()
+
+    class Gated(Recommender):
+        def recommend(self, histories, **options):
+            ranked = super().recommend(histories, **options)
+            begun.set()
+            assert gate.wait(10)
+            return ranked
+
+    recommender = Gated.from_pretrained(tiny_artifact)
+    with served(recommender) as (_, client), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: client.post(URL, json=WIDE).raise_for_status().json())
+        assert begun.wait(10)
+        client.post("/v1/index", headers=ADMIN, json={"op": "remove", "item_ids": ["ad_9"]}).raise_for_status()
+        gate.set()
+        found = [ad["item_id"] for ad in waiting.result(10)["recommendations"]]
+    assert "ad_9" not in found and len(found) == 119

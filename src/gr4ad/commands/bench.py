@@ -85,7 +85,7 @@ def bench_beams(options: argparse.Namespace) -> None:
     from gr4ad.pipeline.beam_frontier import beam_frontier, recommended
 
     points = beam_frontier(options.model, widest=options.widest, metric=options.metric, users=options.users)
-    table = Table("widths", "ms a user", "ndcg@10", "revenue@10", f"loss of {options.metric} [95%]")
+    table = Table("widths", "CPU ms a user", "ndcg@10", "revenue@10", f"loss of {options.metric} [95%]")
     for point in points:
         low, high = point.loss_interval
         table.add_row(

@@ -25,8 +25,9 @@ CUT = 10
 class FrontierPoint:
     """One choice of widths, against the widest.
 
-    name; widths: W_1..W_T; ms: median milliseconds a user; spread_ms: (min, max) over rounds; metrics: means over
-    users; loss: share of the chosen metric that is lost, with its 95% interval over users (low, high).
+    name; widths: W_1..W_T; ms: median milliseconds of CPU time a user, all threads; spread_ms: (min, max) over rounds;
+    metrics: means over users; loss: share of the chosen metric that is lost, with its 95% interval over users (low,
+    high).
     """
 
     name: str
@@ -84,19 +85,19 @@ def beam_frontier(
     data = load_prepared(run / "stages" / "data" / "prepared")
     model = GR4ADForRecommendation.from_pretrained(run)
     tokenizer = UASIDTokenizer.from_pretrained(run)
-    served = GenerationConfig.from_pretrained(run)
+    served = GenerationConfig.from_pretrained(run).to_dict()
     dataset = getattr(data, split)
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:users]
     dataset = dataset.select(np.sort(chosen))
     ids = list(data.catalog["item_id"])
     targets = SequenceTable.from_dataset(dataset, ids).held_out
-    weight = served.item_weight if item_weight is None else item_weight
+    weight = served["item_weight"] if item_weight is None else item_weight
     choices = width_choices(widest, tokenizer.num_levels)
     seconds: dict[str, list[float]] = {name: [] for name in choices}
     scores: dict[str, dict[str, np.ndarray]] = {}
     for _ in range(rounds):
         for name, widths in choices.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             ranked = rank_users(
                 model,
                 tokenizer,
@@ -104,12 +105,12 @@ def beam_frontier(
                 beam_widths=widths,
                 top_k=min(CUT, widths[-1]),
                 item_weight=weight,
-                value_weight=served.value_weight,
-                item_candidates=served.item_candidates if weight else 0,
-                score_history=served.score_history and item_weight != 0,
+                value_weight=served["value_weight"],
+                item_candidates=served["item_candidates"] if weight else 0,
+                score_history=served["score_history"] and item_weight != 0,
                 batch_size=batch_size,
             ).items
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.process_time() - begun)
             padded = np.full((len(ranked), CUT), -1, dtype=np.int64)
             padded[:, : ranked.shape[1]] = ranked
             scores[name] = ranking_metrics(padded, targets, ks=(CUT,), catalog_size=len(ids))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 SYSTEM_COLORS = ("#2a6f97", "#c98b3a", "#8a8a8a", "#5b8c5a")
-QUIET = {"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.size": 9}
+QUIET: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.size": 9}
 
 
 def load_figure(systems: Mapping[str, Sequence[Mapping[str, float]]], slo_ms: float | None) -> Figure:

@@ -188,6 +188,26 @@ def test_weights_change_in_a_running_engine_and_a_damaged_artifact_does_not(
     assert engine_process(called_with, "recommend", (history,), options) == before
 
 
+def dry_run(artifact: str) -> list[int]:
+    """What vLLM does at start on a GPU, to measure memory; on a CPU only if told to."""
+    import torch
+
+    start("whole", artifact)
+    worker = ENGINES["whole"].llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    calls: list[int] = []
+    hook = worker.model_runner.model.gr4ad.model.context_processor.register_forward_hook(
+        lambda module, given, context: calls.append(len(given[0]))
+    )
+    outputs = worker.model_runner._dummy_pooler_run(torch.zeros((64, 1)))
+    hook.remove()
+    return [len(outputs), *calls]
+
+
+def test_vllms_dry_run_is_a_full_step_at_the_widest_beams(engine_process, account_artifact):
+    outputs, *steps = engine_process(dry_run, str(account_artifact))
+    assert outputs == 16 and set(steps) == {16}
+
+
 def refusal_at_start(artifact: str, options: dict) -> str:
     from vllm.engine.arg_utils import EngineArgs
 
