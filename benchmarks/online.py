@@ -17,7 +17,7 @@ every policy:
 - `retrained on all days`: the same from all clicks, before and after.
 
 `recovered` is online over oracle revenue on the last day, `recovered_of_all_days` over that of the model retrained on
-all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all, and
+all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all and
 were not tuned. Samples are counted by the trainer's checkpoint and compared with the number written. `seconds to be
 served` runs from the moment a catalog file has its name to the first answer of the server that holds its ad, asked
 every tenth of a second while the trainer trains.
@@ -29,6 +29,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,6 +336,16 @@ def content_embeddings(catalog: pd.DataFrame) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------
 
 
+def kept_run(work: Path, seed: int, size: Size) -> dict:
+    """The run of a seed, out of the folder if it was finished there before."""
+    path = work / f"seed{seed}.json"
+    if not path.is_file():
+        shutil.rmtree(work / f"seed{seed}", ignore_errors=True)
+        run = run_seed(work, seed, size)
+        write_json(path, run)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def run_seed(work: Path, seed: int, size: Size) -> dict:
     """Revenue of every policy by day since the change, and what was counted."""
     market = AdMarket(
@@ -554,7 +565,9 @@ def draw(seeds: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--work", type=Path, help="Folder for the runs; default: a temporary one.")
+    parser.add_argument(
+        "--work", type=Path, help="Folder for the runs, where finished seeds are kept; default: a temporary one."
+    )
     parser.add_argument("--figure", type=Path, help="SVG file to write.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--smoke", action="store_true", help="One small market.")
@@ -568,7 +581,7 @@ def main() -> None:
     size = SMOKE if arguments.smoke else FULL
     seeds = arguments.seeds[:1] if arguments.smoke else arguments.seeds
     with tempfile.TemporaryDirectory() as temporary:
-        runs = [run_seed(arguments.work or Path(temporary), seed, size) for seed in seeds]
+        runs = [kept_run(arguments.work or Path(temporary), seed, size) for seed in seeds]
     rows, ratios = summary(runs)
     result = {
         "command": "python benchmarks/online.py --out FILE" + (" --smoke" if arguments.smoke else ""),

@@ -1,3 +1,9 @@
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +44,34 @@ def build_config(tiny_artifact, logs, tmp_path):
         return OnlineConfig(**{**given, **changes})
 
     return build
+
+
+@contextmanager
+def running_redis(folder: Path, port: int = 0) -> Iterator[int]:
+    """A Redis server on loopback that keeps what it holds in a folder; its port."""
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    words = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", folder]
+    server = subprocess.Popen(["redis-server", *map(str, words)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(400):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield port
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def start_redis():
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server here: apt-get install redis-server")
+    return running_redis
 
 
 @pytest.fixture(scope="session")

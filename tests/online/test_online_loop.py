@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from online_runs import engagements, finished, outcome, write_records
 from safetensors.torch import load_file
 
-from gr4ad.online import LostRecordsError, OnlineLoop
+from gr4ad.online import LostRecordsError, OnlineLoop, open_stream
 from gr4ad.serving import IndexChange, PublishedModel, Recommender
 from gr4ad.trainers.vsl import NonFiniteTrainingError
 
@@ -154,6 +156,33 @@ def test_useless_records_are_counted_and_named(build_config, learning, tmp_path,
     for _, reason in bad:
         assert reason in caplog.text
     assert "`rewards` are all alike" in caplog.text and "must be finite" in caplog.text
+
+
+def test_redis_streams_and_one_that_is_away_for_a_while(build_config, learning, start_redis, tmp_path, caplog):
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    records = engagements(8, 0)
+    with start_redis(folder) as port:
+        stream = open_stream(f"redis://127.0.0.1:{port}/0/vsl")
+        for record in records:
+            stream.client.xadd("vsl", {"record": json.dumps(record)})
+        loop = OnlineLoop(build_config(vsl=f"redis://127.0.0.1:{port}/0/vsl", rl=None, catalog=None), learning)
+        loop.advance()
+        assert loop.state.used["vsl"] == 4
+    waiting = threading.Thread(target=loop.run)
+    waiting.start()
+    while "Waiting for it" not in caplog.text:
+        time.sleep(0.01)
+    assert waiting.is_alive()
+    with start_redis(folder, port):
+        waiting.join(60)
+        assert not waiting.is_alive()
+    assert loop.state.used["vsl"] == 8 and loop.state.offsets["vsl"]["read"] == 8
+    write_records(tmp_path / "vsl/0.jsonl", records)
+    other = build_config("folder", vsl=str(tmp_path / "vsl"), rl=None, catalog=None)
+    finished(other, learning)
+    for name, tensor in outcome(build_config()).pop("tensors").items():
+        assert outcome(other)["tensors"][name] == tensor, name
 
 
 def test_changes_of_others_reach_the_trainer(build_config, learning):

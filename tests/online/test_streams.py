@@ -1,8 +1,4 @@
 import json
-import shutil
-import socket
-import subprocess
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +6,6 @@ import pytest
 from online_runs import write_records
 
 from gr4ad.online import FolderStream, LostRecordsError, Unreadable, open_stream
-
-REDIS = shutil.which("redis-server")
 
 
 def numbered(first: int, count: int) -> list[dict]:
@@ -115,25 +109,9 @@ def test_a_url_without_database_and_key_is_refused_without_its_password(url):
 
 
 @pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
-    if REDIS is None:
-        pytest.skip("no redis-server here: apt-get install redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    words = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder, "--daemonize", "no"]
-    server = subprocess.Popen([REDIS, *map(str, words)], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+def redis_url(start_redis, tmp_path_factory):
+    with start_redis(tmp_path_factory.mktemp("redis")) as port:
         yield f"redis://127.0.0.1:{port}/3"
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture

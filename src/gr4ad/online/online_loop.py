@@ -181,7 +181,18 @@ class OnlineLoop:
         return False
 
     def _read(self, name: str, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
-        return self.streams[name].read(after, limit)
+        """Reads a stream, and waits while it cannot be reached: a store that restarts must not end the learning."""
+        told = False
+        while True:
+            try:
+                return self.streams[name].read(after, limit)
+            except ConnectionError as error:
+                if self.stopping:
+                    raise
+                if not told:
+                    logger.warning("%s Waiting for it.", error)
+                told = True
+                time.sleep(self.config.poll_seconds)
 
     def _append_changes(self, records: list[Record]) -> int:
         """Appends the index changes of catalog records, but for those that stand already: appended before this

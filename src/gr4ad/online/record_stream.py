@@ -38,7 +38,7 @@ class RecordStream(Protocol):
         without new records it returns none and the place it was given.
 
         Raises:
-            LostRecordsError: If records after the place are gone.
+            LostRecordsError: If records after the place are gone. ConnectionError: If they cannot be reached now.
         """
 
 

@@ -49,6 +49,16 @@ class RedisStream:
         )
 
     def read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
+        """As `RecordStream.read`. Raises ConnectionError where the server cannot be reached."""
+        from redis.exceptions import ConnectionError as UnreachableError
+        from redis.exceptions import TimeoutError as SlowError
+
+        try:
+            return self._read(after, limit)
+        except (UnreachableError, SlowError) as error:
+            raise ConnectionError(f"{self.name} cannot be reached: {error}") from error
+
+    def _read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
         removed, last = self._state()
         place: Offset = {"id": START, "read": removed} if after is None else dict(after)
         if removed > place["read"]:
