@@ -265,16 +265,15 @@ class Processes:
         self.wait(self.port_file.is_file)
 
     def wait(self, done, seconds: float = 600) -> None:
-        # Counted in looks and not by the clock, so that a run that was suspended goes on.
-        for _ in range(int(10 * seconds)):
-            if done():
-                return
+        end = time.monotonic() + seconds
+        while not done():
             for name, process in (("trainer", self.trainer), ("server", self.server)):
                 if process is not None and process.poll() is not None:
                     tail = (self.folder / f"{name}.log").read_text()[-2000:]
                     raise RuntimeError(f"The {name} ended with {process.returncode}: {tail}")
+            if time.monotonic() > end:
+                raise RuntimeError("The processes do not come on.")
             time.sleep(0.1)
-        raise RuntimeError("The processes do not come on.")
 
     def kill(self, *processes: subprocess.Popen | None, number: int = signal.SIGKILL) -> None:
         for process in processes:
