@@ -1,0 +1,72 @@
+"""Markets that were run apart, as one table: revenue of each policy and lifts with Student's t over the markets.
+
+    python benchmarks/market_steps.py PART.json ... --out benchmarks/results/market_steps.json
+
+The parts are files of `closed_loop.py --steps ...` with different seeds. A lift is the mean over markets of what a
+policy earns over another in the same market, with its 95% interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+
+from gr4ad.pipeline.runner import write_json
+
+REFERENCE, BEST = "VSL", "VSL + RSPO"
+
+
+def lift(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Mean share earned more, market by market, and the ends of its 95% interval."""
+    shares = np.array(ours) / np.array(theirs) - 1
+    half = student.ppf(0.975, len(shares) - 1) * shares.std(ddof=1) / np.sqrt(len(shares))
+    ends = {"relative": shares.mean(), "relative_low": shares.mean() - half, "relative_high": shares.mean() + half}
+    return {name: round(float(value), 4) for name, value in ends.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", type=Path, nargs="+", help="Files of closed_loop.py.")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
+    arguments = parser.parse_args()
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.parts]
+    seeds = [seed for part in parts for seed in part["seeds"]]
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds) or any(part["align"] != parts[0]["align"] for part in parts):
+        parser.error("the parts must hold at least two markets, each once, aligned with the same settings")
+    earned: dict[str, list[float]] = {}
+    for part in parts:
+        for row in part["rows"]:
+            if row["metric"] == "revenue":
+                earned.setdefault(row["name"], []).extend(row["by_seed"])
+    earned = {name: values for name, values in earned.items() if len(values) == len(seeds)}
+    rows = [
+        {"name": name, "metric": "revenue", "value": round(float(np.mean(values)), 3),
+         "spread": round(float(np.std(values, ddof=1)), 3), "unit": "fen per 1,000 requests", "by_seed": values}
+        for name, values in earned.items()
+    ]  # fmt: skip
+    ratios = {
+        f"{name} over {REFERENCE}": lift(earned[name], earned[REFERENCE]) for name in earned if name != REFERENCE
+    }
+    ratios |= {
+        f"{BEST} over {name}": lift(earned[BEST], earned[name])
+        for name in ("VSL + DPO", "VSL + S-DPO", "VSL + GRPO", "VSL + RSPO, unified")
+        if name in earned
+    }
+    result = {
+        "command": "python benchmarks/market_steps.py PART.json ... --out FILE",
+        "parts": [part["command"] for part in parts],
+        **{name: parts[0][name] for name in ("machine", "versions", "steps", "align")},
+        "seeds": seeds,
+        "rows": rows,
+        "ratios": ratios,
+    }
+    write_json(arguments.out, result)
+    print(json.dumps(ratios, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
