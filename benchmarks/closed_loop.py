@@ -4,8 +4,8 @@
 
 For every seed a new market, its log, and the demo's recipe on it. The steps: a base without value (as OneRec-V2), VSL,
 then VSL aligned by each loss under one budget (same lists, epochs, learning rate, reference, VSL term; the recipe sets
-no guard), with the unified weights, and on lists that a reward model values. Serving weights are chosen on validation for each policy
-alone, from nine combinations, as many as the DLRM-style stack (`dlrm.py`) gets; the item-kNN has 96.
+no guard), with the unified weights, and on lists that a reward model values. Serving weights are chosen on validation
+for each policy alone, from nine combinations, as many as the DLRM-style stack (`dlrm.py`) gets; the item-kNN has 96.
 
 Then every test user gets one list from every policy at the end of the log, and the market says what it earns in
 expectation: examination x true click probability x second price, the same users and their true state for all (common
