@@ -1,4 +1,6 @@
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +142,16 @@ def build_labels() -> Callable[..., dict[str, torch.Tensor]]:
         }
 
     return build
+
+
+@pytest.fixture
+def own_remote_modules(tmp_path, monkeypatch) -> None:
+    """Code of repositories is kept and imported in the test's own folder.
+
+    transformers appends its folder of modules to `sys.path` once and for all: without this, a second test of the same
+    process would look for its modules in the first one's folder.
+    """
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "transformers_modules").is_dir()])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)

@@ -1,6 +1,5 @@
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,11 +125,8 @@ def test_it_finds_what_generate_of_transformers_finds(prompt):
     torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores, rtol=1e-4, atol=1e-4)
 
 
-def test_it_loads_from_a_repository_by_name(prompt, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
-        monkeypatch.delitem(sys.modules, name)  # of another test, with its own folder of modules
+@pytest.mark.usefixtures("own_remote_modules")
+def test_it_loads_from_a_repository_by_name(prompt, tmp_path):
     folder = tmp_path / "repository" / "custom_generate"
     folder.mkdir(parents=True)
     for name, source in CUSTOM_GENERATE.items():

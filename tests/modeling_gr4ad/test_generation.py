@@ -136,8 +136,8 @@ def test_a_model_may_leave_out_what_its_tokenizer_has(build_model):
     bare.config.check_tokenizer(tokenizer_of(build_model()))
 
 
-def test_another_search_comes_from_a_folder_and_only_if_trusted(model, history, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+@pytest.mark.usefixtures("own_remote_modules")
+def test_another_search_comes_from_a_folder_and_only_if_trusted(model, history, tmp_path):
     code = tmp_path / "first_valid" / "custom_generate" / "generate.py"
     code.parent.mkdir(parents=True)
     code.write_text("def generate(model, trie, **kwargs):\n    return [int(codes[0]) for codes in trie.codes]\n")
