@@ -17,8 +17,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ from decode_baselines import allowed_tokens, generate, llama, prefill_once, with
 from transformers import GenerationConfig, set_seed
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, SIDIndex, UASIDTokenizer
-from gr4ad.modeling_gr4ad import beam_search_gr4ad, beam_selection_gr4ad
+from gr4ad.modeling_gr4ad import beam_selection_gr4ad
+from gr4ad.modeling_gr4ad.layers_gr4ad import GR4ADCrossAttention
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 from gr4ad.serving import Recommendation, ServerConfig, create_app
 from gr4ad.serving.http_server import RecommendServer
 from gr4ad.serving.load_test import run_load
+from gr4ad.serving.precision import quantize_layers
 
 TOP_K = 10
 FULL = {"codebooks": [1024, 256, 64], "ads": 100_000, "hidden": 256, "layers": 6, "parallel": 4, "history": 50}
@@ -130,17 +133,32 @@ def burst(url: str, size: dict, requests: int, beams: int, repeated: float, seed
     return requests / seconds
 
 
-def in_turns(
-    systems: dict[str, tuple[str, int, float]], size: dict, beams: int, rounds: int
-) -> dict[str, list[float]]:
-    """Requests a second of each system in each round; name -> (url, requests, share repeated)."""
+@dataclass(frozen=True)
+class System:
+    """A server to be asked. repeated: share of its requests that ask what another has asked; changed: what is changed
+    in this process while it answers."""
+
+    url: str
+    requests: int
+    repeated: float = 0.0
+    changed: Callable[[], AbstractContextManager] = nullcontext
+
+
+def in_turns(systems: dict[str, System], size: dict, beams: int, rounds: int) -> dict[str, list[float]]:
+    """Requests a second of each system in each round."""
     found: dict[str, list[float]] = {name: [] for name in systems}
-    for url, requests, _ in systems.values():
-        burst(url, size, min(requests, 16), beams, 0.0, seed=0)
-    for number in range(rounds):
-        for name, (url, requests, repeated) in systems.items():
-            found[name].append(burst(url, size, requests, beams, repeated, seed=1 + number))
+    for number in range(rounds + 1):  # the first, of a few requests, warms up
+        for name, system in systems.items():
+            requests = system.requests if number else min(system.requests, 16)
+            with system.changed():
+                speed = burst(system.url, size, requests, beams, system.repeated if number else 0.0, seed=number)
+            if number:
+                found[name].append(speed)
     return found
+
+
+# --- parts of the design, left out
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def plain_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -148,6 +166,30 @@ def plain_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torc
     rows, children = scores.shape[1:]
     best, flat = scores.flatten(1).topk(min(width, rows * children), dim=-1)
     return best, flat // children, flat % children
+
+
+def without_pre_cut() -> AbstractContextManager:
+    return mock.patch.object(beam_selection_gr4ad, "best_children", plain_children)
+
+
+def attend_to_copies(self, hidden, context, **kwargs):  # the `forward` of cross-attention
+    """Every beam reads a copy of the context's keys and values, as a cache that is reordered with its beams has it."""
+    batch, rows, positions, width = hidden.shape
+    kv_set = self.layer_idx * self.config.num_context_kv // self.config.num_hidden_layers
+    own = (part.repeat_interleave(rows, dim=0) for part in (
+        context.key_states[kv_set], context.value_states[kv_set], context.mask
+    ))  # fmt: skip
+    attended, weights = self.attend(hidden.reshape(batch * rows, positions, width), *own, **kwargs)
+    return attended.view(batch, rows, positions, width), weights
+
+
+def without_shared_context() -> AbstractContextManager:
+    return mock.patch.object(GR4ADCrossAttention, "forward", attend_to_copies)
+
+
+def in_int8(recommender: Recommender) -> Recommender:
+    quantize_layers(recommender.model)
+    return recommender
 
 
 def main() -> None:
@@ -183,29 +225,27 @@ def main() -> None:
             for name, search in (("generate", generate), ("generate after one prefill", prefill_once)):
                 opponent = built(size, size["parallel"], GenerateRecommender).serve_with(search)
                 urls[name] = stack.enter_context(served(opponent))
-            systems = {name: (url, requests if name == "native" else few, 0.0) for name, url in urls.items()}
+            systems = {name: System(url, requests if name == "native" else few) for name, url in urls.items()}
             note(in_turns(systems, size, beams, arguments.rounds), beams, "native")
     ratios |= {f"speedup_vs_hf_server_{beams}": ratios[f"generate_{beams}"] for beams in arguments.beams}
     ratios["speedup_vs_hf_server"] = ratios[f"generate_{arguments.beams[0]}"]
 
     beams = arguments.beams[-1]
-    parts: dict[str, tuple[Any, dict, float]] = {
-        "as it is": (native, {}, 0.0),
-        "without LazyAR (K = 0)": (built(size, 0), {}, 0.0),
-        "without micro-batching": (native, {"max_batch": 1, "max_wait_ms": 0.0}, 0.0),
-        "result cache, 27.8% repeated": (native, {"cache_seconds": 600.0}, 0.278),
+    parts: dict[str, tuple[Recommender, dict, dict]] = {
+        "as it is": (native, {}, {}),
+        "without LazyAR (K = 0)": (built(size, 0), {}, {}),
+        "without shared context KV": (native, {}, {"changed": without_shared_context}),
+        "without top-k pre-cut": (native, {}, {"changed": without_pre_cut}),
+        "without micro-batching": (native, {"max_batch": 1, "max_wait_ms": 0.0}, {}),
+        "with int8 layers": (in_int8(built(size, size["parallel"])), {}, {}),
+        "with result cache, 27.8% repeated": (native, {"cache_seconds": 600.0}, {"repeated": 0.278}),
     }
     with ExitStack() as stack:
         systems = {
-            name: (stack.enter_context(served(model, **options)), requests, repeated)
-            for name, (model, options, repeated) in parts.items()
+            name: System(stack.enter_context(served(model, **options)), requests, **how)
+            for name, (model, options, how) in parts.items()
         }
         found = in_turns(systems, size, beams, arguments.rounds)
-        selections = (beam_search_gr4ad, beam_selection_gr4ad)
-        assert selections[0].next_beams is selections[1].next_beams
-        with mock.patch.object(beam_selection_gr4ad, "best_children", plain_children):
-            one = {"without top-k pre-cut": systems["as it is"]}
-            found |= in_turns(one, size, beams, arguments.rounds)
     note(found, beams, "as it is")
     result = {
         "command": "python benchmarks/serving.py --out FILE",

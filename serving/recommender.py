@@ -21,6 +21,8 @@ from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.peer_vectors import extend_tables
 from gr4ad.tokenization.tokenization_ua_sid import check_aligned
 
+from .precision import precision_of, quantize_layers
+
 ACCOUNT_COLUMN = "account_id"  # of the item table
 BACKENDS = ("torch", "vllm")
 
@@ -89,7 +91,7 @@ class Recommender:
         name_or_path: str | Path,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: str | torch.dtype = torch.float32,
         backend: str = "torch",
         **hub_kwargs,
     ) -> Any:
@@ -97,19 +99,24 @@ class Recommender:
 
         Args:
             device: Where the model computes; with `backend="vllm"` vLLM's build decides.
+            dtype: `float32`, `bfloat16`, `float16`, or `int8` on the CPU: see [`quantize_layers`].
             backend: `torch`, in this process; or `vllm`, a [`VLLMRecommender`] with the same methods, which needs the
                 extra `gr4ad[vllm]` and takes the options of `vllm.LLM` as further arguments.
 
         Raises:
             ValueError: If the folder lacks a file or a file is damaged, or model and tokenizer do not belong together;
-                names it.
+                names it. If the `dtype` or `backend` is another, or not for this device.
         """
         if backend not in BACKENDS:
             raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}. Received: {backend!r}.")
+        precision = precision_of(dtype)
         if backend == "vllm":
-            return vllm_recommender(name_or_path, dtype=dtype, **hub_kwargs)
+            if precision == torch.int8:
+                raise ValueError('`dtype` int8 is of `backend="torch"`. Take float32, bfloat16 or float16 on vLLM.')
+            return vllm_recommender(name_or_path, dtype=precision, **hub_kwargs)
+        loaded = torch.float32 if precision == torch.int8 else precision
         try:
-            model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=dtype, **hub_kwargs).to(device)
+            model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=loaded, **hub_kwargs).to(device)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
             generation_config = GenerationConfig.from_pretrained(name_or_path, **hub_kwargs)
         except (OSError, SafetensorError) as error:
@@ -121,6 +128,8 @@ class Recommender:
         # The weights may be a map of their file: whoever writes over it would end a process that serves from it.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
+        if precision == torch.int8:
+            quantize_layers(model)
         return cls(model, tokenizer, generation_config, name=Path(name_or_path).name)
 
     @property

@@ -83,6 +83,7 @@ def test_vllm_beams(tmp_path):
     assert set(content["ratios"]) == {
         "speedup_vs_vllm_beam_search_8",
         "speedup_vs_vllm_beam_search_16",
+        "throughput_vs_vllm_beam_search_8",
         "native_vs_vllm",
     }
     assert all(value > 0 for value in content["ratios"].values())

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -67,6 +68,14 @@ class ServedModel:
     )
 
 
+@dataclass
+class ModelOnTorch(ServedModel):
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Of weights and activations: float32, bfloat16, float16, or int8 on a CPU."},
+    )
+
+
 def serve(arguments: list[str]) -> None:
     chosen = argparse.ArgumentParser(prog="gr4ad serve", add_help=False, allow_abbrev=False)
     chosen.add_argument("--backend", default="torch", choices=("torch", "vllm"))
@@ -75,17 +84,19 @@ def serve(arguments: list[str]) -> None:
         return
     from trl import TrlParser
 
+    from gr4ad import Recommender
     from gr4ad.serving.http_server import ServerConfig
     from gr4ad.serving.http_server import serve as serve_http
     from gr4ad.serving.live_model import LiveModel
 
-    served, config = TrlParser([ServedModel, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
+    served, config = TrlParser([ModelOnTorch, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
     if served.backend != "torch":
         raise ValueError(
             f"`backend` = {served.backend!r} stands in a config file, but the options depend on it: give `--backend "
             f"{served.backend}` on the command line."
         )
-    serve_http(LiveModel(served.model), config)
+    load = partial(Recommender.from_pretrained, dtype=served.dtype)
+    serve_http(LiveModel(served.model, load), config)
 
 
 def serve_on_vllm(arguments: list[str]) -> None:
