@@ -69,6 +69,13 @@ VARIANTS: dict[str, dict[str, Changes]] = {
         **DECODER,
         **PARTS,
         "no re-ranking by value": {"evaluate": {"value_weights": [0.0]}},
+        "re-ranking by value within 2% of NDCG": {
+            "evaluate": {
+                "item_weights": [0.95, 1.0],
+                "value_weights": [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4],
+                "max_ndcg_loss": 0.02,
+            }
+        },
         "unweighted users": {"train": {"user_weight_clip": 1}},
         "no value at all": {
             "train": {"user_weight_clip": 1, "value_loss_weight": 0.0, "eval_value_weight": 0.0},

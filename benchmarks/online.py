@@ -31,309 +31,33 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # Read once, when numpy loads its linear algebra.
 
 import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from datasets import Dataset, disable_progress_bars  # noqa: E402
-from sklearn.decomposition import TruncatedSVD  # noqa: E402
-from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
-from sklearn.preprocessing import normalize  # noqa: E402
-from transformers import GenerationConfig, set_seed  # noqa: E402
+from datasets import disable_progress_bars  # noqa: E402
+from online_log import DAY, Log, content_embeddings, new_ads  # noqa: E402
+from online_models import Size, lists_of, new_tokenizer, trained  # noqa: E402
+from online_processes import WIDEST, Processes, write_file  # noqa: E402
 
-from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer  # noqa: E402
+from gr4ad import Recommender, UASIDTokenizer  # noqa: E402
 from gr4ad.cli import keep_freed_memory  # noqa: E402
 from gr4ad.market import AdMarket, MarketConfig  # noqa: E402
 from gr4ad.online import CatalogChanges  # noqa: E402
 from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
 from gr4ad.pipeline.runner import write_json  # noqa: E402
-from gr4ad.pipeline.training import start_item_embeddings, start_item_head  # noqa: E402
-from gr4ad.serving import PublishedModel  # noqa: E402
-from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets  # noqa: E402
 
 logger = logging.getLogger("online")
-DAY = 86_400
-MAX_ITEMS = 30
 ALL_DAYS = "retrained on all days"
-WIDEST = 1024  # beams that hold every ad
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is simulated and trained."""
-
-    users: int
-    ads: int
-    accounts: int
-    before: int  # days of the log before the change
-    after: int
-    epochs: int
-    asked: int  # users whose lists are priced
-    codebooks: tuple[str, ...]
-    hidden: int
-    publish_steps: int
-
 
 FULL = Size(1200, 800, 80, 20, 14, 8, 300, ("32", "32", "32*"), 48, 5)
 SMOKE = Size(150, 120, 12, 6, 2, 1, 40, ("8", "8", "8*"), 16, 1)
-
-
-@dataclass
-class Log:
-    """What the market's own system logged: clicks and lists in order of time."""
-
-    clicks: list[tuple[int, str, str, float]]  # time, user, item, value
-    lists: list[tuple[int, str, list[str], list[float]]]  # time, user, candidates, values
-    entry: dict[str, int]
-    of_user: dict[str, list[tuple[int, str, float]]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, market: AdMarket) -> Log:
-        events = market.simulate().sort_values("timestamp", kind="stable")
-        click = events[events["event"] == "click"]
-        columns = ("timestamp", "user_id", "item_id", "value")
-        clicks = list(zip(*(click[name].tolist() for name in columns), strict=True))
-        shown = events[events["event"] == "impression"].groupby("request_id", sort=False)
-        lists = [
-            (int(part["timestamp"].iloc[0]), part["user_id"].iloc[0], part["item_id"].tolist(), part["value"].tolist())
-            for _, part in shown
-        ]
-        log = cls(clicks, lists, market.entry_times().to_dict())
-        for moment, user, item, value in clicks:
-            log.of_user.setdefault(user, []).append((moment, item, value))
-        return log
-
-    def history(self, user: str, until: int, since: int = 0) -> tuple[list[str], list[float]]:
-        """Items and values of the last clicks before a time."""
-        past = [(item, value) for moment, item, value in self.of_user.get(user, ()) if since <= moment < until]
-        return [item for item, _ in past[-MAX_ITEMS:]], [value for _, value in past[-MAX_ITEMS:]]
-
-
-# --- models
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int):
-    """The tokenizer of the ads there are at a time, and its embeddings by row."""
-    folder.mkdir(parents=True, exist_ok=True)
-    there = [row for row, item in enumerate(ids) if log.entry[item] < until]
-    names = [ids[row] for row in there]
-    quantizer = MGMRQuantizer(list(size.codebooks), distinct_last=True)
-    codes = quantizer.fit(embeddings[there], names)
-    quantizer.save(folder / "codebooks.safetensors")
-    counts: dict[str, int] = {}
-    for moment, _, item, _ in log.clicks:
-        if moment < until:
-            counts[item] = counts.get(item, 0) + 1
-    SIDIndex(names, codes, np.array([counts.get(item, 0) for item in names])).save(folder / "items.parquet")
-    values = np.array([value for moment, *_, value in log.clicks if moment < until])
-    edges, means = fit_value_buckets(values, 16)
-    tokenizer = UASIDTokenizer(
-        str(folder / "items.parquet"),
-        str(folder / "codebooks.safetensors"),
-        codebook_sizes=list(size.codebooks),
-        business_fields=["item_id"],
-        value_bucket_edges=edges,
-        value_bucket_means=means,
-        value_unit="fen eCPM",
-    )
-    return tokenizer, embeddings[there]
-
-
-def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Log, since: int, until: int, seed: int):
-    """A model trained from scratch by VSL on the clicks of a time; its artifact lies in `folder`."""
-    rows = []
-    for user in sorted(log.of_user):
-        past = [(item, value) for moment, item, value in log.of_user[user] if since <= moment < until]
-        if len(past) >= 2:
-            rows.append({"items": [item for item, _ in past], "values": [value for _, value in past]})
-    set_seed(seed)
-    config = GR4ADConfig.from_tokenizer(
-        tokenizer,
-        num_items=len(tokenizer.index) + 1,
-        item_head=True,
-        item_head_copy=True,
-        context_values=True,
-        hidden_size=size.hidden,
-        intermediate_size=3 * size.hidden,
-        num_hidden_layers=3,
-        num_parallel_layers=2,
-        num_attention_heads=2,
-        max_context_items=MAX_ITEMS,
-    )
-    model = GR4ADForRecommendation(config)
-    train = Dataset.from_list(rows)
-    start_item_embeddings(model, embeddings, 0.1)
-    start_item_head(model, tokenizer, train)
-    arguments = VSLConfig(
-        str(folder / "checkpoints"),
-        num_train_epochs=size.epochs,
-        per_device_train_batch_size=64,
-        learning_rate=2e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=20,
-        mtp_loss_weight=0.1,
-        value_loss_weight=0.5,
-        item_loss_weight=1.0,
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-        use_cpu=True,
-        seed=seed,
-    )
-    VSLTrainer(model, arguments, train, tokenizer).train()
-    artifact = folder / "artifact"
-    model.save_pretrained(artifact)
-    tokenizer.save_pretrained(artifact)
-    GenerationConfig(
-        beam_widths=[32, 64, 64],
-        item_weight=0.5,
-        value_weight=0.5,
-        item_candidates=32,
-        score_history=True,
-        exclude_history=False,
-    ).save_pretrained(artifact)
-    return artifact
-
-
-def lists_of(recommender: Recommender, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
-    """One list a user; empty places where a user has no known item."""
-    index = recommender.tokenizer.index
-    lists = [[""] * places for _ in histories]
-    asked = [n for n, (items, _) in enumerate(histories) if any(item in index.rows for item in items)]
-    for start in range(0, len(asked), 64):
-        part = asked[start : start + 64]
-        found = recommender.recommend(
-            [histories[n][0] for n in part], values=[histories[n][1] for n in part], top_k=places
-        )
-        for n, ads in zip(part, found, strict=True):
-            lists[n] = filled([ad.item_id for ad in ads], places)
-    return lists
-
-
-def filled(items: list[str], places: int) -> list[str]:
-    return items + [""] * (places - len(items))
-
-
-# --- processes
-# ----------------------------------------------------------------------------------------------------------------
-
-
-class Processes:
-    """`gr4ad online` and `gr4ad serve`, on folders of their own."""
-
-    def __init__(self, folder: Path, artifact: Path, size: Size):
-        self.folder, self.root = folder, PublishedModel(folder / "live")
-        self.port_file, self.seen = folder / "port", folder / "state" / "metrics.jsonl"
-        self.trainer_words = ["online", "--model", artifact, "--out", folder / "state", "--root", self.root.root]
-        for stream in ("vsl", "rl", "catalog"):
-            self.trainer_words += [f"--{stream}", folder / stream]
-        self.trainer_words += [
-            "--vsl_batch_size", 32, "--rl_batch_size", 8, "--max_wait_seconds", 1, "--poll_seconds", 0.2,
-            "--publish_steps", size.publish_steps, "--save_steps", size.publish_steps, "--guard_steps", 2,
-            "--guard_users", 32, "--guard_window", 256, "--max_ndcg_loss", 0.1, "--learning_rate", 1e-3,
-            "--rl_weight", 0.3,
-        ]  # fmt: skip
-        self.server_words = ["serve", "--model", self.root.root, "--port", 0, "--port_file", self.port_file,
-                             "--watch_seconds", 0.5, "--deadline_ms", 60_000, "--max_beam_width", WIDEST,
-                             "--max_beam_scale", 1, "--min_beam_scale", 1]  # fmt: skip
-        self.trainer: subprocess.Popen | None = None
-        self.server: subprocess.Popen | None = None
-
-    def _started(self, words: list, name: str) -> subprocess.Popen:
-        with open(self.folder / f"{name}.log", "ab") as log:
-            return subprocess.Popen([sys.executable, "-m", "gr4ad.cli", *map(str, words)], stdout=log, stderr=log)
-
-    def start_trainer(self) -> None:
-        self.trainer = self._started(self.trainer_words, "trainer")
-        self.wait(lambda: PublishedModel.exists_at(self.root.root))
-
-    def start_server(self) -> None:
-        self.port_file.unlink(missing_ok=True)
-        self.server = self._started(self.server_words, "server")
-        self.wait(self.port_file.is_file)
-
-    def wait(self, done, seconds: float = 600) -> None:
-        end = time.monotonic() + seconds
-        while not done():
-            for name, process in (("trainer", self.trainer), ("server", self.server)):
-                if process is not None and process.poll() is not None:
-                    tail = (self.folder / f"{name}.log").read_text()[-2000:]
-                    raise RuntimeError(f"The {name} ended with {process.returncode}: {tail}")
-            if time.monotonic() > end:
-                raise RuntimeError("The processes do not come on.")
-            time.sleep(0.1)
-
-    def kill(self, *processes: subprocess.Popen | None, number: int = signal.SIGKILL) -> None:
-        for process in processes:
-            if process is not None:
-                process.send_signal(number)
-                process.wait(120)
-
-    def used(self) -> dict[str, int]:
-        last = self.last()
-        return last["used"] if last else {}
-
-    def last(self) -> dict:
-        lines = self.seen.read_bytes().split(b"\n")[:-1] if self.seen.is_file() else []
-        return json.loads(lines[-1]) if lines else {}
-
-    def ask(self, body: dict) -> dict:
-        url = f"http://127.0.0.1:{self.port_file.read_text().strip()}/v1/recommend"
-        request = Request(url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
-        with urlopen(request, timeout=120) as response:
-            return json.load(response)
-
-    def lists(self, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
-        lists = []
-        for start in range(0, len(histories), 50):
-            part = histories[start : start + 50]
-            bodies = [{"history": items, "values": values, "top_k": places} for items, values in part if items]
-            answers = iter(self.ask({"requests": bodies})["responses"] if bodies else [])
-            for items, _ in part:
-                found = next(answers)["recommendations"] if items else []
-                lists.append(filled([ad["item_id"] for ad in found], places))
-        return lists
-
-    def seconds_to_be_served(self, item: str, near: str, begun: float, widths: list[int], top_k: int) -> float:
-        body = {"history": [near], "top_k": top_k, "beam_widths": widths}
-        while True:
-            if any(ad["item_id"] == item for ad in self.ask(body)["recommendations"]):
-                return time.time() - begun
-            if time.time() - begun > 120:
-                raise RuntimeError(f"{item} was not served within two minutes.")
-            time.sleep(0.1)
-
-
-def write_file(folder: Path, name: str, records: list[dict]) -> float:
-    """A complete file of a stream; returns when it had its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.jsonl.tmp"
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-    temporary.rename(folder / f"{name}.jsonl")
-    return time.time()
-
-
-def content_embeddings(catalog: pd.DataFrame) -> np.ndarray:
-    """float32 (ads, d): main components of the TF-IDF of title, category and brand, which need no encoder."""
-    texts = (catalog["title"] + " " + catalog["category"] + " " + catalog["brand"]).tolist()
-    tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
-    return normalize(TruncatedSVD(32, random_state=0).fit_transform(tfidf)).astype(np.float32)
-
-
-# --- one market
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def kept_run(work: Path, seed: int, size: Size) -> dict:
@@ -430,12 +154,6 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
         "versions": processes.root.current()[0],
         "latencies": [seconds for seconds in latencies if seconds is not None],
     }
-
-
-def new_ads(log: Log, ids: list[str], embeddings: np.ndarray, now: int) -> list[dict]:
-    """Catalog records of the ads that entered on the day before a time."""
-    rows = [row for row, item in enumerate(ids) if now - DAY <= log.entry[item] < now]
-    return [{"item_id": ids[row], "embedding": embeddings[row].tolist(), "business_key": ids[row]} for row in rows]
 
 
 def feed_day(

@@ -197,8 +197,16 @@ def choose_on_validation(
                 config.metric,
                 scores[config.metric],
             )
-        choices[name] = max((row for row in tried if row["model"] == name), key=lambda row: row[config.metric])
+        choices[name] = best_row([row for row in tried if row["model"] == name], config.metric, config.max_ndcg_loss)
     return tried, choices
+
+
+def best_row(rows: list[dict], metric: str, max_ndcg_loss: float) -> dict:
+    """The row that is best by the metric, of those whose NDCG@10 is at least `1 - max_ndcg_loss` of the best without
+    value."""
+    plain = max((row["ndcg@10"] for row in rows if not row["value_weight"]), default=0.0)
+    allowed = [row for row in rows if row["ndcg@10"] >= (1 - max_ndcg_loss) * plain]
+    return max(allowed, key=lambda row: row[metric])
 
 
 def add_baselines(scores: SystemScores, config: EvaluateConfig, validation: SequenceTable, seed: int) -> dict:

@@ -210,6 +210,12 @@ class EvaluateConfig:
     value_weights: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "Exponents of expected value to choose from."}
     )
+    max_ndcg_loss: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share in [0, 1] of the best NDCG@10 without value that the chosen weights may lose; 1 = no bound."
+        },
+    )
     item_candidates: int = field(
         default=0,
         metadata={"help": "Items that the item head finds likeliest and that join the beams, where it has a share."},
@@ -233,6 +239,13 @@ class EvaluateConfig:
         for weight in self.item_weights:
             if not 0 <= weight <= 1:
                 raise ValueError(f"`item_weights` are shares in [0, 1] of the item head. Received: {weight}.")
+        if not 0 <= self.max_ndcg_loss <= 1:
+            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1]. Received: {self.max_ndcg_loss}.")
+        if self.max_ndcg_loss < 1 and 0 not in self.value_weights:
+            raise ValueError(
+                f"`max_ndcg_loss` = {self.max_ndcg_loss} is measured from lists without value: `value_weights` must "
+                f"hold 0. Received: {self.value_weights}."
+            )
 
 
 __all__ = ["EmbedConfig", "EvaluateConfig", "ExploreConfig", "ListConfig", "ModelSettings", "TokenizeConfig"]

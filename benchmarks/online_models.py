@@ -1,0 +1,133 @@
+"""Models of the online benchmark: trained from scratch on a time of the log, and the lists that they serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from online_log import MAX_ITEMS, Log
+from transformers import GenerationConfig, set_seed
+
+from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer
+from gr4ad.pipeline.training import start_item_embeddings, start_item_head
+from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is simulated and trained."""
+
+    users: int
+    ads: int
+    accounts: int
+    before: int  # days of the log before the change
+    after: int
+    epochs: int
+    asked: int  # users whose lists are priced
+    codebooks: tuple[str, ...]
+    hidden: int
+    publish_steps: int
+
+
+def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int):
+    """The tokenizer of the ads there are at a time, and its embeddings by row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [row for row, item in enumerate(ids) if log.entry[item] < until]
+    names = [ids[row] for row in there]
+    quantizer = MGMRQuantizer(list(size.codebooks), distinct_last=True)
+    codes = quantizer.fit(embeddings[there], names)
+    quantizer.save(folder / "codebooks.safetensors")
+    counts: dict[str, int] = {}
+    for moment, _, item, _ in log.clicks:
+        if moment < until:
+            counts[item] = counts.get(item, 0) + 1
+    SIDIndex(names, codes, np.array([counts.get(item, 0) for item in names])).save(folder / "items.parquet")
+    values = np.array([value for moment, *_, value in log.clicks if moment < until])
+    edges, means = fit_value_buckets(values, 16)
+    tokenizer = UASIDTokenizer(
+        str(folder / "items.parquet"),
+        str(folder / "codebooks.safetensors"),
+        codebook_sizes=list(size.codebooks),
+        business_fields=["item_id"],
+        value_bucket_edges=edges,
+        value_bucket_means=means,
+        value_unit="fen eCPM",
+    )
+    return tokenizer, embeddings[there]
+
+
+def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Log, since: int, until: int, seed: int):
+    """A model trained from scratch by VSL on the clicks of a time; its artifact lies in `folder`."""
+    rows = []
+    for user in sorted(log.of_user):
+        past = [(item, value) for moment, item, value in log.of_user[user] if since <= moment < until]
+        if len(past) >= 2:
+            rows.append({"items": [item for item, _ in past], "values": [value for _, value in past]})
+    set_seed(seed)
+    config = GR4ADConfig.from_tokenizer(
+        tokenizer,
+        num_items=len(tokenizer.index) + 1,
+        item_head=True,
+        item_head_copy=True,
+        context_values=True,
+        hidden_size=size.hidden,
+        intermediate_size=3 * size.hidden,
+        num_hidden_layers=3,
+        num_parallel_layers=2,
+        num_attention_heads=2,
+        max_context_items=MAX_ITEMS,
+    )
+    model = GR4ADForRecommendation(config)
+    train = Dataset.from_list(rows)
+    start_item_embeddings(model, embeddings, 0.1)
+    start_item_head(model, tokenizer, train)
+    arguments = VSLConfig(
+        str(folder / "checkpoints"),
+        num_train_epochs=size.epochs,
+        per_device_train_batch_size=64,
+        learning_rate=2e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=20,
+        mtp_loss_weight=0.1,
+        value_loss_weight=0.5,
+        item_loss_weight=1.0,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        use_cpu=True,
+        seed=seed,
+    )
+    VSLTrainer(model, arguments, train, tokenizer).train()
+    artifact = folder / "artifact"
+    model.save_pretrained(artifact)
+    tokenizer.save_pretrained(artifact)
+    GenerationConfig(
+        beam_widths=[32, 64, 64],
+        item_weight=0.5,
+        value_weight=0.5,
+        item_candidates=32,
+        score_history=True,
+        exclude_history=False,
+    ).save_pretrained(artifact)
+    return artifact
+
+
+def lists_of(recommender: Recommender, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
+    """One list a user; empty places where a user has no known item."""
+    index = recommender.tokenizer.index
+    lists = [[""] * places for _ in histories]
+    asked = [n for n, (items, _) in enumerate(histories) if any(item in index.rows for item in items)]
+    for start in range(0, len(asked), 64):
+        part = asked[start : start + 64]
+        found = recommender.recommend(
+            [histories[n][0] for n in part], values=[histories[n][1] for n in part], top_k=places
+        )
+        for n, ads in zip(part, found, strict=True):
+            lists[n] = filled([ad.item_id for ad in ads], places)
+    return lists
+
+
+def filled(items: list[str], places: int) -> list[str]:
+    return items + [""] * (places - len(items))
