@@ -50,13 +50,16 @@ GUARDED: dict[str, Any] = {
     "eval_strategy": "steps",
     "eval_steps": 60,
     "eval_users": 0,
-    "eval_item_weight": 0.95,
-    "eval_value_weight": 0.5,
+    "item_weight": 1.0,  # what validation chooses: beams propose, the item head ranks
+    "eval_item_weight": 1.0,
+    "eval_value_weight": 0.75,
     "eval_score_history": True,
     "per_device_eval_batch_size": 64,
     "metric_for_best_model": "revenue@10",
 }
 """Alignment of a recipe that has none: the policy that ends the run has lost at most 1% of NDCG@10 on validation."""
+CHOSEN: dict[str, Any] = {"item_weights": [1.0], "value_weights": [0.75, 1.0]}
+"""Of the serving weights of Complete Journey those that validation chose in all runs of VSL."""
 VARIANTS: dict[str, dict[str, Changes]] = {
     "amazon_beauty": {
         **DECODER,
@@ -83,8 +86,8 @@ VARIANTS: dict[str, dict[str, Changes]] = {
         },
         "no copying": {"model": {"item_head_copy": False}},
         "next event only": {"train": {"target_window": 1}},
-        "aligned by RSPO": {"lists": {"source": "beams"}, "align": GUARDED},
-        "aligned by UVR": {"lists": {"source": "beams"}, "align": {**GUARDED, "unified": True}},
+        "aligned by RSPO": {"lists": {"source": "beams"}, "align": GUARDED, "evaluate": CHOSEN},
+        "aligned by UVR": {"lists": {"source": "beams"}, "align": {**GUARDED, "unified": True}, "evaluate": CHOSEN},
     },
     "demo": {"vanilla AR, K = 0": DECODER["vanilla AR, K = 0"]},
 }

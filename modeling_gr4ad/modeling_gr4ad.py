@@ -48,6 +48,7 @@ class GR4ADRecommendationOutput(ModelOutput):
     loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`.
     logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order.
     value_logits (N, buckets). candidate_logps (B, n): sum over levels of the candidates' token log-probabilities.
+    candidate_item_logps (B, n): log p of the candidates by the item head.
     target_losses (N,): what each target adds to the loss, before the division by their number.
     """
 
@@ -56,6 +57,7 @@ class GR4ADRecommendationOutput(ModelOutput):
     logits: tuple[torch.Tensor, ...] | None = None
     value_logits: torch.Tensor | None = None
     candidate_logps: torch.Tensor | None = None
+    candidate_item_logps: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     target_losses: torch.Tensor | None = None
@@ -320,6 +322,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         item_labels: torch.Tensor | None = None,
         sample_weight: torch.Tensor | None = None,
         candidate_ids: torch.Tensor | None = None,
+        candidate_items: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> GR4ADRecommendationOutput:
@@ -335,6 +338,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             sample_weight (float, labels' shape less T): w of eq. 15, multiplies every term of its target; default 1.
             candidate_ids (int64, (B, n, T)): SIDs to score, all against one reading of the context. With `labels` of
                 shape (B, T) beside them, both come from that reading.
+            candidate_items (int64, (B, n)): Item rows + 1 of the candidates, to score them by the item head too.
             num_items_in_batch (`int`): Label tokens of the whole accumulated batch, as Trainer counts them; default:
                 the ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
         """
@@ -352,6 +356,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             outputs = self.model(input_ids, decoder_input_ids=self.shift_right(candidate_ids), **history, **kwargs)
             return GR4ADRecommendationOutput(
                 candidate_logps=self.sid_log_probs(outputs.last_hidden_state, candidate_ids),
+                candidate_item_logps=self.item_log_probs(outputs, candidate_items),
                 hidden_states=outputs.hidden_states,
                 attentions=outputs.attentions,
             )
@@ -391,6 +396,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             logits=self.sid_logits(states),
             value_logits=self.value_logits(states),
             candidate_logps=candidate_logps,
+            candidate_item_logps=self.item_log_probs(outputs, candidate_items),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -429,6 +435,15 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             log_probs = F.log_softmax(head(states[:, :, level]).to(total.dtype), dim=-1)
             total = total + log_probs.gather(-1, (sids[..., level] - offset).unsqueeze(-1)).squeeze(-1)
         return total
+
+    def item_log_probs(self, outputs: GR4ADModelOutput, items: torch.Tensor | None) -> torch.Tensor | None:
+        """log p(item | context) of items (int64, (B, n), rows + 1), by the item head; None without items."""
+        if items is None:
+            return None
+        if self.item_head is None:
+            raise ValueError("`candidate_items` needs an item head: train with `item_head` = True.")
+        log_probs = self.item_head.log_probs(outputs.trunk_hidden_state, self.item_table, outputs.context)
+        return log_probs.gather(1, items)
 
     def item_loss(
         self, outputs: GR4ADModelOutput, item_labels: torch.Tensor | None, chosen: torch.Tensor

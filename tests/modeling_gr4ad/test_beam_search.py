@@ -168,6 +168,24 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
         assert ranking.expected_values[user, : len(expected)].tolist() == pytest.approx(values, abs=1e-5)
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_candidates_score_as_they_are_served(model, history, labels):
+    trie, share = SIDTrie.from_codes(torch.tensor(SPACE[:20])), 0.3
+    ranking = model.recommend(**history, beam_widths=[60] * 3, trie=trie, top_k=20, item_weight=share)
+    targets = {"labels": ranking.sequences[:, 0], "item_labels": ranking.items[:, 0] + 1} if labels else {}
+    found = model(**history, candidate_ids=ranking.sequences, candidate_items=ranking.items + 1, **targets)
+    scores = (1 - share) * found.candidate_logps + share * found.candidate_item_logps
+    torch.testing.assert_close(scores, ranking.scores)
+
+
+def test_candidates_have_no_item_score_without_an_item_head(build_model, build_history):
+    bare = build_model(item_head=False, item_head_copy=False, item_head_repeat=False)
+    history = build_history(bare.config, [2])
+    sids = torch.tensor([[SPACE[0]]]) + OFFSETS
+    with pytest.raises(ValueError, match="`candidate_items` needs an item head"):
+        bare(**history, candidate_ids=sids, candidate_items=torch.tensor([[1]]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("item_weight", [0.3, 0.8])
 def test_an_item_newer_than_the_item_table_ranks_last_of_its_sid(build_model, history, dtype, item_weight):

@@ -208,15 +208,17 @@ def arguments(folder, **changes) -> RSPOConfig:
     return RSPOConfig(output_dir=str(folder), **given)
 
 
-@pytest.mark.parametrize(("reference", "vsl_weight"), [("frozen", 0.1), ("none", 0.0)])
+@pytest.mark.parametrize(
+    ("reference", "vsl_weight", "item_weight"), [("frozen", 0.1, 0.0), ("none", 0.0, 0.0), ("frozen", 0.0, 0.6)]
+)
 def test_training_parts_better_from_worse(
-    build_ring_model, ring_tokenizer, ring_lists, tmp_path, reference, vsl_weight
+    build_ring_model, ring_tokenizer, ring_lists, tmp_path, reference, vsl_weight, item_weight
 ):
     model = build_ring_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainer = RSPOTrainer(
         model=model,
-        args=arguments(tmp_path, reference=reference, vsl_weight=vsl_weight),
+        args=arguments(tmp_path, reference=reference, vsl_weight=vsl_weight, item_weight=item_weight),
         train_dataset=ring_lists,
         processing_class=ring_tokenizer,
     )
@@ -227,8 +229,9 @@ def test_training_parts_better_from_worse(
     assert logs[-1]["rspo/margin"] > logs[0]["rspo/margin"] + 0.5
     assert logs[-1]["rspo/accuracy"] > 0.95 > logs[0]["rspo/accuracy"] + 0.05
     assert logs[-1]["rspo/rspo"] < logs[0]["rspo/rspo"]
-    for name, parameter in model.named_parameters():  # candidates are not scored by the heads of value and item
-        untouched = not vsl_weight and name.startswith(("value_head.", "item_head."))
+    for name, parameter in model.named_parameters():
+        heads = ("value_head.", *(() if item_weight else ("item_head.",)))  # that do not score candidates
+        untouched = not vsl_weight and name.startswith(heads)
         assert torch.equal(before[name], parameter) == untouched, name
     if reference == "frozen":
         kept = dict(trainer.ref_model.named_parameters())
@@ -249,7 +252,9 @@ def test_collator_makes_the_documented_tensors(ring_tokenizer):
     assert batch["candidate_mask"].tolist() == [[True, True, False], [True, True, True]]
     assert batch["rewards"].tolist() == [[0.5, 2.0, 0.0], [1.0, 0.0, 3.0]]
     assert batch["labels"].tolist() == [[7, 13], [5, 11]] and batch["item_labels"].tolist() == [24, 10]
-    assert batch["value_labels"].tolist() == [1, 2] and "ref_logps" not in batch
+    assert batch["value_labels"].tolist() == [1, 2] and not {"ref_logps", "candidate_items"} & batch.keys()
+    items = RSPOCollator(ring_tokenizer, max_items=2, with_items=True)(rows)["candidate_items"]
+    assert items.tolist() == [[1, 24, 1], [8, 9, 10]]
     rows = [row | {"rewards": [0.0] * len(row["rewards"]), "ref_logps": [-1.0] * len(row["rewards"])} for row in rows]
     batch = RSPOCollator(ring_tokenizer, max_items=2)(rows)
     assert batch["ref_logps"].tolist() == [[-1.0, -1.0, 0.0], [-1.0, -1.0, -1.0]]
@@ -275,6 +280,7 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be False"),
         ({"loss_type": "ppo"}, "`loss_type` must be one of rspo, dpo, sdpo, grpo. Received: 'ppo'"),
         ({"reference": "start"}, "`reference` must be one of frozen, logged, none. Received: 'start'"),
+        ({"item_weight": 1.5}, r"`item_weight` is a share in \[0, 1\]. Received: 1.5"),
         ({"vsl_weight": -0.1}, "`vsl_weight` must be >= 0. Received: -0.1"),
         ({"clip": 1.0}, r"`clip` must be in \(0, 1\). Received: 1.0"),
         ({"max_ndcg_loss": 1.0}, r"`max_ndcg_loss` is a share in \[0, 1\). Received: 1.0"),
@@ -287,6 +293,16 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
 def test_bad_settings(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_a_share_of_an_item_head_that_is_not_there_is_refused(build_ring_model, ring_tokenizer, ring_lists, tmp_path):
+    with pytest.raises(ValueError, match="`item_weight` = 0.5 needs an item head"):
+        RSPOTrainer(
+            model=build_ring_model(item_head=False),
+            args=arguments(tmp_path, item_weight=0.5),
+            train_dataset=ring_lists,
+            processing_class=ring_tokenizer,
+        )
 
 
 def test_lists_see_what_users_did_elsewhere(timed_tokenizer):

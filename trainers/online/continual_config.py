@@ -34,6 +34,9 @@ class ContinualConfig:
         default=3.0, metadata={"help": "Values become grades in [0, max_grade] within each list."}
     )
     vsl_weight: float = field(default=0.1, metadata={"help": "Weight of VSL on each list's most valuable candidate."})
+    item_weight: float = field(
+        default=0.0, metadata={"help": "Share in [0, 1] of the item head in the score that is aligned; as served."}
+    )
     unified: bool = field(default=True, metadata={"help": "Weigh VSL and RSPO sample by sample (UVR, eqs. 19-22)."})
     reference: str = field(
         default="published",
@@ -69,6 +72,8 @@ class ContinualConfig:
         for name in ("warmup_steps", "weight_decay", "rl_weight", "vsl_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` must be >= 0 and finite. Received: {getattr(self, name)}.")
+        if not 0 <= self.item_weight <= 1:
+            raise ValueError(f"`item_weight` is a share in [0, 1]. Received: {self.item_weight}.")
         if not 0 < self.clip < 1:
             raise ValueError(f"`clip` must be in (0, 1). Received: {self.clip}.")
         if self.unified and (self.loss_type != "rspo" or not self.vsl_weight):

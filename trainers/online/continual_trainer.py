@@ -15,7 +15,7 @@ from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.peer_vectors import extend_tables
 
 from ..rspo.preference_lists import RSPOCollator
-from ..rspo.rspo_objective import preference_objective
+from ..rspo.rspo_objective import candidate_scores, preference_objective
 from ..rspo.trl_bases import disable_dropout_in_model
 from ..vsl.vsl_collator import VSLCollator
 from ..vsl.vsl_trainer import NonFiniteTrainingError
@@ -49,6 +49,10 @@ class ContinualTrainer:
             raise ValueError(
                 f"`max_items` must be at most the model's `max_context_items`, {limit}. Received: {config.max_items}."
             )
+        if config.item_weight and not model.config.item_head:
+            raise ValueError(
+                f"`item_weight` = {config.item_weight} needs an item head, and the model has none. Set it to 0."
+            )
         model.config.check_tokenizer(tokenizer)
         if config.disable_dropout:
             disable_dropout_in_model(model)
@@ -58,7 +62,9 @@ class ContinualTrainer:
         self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         self.steps = 0
         self.vsl_collator = VSLCollator(tokenizer)
-        self.rspo_collator = RSPOCollator(tokenizer, self.max_items, model.config.max_cross_domain_items)
+        self.rspo_collator = RSPOCollator(
+            tokenizer, self.max_items, model.config.max_cross_domain_items, with_items=config.item_weight > 0
+        )
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
@@ -142,7 +148,7 @@ class ContinualTrainer:
 
     def reference_logps(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """log p of the candidates under the weights that were last published, (B, n)."""
-        return self.reference(**batch).candidate_logps
+        return candidate_scores(self.reference(**batch), self.config.item_weight)
 
     def _moved(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}

@@ -91,11 +91,13 @@ class RSPOCollator:
     n)); `rewards` (float32, (B, n)): values >= 0, 0 on padding; `ref_logps` (float32, (B, n)) where the rows have
     them. Of each list's most valuable candidate, the first if there are several: `labels` (int64, (B, T)),
     `item_labels` and, with value buckets, `value_labels` (int64, (B,)); -100 where no candidate has a value above 0.
+    With `with_items` also `candidate_items` (int64, (B, n)), item rows + 1, for the item head.
     """
 
     tokenizer: UASIDTokenizer
     max_items: int
     max_cross_domain: int | None = None
+    with_items: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
@@ -115,6 +117,11 @@ class RSPOCollator:
         batch["candidate_ids"] = torch.from_numpy(
             np.stack([np.concatenate([s, np.repeat(s[:1], width - len(s), axis=0)]) for s in sids])
         )
+        if self.with_items:
+            items = [tokenizer.item_rows(row["candidates"]) + 1 for row in rows]
+            batch["candidate_items"] = torch.from_numpy(
+                np.stack([np.concatenate([i, np.repeat(i[:1], width - len(i))]) for i in items])
+            )
         lengths = torch.tensor([len(s) for s in sids])
         batch["candidate_mask"] = torch.arange(width) < lengths.unsqueeze(1)
         for name in ("rewards", "ref_logps"):

@@ -36,6 +36,9 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
             reference towards the policy now and then, as TRL does.
 
     Parameters of the policy:
+        item_weight (`float`, defaults to 0): Share in [0, 1] of the item head in what is aligned, (1 - w) log p(SID) +
+            w log p(item): set it to the `item_weight` that will be served, so that the ranking that users get is the
+            one that learns from the lists. 0 is the paper's policy. `ref_logps` of the data must then be such scores.
         disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be in the
             difference between policy and reference, which gate and margins read.
 
@@ -68,6 +71,9 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
         default=3.0, metadata={"help": "Values become grades in [0, max_grade] within each list."}
     )
     vsl_weight: float = field(default=0.1, metadata={"help": "Weight of VSL on each list's most valuable candidate."})
+    item_weight: float = field(
+        default=0.0, metadata={"help": "Share in [0, 1] of the item head in the score that is aligned; as served."}
+    )
     unified: bool = field(default=False, metadata={"help": "Weigh VSL and RSPO sample by sample (UVR)."})
     reference: str = field(default="frozen", metadata={"help": f"One of {', '.join(REFERENCES)}."})
     sync_ref_model: bool = field(default=False, metadata={"help": "Move the frozen reference towards the policy."})
@@ -88,6 +94,8 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
                 raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
         if self.vsl_weight < 0:
             raise ValueError(f"`vsl_weight` must be >= 0. Received: {self.vsl_weight}.")
+        if not 0 <= self.item_weight <= 1:
+            raise ValueError(f"`item_weight` is a share in [0, 1]. Received: {self.item_weight}.")
         if not 0 < self.clip < 1:
             raise ValueError(f"`clip` must be in (0, 1). Received: {self.clip}.")
         if not 0 <= self.max_ndcg_loss < 1:

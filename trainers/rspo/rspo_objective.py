@@ -27,6 +27,7 @@ class PreferenceSettings(Protocol):
     max_grade: float
     vsl_weight: float
     unified: bool
+    item_weight: float
 
 
 def preference_objective(
@@ -41,8 +42,8 @@ def preference_objective(
     """The loss of a batch of [`RSPOCollator`].
 
     Args:
-        reference: Gives log p of the batch's candidates (float, (B, n)) under the reference; default, the batch's
-            `ref_logps`, or none where it has none.
+        reference: Gives the scores of the batch's candidates (float, (B, n)) under the reference; default, the
+            batch's `ref_logps`, or none where it has none.
         count, num_lists: What the sums of the preference loss and of VSL are divided by, see `counted`; default, what
             this batch counts and its lists.
 
@@ -54,7 +55,7 @@ def preference_objective(
     targets = {name: batch.pop(name) for name in VSL_LABELS if name in batch}
     assert rewards is not None and mask is not None
     outputs = model(**batch, **(targets if args.vsl_weight else {}))
-    logps = outputs.candidate_logps
+    logps = candidate_scores(outputs, args.item_weight)
     if reference is not None:
         with torch.no_grad():
             ref_logps = reference(batch)
@@ -72,6 +73,13 @@ def preference_objective(
         metrics["vsl"] = vsl.detach()
         loss = loss + args.vsl_weight * vsl
     return loss, metrics, outputs
+
+
+def candidate_scores(outputs: Any, item_weight: float) -> torch.Tensor:
+    """What a policy ranks candidates by, float (B, n): (1 - w) log p(SID) + w log p(item), as `recommend` does."""
+    if not item_weight:
+        return outputs.candidate_logps
+    return (1 - item_weight) * outputs.candidate_logps + item_weight * outputs.candidate_item_logps
 
 
 def preference_loss(args: PreferenceSettings, logps, grades, ref_logps, mask, anchor_weight, count):
@@ -103,4 +111,4 @@ def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
     return metrics
 
 
-__all__ = ["PreferenceSettings", "preference_objective"]
+__all__ = ["PreferenceSettings", "candidate_scores", "preference_objective"]

@@ -24,7 +24,7 @@ from .preference_lists import RSPOCollator, check_lists
 from .preference_losses import counted
 from .rspo_config import RSPOConfig
 from .rspo_loss import value_grades
-from .rspo_objective import preference_objective
+from .rspo_objective import candidate_scores, preference_objective
 from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
 
 
@@ -89,6 +89,10 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         rows = check_lists(train_dataset, args.reference)
         if args.reference != "logged" and "ref_logps" in rows.column_names:
             rows = rows.remove_columns("ref_logps")
+        if args.item_weight and not model.config.item_head:
+            raise ValueError(
+                f"`item_weight` = {args.item_weight} needs an item head, and the model has none. Set it to 0."
+            )
         if args.disable_dropout:
             disable_dropout_in_model(model)
         if peft_config is not None:
@@ -109,6 +113,7 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
                 processing_class,
                 args.max_items or model.config.max_context_items,
                 model.config.max_cross_domain_items,
+                with_items=args.item_weight > 0,
             ),
             callbacks=callbacks,
             **kwargs,
@@ -154,11 +159,11 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         return (loss, outputs) if return_outputs else loss
 
     def reference_logps(self, model, batch) -> torch.Tensor:
-        """log p of the candidates under the frozen reference, (B, n)."""
+        """Scores of the candidates under the frozen reference, (B, n)."""
         if self.ref_model is not None:
-            return self.ref_model(**batch).candidate_logps
+            return candidate_scores(self.ref_model(**batch), self.args.item_weight)
         with self.accelerator.unwrap_model(model).disable_adapter():
-            return model(**batch).candidate_logps
+            return candidate_scores(model(**batch), self.args.item_weight)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.loss_metrics:
