@@ -4,7 +4,8 @@
 
 For every seed a new market, its log, and the demo's recipe on it. The steps: a base without value (as OneRec-V2), VSL,
 then VSL aligned by each loss under one budget (same lists, epochs, learning rate, reference, VSL term; the recipe sets
-no guard), with the unified weights, and on lists that a reward model values. Serving weights are chosen on validation
+no guard), with the unified weights, with the item head's share in what is aligned, and on lists that a reward model
+values. Serving weights are chosen on validation
 for each policy alone, from nine combinations, as many as the DLRM-style stack (`dlrm.py`) gets; the item-kNN has 96.
 
 Then every test user gets one list from every policy at the end of the log, and the market says what it earns in
@@ -49,6 +50,7 @@ from gr4ad.trainers.evaluation.model_ranking import rank_users
 
 REFERENCE = "VSL"
 BASELINE = "DLRM-style"
+SERVED = 0.8  # the largest share of the item head that validation may choose
 REWARD_LISTS: Changes = {
     "lists": {"source": "reward_model"},
     "explore": {"beam_widths": [32, 64, 64], "score_history": True},
@@ -66,8 +68,10 @@ STEPS: dict[str, Changes] = {
     "VSL + S-DPO": {"align": {"loss_type": "sdpo"}},
     "VSL + RSPO": {"align": {"loss_type": "rspo"}},
     "VSL + RSPO, unified": {"align": {"loss_type": "rspo", "unified": True}},
+    "VSL + RSPO, served score": {"align": {"loss_type": "rspo", "item_weight": SERVED}},
     "VSL + RSPO, reward model": {**REWARD_LISTS, "align": {"loss_type": "rspo"}},
     "VSL + RSPO, unified, reward model": {**REWARD_LISTS, "align": {"loss_type": "rspo", "unified": True}},
+    "VSL + RSPO, served score, reward model": {**REWARD_LISTS, "align": {"loss_type": "rspo", "item_weight": SERVED}},
 }
 UNIT = "fen per 1,000 requests"
 EARNED_FILE = "earned.npz"

@@ -1,21 +1,25 @@
 """A server under everything at once for minutes: requests, changes of ads, reloads, damaged weights, bad clients.
 
     nice python benchmarks/soak.py --out benchmarks/results/soak.json --figure docs/figures/soak.svg
+    nice python benchmarks/soak.py --backend vllm --out benchmarks/results/soak_vllm.json
 
-`gr4ad serve` runs as a process of its own with its result cache on and beams that follow the load. Valid requests
-arrive as a Poisson process (open loop), 1,000 ads a minute are added, replaced or removed, other weights are loaded
-each minute and damaged ones offered in between, clients send bad bodies or leave. Whatever must not happen is counted,
-and the command fails if anything was. Its latencies are of this load on this machine: no measure of speed.
+`gr4ad serve` runs as a process of its own, the native one with its result cache on, with beams that follow the load.
+On vLLM memory is that of the API server, the engine and its worker together, and there is no Open Inference. Valid
+requests arrive as a Poisson process (open loop), 1,000 ads a minute are added, replaced or removed, other weights are
+loaded each minute and damaged ones offered in between, clients send bad bodies or leave. Whatever must not happen is
+counted, and the command fails if anything was. Its latencies are of this load on this machine: no measure of speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -99,12 +103,17 @@ def damaged(source: Path, folder: Path) -> list[Path]:
     return [cut, copy_with(source, folder / "no_numbers", torch.nan), nothing]
 
 
+def resident_megabytes(process: psutil.Process) -> float:
+    """Of a process and those that it started."""
+    return sum(part.memory_info().rss for part in (process, *process.children(recursive=True))) / 2**20
+
+
 async def watch_memory(process: psutil.Process, ledger: Ledger, until: float) -> list[tuple[float, float]]:
     """(Seconds since the start, resident MB) each half second; and how late the clients' own loop is."""
     samples, turn = [], 0
     while time.monotonic() < until:
         if turn % 10 == 0:
-            samples.append((time.monotonic() - ledger.begun, process.memory_info().rss / 2**20))
+            samples.append((time.monotonic() - ledger.begun, resident_megabytes(process)))
         turn, before = turn + 1, time.monotonic()
         await asyncio.sleep(0.05)
         ledger.pause = max(ledger.pause, time.monotonic() - before - 0.05)
@@ -113,7 +122,7 @@ async def watch_memory(process: psutil.Process, ledger: Ledger, until: float) ->
 
 async def soak(url: str, process: psutil.Process, ledger: Ledger, items: list[str], models, broken, arguments):
     """Runs all clients to the end; returns what `watch_memory` does."""
-    until = time.monotonic() + 60 * arguments.minutes
+    native, until = arguments.backend == "torch", time.monotonic() + 60 * arguments.minutes
     ledger.begun = time.monotonic()
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as client:
@@ -122,10 +131,10 @@ async def soak(url: str, process: psutil.Process, ledger: Ledger, items: list[st
         period = 60 * WORKERS / arguments.changes
         memory, *_ = await asyncio.gather(
             watch_memory(process, ledger, until),
-            ask_all(client, ledger, items, arguments.rate, arguments.widest, until),
+            ask_all(client, ledger, items, arguments.rate, arguments.widest, until, native),
             *(change_ads(client, ledger, number, period, until) for number in range(WORKERS)),
             reload_all(client, ledger, models, broken, arguments.reload_seconds, until),
-            annoy(client, ledger, items, arguments.annoy_seconds, until),
+            annoy(client, ledger, items, arguments.annoy_seconds, until, native),
         )
     return memory
 
@@ -165,26 +174,28 @@ def plot(ledger: Ledger, memory: list[tuple[float, float]], file: Path) -> None:
     pyplot.close(figure)
 
 
-def start_server(model: Path, folder: Path) -> tuple[subprocess.Popen, str]:
+def start_server(model: Path, folder: Path, backend: str) -> tuple[subprocess.Popen, str]:
     """A server of its own process on a free port, and its address."""
-    port_file = folder / "port"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "gr4ad.cli", "serve", "--backend", backend, "--model", str(model), "--port", str(port),
+        "--slo_ms", "500", "--deadline_ms", "20000", *(["--cache_seconds", "5"] if backend == "torch" else []),
+    ]  # fmt: skip
+    environment = {"GR4AD_ADMIN_TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1"}
     with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(
-            [
-                sys.executable, "-m", "gr4ad.cli", "serve", "--model", str(model), "--port", "0",
-                "--port_file", str(port_file), "--cache_seconds", "5", "--slo_ms", "500", "--deadline_ms", "20000",
-            ],
-            env={**os.environ, "GR4AD_ADMIN_TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            stdout=log,
-            stderr=log,
-        )  # fmt: skip
-    end = time.monotonic() + 180
-    while not port_file.is_file():
+        server = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/v1/model", trust_env=False).status_code == 200:
+                return server, url
         if server.poll() is not None or time.monotonic() > end:
             server.kill()
             raise SystemExit(f"The server did not start: {(folder / 'server.log').read_text()[-2000:]}")
         time.sleep(0.1)
-    return server, f"http://127.0.0.1:{port_file.read_text().strip()}"
 
 
 def rows_of(ledger: Ledger, memory: list[tuple[float, float]], minutes: float, exit_code: int) -> list[dict]:
@@ -214,6 +225,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
     parser.add_argument("--figure", type=Path, help="SVG file to write.")
     parser.add_argument("--model", type=Path, help="Folder of `gr4ad run`; default: a small one with random weights.")
+    parser.add_argument("--backend", default="torch", choices=("torch", "vllm"))
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=8.0, help="Valid requests a second.")
     parser.add_argument("--changes", type=float, default=1000.0, help="Ads a minute.")
@@ -240,7 +252,7 @@ def main() -> None:
         codes = {item: sids[item] for item in changing}
         codes |= {f"soak_{number}": sids[items[number % len(items)]] for number in range(len(items) // 2)}
         ledger = Ledger(codes=codes, known=set(items))
-        server, url = start_server(one, folder)
+        server, url = start_server(one, folder, arguments.backend)
         try:
             memory = asyncio.run(soak(url, psutil.Process(server.pid), ledger, stable, models, broken, arguments))
         finally:
@@ -251,12 +263,13 @@ def main() -> None:
     early = statistics.median(mb for at, mb in memory if 0.2 * memory[-1][0] < at < 0.4 * memory[-1][0])
     late = statistics.median(mb for at, mb in memory if at > 0.8 * memory[-1][0])
     result = {
-        "command": "python benchmarks/soak.py --out FILE --figure FILE",
+        "command": f"python benchmarks/soak.py --backend {arguments.backend} --out FILE --figure FILE",
         "machine": machine(),
         "versions": {package: version(package) for package in VERSIONS},
         "seeds": [0],
         "load": {
-            name: vars(arguments)[name] for name in ("minutes", "rate", "changes", "reload_seconds", "annoy_seconds")
+            name: vars(arguments)[name]
+            for name in ("backend", "minutes", "rate", "changes", "reload_seconds", "annoy_seconds")
         },
         "rows": rows,
         "ratios": {"memory_last_fifth_vs_second_fifth": round(late / early, 4)},

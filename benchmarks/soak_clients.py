@@ -15,6 +15,7 @@ import httpx
 TOKEN = "a token of the soak test"
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
 URL = "/v1/recommend"
+OURS = (URL, "/v1/index", "/v1/reload")
 WORKERS = 4  # that change ads, each its own
 LATE = 1.0  # seconds after its answered removal in which an ad may still be on its way
 
@@ -112,9 +113,10 @@ async def infer(client: httpx.AsyncClient, ledger: Ledger, history: list[str]) -
 
 
 async def ask_all(
-    client: httpx.AsyncClient, ledger: Ledger, items: list[str], rate: float, widest: int, until: float
+    client: httpx.AsyncClient, ledger: Ledger, items: list[str], rate: float, widest: int, until: float, native: bool
 ) -> None:
-    """Valid requests as a Poisson process: they are sent whether or not those before were answered."""
+    """Valid requests as a Poisson process: they are sent whether or not those before were answered. Some of them to a
+    `native` server by Open Inference."""
     rng = random.Random(0)
     levels = len(next(iter(ledger.codes.values())))
     wide = {"top_k": widest, "beam_widths": [widest] * levels, "exclude_history": False}
@@ -128,7 +130,7 @@ async def ask_all(
             work = ask(client, ledger, probe, True)
         elif kind < 0.3:
             work = ask(client, ledger, {"history": user, **wide}, False)
-        elif kind < 0.4:
+        elif kind < 0.4 and native:
             work = infer(client, ledger, user)
         else:
             work = ask(client, ledger, {"history": user, "top_k": 5}, False)
@@ -224,9 +226,13 @@ def bad_requests(items: list[str]) -> list[tuple[str, bytes, dict, int]]:
     ]
 
 
-async def annoy(client: httpx.AsyncClient, ledger: Ledger, items: list[str], period: float, until: float) -> None:
-    """Bad requests in turn, and between them clients that leave: before their body is whole, or before the answer."""
-    rng, number, requests = random.Random(0), 0, bad_requests(items)
+async def annoy(
+    client: httpx.AsyncClient, ledger: Ledger, items: list[str], period: float, until: float, native: bool
+) -> None:
+    """Bad requests in turn, and between them clients that leave: before their body is whole, or before the answer.
+    Paths that are not ours vLLM's server refuses in its own words."""
+    rng, number = random.Random(0), 0
+    requests = [bad for bad in bad_requests(items) if native or bad[0] in OURS]
     whole = json.dumps({"history": items[:3]}).encode()
     while time.monotonic() + period < until:
         await asyncio.sleep(period)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from .http_errors import ExplainedRoute, UnauthorizedError, error_response
 from .http_schema import ErrorResponse
 from .index_change import MAX_ADS, MAX_CODE, MAX_ID_CHARACTERS, MAX_LEVELS, IndexChange
 from .live_model import LiveModel, ReloadError, Served
@@ -23,6 +24,8 @@ Code = Annotated[int, Field(ge=0, le=MAX_CODE)]
 Codes = Annotated[list[Code], Field(min_length=1, max_length=MAX_LEVELS)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 Rank = Annotated[float, Field(allow_inf_nan=False)]
+
+MODEL_PATH, INDEX_PATH, RELOAD_PATH = ADMIN_PATHS = ("/v1/model", "/v1/index", "/v1/reload")
 
 bearer = HTTPBearer(auto_error=False, description="The server's administration token.")
 
@@ -65,25 +68,57 @@ class ServedResponse(BaseModel):
     ads: int = Field(description="Ads that can be recommended.")
 
 
-class UnauthorizedError(PermissionError):
-    """Without the token; `status` is 403 where there is none, else 401."""
+class Administration(Protocol):
+    """What can be changed of what is served."""
 
-    def __init__(self, status: int, detail: str):
-        super().__init__(detail)
-        self.status = status
+    async def served(self) -> ServedResponse:
+        """What is served now."""
+
+    async def change(self, change: ChangeRequest) -> ServedResponse:
+        """Changes ads; returns when requests that begin see it. Raises ValueError: as `IndexChange.apply`."""
+
+    async def reload(self, model: str | None) -> ServedResponse:
+        """Serves the weights of another artifact, or the same read again. Raises ReloadError: if they cannot be."""
 
 
-def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
+class LiveAdministration:
+    """The administration of a live model in this process."""
+
+    def __init__(self, live: LiveModel):
+        self.live = live
+        # One thread for all: torch keeps memory for every thread that ever ran a model.
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="reload")
+
+    async def served(self) -> ServedResponse:
+        return described(self.live.served)
+
+    async def change(self, change: ChangeRequest) -> ServedResponse:
+        return described(await run_in_threadpool(lambda: self.live.change(IndexChange(**change.model_dump()))))
+
+    async def reload(self, model: str | None) -> ServedResponse:
+        loop = asyncio.get_running_loop()
+        return described(await loop.run_in_executor(self.reader, self.live.reload, model))
+
+
+def described(served: Served) -> ServedResponse:
+    recommender = served.recommender
+    return ServedResponse(
+        model=recommender.name,
+        model_version=served.version,
+        index_changes=served.changes,
+        ads=recommender.tokenizer.index.num_active,
+    )
+
+
+def add_admin_routes(app: FastAPI, administration: Callable[[], Administration], token: str | None) -> None:
     """Adds `POST /v1/index`, `POST /v1/reload` and `GET /v1/model`; without a token the first two always answer 403.
 
     Statuses: 200; 400; 401 wrong token; 403 no token is set; 409 weights that cannot be served; 413; 422 a field is at
     fault; 500 a published change could not be written. What is refused leaves everything as it was.
-    """
 
-    @app.exception_handler(UnauthorizedError)
-    async def unauthorized(request: Request, error: UnauthorizedError) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-        return JSONResponse(ErrorResponse(detail=str(error)).model_dump(), status_code=error.status, headers=headers)
+    Args:
+        administration: Gives it when a request comes: an app may have its routes before it has a model.
+    """
 
     def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         if token is None:
@@ -93,45 +128,34 @@ def add_admin_routes(app: FastAPI, live: LiveModel, token: str | None) -> None:
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise UnauthorizedError(401, "Send the server's token in the header `authorization: Bearer TOKEN`.")
 
-    def described(served: Served) -> ServedResponse:
-        recommender = served.recommender
-        return ServedResponse(
-            model=recommender.name,
-            model_version=served.version,
-            index_changes=served.changes,
-            ads=recommender.tokenizer.index.num_active,
-        )
-
-    # One thread for all: torch keeps memory for every thread that ever ran a model.
-    reader = ThreadPoolExecutor(1, thread_name_prefix="reload")
     guard = [Depends(authorized)]
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in (400, 401, 403, 409, 413, 422, 500)
     }
+    router = APIRouter(route_class=ExplainedRoute)
 
-    @app.get("/v1/model")
+    @router.get(MODEL_PATH)
     async def model() -> ServedResponse:
         """What is served now."""
-        return described(live.served)
+        return await administration().served()
 
-    @app.post("/v1/index", dependencies=guard, responses=errors, response_model=ServedResponse)
+    @router.post(INDEX_PATH, dependencies=guard, responses=errors, response_model=ServedResponse)
     async def index(body: ChangeRequest) -> Any:
         """Changes ads; requests that begin after the answer see the change."""
         try:
-            served = await run_in_threadpool(lambda: live.change(IndexChange(**body.model_dump())))
+            return await administration().change(body)
         except ValueError as error:
-            return JSONResponse(ErrorResponse(detail=str(error)).model_dump(), status_code=422)
-        return described(served)
+            return error_response(422, str(error))
 
-    @app.post("/v1/reload", dependencies=guard, responses=errors, response_model=ServedResponse)
+    @router.post(RELOAD_PATH, dependencies=guard, responses=errors, response_model=ServedResponse)
     async def reload(body: ReloadRequest | None = None) -> Any:
         """Reads weights and serves them; requests go on with the old ones until then."""
         try:
-            source = None if body is None else body.model
-            served = await asyncio.get_running_loop().run_in_executor(reader, live.reload, source)
+            return await administration().reload(None if body is None else body.model)
         except ReloadError as error:
-            return JSONResponse(ErrorResponse(detail=str(error), field="model").model_dump(), status_code=409)
-        return described(served)
+            return error_response(409, str(error), "model")
+
+    app.include_router(router)
 
 
-__all__ = ["add_admin_routes"]
+__all__ = ["ADMIN_PATHS", "Administration", "LiveAdministration", "ServedResponse", "add_admin_routes"]

@@ -21,7 +21,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from .admin_routes import add_admin_routes
+from .admin_routes import LiveAdministration, add_admin_routes
+from .http_errors import error_response, refused_body, unreadable_body
 from .http_middleware import LimitBody, MeasureRequests, ServerMetrics
 from .http_schema import (
     BatchRequest,
@@ -30,7 +31,6 @@ from .http_schema import (
     FailedRequest,
     RecommendResponse,
     RequestLimits,
-    readable_error,
     request_body,
 )
 from .live_model import LiveModel
@@ -53,12 +53,6 @@ async def disconnected(request: Request) -> None:
     """Returns when the client has left; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def error_response(status: int, detail: str, field: str | None = None, **headers: str) -> JSONResponse:
-    return JSONResponse(
-        ErrorResponse(detail=detail, field=field).model_dump(), status_code=status, headers=headers or None
-    )
 
 
 def create_app(model: Recommender | LiveModel, config: ServerConfig) -> FastAPI:
@@ -106,22 +100,13 @@ def create_app(model: Recommender | LiveModel, config: ServerConfig) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            reason = first.get("ctx", {}).get("error", first["msg"])
-            return error_response(
-                400, f"The body is not JSON: {reason}, at character {first['loc'][-1]}. Send a JSON object."
-            )
-        refused = readable_error(first)
-        return error_response(422, refused.detail, refused.field)
+        return refused_body(error)
 
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:
+            return unreadable_body(error)
         detail = f"{error.detail}: {request.method} {request.url.path[:100]}. /openapi.json lists what is served."
-        if error.status_code == 400:  # what the JSON reader raises beside JSONDecodeError
-            detail = (
-                f"The body is not JSON: {str(error.__cause__ or error.detail)[:100]}. Send a JSON object in UTF-8."
-            )
         return error_response(error.status_code, detail, **(error.headers or {}))
 
     @app.exception_handler(Exception)
@@ -166,7 +151,8 @@ def create_app(model: Recommender | LiveModel, config: ServerConfig) -> FastAPI:
         status: {"model": ErrorResponse} for status in (400, 413, 422, 429, 500, 503, 504)
     }
     app.post(RECOMMEND_PATH, response_model=RecommendResponse | BatchResponse, responses=errors)(recommend)
-    add_admin_routes(app, live, config.admin_token())
+    administration = LiveAdministration(live)
+    add_admin_routes(app, lambda: administration, config.admin_token())
     add_open_inference_routes(app, service, limits)
 
     unready: dict[int | str, dict[str, Any]] = {503: {"description": "Starting or draining.", "content": TEXT}}

@@ -122,23 +122,28 @@ class ServerConfig:
             raise ValueError(f"`watch_seconds` must be above 0 seconds. Received: {self.watch_seconds}.")
 
     def admin_token(self) -> str | None:
-        """The token of the administration, None if there is none.
+        """As the function of this name, of this server's `admin_token_file`."""
+        return admin_token(self.admin_token_file)
 
-        Raises:
-            ValueError: If it is shorter than 16 characters. OSError: If its file cannot be read.
-        """
-        if self.admin_token_file is not None:
-            token = Path(self.admin_token_file).read_text(encoding="utf-8").strip()
-        else:
-            token = os.environ.get(TOKEN_VARIABLE, "").strip()
-            if not token:
-                return None
-        if len(token) < MIN_TOKEN_LENGTH:
-            where = self.admin_token_file or TOKEN_VARIABLE
-            raise ValueError(
-                f"The token in {where} must have at least {MIN_TOKEN_LENGTH} characters. Received: {len(token)}."
-            )
-        return token
+
+def admin_token(file: str | None = None) -> str | None:
+    """The token of the administration, from a file or the environment; None if there is none.
+
+    Raises:
+        ValueError: If it is shorter than 16 characters. OSError: If its file cannot be read.
+    """
+    if file is not None:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    else:
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not token:
+            return None
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise ValueError(
+            f"The token in {file or TOKEN_VARIABLE} must have at least {MIN_TOKEN_LENGTH} characters. Received: "
+            f"{len(token)}."
+        )
+    return token
 
 
 __all__ = ["ServerConfig"]

@@ -1,5 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Entry point `vllm.endpoint_plugins`: `POST /v1/recommend` in vLLM's API server, as the native server has it.
+"""Entry point `vllm.endpoint_plugins`: `POST /v1/recommend` and the administration in vLLM's API server, as the native
+server has them.
 
 vLLM loads endpoint plugins only where `VLLM_PLUGINS` names them: `VLLM_PLUGINS=gr4ad vllm serve MODEL`. The API server
 checks the shape of a body; ids, names and defaults the engine checks, which knows the index that is served.
@@ -23,6 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.engine.protocol import EngineClient
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from ..admin_routes import ADMIN_PATHS, add_admin_routes
+from ..http_errors import error_response
 from ..http_middleware import BATCH_BUCKETS, LATENCY_BUCKETS, LimitBody
 from ..http_schema import (
     BatchRequest,
@@ -36,8 +39,10 @@ from ..http_schema import (
     readable_error,
     request_body,
 )
-from ..http_server import RECOMMEND_PATH, disconnected, error_response
+from ..http_server import RECOMMEND_PATH, disconnected
+from ..server_config import admin_token
 from .answering import FIELDS
+from .engine_administration import EngineAdministration
 from .options import VLLMOptions
 from .query import POOLING_TASK, decode_answer, to_pooling_params, to_prompt
 
@@ -87,6 +92,7 @@ class RecommendService:
         config = engine.model_config.hf_config
         self.engine, self.options, self.metrics = engine, options, metrics
         self.levels, self.max_items = config.num_levels, config.max_context_items
+        self.administration = EngineAdministration(engine)
         self.in_flight = 0
         self.body: TypeAdapter = TypeAdapter(
             request_body(
@@ -179,14 +185,14 @@ class RecommendService:
         return Response(answer.model_dump_json(), media_type="application/json")
 
 
-class LimitRecommendBody:
-    """The limit on body size, for `/v1/recommend` alone: vLLM's own routes are left as they are."""
+class LimitOwnBodies:
+    """The limit on body size, for the routes of this plugin: vLLM's own are left as they are."""
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app, self.limited = app, LimitBody(app, max_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] == RECOMMEND_PATH
+        ours = scope["type"] == "http" and scope["path"] in (RECOMMEND_PATH, *ADMIN_PATHS)
         await (self.limited if ours else self.app)(scope, receive, send)
 
 
@@ -197,9 +203,9 @@ class RecommendEndpoint:
     required_tasks = (POOLING_TASK,)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Adds the route to vLLM's app."""
+        """Adds the routes to vLLM's app."""
         options = VLLMOptions.from_additional_config(app.state.args.additional_config)
-        app.add_middleware(LimitRecommendBody, max_bytes=options.max_body_bytes)
+        app.add_middleware(LimitOwnBodies, max_bytes=options.max_body_bytes)
         metrics = shared_metrics()
 
         async def recommend(request: Request) -> Response:
@@ -221,9 +227,10 @@ class RecommendEndpoint:
             responses={status: {"model": ErrorResponse} for status in statuses},
             openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}},
         )(recommend)
+        add_admin_routes(app, lambda: app.state.gr4ad.administration, admin_token())
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
-        """Connects the route with the engine."""
+        """Connects the routes with the engine."""
         assert engine_client is not None, "only servers without a model have no engine, and they have no such task"
         options = VLLMOptions.from_additional_config(args.additional_config)
         state.gr4ad = RecommendService(engine_client, options, shared_metrics())

@@ -103,22 +103,6 @@ def test_accumulated_batches_train_as_whole_ones(parts, tmp_path):
     check_same(eight_by_one, train(parts, tmp_path / "1x8", **settings))
 
 
-@pytest.mark.slow
-def test_sharded_parameters_get_the_gradients_of_whole_ones(parts, tmp_path):
-    """Torch's FSDP2 on two processes. Not by way of the trainer: accelerate shards on accelerators alone and trains
-    by DDP where both are asked of CPUs."""
-    script = str(Path(__file__).with_name("vsl_sharded.py"))
-    for processes in (1, 2):
-        command = [*launch(processes), script, str(parts), str(tmp_path / f"{processes}.safetensors")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (load_file(tmp_path / f"{processes}.safetensors") for processes in (1, 2))
-    assert one.keys() == two.keys() and len(one) > 20
-    for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-
-
 def wait_for(path: Path, run: subprocess.Popen) -> None:
     deadline = time.monotonic() + 200
     while not path.exists():

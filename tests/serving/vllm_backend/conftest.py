@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from transformers import GenerationConfig
-from vllm_processes import ENVIRONMENT, START_SECONDS, free_port, started
+from vllm_processes import ENVIRONMENT, START_SECONDS, TOKEN, free_port, started
 
 HERE = Path(__file__).parent
 
@@ -72,7 +72,7 @@ def served(wide_artifact, vllm_distribution, tmp_path_factory):
     ]  # fmt: skip
     environment = {
         "VLLM_PLUGINS": "gr4ad",
-        "VLLM_SERVER_DEV_MODE": "1",  # for /collective_rpc
+        "GR4AD_ADMIN_TOKEN": TOKEN,
         "PYTHONPATH": str(vllm_distribution),
     }
     with started(command, port, tmp_path_factory.mktemp("log") / "server.log", **environment) as client:

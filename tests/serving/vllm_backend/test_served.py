@@ -4,13 +4,14 @@ import time
 
 import httpx
 import pytest
-from vllm_processes import free_port, metric, started
+from vllm_processes import TOKEN, free_port, metric, started
 
 from gr4ad.serving import Recommender
 
 pytestmark = pytest.mark.needs_vllm
 
 URL = "/v1/recommend"
+ADMIN = {"authorization": f"Bearer {TOKEN}"}
 BASE = [32, 96, 96]
 TOLERANCE = 1e-4
 
@@ -152,14 +153,12 @@ def test_weights_and_ads_change_under_load_and_no_answer_mixes_two_versions(
                 else:
                     seen.add(answer["model"])
 
-    def rpc(method: str, *args) -> httpx.Response:
-        return served.post("/collective_rpc", json={"method": method, "args": list(args)})
-
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:
         thread.start()
     for folder in (tiny_artifact, wide_artifact, tiny_artifact):
-        assert rpc("gr4ad_reload", str(folder)).status_code == 200
+        answer = served.post("/v1/reload", json={"model": str(folder)}, headers=ADMIN)
+        assert answer.status_code == 200 and answer.json()["model"] == folder.name
         time.sleep(0.3)
     stop.set()
     for thread in threads:
@@ -167,9 +166,32 @@ def test_weights_and_ads_change_under_load_and_no_answer_mixes_two_versions(
     assert not failures
     assert seen == set(versions)
     removed = versions[other.name][0]
-    assert rpc("gr4ad_change_ads", {"op": "remove", "item_ids": [removed]}).status_code == 200
+    before = served.get("/v1/model").json()
+    after = served.post("/v1/index", json={"op": "remove", "item_ids": [removed]}, headers=ADMIN).json()
+    changes = before["index_changes"] + 1
+    assert after == {**before, "index_changes": changes, "ads": before["ads"] - 1} == served.get("/v1/model").json()
     assert removed not in [ad["item_id"] for ad in ask(served, history=history, **options)["recommendations"]]
-    assert rpc("gr4ad_reload", str(wide_artifact)).status_code == 200
+    assert served.post("/v1/reload", json={"model": str(wide_artifact)}, headers=ADMIN).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers", "status", "part"),
+    [
+        ("/v1/index", b'{"op": "remove", "item_ids": ["ad_1"]}', {}, 401, "authorization: Bearer TOKEN"),
+        ("/v1/reload", b"{}", {"authorization": "Bearer another token of this length"}, 401, "authorization"),
+        ("/v1/index", b"{", ADMIN, 400, "The body is not JSON"),
+        ("/v1/index", b'{"op": "forget", "item_ids": ["ad_1"]}', ADMIN, 422, "`op`"),
+        ("/v1/index", b'{"op": "remove", "item_ids": ["nobody"]}', ADMIN, 422, "nobody"),
+        ("/v1/index", b'{"op": "add", "item_ids": ["x"], "codes": [[999, 0, 0]]}', ADMIN, 422, "999"),
+        ("/v1/reload", b'{"model": "/nowhere"}', ADMIN, 409, "/nowhere"),
+        ("/v1/index", b" " * ((1 << 20) + 1), ADMIN, 413, "larger than 1048576 bytes"),
+    ],
+)
+def test_refused_changes_leave_everything_as_it_was(served, path, content, headers, status, part):
+    before = served.get("/v1/model").json()
+    response = served.post(path, content=content, headers={"content-type": "application/json", **headers})
+    assert response.status_code == status and part in response.json()["detail"]
+    assert served.get("/v1/model").json() == before
 
 
 def test_the_route_stands_in_the_openapi_document(served):

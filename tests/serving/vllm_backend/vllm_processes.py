@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 START_SECONDS = 600  # three processes import vLLM one after the other, on a machine that may be busy
+TOKEN = "a token of the tests on vLLM"
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
