@@ -201,7 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     size = SMOKE if arguments.smoke else FULL
-    requests, few = (8, 2) if arguments.smoke else (96, 4)
+    requests, few = (8, 2) if arguments.smoke else (48, 2)
     if arguments.smoke:
         arguments.rounds, arguments.beams = 1, [4]
     rows: list[dict] = []

@@ -11,7 +11,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("max_ndcg_loss", "revenue"), [(1.0, 1.9), (0.2, 1.9), (0.19, 1.2), (0.01, 1.2), (0.0, 1.0)])
+@pytest.mark.parametrize(("max_ndcg_loss", "revenue"), [(1.0, 1.9), (0.21, 1.9), (0.19, 1.2), (0.01, 1.2), (0.0, 1.0)])
 def test_weights_are_chosen_within_the_bound(max_ndcg_loss, revenue):
     assert best_row(ROWS, "revenue@10", max_ndcg_loss)["revenue@10"] == revenue
 

@@ -79,13 +79,13 @@ def build_ring_model(ring_tokenizer) -> Callable[..., GR4ADForRecommendation]:
     def build(**changes) -> GR4ADForRecommendation:
         set_seed(0)
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_parallel_layers": 1}
+        shape |= {"item_head": True}
         return GR4ADForRecommendation(
             GR4ADConfig(
                 codebook_sizes=ring_tokenizer.level_sizes,
                 num_value_buckets=3,
                 value_bucket_means=ring_tokenizer.value_bucket_means,
                 num_items=NUM_ITEMS + 1,
-                item_head=True,
                 num_events=2,
                 context_values=True,
                 user_feature_sizes=[3],
