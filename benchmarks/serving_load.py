@@ -45,7 +45,6 @@ from gr4ad.trainers.evaluation import SequenceTable, ranking_metrics
 
 LOADS = (0.3, 0.6, 0.9, 1.2, 1.6, 2.0)
 TOP_K = 10
-NARROW = 0.25
 logger = logging.getLogger("serving_load")
 
 
@@ -93,6 +92,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
     parser.add_argument("--figure", type=Path, help="SVG of the day.")
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512], help="Base widths.")
+    parser.add_argument(
+        "--floor", type=float, default=0.25, help="Least share of the base widths; `narrow` throughout."
+    )
     parser.add_argument("--slo-ms", type=float, help="Default: four full batches at base widths.")
     parser.add_argument("--item-weight", type=float, help="Share of the item head; default: the artifact's.")
     parser.add_argument("--seconds", type=float, default=30.0, help="Of each constant load.")
@@ -124,7 +126,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        narrow = [max(1, round(width * NARROW)) for width in base]
+        narrow = [max(1, round(width * arguments.floor)) for width in base]
         artifacts = {
             "fixed": artifact_with(arguments.run, work / "base", beam_widths=base, **changes),
             "narrow": artifact_with(arguments.run, work / "narrow", beam_widths=[*narrow[:-1], max(narrow[-1], TOP_K)],
@@ -143,7 +145,7 @@ def main() -> None:
         # What waits longer than a second is of no use to anybody: the same deadline for all.
         queue |= {"deadline_ms": max(1000.0, 2 * slo)}
         for system, artifact in artifacts.items():
-            options = {**queue, "slo_ms": slo} if system == "adaptive" else queue
+            options = {**queue, "slo_ms": slo, "min_beam_scale": arguments.floor} if system == "adaptive" else queue
             with serving(artifact, work / f"{system}.log", **options) as url:
                 loaded(url, scoring.bodies, np.zeros(16))
                 for place, (label, load) in enumerate(loads.items()):

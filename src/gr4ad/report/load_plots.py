@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-SYSTEM_COLORS = ("#2a6f97", "#c98b3a", "#8a8a8a", "#5b8c5a")
+SYSTEM_COLORS = ("#2a6f97", "#c98b3a", "#2f8f4e", "#8a8a8a")
 QUIET: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.size": 9}
 
 
