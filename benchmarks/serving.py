@@ -112,18 +112,17 @@ def served(recommender: Recommender, **options: Any) -> Iterator[str]:
 
 
 def burst(url: str, size: dict, requests: int, beams: int, repeated: float, seed: int) -> float:
-    """Requests a second; `repeated` is the share that asks what another has asked."""
+    """Requests a second; `repeated` is the share that was asked and answered before."""
     rng = np.random.default_rng(seed)
-    distinct = max(1, round(requests * (1 - repeated)))
     bodies = [
         {"history": [f"ad_{n}" for n in rng.integers(0, size["ads"], size["history"])], "top_k": min(TOP_K, beams),
          "beam_widths": [beams] * len(size["codebooks"])}
-        for _ in range(distinct)
+        for _ in range(requests)
     ]  # fmt: skip
-    bodies += bodies[: requests - distinct]
     arrivals = np.zeros(requests)
-    if repeated:  # the second time after the first was answered
-        asyncio.run(run_load(url, bodies[: requests - distinct], arrivals[: requests - distinct], timeout=600.0))
+    if repeated:
+        before = round(requests * repeated)
+        asyncio.run(run_load(url, bodies[:before], arrivals[:before], timeout=600.0))
     begun = time.perf_counter()
     outcomes = asyncio.run(run_load(url, bodies, arrivals, timeout=600.0))
     seconds = time.perf_counter() - begun
@@ -135,7 +134,7 @@ def burst(url: str, size: dict, requests: int, beams: int, repeated: float, seed
 
 @dataclass(frozen=True)
 class System:
-    """A server to be asked. repeated: share of its requests that ask what another has asked; changed: what is changed
+    """A server to be asked. repeated: share of its requests that it has answered before; changed: what is changed
     in this process while it answers."""
 
     url: str

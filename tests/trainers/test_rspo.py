@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gr4ad.trainers import RSPOConfig, RSPOTrainer
+from gr4ad.trainers.bfloat16 import fast_bfloat16
 from gr4ad.trainers.rspo import RSPOCollator
 from gr4ad.trainers.rspo.rspo_loss import lambda_weights, rspo_loss, value_grades
 
@@ -293,6 +294,11 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
 def test_bad_settings(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_defaults_fit_the_machine(tmp_path):
+    args = RSPOConfig(str(tmp_path))
+    assert args.bf16 is fast_bfloat16() and args.use_cpu is not torch.cuda.is_available()
 
 
 def test_a_share_of_an_item_head_that_is_not_there_is_refused(build_ring_model, ring_tokenizer, ring_lists, tmp_path):

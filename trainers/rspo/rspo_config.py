@@ -3,6 +3,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
+from ..bfloat16 import fast_bfloat16
 from ..evaluation.ranking_evaluation import RankingEvaluationConfig
 from .trl_bases import TRLConfigBase
 
@@ -85,6 +88,9 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
     max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
 
     def __post_init__(self):
+        if self.bf16 is None:  # TRL would turn it on, and a machine without it refuse
+            self.bf16 = fast_bfloat16() and not self.fp16
+            self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         super().__post_init__()
         for name, choices in (("loss_type", LOSS_TYPES), ("reference", REFERENCES)):
             if getattr(self, name) not in choices:
