@@ -186,14 +186,16 @@ def start_server(model: Path, folder: Path, backend: str) -> tuple[subprocess.Po
     environment = {"GR4AD_ADMIN_TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1"}
     with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        server = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
+        )
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 600
     while True:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/v1/model", trust_env=False).status_code == 200:
                 return server, url
         if server.poll() is not None or time.monotonic() > end:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)  # vLLM's other processes outlive the first one
             raise SystemExit(f"The server did not start: {(folder / 'server.log').read_text()[-2000:]}")
         time.sleep(0.1)
 
