@@ -239,9 +239,13 @@ async def annoy(
         path, content, headers, status = requests[number % len(requests)]
         response = await client.post(path, content=content, headers={"content-type": "application/json", **headers})
         ledger.seen["bad requests"] += 1
-        explained = response.headers["content-type"] == "application/json" and len(response.json()["detail"]) > 20
+        explained = response.headers["content-type"] == "application/json"
+        explained = explained and len(response.json().get("detail", "")) > 20
         if response.status_code != status or not explained:
-            ledger.fault("bad requests not refused as they should be", f"{content[:60]!r} {response.text}")
+            ledger.fault(
+                "bad requests not refused as they should be",
+                f"{content[:60]!r} {response.status_code} {response.text}",
+            )
         _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
         length = len(whole) if number % 2 else len(whole) + 100  # the second leaves in the middle of its body
         writer.write(

@@ -49,6 +49,7 @@ def test_plain_vllm_serve_answers_as_the_native_engine(served, native):
     [
         (b"{", 400, None, "The body is not JSON"),
         (b"\xff\xfe", 400, None, "not JSON"),
+        (b"[" * 10_000, 400, None, "nested too deeply"),
         (b"[]", 422, None, "Send a JSON object"),
         (b'{"history": []}', 422, "history", "empty"),
         (b'{"history": ["never_seen"]}', 422, "history", "names no item of the catalog"),
