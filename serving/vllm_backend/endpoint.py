@@ -151,9 +151,7 @@ class RecommendService:
                 400, f"The body is not JSON: {error.msg}, at character {error.pos}. Send a JSON object."
             )
         except RecursionError:
-            return error_response(
-                400, "The body is not JSON that can be read: it is nested too deeply. Send an object."
-            )
+            return error_response(400, "The body is not JSON to be read: it is nested too deeply. Send an object.")
         except UnicodeDecodeError as error:
             return error_response(400, f"The body is not JSON in UTF-8: {error.reason}. Send a JSON object.")
         except ValidationError as error:
