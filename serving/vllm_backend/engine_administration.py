@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from vllm.engine.protocol import EngineClient
 
@@ -34,7 +34,7 @@ class EngineAdministration:
             raise ReloadError(answer["detail"])
         return served_of(answer)
 
-    async def administer(self, action: str, argument: Any) -> dict[str, Any]:
+    async def administer(self, action: Literal["change_ads", "reload"], argument: Any) -> dict[str, Any]:
         """The first refusal of a worker, or what the first one serves then."""
         answers = await self.engine.collective_rpc("gr4ad_administer", args=(action, argument))
         return max(answers, key=lambda answer: answer["status"])

@@ -9,7 +9,7 @@ nothing has changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..index_change import IndexChange
 from ..live_model import LiveModel, ReloadError
@@ -46,17 +46,16 @@ class GR4ADWorkerExtension:
         self.model_runner.get_model().gr4ad = live.recommender.model  # type: ignore[attr-defined]  # frees the old one
         return described(live)
 
-    def gr4ad_administer(self, action: str, argument: Any) -> dict[str, Any]:
+    def gr4ad_administer(self, action: Literal["change_ads", "reload"], argument: Any) -> dict[str, Any]:
         """`gr4ad_change_ads` or `gr4ad_reload` for clients that need to know why one was refused: what an engine
         raises comes out of vLLM as text. `status` 200 and what is served, or 422 or 409 and `detail`."""
-        act, refusal, status = {
-            "change_ads": (self.gr4ad_change_ads, ValueError, 422),
-            "reload": (self.gr4ad_reload, ReloadError, 409),
-        }[action]
         try:
-            return {"status": 200, **act(argument)}
-        except refusal as error:
-            return {"status": status, "detail": str(error)}
+            served = self.gr4ad_reload(argument) if action == "reload" else self.gr4ad_change_ads(argument)
+        except ReloadError as error:
+            return {"status": 409, "detail": str(error)}
+        except ValueError as error:
+            return {"status": 422, "detail": str(error)}
+        return {"status": 200, **served}
 
     def gr4ad_served(self) -> dict[str, Any]:
         return described(self.gr4ad_live_model())
