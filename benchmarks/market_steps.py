@@ -17,7 +17,17 @@ from scipy.stats import t as student
 
 from gr4ad.pipeline.runner import write_json
 
-REFERENCE, BEST = "VSL", "VSL + RSPO"
+REFERENCE = "VSL"
+SERVED, REWARDED = "VSL + RSPO, served score", "VSL + RSPO, unified, reward model"
+SERVED_REWARDED = "VSL + RSPO, served score, reward model"
+PAIRS = [
+    *(("VSL + RSPO", name) for name in ("VSL + DPO", "VSL + S-DPO", "VSL + GRPO", "VSL + RSPO, unified")),
+    (SERVED, "VSL + RSPO"),
+    (SERVED_REWARDED, "VSL + RSPO, reward model"),
+    (REWARDED, "VSL + RSPO, reward model"),
+    *((name, other) for name in (REWARDED, SERVED_REWARDED) for other in ("DLRM-style", "item-kNN + value, tuned")),
+]
+"""Policies that are held against another than `REFERENCE`: first over second."""
 
 
 def lift(ours: list[float], theirs: list[float]) -> dict[str, float]:
@@ -52,9 +62,9 @@ def main() -> None:
         f"{name} over {REFERENCE}": lift(earned[name], earned[REFERENCE]) for name in earned if name != REFERENCE
     }
     ratios |= {
-        f"{BEST} over {name}": lift(earned[BEST], earned[name])
-        for name in ("VSL + DPO", "VSL + S-DPO", "VSL + GRPO", "VSL + RSPO, unified")
-        if name in earned
+        f"{ours} over {theirs}": lift(earned[ours], earned[theirs])
+        for ours, theirs in PAIRS
+        if ours in earned and theirs in earned
     }
     result = {
         "command": "python benchmarks/market_steps.py PART.json ... --out FILE",
