@@ -45,7 +45,7 @@ GUARDED: dict[str, Any] = {
     "per_device_train_batch_size": 16,
     "learning_rate": 1.0e-4,
     "beta": 0.5,
-    "vsl_weight": 1.0,  # of 0.1, 0.5 and 1 the best on validation; 30 events a household are soon forgotten
+    "vsl_weight": 1.0,  # 30 events a household are soon forgotten
     "logging_steps": 20,
     "save_strategy": "no",
     "eval_strategy": "steps",
