@@ -23,10 +23,12 @@ import math
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from recipe import METRICS, unit_of
+from safetensors.torch import load_model, save_model
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
 
@@ -45,16 +47,28 @@ PROTOCOLS = {"test": False, "test_history_excluded": True}
 logger = logging.getLogger("sasrec")
 
 
+class Setting(NamedTuple):
+    """What is tuned."""
+
+    dimension: int
+    dropout: float
+    weight_decay: float
+
+    @property
+    def name(self) -> str:
+        return f"d{self.dimension}_dropout{self.dropout:g}_decay{self.weight_decay:g}"
+
+
 class SASRec(torch.nn.Module):
     """Next-item network. Items are rows + 1, 0 is padding on the right."""
 
-    def __init__(self, num_items: int, args: argparse.Namespace, dropout: float):
+    def __init__(self, num_items: int, args: argparse.Namespace, dimension: int, dropout: float):
         super().__init__()
         self.network = GPT2Model(
             GPT2Config(
                 vocab_size=num_items + 1,
                 n_positions=args.max_items,
-                n_embd=args.dimension,
+                n_embd=dimension,
                 n_layer=args.layers,
                 n_head=args.heads,
                 embd_pdrop=dropout,
@@ -107,16 +121,23 @@ def rank(
 
 
 def train(
-    log: list[np.ndarray], num_items: int, args: argparse.Namespace, dropout: float, weight_decay: float, seed: int,
-    validate,
-) -> tuple[SASRec, list[dict]]:  # fmt: skip
-    """The network at its best epoch on validation (`validate(model)` -> a figure), and its log."""
+    log: list[np.ndarray], num_items: int, args: argparse.Namespace, setting: Setting, seed: int, validate
+) -> tuple[SASRec, list[dict]]:
+    """The network at its best epoch on validation (`validate(model)` -> a figure), and its log.
+
+    Both are kept in the working folder: what was trained before is not trained again.
+    """
     torch.manual_seed(seed)
-    model = SASRec(num_items, args, dropout)
+    model = SASRec(num_items, args, setting.dimension, setting.dropout)
+    folder = args.work / f"{setting.name}_seed{seed}"
+    weights, finished = folder / "model.safetensors", folder / "log.json"
+    if finished.is_file():
+        load_model(model, weights)
+        return model, json.loads(finished.read_text(encoding="utf-8"))
     rows = [items[-args.max_items - 1 :] for items in log if len(items) > 1]
     sampler = LengthGroupedEpochSampler([len(row) for row in rows], args.batch_size, seed)
     steps = args.epochs * math.ceil(len(rows) / args.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=setting.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
@@ -144,8 +165,11 @@ def train(
             if line["validation"] > kept[0]:
                 kept = line["validation"], {name: value.clone() for name, value in model.state_dict().items()}
         history.append(line)
-        logger.info("seed %d, dropout %g, weight decay %g: %s", seed, dropout, weight_decay, line)
+        logger.info("seed %d, %s: %s", seed, setting.name, line)
     model.load_state_dict(kept[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(weights))
+    write_json(finished, history)
     return model, history
 
 
@@ -156,7 +180,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
@@ -164,7 +188,7 @@ def main() -> None:
     parser.add_argument("--max-items", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.3, 0.4, 0.5])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.5])
     parser.add_argument("--weight-decays", type=float, nargs="+", default=[0.01])
     parser.add_argument("--value-powers", type=float, nargs="+", default=[0.0, 0.5, 0.75, 1.0])
     parser.add_argument("--repeat-bias", action="store_true")
@@ -197,18 +221,18 @@ def main() -> None:
         return max(scored(model, power) for power in powers)
 
     tried, best = [], None
-    for dropout, decay in itertools.product(args.dropouts, args.weight_decays):
-        model, history = train(logs[0], len(ids), args, dropout, decay, args.seeds[0], validate)
+    for values in itertools.product(args.dimensions, args.dropouts, args.weight_decays):
+        setting = Setting(*values)
+        _, history = train(logs[0], len(ids), args, setting, args.seeds[0], validate)
         score = max(line["validation"] for line in history if "validation" in line)
-        tried.append({"dropout": dropout, "weight_decay": decay, metric: score, "log": history})
+        tried.append({**setting._asdict(), metric: score, "log": history})
         if best is None or score > best[0]:
-            best = score, dropout, decay, model
+            best = score, setting
     assert best is not None
+    chosen = best[1]
     rows, choices = [], {}
     for seed in args.seeds:
-        model, history = best[3], None
-        if seed != args.seeds[0]:
-            model, history = train(logs[0], len(ids), args, best[1], best[2], seed, validate)
+        model, history = train(logs[0], len(ids), args, chosen, seed, validate)
         power = max(powers, key=lambda candidate: scored(model, candidate))
         scores = SystemScores(train_table, test, np.zeros((len(ids), 1), dtype=np.int64), seed)
         for protocol, exclude in PROTOCOLS.items():
@@ -220,9 +244,12 @@ def main() -> None:
         unit = str(data.summary.get("value_unit") or "") if priced else ""
         scores.for_file(final="SASRec", metric=metric, seed=seed, value_unit=unit).save(folder / FILE_NAME)
         choices[f"seed {seed}"] = {
-            "dropout": best[1], "weight_decay": best[2], "value_power": power, "validation": scored(model, power),
-            "validation, history excluded": scored(model, power, exclude=True), "log": history,
-        }  # fmt: skip
+            **chosen._asdict(),
+            "value_power": power,
+            "validation": scored(model, power),
+            "validation, history excluded": scored(model, power, exclude=True),
+            "log": history,
+        }
         for protocol, prefix in (("test", ""), ("test_history_excluded", "history excluded: ")):
             for name in METRICS:
                 figures = scores.means[protocol]["SASRec"]
@@ -243,7 +270,7 @@ def main() -> None:
         "versions": {name: version(name) for name in VERSIONS},
         "seeds": args.seeds,
         "settings": {name: value for name, value in vars(args).items() if name not in ("data", "work", "out")},
-        "parameters": sum(parameter.numel() for parameter in best[3].parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tried": tried,
         "choices": choices,
         "rows": rows,

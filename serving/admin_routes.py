@@ -123,7 +123,7 @@ def add_admin_routes(app: FastAPI, administration: Callable[[], Administration],
     def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         if token is None:
             raise UnauthorizedError(
-                403, f"This server has no administration token. Start it with {TOKEN_VARIABLE} or --admin_token_file."
+                403, f"This server has no administration token. Set {TOKEN_VARIABLE} at its start."
             )
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise UnauthorizedError(401, "Send the server's token in the header `authorization: Bearer TOKEN`.")

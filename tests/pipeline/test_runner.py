@@ -65,6 +65,26 @@ def test_a_stage_that_failed_is_resumed_in_its_folder(tmp_path):
         assert seen.pop() is expected  # under other settings the started folder is of no use
 
 
+def test_a_finished_stage_is_kept_until_its_successor_is_finished(tmp_path):
+    runner, done = StageRunner(tmp_path), []
+    folder = runner.folder("train")
+    before = folder.with_name("train.before")
+
+    def fails(folder: Path) -> None:
+        assert not list(folder.glob("*.txt"))
+        raise RuntimeError("power cut")
+
+    runner.run("train", work(done, "first"), settings=1)
+    for settings in (2, 3):
+        with pytest.raises(RuntimeError, match="power cut"):
+            runner.run("train", fails, settings=settings)
+        assert (before / "result.txt").read_text() == "first"
+    assert runner.run("train", work(done, "never"), settings=1) == {"name": "first"}  # its settings are back
+    assert done == ["first"] and not before.exists() and (folder / "result.txt").read_text() == "first"
+    runner.run("train", work(done, "second"), settings=2)
+    assert not before.exists() and (folder / "result.txt").read_text() == "second"
+
+
 def test_keys_depend_on_everything_and_on_nothing_else():
     base = stage_key("train", {"a": Setting(), "b": [1, (2, 3)]}, ["k"])
     assert base == stage_key("train", {"b": [1, [2, 3]], "a": {"size": 3}}, ["k"]) and len(base) == 32

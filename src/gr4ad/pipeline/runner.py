@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 DONE_FILE = "stage.json"
 STARTED_FILE = "started.json"
+BEFORE = ".before"
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 POLL_SECONDS = 0.2
 
@@ -29,7 +30,8 @@ class StageRunner:
 
     The key of a stage is a hash of its settings and of the keys of the stages it reads. A folder whose `stage.json`
     carries the key is kept as it is. A folder that was started under the key but not finished is handed to the stage
-    again, so that a training can resume from its checkpoints. Any other folder is removed first.
+    again, so that a training can resume from its checkpoints. A finished folder of another key is set aside as
+    `NAME.before` until its successor is finished; whoever goes back to its settings before that finds it again.
 
     Under `accelerate launch` or `torchrun` process 0 does the stages and the others wait for their `stage.json`, which
     they must see (one file system), except for stages that run `together`. A process that fails ends the launch.
@@ -69,6 +71,8 @@ class StageRunner:
         key = stage_key(name, settings, [self.keys[earlier] for earlier in after])
         folder = self.folder(name)
         self.keys[name] = key
+        if not self.rank:
+            set_aside(folder, key)
         done = read_json(folder / DONE_FILE)
         if done.get("key") == key:
             if self.rank == 0:
@@ -81,12 +85,8 @@ class StageRunner:
         else:
             spent = 0.0
             if folder.exists():
-                started = read_json(folder / STARTED_FILE)
-                if started.get("key") == key:
-                    spent = float(started.get("seconds", 0.0))
-                    logger.info("%s: resumed", name)
-                else:
-                    shutil.rmtree(folder)
+                spent = float(read_json(folder / STARTED_FILE).get("seconds", 0.0))
+                logger.info("%s: resumed", name)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / STARTED_FILE, {"key": key, "seconds": spent})
             logger.info("%s: started", name)
@@ -95,10 +95,25 @@ class StageRunner:
                 summary = work(folder) or {}
             done = {"key": key, "seconds": spent + time.monotonic() - start, "summary": summary}
             write_json(folder / DONE_FILE, done)
+            shutil.rmtree(folder.with_name(name + BEFORE), ignore_errors=True)
             logger.info("%s: finished in %.0f s", name, done["seconds"])
         self.seconds[name] = done["seconds"]
         self.summaries[name] = done["summary"]
         return done["summary"]
+
+
+def set_aside(folder: Path, key: str) -> None:
+    """Leaves at `folder` what was finished or started under the key, or nothing; a finished stage is not lost."""
+    before = folder.with_name(folder.name + BEFORE)
+    if read_json(before / DONE_FILE).get("key") == key:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(before, folder)
+    if key in (read_json(folder / name).get("key") for name in (DONE_FILE, STARTED_FILE)):
+        return
+    if (folder / DONE_FILE).is_file():
+        shutil.rmtree(before, ignore_errors=True)
+        os.replace(folder, before)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def process_rank() -> int:
