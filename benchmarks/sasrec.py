@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--max-items", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.1, 0.3, 0.5])
     parser.add_argument("--weight-decays", type=float, nargs="+", default=[0.01])
     parser.add_argument("--value-powers", type=float, nargs="+", default=[0.0, 0.5, 0.75, 1.0])
     parser.add_argument("--repeat-bias", action="store_true")

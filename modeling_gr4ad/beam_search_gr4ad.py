@@ -12,20 +12,19 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .beam_cache_gr4ad import BeamCache
-from .beam_selection_gr4ad import next_beams, width_table
+from .beam_selection_gr4ad import beam_rows, next_beams
 from .trie_gr4ad import SIDTrie
 
 
 @dataclass
 class BeamSearchOutput(ModelOutput):
-    """Result of `beam_search`, best first.
+    """Result of `beam_search`, best first. From `decode_levels` with E leaves, these are E further places.
 
     sequences (int64, (B, W, T)): token ids of valid SIDs; `pad_token_id` throughout a place that holds none.
     scores (float, (B, W)): log p(SID | context) + value_weight * log E[value]; -inf where there is no SID.
     expected_values (float, (B, W)): in the unit of the logs; 0 without a value head or an SID.
     leaves (int64, (B, W)): leaf of the trie; -1 where there is no SID.
     widths (tuple of int): rows in use after each level.
-    trunk (float, (B, 1, P, d)) and context: what the request was decoded from.
     """
 
     sequences: torch.Tensor | None = None
@@ -33,8 +32,35 @@ class BeamSearchOutput(ModelOutput):
     expected_values: torch.Tensor | None = None
     leaves: torch.Tensor | None = None
     widths: tuple[int, ...] | None = None
-    trunk: torch.Tensor | None = None
-    context: ModelOutput | None = None
+
+
+class KnownRows:
+    """Rows beside the beams that lead to leaves (int64, (B, E), -1 = none), and their log-probabilities so far."""
+
+    def __init__(self, trie: SIDTrie, leaves: torch.Tensor, dtype: torch.dtype):
+        self.leaves = leaves
+        self.codes = trie.sids(leaves.clamp(min=0))  # where there is no leaf, those of any: their scores are not used
+        self.scores = torch.zeros(leaves.shape, dtype=dtype, device=leaves.device)
+        self.places = torch.arange(leaves.shape[1], device=leaves.device).expand_as(leaves)
+
+    def append(
+        self, level: int, rows: torch.Tensor, codes: torch.Tensor, log_probs: torch.Tensor, beams: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Parent rows and codes of the next level's beams, both (B, W), with those of the known rows behind them; the
+        known rows are the last of log_probs (float, (B, beams + E, V_t)), or share its first row at level 0."""
+        own = log_probs[:, beams:] if level else log_probs.expand(-1, self.leaves.shape[1], -1)
+        step = self.codes[..., level]
+        self.scores = self.scores + own.gather(2, step.unsqueeze(2)).squeeze(2)
+        parents = self.places + beams if level else torch.zeros_like(self.places)
+        return torch.cat([rows, parents], dim=1), torch.cat([codes, step], dim=1)
+
+    def appended_to(self, scores: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and leaves of the beams, both (B, W), and behind them those of the known rows; -inf for what is no
+        leaf or stands among the beams."""
+        found = nodes.masked_fill(~(scores > -torch.inf), -1)
+        there = (self.leaves.unsqueeze(2) == found.unsqueeze(1)).any(-1)
+        own = self.scores.masked_fill((self.leaves < 0) | there, -torch.inf)
+        return torch.cat([scores, own], dim=1), torch.cat([nodes, self.leaves], dim=1)
 
 
 class GR4ADBeamSearchMixin:
@@ -72,18 +98,16 @@ class GR4ADBeamSearchMixin:
             ValueError: If widths, trie and model disagree on T, a code of the trie is beyond the model's codebooks, a
                 width is below 1, or `value_weight` has no value head.
         """
-        lines = width_table(beam_widths, input_ids.shape[0], self.config.num_levels)
+        widths, limits = beam_rows(beam_widths, input_ids.shape[0], self.config.num_levels, input_ids.device)
         self.check_trie(trie)
         self.check_value_weight(value_weight)
-        widths = tuple(map(max, zip(*lines, strict=True)))
-        mixed = any(line != lines[0] for line in lines)
         context = self.model.encode(input_ids, attention_mask, **history)
         return self.decode_levels(
             context,
             self.model.trunk(context),
             trie,
             widths,
-            limits=torch.tensor(lines, device=input_ids.device) if mixed else None,
+            limits=limits,
             bucket_means=self.bucket_means() if return_values or value_weight else None,
             value_weight=value_weight,
         )
@@ -96,6 +120,7 @@ class GR4ADBeamSearchMixin:
         widths: tuple[int, ...],
         *,
         limits: torch.Tensor | None = None,
+        leaves: torch.Tensor | None = None,
         bucket_means: torch.Tensor | None = None,
         value_weight: float = 0.0,
     ) -> BeamSearchOutput:
@@ -104,6 +129,9 @@ class GR4ADBeamSearchMixin:
 
         Args:
             widths: W_t, the rows that are computed. limits (int64, (B, T)): How many of them each request may use.
+            leaves (int64, (B, E)): Of the trie, distinct, -1 = none: SIDs that are scored whether or not a beam finds
+                them. They are rows beside the beams whose next code is known, and stand behind them in the result;
+                one that a beam has found is marked as missing.
             bucket_means (float, (buckets,)): Runs the value token and weighs its buckets; None leaves it out.
         """
         config = self.config
@@ -114,18 +142,23 @@ class GR4ADBeamSearchMixin:
         nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
         scores = torch.zeros((batch, 1), dtype=dtype, device=device)
         tokens = torch.full((batch, 1), config.bos_token_id, dtype=torch.int64, device=device)
-        path: list[torch.Tensor] = []  # tokens (B, W) of each level so far, in the order of the rows of the last
+        known = KnownRows(trie, leaves, dtype) if leaves is not None else None
+        path: list[torch.Tensor] = []  # tokens (B, W + E) of each level so far, in the order of the rows of the last
         used = []
         for level, width in enumerate(widths):
             state = self.model.autoregress(trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache)
-            log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W, V_t)
-            parents = scores.shape[1]
+            log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W + E, V_t)
+            parents, beams = log_probs.shape[1], scores.shape[1]
             limit = None if limits is None else limits[:, level]
-            scores, rows, codes, nodes = next_beams(trie, level, nodes, scores, log_probs, width, limit)
+            scores, rows, codes, nodes = next_beams(trie, level, nodes, scores, log_probs[:, :beams], width, limit)
+            if known is not None:
+                rows, codes = known.append(level, rows, codes, log_probs, beams)
             tokens = codes + config.level_offsets[level]
             path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
             cache.descend(rows, parents)
             used.append(scores.shape[1])
+        if known is not None:
+            scores, nodes = known.appended_to(scores, nodes)
 
         sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf
         values = torch.zeros_like(scores)
@@ -139,7 +172,7 @@ class GR4ADBeamSearchMixin:
                 scores, order = scores.sort(dim=-1, descending=True, stable=True)
                 values, nodes, alive = values.gather(1, order), nodes.gather(1, order), alive.gather(1, order)
                 sequences = sequences.gather(1, order.unsqueeze(-1).expand_as(sequences))
-        missing = widths[-1] - scores.shape[1]  # the trie holds fewer SIDs than there are beams
+        missing = widths[-1] - used[-1]  # the trie holds fewer SIDs than there are beams
         return BeamSearchOutput(
             sequences=F.pad(
                 sequences.masked_fill(~alive.unsqueeze(-1), config.pad_token_id),
@@ -150,8 +183,6 @@ class GR4ADBeamSearchMixin:
             expected_values=F.pad(values, (0, missing)),
             leaves=F.pad(nodes.masked_fill(~alive, -1), (0, missing), value=-1),
             widths=tuple(used),
-            trunk=trunk,
-            context=context,
         )
 
     def check_trie(self, trie: SIDTrie) -> None:

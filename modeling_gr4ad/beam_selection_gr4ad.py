@@ -78,4 +78,15 @@ def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int
     return lines
 
 
-__all__ = ["best_children", "next_beams", "width_table"]
+def beam_rows(
+    beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int, levels: int, device: torch.device
+) -> tuple[tuple[int, ...], torch.Tensor | None]:
+    """Rows that each level computes, and how many of them each request may use (int64, (B, T)), None = all; of
+    widths as `width_table` takes them."""
+    lines = width_table(beam_widths, batch, levels)
+    widths = tuple(map(max, zip(*lines, strict=True)))
+    mixed = any(line != lines[0] for line in lines)
+    return widths, torch.tensor(lines, device=device) if mixed else None
+
+
+__all__ = ["beam_rows", "best_children", "next_beams", "width_table"]

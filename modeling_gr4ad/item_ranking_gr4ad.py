@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """From the beams of a request to a ranking of the items behind them.
 
-Shapes: B batch, W beams, T levels, S history items, E further SIDs, I items of one SID at most, n = W * I.
+Shapes: B batch, W beams, T levels, S history items, E further SIDs, I items of one SID at most.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
-from .beam_search_gr4ad import BeamSearchOutput
+from .beam_selection_gr4ad import beam_rows
 from .trie_gr4ad import SIDTrie
 
 
@@ -27,33 +27,6 @@ class ItemRanking(ModelOutput):
 
 class GR4ADItemRankingMixin:
     """Item ranking of [`GR4ADForRecommendation`]."""
-
-    def with_leaves(self, beams: BeamSearchOutput, leaves: torch.Tensor, trie: SIDTrie) -> BeamSearchOutput:
-        """The beams, followed by those of the leaves (int64, (B, E), -1 = none) that are not among them, each once;
-        scored in one teacher-forced pass, in the same terms."""
-        config, levels = self.config, self.config.num_levels
-        sids = trie.sids(leaves.clamp(min=0)) + torch.tensor(config.level_offsets, device=leaves.device)
-        earlier = torch.cat([beams.leaves, leaves], dim=1).unsqueeze(1) == leaves.unsqueeze(2)  # (B, E, W + E)
-        places = torch.arange(earlier.shape[2], device=sids.device) - beams.leaves.shape[1]
-        own = torch.arange(leaves.shape[1], device=sids.device).unsqueeze(1)
-        alive = (leaves >= 0) & ~(earlier & (places < own)).any(-1)
-
-        known = torch.where(alive.unsqueeze(-1), sids, beams.sequences[:, :1])  # any valid SID: its score is not used
-        states = self.model.autoregress(beams.trunk, self.shift_right(known), beams.context)
-        scores = self.sid_log_probs(states, known)
-        values = torch.zeros_like(scores)
-        if self.value_head is not None:
-            buckets = self.value_head(states[:, :, levels]).float().softmax(-1)
-            values = (buckets @ self.bucket_means()).masked_fill(~alive, 0.0)
-        return BeamSearchOutput(
-            sequences=torch.cat([beams.sequences, sids.masked_fill(~alive.unsqueeze(-1), config.pad_token_id)], 1),
-            scores=torch.cat([beams.scores, scores.masked_fill(~alive, -torch.inf)], 1),
-            expected_values=torch.cat([beams.expected_values, values.to(beams.expected_values)], 1),
-            leaves=torch.cat([beams.leaves, leaves.masked_fill(~alive, -1)], 1),
-            widths=beams.widths,
-            trunk=beams.trunk,
-            context=beams.context,
-        )
 
     def history_leaves(self, input_ids: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
         """Leaves (int64, (B, S)) of the history's SIDs (B, S * T); -1 where one is not in the trie."""
@@ -127,15 +100,23 @@ class GR4ADItemRankingMixin:
                 f"`max_per_group` must be at least 1 and needs `item_groups`. Received: {max_per_group}, "
                 f"{'no groups' if item_groups is None else 'with groups'}."
             )
-        beams = self.beam_search(input_ids, attention_mask, beam_widths=beam_widths, trie=trie, **history)
-        log_probs = None
-        if item_weight:
-            log_probs = self.item_head.log_probs(beams.trunk, self.item_table, beams.context)[:, 1:]
+        widths, limits = beam_rows(beam_widths, input_ids.shape[0], self.config.num_levels, input_ids.device)
+        self.check_trie(trie)
+        context = self.model.encode(input_ids, attention_mask, **history)
+        trunk = self.model.trunk(context)
+        log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:] if item_weight else None
         more = [self.history_leaves(input_ids, trie)] if score_history else []
         if item_candidates:
             more.append(self.likeliest_leaves(log_probs, item_candidates, trie))
-        if more:
-            beams = self.with_leaves(beams, torch.cat(more, dim=1), trie)
+        beams = self.decode_levels(
+            context,
+            trunk,
+            trie,
+            widths,
+            limits=limits,
+            leaves=distinct_leaves(torch.cat(more, dim=1)) if more else None,
+            bucket_means=self.bucket_means(),
+        )
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
         valid = valid & (beams.leaves >= 0).unsqueeze(-1)
         scores = beams.scores.unsqueeze(-1).expand_as(items)
@@ -166,6 +147,13 @@ class GR4ADItemRankingMixin:
             expected_values=beams.expected_values.gather(1, beam).masked_fill(~kept, 0.0),
             sequences=beams.sequences.gather(1, beam.unsqueeze(-1).expand(-1, -1, beams.sequences.shape[-1])),
         )
+
+
+def distinct_leaves(leaves: torch.Tensor) -> torch.Tensor:
+    """Each leaf of a line (int64, (B, E), -1 = none) at its first place, -1 at the others."""
+    own = torch.arange(leaves.shape[1], device=leaves.device)
+    repeated = ((leaves.unsqueeze(2) == leaves.unsqueeze(1)) & (own < own.unsqueeze(1))).any(-1)
+    return leaves.masked_fill(repeated, -1)
 
 
 def places_in_group(groups: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 from .beam_policy import Load
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 Query = TypeVar("Query")
 Answer = TypeVar("Answer")
 Plan = TypeVar("Plan")
+LOOKAHEAD = 4
+"""Batches among which waiting queries are sorted by size: none is answered so many batches later than it came."""
 
 
 class QueueFullError(RuntimeError):
@@ -38,20 +41,22 @@ class DeadlineError(TimeoutError):
 
 @dataclass(eq=False)
 class Entry(Generic[Query, Answer]):
-    """A waiting query. `arrived` is in seconds on the event loop's clock."""
+    """A waiting query. `arrived` is in seconds on the event loop's clock; `placed`: it has got its place by size."""
 
     query: Query
     group: Hashable
     arrived: float
     future: asyncio.Future[Answer]
     timer: asyncio.TimerHandle | None = field(default=None)
+    placed: bool = False
 
 
 class MicroBatcher(Generic[Query, Plan, Answer]):
     """Answers queries of the same group together, one call a batch, in one thread: the event loop stays free.
 
     The group whose head has waited longest goes first, once it is full or its head has waited `max_wait`; a full group
-    goes ahead of one that is still waiting for company. No group starves: every head's wait ends.
+    goes ahead of one that is still waiting for company. No group starves: every head's wait ends. Where several
+    batches of a group wait, queries of like size share one: a batch is padded to its largest.
 
     Args:
         run: Answers a batch with its plan, one answer a query in the same order; called in the worker thread, one
@@ -61,6 +66,7 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         max_batch: Queries a batch, >= 1.
         max_wait: Seconds a query waits for company, >= 0.
         max_queue: Waiting queries at most, those being answered not counted, >= 1.
+        size: Of a query, e.g. the length of its history: what a batch is padded to.
         weight: Of a query, e.g. its beam rows. max_weight: Of a batch, at most, unless a single query weighs more.
 
     ```python
@@ -80,10 +86,11 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         max_batch: int,
         max_wait: float,
         max_queue: int,
+        size: Callable[[Query], float] = lambda query: 0,
         weight: Callable[[Query], float] = lambda query: 0,
         max_weight: float = math.inf,
     ):
-        self._run, self._plan, self._group, self._weight = run, plan, group, weight
+        self._run, self._plan, self._group, self._size, self._weight = run, plan, group, size, weight
         self.max_batch, self.max_wait, self.max_queue, self.max_weight = max_batch, max_wait, max_queue, max_weight
         self._waiting: dict[Hashable, deque[Entry[Query, Answer]]] = {}
         self._depth = 0
@@ -108,7 +115,11 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         return Load(now=now, waiting=self._depth, oldest_wait=now - self._oldest(now))
 
     def _oldest(self, now: float) -> float:
-        return min((line[0].arrived for line in self._waiting.values()), default=now)
+        return min((self._first_arrival(line) for line in self._waiting.values()), default=now)
+
+    def _first_arrival(self, line: deque[Entry[Query, Answer]]) -> float:
+        """Of a line that has been sorted by size no further than `LOOKAHEAD` batches."""
+        return min(entry.arrived for entry in islice(line, LOOKAHEAD * self.max_batch))
 
     def start(self) -> None:
         """Starts the worker; call it on the event loop, once."""
@@ -186,8 +197,9 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         """The group to answer next and the seconds until then, <= 0 for now; (None, inf) if none waits."""
         full, oldest, arrived = None, None, math.inf
         for group, line in self._waiting.items():
-            if line[0].arrived < arrived:
-                oldest, arrived = group, line[0].arrived
+            first = self._first_arrival(line)
+            if first < arrived:
+                oldest, arrived = group, first
             if full is None and len(line) >= self.max_batch:
                 full = group
         wait = arrived + self.max_wait - now
@@ -197,8 +209,21 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
             return full, 0.0
         return oldest, wait
 
+    def _place(self, line: deque[Entry[Query, Answer]]) -> None:
+        """Sorts the first `LOOKAHEAD` batches of a line by size, and puts the batch of the oldest query first."""
+        first = [line.popleft() for _ in range(min(len(line), LOOKAHEAD * self.max_batch))]
+        first.sort(key=lambda entry: self._size(entry.query))
+        batches = [first[start : start + self.max_batch] for start in range(0, len(first), self.max_batch)]
+        batches.sort(key=lambda batch: min(entry.arrived for entry in batch))
+        for batch in reversed(batches):
+            line.extendleft(reversed(batch))
+        for entry in first:
+            entry.placed = True
+
     def _take(self, group: Hashable) -> list[Entry[Query, Answer]]:
         line = self._waiting[group]
+        if len(line) > self.max_batch and not line[0].placed:
+            self._place(line)
         entries, weight = [line.popleft()], 0.0
         weight += self._weight(entries[0].query)
         while line and len(entries) < self.max_batch:

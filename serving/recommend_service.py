@@ -203,6 +203,7 @@ class RecommendService:
             max_batch=config.max_batch,
             max_wait=config.max_wait_ms / 1000,
             max_queue=config.max_queue,
+            size=lambda query: min(len(query.history), live.recommender.model.config.max_context_items),
             weight=lambda query: sum(query.beam_widths or self.policy.scaled(self.policy.scale)),
             max_weight=config.max_batch_rows,
         )

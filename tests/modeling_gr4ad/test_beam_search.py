@@ -408,13 +408,15 @@ def test_the_host_never_waits_for_the_device(model, history):
 
 def test_the_search_compiles_into_one_graph(model, history):
     trie = SIDTrie.from_codes(torch.tensor(SPACE[::2]))
+    leaves = torch.tensor([[0, 9, -1], [5, -1, -1], [7, 8, 29]])
 
     @torch.no_grad()
     def search(history):
         context = model.model.encode(**history)
         found = model.decode_levels(
-            context, model.model.trunk(context), trie, (4, 8, 8), bucket_means=torch.tensor(MEANS), value_weight=0.5
-        )
+            context, model.model.trunk(context), trie, (4, 8, 8), leaves=leaves, bucket_means=torch.tensor(MEANS),
+            value_weight=0.5,
+        )  # fmt: skip
         return found.sequences, found.scores, found.expected_values
 
     compiled = torch.compile(search, fullgraph=True, backend="aot_eager")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gr4ad.serving.beam_policy import Load
-from gr4ad.serving.microbatch import DeadlineError, DrainingError, MicroBatcher, QueueFullError
+from gr4ad.serving.microbatch import LOOKAHEAD, DeadlineError, DrainingError, MicroBatcher, QueueFullError
 
 
 class Engine:
@@ -78,6 +78,36 @@ def test_queries_of_a_group_share_batches_in_order_of_arrival():
 
     engine, _ = run(scenario)
     assert engine.batches == [[0, 2, 4, 6], [1, 3], [8]]  # the full batch at once, then the oldest head
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 5))
+def test_queries_of_like_size_share_a_batch_and_none_waits_long_for_it(sizes, max_batch):
+    queries = [2 * (1000 * place + size) for place, size in enumerate(sizes)]  # of one group, and distinct
+
+    def size_of(query):
+        return query // 2 % 1000
+
+    async def scenario(batcher, engine):
+        engine.gate.clear()
+        first = batcher.submit([0], timeouts=[10])
+        await running(engine, 1)  # it holds the worker: the others wait together
+        others = batcher.submit(queries, timeouts=[10] * len(queries))
+        oldest = batcher.load().oldest_wait
+        engine.gate.set()
+        return oldest, await asyncio.gather(*first, *others)
+
+    engine, (oldest, answers) = run(scenario, max_batch=max_batch, max_wait=0.0, size=size_of)
+    assert answers == [2 * query for query in [0, *queries]] and oldest >= 0
+    batches = engine.batches[1:]
+    assert all(len(batch) == max_batch for batch in batches[:-1])
+    for number, batch in enumerate(batches):
+        assert all(number - queries.index(query) // max_batch < LOOKAHEAD for query in batch)
+    window = queries[: LOOKAHEAD * max_batch]
+    if len(window) == LOOKAHEAD * max_batch:
+        alike = sorted(window, key=size_of)
+        chunks = [alike[start : start + max_batch] for start in range(0, len(alike), max_batch)]
+        assert sorted(batches[:LOOKAHEAD]) == sorted(chunks) and queries[0] in batches[0]
 
 
 def test_a_query_waits_for_company_but_not_longer():
