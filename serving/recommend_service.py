@@ -11,7 +11,7 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 
-from .beam_policy import BeamPolicy, Load
+from .beam_policy import Load
 from .http_middleware import ServerMetrics
 from .http_schema import ErrorResponse, FailedRequest, RecommendedItem, RecommendRequest, RecommendResponse
 from .index_change import is_active
@@ -189,13 +189,7 @@ class RecommendService:
 
     def __init__(self, live: LiveModel, config: ServerConfig, metrics: ServerMetrics):
         self.live, self.config, self.metrics = live, config, metrics
-        self.policy = BeamPolicy(
-            live.recommender.beam_widths,
-            slo=None if config.slo_ms is None else config.slo_ms / 1000,
-            min_scale=config.min_beam_scale,
-            max_scale=config.max_beam_scale,
-            max_batch=config.max_batch,
-        )
+        self.policy = config.beam_policy(live.recommender.beam_widths)
         self.batcher: MicroBatcher[UserQuery, BatchPlan, Answer] = MicroBatcher(
             self._run,
             self._plan,

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .beam_policy import SCALES
+from .beam_policy import SCALES, BeamPolicy
 
 TOKEN_VARIABLE = "GR4AD_ADMIN_TOKEN"
 MIN_TOKEN_LENGTH = 16
@@ -120,6 +121,16 @@ class ServerConfig:
             )
         if not 0 < self.watch_seconds < math.inf:
             raise ValueError(f"`watch_seconds` must be above 0 seconds. Received: {self.watch_seconds}.")
+
+    def beam_policy(self, base_widths: Sequence[int]) -> BeamPolicy:
+        """The policy of a model with these widths under this server's objective."""
+        return BeamPolicy(
+            base_widths,
+            slo=None if self.slo_ms is None else self.slo_ms / 1000,
+            min_scale=self.min_beam_scale,
+            max_scale=self.max_beam_scale,
+            max_batch=self.max_batch,
+        )
 
     def admin_token(self) -> str | None:
         """As the function of this name, of this server's `admin_token_file`."""

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -74,6 +73,13 @@ class ModelOnTorch(ServedModel):
         default="float32",
         metadata={"help": "Of weights and activations: float32, bfloat16, float16, or int8 on a CPU."},
     )
+    compile: bool = field(
+        default=False,
+        metadata={
+            "help": "Compile the search before the server opens: takes minutes the first time, and on a CPU a C++ "
+            "compiler."
+        },
+    )
 
 
 def serve(arguments: list[str]) -> None:
@@ -85,6 +91,7 @@ def serve(arguments: list[str]) -> None:
     from trl import TrlParser
 
     from gr4ad import Recommender
+    from gr4ad.serving.compiled_search import compile_search
     from gr4ad.serving.http_server import ServerConfig
     from gr4ad.serving.http_server import serve as serve_http
     from gr4ad.serving.live_model import LiveModel
@@ -95,7 +102,14 @@ def serve(arguments: list[str]) -> None:
             f"`backend` = {served.backend!r} stands in a config file, but the options depend on it: give `--backend "
             f"{served.backend}` on the command line."
         )
-    load = partial(Recommender.from_pretrained, dtype=served.dtype)
+
+    def load(source: str | Path) -> Recommender:
+        recommender = Recommender.from_pretrained(source, dtype=served.dtype)
+        if served.compile:
+            policy = config.beam_policy(recommender.beam_widths)
+            compile_search(recommender, [policy.scaled(scale) for scale in policy.scales], config.max_batch)
+        return recommender
+
     serve_http(LiveModel(served.model, load), config)
 
 

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from gr4ad import Recommender
+from gr4ad.serving.compiled_search import compile_search
+
+HISTORIES = [["ad_3", "ad_7", "ad_11"], ["ad_40", "ad_2"], [f"ad_{n}" for n in range(50, 58)], ["ad_9"]]
+
+
+WIDTHS = [[10, 16, 12], [12, 20, 16]]
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_artifact):
+    torch._dynamo.reset()
+    recommender = Recommender.from_pretrained(tiny_artifact)
+    compile_search(recommender, WIDTHS, 4, backend="eager")  # the graphs are torch's affair, when they are made ours
+    yield recommender
+    torch._dynamo.reset()
+
+
+def check_alike(compiled, eager, histories, **options):
+    ours, theirs = (recommender.recommend(histories, **options) for recommender in (compiled, eager))
+    for found, expected in zip(ours, theirs, strict=True):
+        assert [ad.item_id for ad in found] == [ad.item_id for ad in expected] and found
+        assert np.allclose([ad.score for ad in found], [ad.score for ad in expected], rtol=1e-5)
+        assert np.allclose([ad.value for ad in found], [ad.value for ad in expected], rtol=1e-4)
+
+
+def test_compiled_search_answers_as_before_and_compiles_nothing_in_traffic(compiled, tiny_artifact):
+    eager = Recommender.from_pretrained(tiny_artifact)
+    before = graphs()
+    for widths in (*WIDTHS, [9, 15, 11]):
+        for histories in (HISTORIES, HISTORIES[:3], HISTORIES[:1], HISTORIES[2:3]):
+            check_alike(compiled, eager, histories, beam_widths=widths, top_k=2)
+    for odd in (
+        {"beam_widths": [[1, 2, 4], *WIDTHS, [8, 8, 8]]},
+        {"beam_widths": [1, 2, 3]},
+        {"exclude_history": True},
+    ):
+        check_alike(compiled, eager, HISTORIES, top_k=2, **odd)  # what has no graph runs without
+    check_alike(compiled, eager, [["ad_9"]], top_k=2)
+    for recommender in (compiled, eager):
+        recommender.remove_ads(["ad_0", "ad_1"])
+        recommender.add_ads(["new"], recommender.tokenizer.index.codes[:1])
+    check_alike(compiled, eager, HISTORIES, top_k=8)
+    assert graphs() == before > 0
+
+
+def test_other_weights_find_the_graphs(compiled, tiny_artifact):
+    before = graphs()
+    other = Recommender.from_pretrained(tiny_artifact)
+    with torch.no_grad():
+        other.model.sid_heads[0].weight.normal_()
+    compile_search(other, WIDTHS, 4, backend="eager")
+    assert graphs() == before
+    theirs, ours = (recommender.recommend(HISTORIES, top_k=5) for recommender in (compiled, other))
+    assert [ad.item_id for ad in ours[0]] != [ad.item_id for ad in theirs[0]]
+
+
+def test_what_cannot_be_compiled_is_refused(tiny_artifact, monkeypatch):
+    with pytest.raises(ValueError, match="int8 layers cannot be compiled"):
+        compile_search(Recommender.from_pretrained(tiny_artifact, dtype="int8"), [[4, 4, 4]], 2)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler on the CPU, and there is no 'no-such-compiler'"):
+        compile_search(Recommender.from_pretrained(tiny_artifact), [[4, 4, 4]], 2)
