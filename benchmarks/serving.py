@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from gr4ad.modeling_gr4ad.layers_gr4ad import GR4ADCrossAttention
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 from gr4ad.serving import Recommendation, ServerConfig, create_app
+from gr4ad.serving.compiled_search import compile_search
 from gr4ad.serving.http_server import RecommendServer
 from gr4ad.serving.load_test import run_load
 from gr4ad.serving.precision import quantize_layers
@@ -191,11 +193,17 @@ def in_int8(recommender: Recommender) -> Recommender:
     return recommender
 
 
+def compiled(recommender: Recommender, widths: list[int]) -> Recommender:
+    compile_search(recommender, [widths], ServerConfig().max_batch)
+    return recommender
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--parts", nargs="+", help="Only these, beside `as it is`, and no `generate`.")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -218,7 +226,7 @@ def main() -> None:
             print(label, np.round(values, 2), flush=True)  # noqa: T201
 
     native = built(size, size["parallel"])
-    for beams in arguments.beams:
+    for beams in [] if arguments.parts else arguments.beams:
         with ExitStack() as stack:
             urls = {"native": stack.enter_context(served(native))}
             for name, search in (("generate", generate), ("generate after one prefill", prefill_once)):
@@ -226,28 +234,40 @@ def main() -> None:
                 urls[name] = stack.enter_context(served(opponent))
             systems = {name: System(url, requests if name == "native" else few) for name, url in urls.items()}
             note(in_turns(systems, size, beams, arguments.rounds), beams, "native")
-    ratios |= {f"speedup_vs_hf_server_{beams}": ratios[f"generate_{beams}"] for beams in arguments.beams}
-    ratios["speedup_vs_hf_server"] = ratios[f"generate_{arguments.beams[0]}"]
+    if not arguments.parts:
+        ratios |= {f"speedup_vs_hf_server_{beams}": ratios[f"generate_{beams}"] for beams in arguments.beams}
+        ratios["speedup_vs_hf_server"] = ratios[f"generate_{arguments.beams[0]}"]
 
     beams = arguments.beams[-1]
-    parts: dict[str, tuple[Recommender, dict, dict]] = {
-        "as it is": (native, {}, {}),
-        "without LazyAR (K = 0)": (built(size, 0), {}, {}),
-        "without shared context KV": (native, {}, {"changed": without_shared_context}),
-        "without top-k pre-cut": (native, {}, {"changed": without_pre_cut}),
-        "without micro-batching": (native, {"max_batch": 1, "max_wait_ms": 0.0}, {}),
-        "with int8 layers": (in_int8(built(size, size["parallel"])), {}, {}),
-        "with result cache, 27.8% repeated": (native, {"cache_seconds": 600.0}, {"repeated": 0.278}),
+    parts: dict[str, tuple[Callable[[], Recommender], dict, dict]] = {
+        "as it is": (lambda: native, {}, {}),
+        "without LazyAR (K = 0)": (lambda: built(size, 0), {}, {}),
+        "without shared context KV": (lambda: native, {}, {"changed": without_shared_context}),
+        "without top-k pre-cut": (lambda: native, {}, {"changed": without_pre_cut}),
+        "without micro-batching": (lambda: native, {"max_batch": 1, "max_wait_ms": 0.0}, {}),
+        "with int8 layers": (lambda: in_int8(built(size, size["parallel"])), {}, {}),
+        "with result cache, 27.8% repeated": (lambda: native, {"cache_seconds": 600.0}, {"repeated": 0.278}),
+        "compiled": (lambda: compiled(built(size, size["parallel"]), [beams] * len(size["codebooks"])), {}, {}),
     }
+    chosen = arguments.parts or [name for name in parts if name != "compiled" or not arguments.smoke]
+    if unknown := [name for name in chosen if name not in parts]:
+        parser.error(f"no part {unknown[0]!r}; there are: {', '.join(parts)}")
     with ExitStack() as stack:
         systems = {
-            name: System(stack.enter_context(served(model, **options)), requests, **how)
+            name: System(stack.enter_context(served(model(), **options)), requests, **how)
             for name, (model, options, how) in parts.items()
+            if name in {"as it is", *chosen}
         }
         found = in_turns(systems, size, beams, arguments.rounds)
     note(found, beams, "as it is")
     result = {
-        "command": "python benchmarks/serving.py --out FILE",
+        "command": " ".join(
+            [
+                "python benchmarks/serving.py --out FILE",
+                *(["--parts"] if arguments.parts else []),
+                *map(shlex.quote, arguments.parts or []),
+            ]
+        ),
         "machine": machine(),
         "versions": {package: version(package) for package in VERSIONS},
         "seeds": [0],

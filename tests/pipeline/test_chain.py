@@ -20,6 +20,7 @@ from gr4ad.tokenization.ad_embedding import AdEmbedder
 from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 from gr4ad.trainers.evaluation import PerUserScores
+from gr4ad.trainers.evaluation.model_ranking import rank_users
 
 TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "align", "evaluate"]
@@ -202,6 +203,27 @@ def test_times_are_part_of_the_model_from_the_log_to_the_answer(run):
         for row in lists:
             assert len(row["times"]) == len(row["items"])
             assert "user_id" not in row or row["times"] == logs[row["user_id"]][: len(row["items"])]
+
+
+def test_lists_from_beams_hold_what_the_model_proposes_and_nothing_else(run):
+    out, _ = run
+    recommender = Recommender.from_pretrained(out)
+    data = load_prepared(out / "stages" / "data" / "prepared")
+    lists = beam_lists(data, recommender.model, recommender.tokenizer, ListConfig(list_size=8, held_share=0.3))
+    logs = [row for row in data.train if len(row["items"]) > 1]
+    assert len(lists) == len(logs)
+    for row, log in zip(lists, logs, strict=True):
+        kept = len(row["items"])
+        assert row["items"] == log["items"][:kept] and kept < len(log["items"])
+        bought: dict[str, float] = {}
+        for item, value in zip(log["items"][kept:], log["values"][kept:], strict=True):
+            bought[item] = bought.get(item, 0.0) + value
+        assert row["rewards"] == [bought.get(item, 0.0) for item in row["candidates"]]
+        assert len(set(row["candidates"])) == len(row["candidates"]) == 8
+    assert any(any(row["rewards"]) for row in lists)
+    proposed = rank_users(recommender.model, recommender.tokenizer, lists, beam_widths=[8, 8, 8], top_k=8)
+    ids = recommender.tokenizer.index.item_ids
+    assert lists["candidates"][:] == [[ids[row] for row in line] for line in proposed.items]
 
 
 def test_a_new_ad_is_embedded_encoded_and_served(run):

@@ -175,8 +175,11 @@ def align_model(
     model = GR4ADForRecommendation.from_pretrained(train_dir / "model")
     if lists.source == "reward_model":
         rows = reward_lists(reward_dir)
+    elif lists.source == "impressions":
+        rows = impression_lists(data)
     else:
-        rows = impression_lists(data) if lists.source == "impressions" else beam_lists(data, model, tokenizer, lists)
+        serving = {"item_weight": arguments.item_weight, "score_history": arguments.eval_score_history}
+        rows = beam_lists(data, model, tokenizer, lists, **serving)
     if len(rows) > lists.max_lists:
         chosen = np.random.default_rng(arguments.seed).permutation(len(rows))[: lists.max_lists]
         rows = rows.select(np.sort(chosen))
@@ -223,10 +226,21 @@ def impression_lists(data: PreparedData) -> Dataset:
 
 
 def beam_lists(
-    data: PreparedData, model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, config: ListConfig
+    data: PreparedData,
+    model: GR4ADForRecommendation,
+    tokenizer: UASIDTokenizer,
+    config: ListConfig,
+    *,
+    item_weight: float = 0.0,
+    score_history: bool = False,
 ) -> Dataset:
-    """Lists out of the model's own beams, one a user: the history is the first part of the training log, what the user
-    bought in the held-back last part has its value, and a candidate that was not bought is worth 0."""
+    """Lists out of the model's own beams, one a user: the history is the first part of the training log, the
+    candidates are what the model ranks first from there (`item_weight`, `score_history`: as it is served), and one
+    that the user bought in the held-back last part has its value, the others 0.
+
+    What was bought and not proposed stays out: a list that holds it because it was bought says of everything else that
+    it was not, and teaches to push the likeliest ads down.
+    """
     from datasets import Dataset
 
     from gr4ad.trainers.evaluation.model_ranking import rank_users
@@ -246,16 +260,19 @@ def beam_lists(
     histories = Dataset.from_list(kept)
     width = config.list_size
     rankings = rank_users(
-        model, tokenizer, histories, beam_widths=[width] * tokenizer.num_levels, top_k=width, progress=True
+        model,
+        tokenizer,
+        histories,
+        beam_widths=[width] * tokenizer.num_levels,
+        top_k=width,
+        item_weight=item_weight,
+        item_candidates=width if item_weight else 0,
+        score_history=score_history,
+        progress=True,
     )
     ids = tokenizer.index.item_ids
-    candidates, rewards = [], []
-    for ranked, money in zip(rankings.items, bought, strict=True):
-        best = sorted(money, key=lambda item: -money[item])[: width // 2]
-        others = [ids[row] for row in ranked if row >= 0 and ids[row] not in money]
-        chosen = best + others[: width - len(best)]
-        candidates.append(chosen)
-        rewards.append([money.get(item, 0.0) for item in chosen])
+    candidates = [[ids[row] for row in ranked if row >= 0] for ranked in rankings.items]
+    rewards = [[money.get(item, 0.0) for item in items] for items, money in zip(candidates, bought, strict=True)]
     return histories.add_column("candidates", candidates).add_column("rewards", rewards)
 
 
