@@ -17,6 +17,7 @@ from .recommender import Recommender
 logger = logging.getLogger(__name__)
 
 MAX_GRAPHS = 32  # torch gives up at 8 of one function
+IN_TRAFFIC = "eager_on_recompile"  # stance towards what fits no graph
 
 
 def compile_search(
@@ -53,13 +54,15 @@ def compile_search(
     compiled = torch.compile(model.decode_levels, dynamic=True, fullgraph=True, backend=backend)
     model.decode_levels = compiled
     items = [str(item) for item in recommender.tokenizer.index.item_ids[:2]]
-    with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
+    # Two sizes that are equal in a warm-up call are not the same size.
+    apart = torch.fx.experimental._config.patch(use_duck_shape=False)
+    with apart, torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
         for size in sorted({1, min(2, max_batch), max_batch}):
             for line in widths:
                 recommender.recommend([items] * size, top_k=1, beam_widths=list(line))
 
     def search(*args: Any, **kwargs: Any) -> Any:
-        with torch.compiler.set_stance("eager_on_recompile"):
+        with torch.compiler.set_stance(IN_TRAFFIC):
             return compiled(*args, **kwargs)
 
     model.decode_levels = search
