@@ -55,7 +55,7 @@ def compile_search(
     model.decode_levels = compiled
     items = [str(item) for item in recommender.tokenizer.index.item_ids[:2]]
     # Two sizes that are equal in a warm-up call are not the same size.
-    apart = torch.fx.experimental._config.patch(use_duck_shape=False)
+    apart = torch.fx.experimental._config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
     with apart, torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
         for size in sorted({1, min(2, max_batch), max_batch}):
             for line in widths:

@@ -178,8 +178,14 @@ def align_model(
     elif lists.source == "impressions":
         rows = impression_lists(data)
     else:
-        serving = {"item_weight": arguments.item_weight, "score_history": arguments.eval_score_history}
-        rows = beam_lists(data, model, tokenizer, lists, **serving)
+        rows = beam_lists(
+            data,
+            model,
+            tokenizer,
+            lists,
+            item_weight=arguments.item_weight,
+            score_history=arguments.eval_score_history,
+        )
     if len(rows) > lists.max_lists:
         chosen = np.random.default_rng(arguments.seed).permutation(len(rows))[: lists.max_lists]
         rows = rows.select(np.sort(chosen))
