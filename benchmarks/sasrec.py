@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[64])
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--max-items", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.1, 0.3, 0.5])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.3, 0.4, 0.5])
     parser.add_argument("--weight-decays", type=float, nargs="+", default=[0.01])
     parser.add_argument("--value-powers", type=float, nargs="+", default=[0.0, 0.5, 0.75, 1.0])
     parser.add_argument("--repeat-bias", action="store_true")
@@ -264,7 +264,8 @@ def main() -> None:
                     }
                 )
     result = {
-        "command": f"python benchmarks/sasrec.py {args.recipe} --data DIR --work OUT --out FILE"
+        "command": f"python benchmarks/sasrec.py {args.recipe} --data DIR --work OUT --out FILE --dimensions "
+        f"{' '.join(map(str, args.dimensions))} --dropouts {' '.join(map(str, args.dropouts))}"
         + (" --repeat-bias" if args.repeat_bias else ""),
         "machine": machine(),
         "versions": {name: version(name) for name in VERSIONS},
