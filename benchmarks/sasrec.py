@@ -44,6 +44,9 @@ from gr4ad.trainers.vsl.epoch_sampler import LengthGroupedEpochSampler
 
 TOP_K = 20
 PROTOCOLS = {"test": False, "test_history_excluded": True}
+FIXED = ("recipe", "layers", "heads", "epochs", "validate_every", "max_items", "batch_size", "learning_rate",
+         "value_powers", "repeat_bias")  # fmt: skip
+"""What a run's weights depend on beside its setting and seed."""
 logger = logging.getLogger("sasrec")
 
 
@@ -131,9 +134,10 @@ def train(
     model = SASRec(num_items, args, setting.dimension, setting.dropout)
     folder = args.work / f"{setting.name}_seed{seed}"
     weights, finished = folder / "model.safetensors", folder / "log.json"
-    if finished.is_file():
+    fixed = {name: vars(args)[name] for name in FIXED}
+    if finished.is_file() and (kept_run := json.loads(finished.read_text(encoding="utf-8")))["settings"] == fixed:
         load_model(model, weights)
-        return model, json.loads(finished.read_text(encoding="utf-8"))
+        return model, kept_run["log"]
     rows = [items[-args.max_items - 1 :] for items in log if len(items) > 1]
     sampler = LengthGroupedEpochSampler([len(row) for row in rows], args.batch_size, seed)
     steps = args.epochs * math.ceil(len(rows) / args.batch_size)
@@ -169,7 +173,7 @@ def train(
     model.load_state_dict(kept[1])
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, str(weights))
-    write_json(finished, history)
+    write_json(finished, {"settings": fixed, "log": history})
     return model, history
 
 

@@ -57,7 +57,7 @@ def compile_search(
     # Two sizes that are equal in a warm-up call are not the same size.
     apart = torch.fx.experimental._config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
     with apart, torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
-        for size in sorted({1, min(2, max_batch), max_batch}):
+        for size in sorted({1, max_batch}):
             for line in widths:
                 recommender.recommend([items] * size, top_k=1, beam_widths=list(line))
 
