@@ -53,6 +53,7 @@ def compared(folder: Path, precisions: list[str], users: int, rounds: int) -> li
                 item_weight=settings.item_weight,
                 value_weight=settings.value_weight,
                 item_candidates=settings.item_candidates,
+                neighbour_weight=getattr(settings, "neighbour_weight", 0.0),
                 score_history=settings.score_history,
                 batch_size=16,
             ).items

@@ -114,6 +114,7 @@ def main() -> None:
     changes: dict[str, Any] = {} if arguments.item_weight is None else {"item_weight": arguments.item_weight}
     if arguments.item_weight == 0:
         changes["item_candidates"] = 0
+        changes["neighbour_weight"] = 0.0
     rows: list[dict] = []
     ratios: dict[str, float] = {}
     days: dict[str, list[dict[str, float]]] = {}

@@ -52,6 +52,9 @@ class GR4ADConfig(PreTrainedConfig):
             holds, for logs in which users rarely come back to an item.
         item_head_gain (`float`): Start of the gain on the item head's user vector. At 0 a fresh head is its bias (log
             popularity in the recipes) and learns slowly: for small logs, which do not pay for random user vectors.
+        num_item_neighbours (`int`): Neighbours of each item in the table that [`GR4ADItemNeighbours`] counts evidence
+            from, for re-ranking beside the item head; 0 builds none.
+        neighbour_decay (`float`): In (0, 1]: what an item of the history counts there against the next newer one.
         value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the
             weight of the item head's loss.
         label_smoothing (`float`): Of the SID and item softmaxes, in [0, 1).
@@ -96,6 +99,8 @@ class GR4ADConfig(PreTrainedConfig):
     item_head_copy: bool = False
     item_head_repeat: bool = False
     item_head_gain: float = 1.0
+    num_item_neighbours: int = 0
+    neighbour_decay: float = 0.8
     value_loss_weight: float = 0.1
     mtp_loss_weight: float = 0.3
     item_loss_weight: float = 0.5
@@ -183,7 +188,7 @@ class GR4ADConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
         for name in ("num_value_buckets", "num_items", "num_context_layers", "num_events", "num_time_buckets",
-                     "num_cross_domain_items"):  # fmt: skip
+                     "num_cross_domain_items", "num_item_neighbours"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 (left out) or more. Received: {getattr(self, name)}.")
         for name in ("dropout", "attention_dropout", "label_smoothing"):
@@ -214,9 +219,13 @@ class GR4ADConfig(PreTrainedConfig):
                 "`item_head` scores the rows of the item-embedding table. Received: item_head = True with "
                 "num_items = 0. Set `num_items` to the catalog size + 1, or `item_head` to False."
             )
-        for name in ("item_head_copy", "item_head_repeat"):
+        for name in ("item_head_copy", "item_head_repeat", "num_item_neighbours"):
             if getattr(self, name) and not self.item_head:
-                raise ValueError(f"`{name}` is part of the item head. Received: True with item_head = False.")
+                raise ValueError(
+                    f"`{name}` is part of the item head. Received: {getattr(self, name)} with item_head = False."
+                )
+        if not 0 < self.neighbour_decay <= 1:
+            raise ValueError(f"`neighbour_decay` must be in (0, 1]. Received: {self.neighbour_decay}.")
         if self.context_values and not self.num_value_buckets:
             raise ValueError(
                 "`context_values` embeds value buckets. Received: context_values = True with num_value_buckets = 0. "

@@ -54,6 +54,7 @@ class GR4ADItemRankingMixin:
         value_weight: float = 0.0,
         item_weight: float = 0.0,
         item_candidates: int = 0,
+        neighbour_weight: float = 0.0,
         score_history: bool = False,
         exclude_items: torch.Tensor | None = None,
         item_groups: torch.Tensor | None = None,
@@ -63,8 +64,9 @@ class GR4ADItemRankingMixin:
         """Ranks items: beam search, the items of every SID found, then one top-k.
 
         An item scores (1 - item_weight) * log p(SID) + item_weight * log p(item) + value_weight * log E[value], its
-        log p from the item head: at `value_weight` = 1 the list is ordered by expected value per position shown.
-        Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
+        log p from the item head, to which `neighbour_weight` adds what the item neighbours say: at `value_weight` = 1
+        the list is ordered by expected value per position shown. Items that share an SID keep the order of the trie's
+        leaves unless the item head tells them apart.
 
         Args:
             top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.
@@ -75,6 +77,8 @@ class GR4ADItemRankingMixin:
                 none, which is not limited.
             item_candidates (`int`): Items that join the beams as candidates: those that the item head, which has
                 scored the whole catalog for its normalizer anyway, finds likeliest. Needs `item_weight` > 0.
+            neighbour_weight (`float`): 0 or more: what the score of [`GR4ADItemNeighbours`] adds to log p(item). Needs
+                a model with item neighbours, and `item_weight` > 0.
             max_per_group (`int`, *optional*): Items of one group that a list may hold, the best of them; needs
                 `item_groups`.
             value_weight (`float`): Exponent of the expected value; needs a value head.
@@ -95,6 +99,12 @@ class GR4ADItemRankingMixin:
                 "`item_candidates` must be 0 or more, and needs `item_weight` > 0: they come from the item head. "
                 f"Received: {item_candidates} with `item_weight` = {item_weight}."
             )
+        if neighbour_weight < 0 or (neighbour_weight and not (item_weight and self.item_neighbours is not None)):
+            raise ValueError(
+                "`neighbour_weight` must be 0 or more, and needs `item_weight` > 0 and a model with item neighbours. "
+                f"Received: {neighbour_weight} with `item_weight` = {item_weight} and `num_item_neighbours` = "
+                f"{self.config.num_item_neighbours}."
+            )
         if max_per_group is not None and (max_per_group < 1 or item_groups is None):
             raise ValueError(
                 f"`max_per_group` must be at least 1 and needs `item_groups`. Received: {max_per_group}, "
@@ -105,6 +115,8 @@ class GR4ADItemRankingMixin:
         context = self.model.encode(input_ids, attention_mask, **history)
         trunk = self.model.trunk(context)
         log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:] if item_weight else None
+        if neighbour_weight:
+            log_probs = log_probs + neighbour_weight * self.item_neighbours(context, log_probs.shape[1] + 1)[:, 1:]
         more = [self.history_leaves(input_ids, trie)] if score_history else []
         if item_candidates:
             more.append(self.likeliest_leaves(log_probs, item_candidates, trie))

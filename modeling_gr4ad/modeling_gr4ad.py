@@ -22,6 +22,7 @@ from .configuration_gr4ad import GR4ADConfig
 from .context_gr4ad import GR4ADContextProcessor
 from .generation_gr4ad import GR4ADGenerationMixin
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
+from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .layers_gr4ad import GR4ADContext, GR4ADCrossAttention, GR4ADDecoderLayer, GR4ADDropout, GR4ADRMSNorm
 from .resizing_gr4ad import GR4ADResizingMixin
 from .vsl_loss_gr4ad import vsl_loss
@@ -110,6 +111,9 @@ class GR4ADPreTrainedModel(PreTrainedModel):
                 init.constant_(module.copy_bias, COPY_BIAS)
             if module.repeats:
                 init.zeros_(module.repeat_bias)
+        if isinstance(module, GR4ADItemNeighbours):
+            init.zeros_(module.items)
+            init.zeros_(module.similarity)
         if isinstance(module, GR4ADEmbedding):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
             if module.padding_idx is not None:
@@ -286,6 +290,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             nn.Linear(config.hidden_size, config.num_value_buckets, bias=False) if config.num_value_buckets else None
         )
         self.item_head = GR4ADItemHead(config) if config.item_head else None
+        self.item_neighbours = GR4ADItemNeighbours(config) if config.num_item_neighbours else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -4,10 +4,13 @@
 Shapes: d hidden size, V_t codes of level t.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from .item_neighbours_gr4ad import GR4ADItemNeighbours
 
 
 class GR4ADResizingMixin:
@@ -15,8 +18,8 @@ class GR4ADResizingMixin:
 
     @torch.no_grad()
     def extend_item_tables(self, vectors: torch.Tensor, biases: torch.Tensor | None = None) -> None:
-        """Appends n items to the item embeddings and to the item head's bias; `config.num_items` follows, so that a
-        saved model has them.
+        """Appends n items to the item embeddings and to the item head's bias, without item neighbours;
+        `config.num_items` follows, so that a saved model has them.
 
         Requests that run meanwhile stay right: they see a table without the new items, or with them. An optimizer that
         holds the earlier parameters does not learn the new ones: build it again.
@@ -45,9 +48,43 @@ class GR4ADResizingMixin:
         table = longer(embeddings.weight, vectors)
         if self.item_head is not None:
             self.item_head.bias = longer(self.item_head.bias, biases)
+        if self.item_neighbours is not None:
+            self.item_neighbours.extend(len(vectors))
         # After the bias: whoever has read a table finds a bias that is as long at least.
         embeddings.weight = table
         embeddings.num_embeddings = self.config.num_items = len(table)
+
+    @torch.no_grad()
+    def set_item_neighbours(self, items: torch.Tensor, similarity: torch.Tensor, decay: float) -> None:
+        """Gives the model a table of item neighbours, or another one; `config` follows.
+
+        Args:
+            items (int, (num_items, n)): Rows of the item table; 0 = no more.
+            similarity (float, (num_items, n)): How similar each is, 0 or more; 0 = no more.
+            decay (`float`): `neighbour_decay`.
+
+        Raises:
+            ValueError: If the model has no item head, or a shape or value is wrong. Nothing has changed then.
+        """
+        rows = self.config.num_items
+        if items.ndim != 2 or items.shape != similarity.shape or len(items) != rows or not items.shape[1]:
+            raise ValueError(
+                f"`items` and `similarity` must both have shape ({rows}, n), n >= 1. Received: {tuple(items.shape)} "
+                f"and {tuple(similarity.shape)}."
+            )
+        if not (0 <= items.min() and items.max() < rows and 0 <= similarity.min() < torch.inf):
+            raise ValueError(
+                f"`items` must be rows 0..{rows - 1}, and `similarity` 0 or more. Received: {items.min()}.."
+                f"{items.max()} and {similarity.min():g}..{similarity.max():g}."
+            )
+        config = copy.deepcopy(self.config)
+        config.num_item_neighbours, config.neighbour_decay = items.shape[1], decay
+        config.validate_architecture()
+        table = GR4ADItemNeighbours(config).to(self.item_table.device)
+        table.items.copy_(items)
+        table.similarity.copy_(similarity)
+        self.config.num_item_neighbours, self.config.neighbour_decay = items.shape[1], decay
+        self.item_neighbours = table
 
     @torch.no_grad()
     def resize_codebooks(self, codebook_sizes: Sequence[int]) -> None:

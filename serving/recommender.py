@@ -63,7 +63,7 @@ class Recommender:
     Args:
         model, tokenizer: As loaded; the tokenizer's active items are what can be recommended.
         generation_config: Carries `beam_widths` (list of T ints), `item_weight`, `value_weight`,
-            `item_candidates`, `score_history`, `exclude_history`.
+            `item_candidates`, `neighbour_weight`, `score_history`, `exclude_history`.
         name: What the artifact is called, in errors and metrics.
 
     Raises:
@@ -230,6 +230,7 @@ class Recommender:
             item_weight=defaults.item_weight,
             value_weight=defaults.value_weight,
             item_candidates=getattr(defaults, "item_candidates", 0),  # artifacts of version 0.1.0 say nothing of it
+            neighbour_weight=getattr(defaults, "neighbour_weight", 0.0),
             score_history=defaults.score_history,
             exclude_items=excluded,
             item_groups=accounts,

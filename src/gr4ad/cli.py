@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": ("stages", "embed the ads of a catalog"),
     "tokenize": ("stages", "fit semantic IDs and write the tokenizer"),
     "train": ("stages", "train a model by VSL"),
+    "neighbours": ("stages", "count which items stand together in the log, for the item head"),
     "reward": ("stages", "learn what impressions are worth, and value the policy's own lists"),
     "align": ("stages", "align a model with list value by RSPO"),
     "online": ("online", "keep learning from streams of logs, and publish to running servers"),

@@ -18,6 +18,8 @@ from gr4ad.modeling_gr4ad import NUM_SPECIAL_TOKENS, GR4ADConfig
         ({"num_context_kv": 7}, "`num_context_kv`.*Received: 7 with 6 layers"),
         ({"item_head": True}, "`item_head`.*num_items = 0"),
         ({"item_head_repeat": True}, "`item_head_repeat`.*item_head = False"),
+        ({"num_item_neighbours": 3}, "`num_item_neighbours` is part of the item head.*3 with item_head = False"),
+        ({"neighbour_decay": 1.5}, r"`neighbour_decay` must be in \(0, 1\]"),
         ({"context_values": True}, "`context_values`.*num_value_buckets = 0"),
         ({"num_value_buckets": 3, "value_bucket_means": [1.0]}, "`value_bucket_means` needs one mean.*3.*Received: 1"),
     ],

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from gr4ad import MGMRQuantizer, Recommender
+from gr4ad import GR4ADForRecommendation, MGMRQuantizer, Recommender, UASIDTokenizer
 from gr4ad.cli import main
 from gr4ad.data import load_prepared
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
@@ -19,11 +19,12 @@ from gr4ad.pipeline.training import beam_lists, impression_lists
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
-from gr4ad.trainers.evaluation import PerUserScores
+from gr4ad.trainers.evaluation import PerUserScores, SequenceTable
+from gr4ad.trainers.evaluation.item_similarity import item_similarity
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 
 TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
-STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "align", "evaluate"]
+STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "neighbours", "align", "evaluate"]
 
 
 def recipe(folder: Path, encoder: Path, align_rate: float = 1e-3) -> Recipe:
@@ -63,10 +64,14 @@ def test_the_artifact_is_whole(run):
     final = saved["test"][saved["final"]]
     assert final["illegal_sids"] == 0 and final["sids_checked"] > 0 and final["illegal_sid_rate"] == 0
     assert list(saved["seconds"]) == STAGES
-    assert len(saved["validation"]) == 4  # two models, two item weights
+    # Of two models: the beams alone, the item head, and the item head with its neighbours.
+    tried = [(row["item_weight"], row["neighbour_weight"]) for row in saved["validation"]]
+    assert tried == [(0.0, 0.0), (1.0, 0.0), (1.0, 0.7)] * 2
     best = max(saved["validation"], key=lambda row: row["recall@10"])
-    assert saved["serving"]["item_weight"] in {
-        row["item_weight"] for row in saved["validation"] if row["recall@10"] == best["recall@10"]
+    assert (saved["serving"]["item_weight"], saved["serving"]["neighbour_weight"]) in {
+        weights
+        for weights, row in zip(tried, saved["validation"], strict=True)
+        if row["recall@10"] == best["recall@10"]
     }
     page = (out / "report.html").read_text()
     assert "tiny" in page and "gr4ad run tiny" in (out / "README.md").read_text()
@@ -247,6 +252,39 @@ def test_a_new_ad_is_embedded_encoded_and_served(run):
     assert len(ads) == 32
     [ads] = recommender.recommend([[str(known)]], top_k=121, beam_widths=[8, 64, 200])
     assert {"new_ad", str(known)} <= {ad.item_id for ad in ads}  # with beams as wide as the catalog
+
+
+def test_the_artifact_holds_the_neighbours_of_the_training_log(run):
+    out, _ = run
+    tokenizer, model = UASIDTokenizer.from_pretrained(out), GR4ADForRecommendation.from_pretrained(out)
+    assert (model.config.num_item_neighbours, model.config.neighbour_decay) == (5, 0.8)
+    train = SequenceTable.from_dataset(
+        load_prepared(out / "stages" / "data" / "prepared").train, tokenizer.index.item_ids
+    )
+    settings = {"shrinkage": 30.0, "distance_decay": 0.8, "backward": 0.25}
+    expected = item_similarity(train.history, len(train.item_ids), neighbours=5, **settings).toarray()
+    table = model.item_neighbours
+    assert not table.similarity[0].any() and (table.similarity > 0).any()
+    for row in range(1, len(table.items)):
+        found = table.similarity[row][table.similarity[row] > 0]
+        np.testing.assert_allclose(found.sort().values, np.sort(expected[row - 1][expected[row - 1] > 0]), rtol=1e-6)
+        # Of equally similar items others may be kept: ties follow the ids here, and the catalog's rows there.
+        for item, similar in zip(table.items[row].tolist(), table.similarity[row].tolist(), strict=True):
+            if similar and similar > found.min():
+                assert expected[row - 1, item - 1] == pytest.approx(similar)
+
+
+def test_the_neighbours_command_replaces_the_table(run, tmp_path, capsys):
+    stages = run[0] / "stages"
+    folders = ["--data", f"{stages}/data/prepared", "--tokenizer", f"{stages}/tokenize"]
+    command = ["neighbours", *folders, "--out", str(tmp_path)]
+    assert main([*command, "--model", f"{stages}/train", "--neighbours", "3", "--decay", "0.5"]) == 0
+    model = GR4ADForRecommendation.from_pretrained(tmp_path / "model")
+    assert (model.config.num_item_neighbours, model.config.neighbour_decay) == (3, 0.5)
+    summary = json.loads((tmp_path / "neighbours.json").read_text())
+    assert 0 < summary["neighbours"] <= 3 and summary["items_with_neighbours"] > 0
+    assert main([*command, "--model", f"{stages}/train", "--decay", "1.5"]) == 2
+    assert "`decay` should be above 0 and at most 1 (no decay). Received: 1.5" in capsys.readouterr().err
 
 
 def test_a_second_run_keeps_and_a_change_reruns_what_follows(run, tiny_encoder, caplog):

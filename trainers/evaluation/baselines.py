@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from gr4ad.trainers.evaluation.item_similarity import check_similarity, item_similarity
 from gr4ad.trainers.evaluation.metrics import ranking_metrics
 from gr4ad.trainers.evaluation.sequences import Sequences, SequenceTable
 from gr4ad.trainers.evaluation.ties import tie_order
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 _USERS_PER_BATCH = 1024
-_ITEMS_PER_BATCH = 4096
 
 
 def popularity_by_count(
@@ -115,6 +115,8 @@ class KNNSettings:
         neighbours: Most similar items kept per item, at least 1.
         shrinkage: Added to the norm of the cosine, in users, >= 0: pulls similarities that rest on few users to 0.
         decay: Weight of a history event against the next newer one of the same user, above 0 up to 1 (1: no decay).
+        distance_decay, backward: How much less two events count that lie further apart, and where the neighbour came
+            first, see `item_similarity`; 1 and 1 count the users who have both items, in whatever order.
         value_power: Scores are multiplied by (mean training value of the item) ** value_power; 0 ranks by
             likelihood alone, 1 by expected value.
         include_self: Keep each item as its own neighbour, so that a history item may be ranked for its own sake.
@@ -128,12 +130,11 @@ class KNNSettings:
     decay: float = 0.8
     value_power: float = 0.0
     include_self: bool = False
+    distance_decay: float = 1.0
+    backward: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ValueError(f"`neighbours` should be at least 1. Received: {self.neighbours}.")
-        if self.shrinkage < 0:
-            raise ValueError(f"`shrinkage` should be at least 0 users. Received: {self.shrinkage}.")
+        check_similarity(self.neighbours, self.shrinkage, self.distance_decay, self.backward)
         if not 0 < self.decay <= 1:
             raise ValueError(f"`decay` should be above 0 and at most 1 (no decay). Received: {self.decay}.")
         if self.value_power < 0:
@@ -143,9 +144,8 @@ class KNNSettings:
 class ItemKNN:
     """Nearest neighbours of the items in a user's history.
 
-    With n_ij the number of training users that have both items and n_i = n_ii,
+    With similarity(i, j) of `item_similarity`,
 
-        similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage), the `neighbours` largest j of each i kept,
         score(u, j) = value_j ** value_power * sum over history events e of u: decay ** age(e) * similarity(item(e), j)
 
     where age counts the user's newer events. Items with no score follow by popularity (by count when `value_power`
@@ -168,28 +168,20 @@ class ItemKNN:
         # sums run in an order that does not depend on the catalog's.
         self._rank_of = _inverse(train.ties)
         n_items = len(train.ties)
-        users_by_items = _user_item_matrix(train.history, self._rank_of, np.ones(len(train.history.items)))
-        users_by_items.data[:] = 1
-        n_users = np.asarray(users_by_items.sum(axis=0)).ravel()
-        items_by_users = users_by_items.T.tocsr()
-
-        blocks = []
-        for start in range(0, n_items, _ITEMS_PER_BATCH):
-            together = (items_by_users[start : start + _ITEMS_PER_BATCH] @ users_by_items).tocoo()
-            row, column = together.row + start, together.col
-            similarity = together.data / (np.sqrt(n_users[row] * n_users[column]) + settings.shrinkage)
-            wanted = np.ones(len(row), dtype=bool) if settings.include_self else row != column
-            row, column, similarity = row[wanted], column[wanted], similarity[wanted]
-            order = np.lexsort((column, -similarity, row))
-            order = order[_place_in_group(row[order]) < settings.neighbours]
-            blocks.append((row[order], column[order], similarity[order]))
-        row, column, similarity = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-
+        similarity = item_similarity(
+            Sequences(train.history.offsets, self._rank_of[train.history.items], train.history.values),
+            n_items,
+            neighbours=settings.neighbours,
+            shrinkage=settings.shrinkage,
+            distance_decay=settings.distance_decay,
+            backward=settings.backward,
+            include_self=settings.include_self,
+        )
         history = train.history
         events = np.bincount(history.items, minlength=n_items)
         mean_value = np.bincount(history.items, history.values, n_items) / np.maximum(events, 1)
         weight = mean_value[train.ties] ** settings.value_power
-        self._similarity = sparse.csr_array((similarity * weight[column], (row, column)), shape=(n_items, n_items))
+        self._similarity = similarity @ sparse.diags_array(weight, format="csr")
         self._fallback = _popularity(train, "revenue" if settings.value_power else "count")
         return self
 

@@ -47,6 +47,7 @@ def rank_users(
     item_weight: float = 0.0,
     value_weight: float = 0.0,
     item_candidates: int = 0,
+    neighbour_weight: float = 0.0,
     score_history: bool = False,
     exclude_history: bool = False,
     batch_size: int = 64,
@@ -57,7 +58,8 @@ def rank_users(
     Args:
         dataset: Rows of `items` (history, item ids), optionally `events`, `values`, `times`, `cross_domain`, user
             features; order is kept. All of `cross_domain` is seen: it must end before the targets.
-        beam_widths, item_weight, value_weight, item_candidates, score_history: See `GR4ADForRecommendation.recommend`.
+        beam_widths, item_weight, value_weight, item_candidates, neighbour_weight, score_history: See
+            `GR4ADForRecommendation.recommend`.
         exclude_history: Never rank an item of the user's history.
         batch_size: Users at once, grouped by history length.
     """
@@ -82,6 +84,7 @@ def rank_users(
             top_k=top_k,
             item_weight=item_weight,
             item_candidates=item_candidates if item_weight else 0,
+            neighbour_weight=neighbour_weight if item_weight else 0.0,
             score_history=score_history,
             value_weight=value_weight,
             exclude_items=excluded,

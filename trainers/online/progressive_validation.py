@@ -80,6 +80,7 @@ class ProgressiveValidation:
                 item_weight=serving.item_weight,
                 value_weight=serving.value_weight,
                 item_candidates=getattr(serving, "item_candidates", 0),  # artifacts of version 0.1.0 lack it
+                neighbour_weight=getattr(serving, "neighbour_weight", 0.0),
                 score_history=serving.score_history,
                 exclude_history=serving.exclude_history,
             ).items

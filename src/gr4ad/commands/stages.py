@@ -1,4 +1,4 @@
-"""One stage each: `gr4ad simulate | data | tune | embed | tokenize | train | reward | align`."""
+"""One stage each: `gr4ad simulate | data | tune | embed | tokenize | train | neighbours | reward | align`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from gr4ad.data import DataConfig, load_prepared
 from gr4ad.data import prepare as prepare_data
 from gr4ad.market import AdMarket, MarketConfig
 from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.settings import EmbedConfig, ExploreConfig, ListConfig, ModelSettings, TokenizeConfig
+from gr4ad.pipeline.settings import (
+    EmbedConfig,
+    ExploreConfig,
+    ListConfig,
+    ModelSettings,
+    NeighbourConfig,
+    TokenizeConfig,
+)
 
 
 @dataclass
@@ -52,12 +59,12 @@ class TrainFolders(OutFolder):
 
 
 @dataclass
-class RewardFolders(TrainFolders):
-    model: str = field(metadata={"help": "Folder of `gr4ad train`."})
+class ModelFolders(TrainFolders):
+    model: str = field(metadata={"help": "Folder of `gr4ad train` or `neighbours`."})
 
 
 @dataclass
-class AlignFolders(RewardFolders):
+class AlignFolders(ModelFolders):
     reward: str | None = field(
         default=None, metadata={"help": "Folder of `gr4ad reward`, for lists of source reward_model."}
     )
@@ -66,7 +73,7 @@ class AlignFolders(RewardFolders):
 @dataclass
 class EvaluateFolders(TrainFolders):
     models: list[str] = field(
-        metadata={"help": "Folders of `gr4ad train` or `align`; the best on validation is final."}
+        metadata={"help": "Folders of `gr4ad train`, `neighbours` or `align`; the best on validation is final."}
     )
     sample_seed: int = field(default=0, metadata={"help": "Seed of the validation sample."})
 
@@ -185,12 +192,27 @@ def train(arguments: list[str]) -> None:
     train_model(settings, config, data_dir=Path(folders.data), tokenizer_dir=Path(folders.tokenizer), out_dir=out)
 
 
+def neighbours(arguments: list[str]) -> None:
+    from gr4ad.pipeline.neighbours import add_item_neighbours
+
+    folders, config = parse((ModelFolders, NeighbourConfig), "neighbours", arguments)
+    out = created(folders.out)
+    summary = add_item_neighbours(
+        config,
+        data_dir=Path(folders.data),
+        tokenizer_dir=Path(folders.tokenizer),
+        model_dir=Path(folders.model),
+        out_dir=out,
+    )
+    write_json(out / "neighbours.json", summary)
+
+
 def reward(arguments: list[str]) -> None:
     from gr4ad import RewardConfig
     from gr4ad.pipeline.rewarding import train_reward_model
 
     folders, lists, explore, config = parse(
-        (RewardFolders, ListConfig, ExploreConfig, RewardConfig), "reward", arguments
+        (ModelFolders, ListConfig, ExploreConfig, RewardConfig), "reward", arguments
     )
     out = created(folders.out)
     config.output_dir = str(out / "checkpoints")

@@ -37,8 +37,8 @@ def save_artifact(
     Args:
         model_dir, tokenizer_dir: Folders of `save_pretrained`; the latter with the embedding fusion.
         encoder_dir: The tuned ad encoder, if there is one: becomes `encoder/`, which embeds new ads.
-        serving: `beam_widths`, `item_weight`, `value_weight`, `item_candidates`, `score_history`, `exclude_history`:
-            the defaults of `Recommender`.
+        serving: `beam_widths`, `item_weight`, `value_weight`, `item_candidates`, `neighbour_weight`, `score_history`,
+            `exclude_history`: the defaults of `Recommender`.
     """
     staging = out_dir / ".artifact"
     shutil.rmtree(staging, ignore_errors=True)

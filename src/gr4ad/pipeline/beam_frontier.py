@@ -107,6 +107,7 @@ def beam_frontier(
                 item_weight=weight,
                 value_weight=served["value_weight"],
                 item_candidates=served["item_candidates"] if weight else 0,
+                neighbour_weight=served.get("neighbour_weight", 0.0) if weight else 0.0,
                 score_history=served["score_history"] and item_weight != 0,
                 batch_size=batch_size,
             ).items

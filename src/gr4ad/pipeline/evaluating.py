@@ -39,6 +39,9 @@ KNN_GRID = {"neighbours": (50, 200), "shrinkage": (10.0, 50.0), "decay": (0.6, 0
 """What the item-kNN chooses from on validation; with money in the log also how much an item's mean value counts, and
 with repeats whether an item speaks for itself."""
 
+ORDER_GRID = {"shrinkage": (10.0, 50.0), "decay": (0.6, 0.8), "distance_decay": (0.8, 0.9), "backward": (0.1, 0.25)}
+"""What it then tries where order counts, its other settings kept."""
+
 
 def evaluate_models(
     config: EvaluateConfig,
@@ -109,6 +112,7 @@ def evaluate_models(
                 item_weight=choices[name]["item_weight"],
                 value_weight=choices[name]["value_weight"],
                 item_candidates=config.item_candidates,
+                neighbour_weight=choices[name]["neighbour_weight"],
                 score_history=config.score_history,
                 exclude_history=excluded,
                 batch_size=config.batch_size,
@@ -130,6 +134,7 @@ def evaluate_models(
             "item_weight": choices[final]["item_weight"],
             "value_weight": choices[final]["value_weight"],
             "item_candidates": config.item_candidates if choices[final]["item_weight"] else 0,
+            "neighbour_weight": choices[final]["neighbour_weight"],
             "score_history": config.score_history,
             "exclude_history": config.exclude_history,
         },
@@ -173,7 +178,10 @@ def choose_on_validation(
         model = GR4ADForRecommendation.from_pretrained(folder / "model")
         item_weights = config.item_weights if model.config.item_head else [0.0]
         value_weights = config.value_weights if model.value_head is not None else [0.0]
-        for item_weight, value_weight in product(item_weights, value_weights):
+        neighbour_weights = config.neighbour_weights if model.item_neighbours is not None else [0.0]
+        for item_weight, value_weight, neighbour_weight in product(item_weights, value_weights, neighbour_weights):
+            if neighbour_weight and not item_weight:
+                continue  # they add to the item head's score
             rankings = rank_users(
                 model,
                 tokenizer,
@@ -183,17 +191,22 @@ def choose_on_validation(
                 item_weight=item_weight,
                 value_weight=value_weight,
                 item_candidates=config.item_candidates,
+                neighbour_weight=neighbour_weight,
                 score_history=config.score_history,
                 batch_size=config.batch_size,
             )
             scores = evaluate_rankings(rankings.items, targets, ks=KS, catalog_size=len(ids))
-            row = {"model": name, "item_weight": item_weight, "value_weight": value_weight, **scores}
+            weights = {
+                "item_weight": item_weight,
+                "value_weight": value_weight,
+                "neighbour_weight": neighbour_weight,
+            }
+            row = {"model": name, **weights, **scores}
             tried.append(row)
             logger.info(
-                "validation: %s, item %g, value %g: %s %.4f",
+                "validation: %s, item %g, value %g, neighbours %g: %s %.4f",
                 name,
-                item_weight,
-                value_weight,
+                *weights.values(),
                 config.metric,
                 scores[config.metric],
             )
@@ -221,6 +234,10 @@ def add_baselines(scores: SystemScores, config: EvaluateConfig, validation: Sequ
         grid["include_self"] = (False, True)
     sample = sample_table(validation, config.tuning_users, seed)
     settings, table = tune_item_knn(train, sample, metric=config.metric, grid=grid)
+    kept = {name: (value,) for name, value in vars(settings).items()}
+    ordered, more = tune_item_knn(train, sample, metric=config.metric, grid={**kept, **ORDER_GRID})
+    if more[config.metric].max() > table[config.metric].max():
+        settings = ordered
     logger.info("item-kNN: %s", settings)
     knn = ItemKNN(settings).fit(train)
     for protocol, excluded in PROTOCOLS.items():
@@ -235,7 +252,7 @@ def add_baselines(scores: SystemScores, config: EvaluateConfig, validation: Sequ
         rankings["item-kNN, tuned"] = knn.rank(test, max(KS), exclude_history=excluded)
         for name, ranking in rankings.items():
             scores.add(protocol, name, ranking)
-    return {"settings": vars(settings), "tried": len(table)}
+    return {"settings": vars(settings), "tried": len(table) + len(more)}
 
 
 def has_repeats(train: SequenceTable) -> bool:

@@ -17,6 +17,7 @@ from gr4ad.pipeline.settings import (
     ExploreConfig,
     ListConfig,
     ModelSettings,
+    NeighbourConfig,
     TokenizeConfig,
 )
 
@@ -34,6 +35,7 @@ class Recipe:
         name: What the artifact is called. seed: Of every stage.
         market: A simulated market instead of files; then `data` needs no file names.
         tune: `EncoderTuningConfig` values; None leaves the encoder as it is.
+        neighbours: None leaves the item neighbours out.
         explore, reward: Used where `lists.source` is reward_model; `reward` are `RewardConfig` values.
         align: `RSPOConfig` values; None leaves the alignment out.
     """
@@ -49,6 +51,7 @@ class Recipe:
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: dict[str, Any] = field(default_factory=dict)
+    neighbours: NeighbourConfig | None = None
     lists: ListConfig = field(default_factory=ListConfig)
     explore: ExploreConfig = field(default_factory=ExploreConfig)
     reward: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +65,7 @@ SECTIONS = {
     "embed": EmbedConfig,
     "tokenize": TokenizeConfig,
     "model": ModelSettings,
+    "neighbours": NeighbourConfig,
     "lists": ListConfig,
     "explore": ExploreConfig,
     "evaluate": EvaluateConfig,

@@ -1,4 +1,4 @@
-"""The whole chain: data -> embed -> tokenize -> train -> reward -> align -> evaluate -> artifact."""
+"""The whole chain: data -> embed -> tokenize -> train -> neighbours -> reward -> align -> evaluate -> artifact."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
     from gr4ad import RewardConfig, RSPOConfig, VSLConfig
     from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads, tune_ad_encoder
     from gr4ad.pipeline.evaluating import evaluate_models
+    from gr4ad.pipeline.neighbours import add_item_neighbours
     from gr4ad.pipeline.rewarding import train_reward_model
     from gr4ad.pipeline.tokenizing import build_tokenizer
     from gr4ad.pipeline.training import align_model, train_model, trainer_arguments
@@ -104,8 +105,19 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         after=("data", "tokenize"),
         together=True,
     )
-    candidates = {"VSL": train_dir}
     last: tuple[str, ...] = ("data", "tokenize", "train")
+    if recipe.neighbours is not None:
+        neighbours, trained = recipe.neighbours, train_dir
+        runner.run(
+            "neighbours",
+            lambda folder: add_item_neighbours(
+                neighbours, data_dir=data_dir, tokenizer_dir=tokenizer_dir, model_dir=trained, out_dir=folder
+            ),
+            settings=[neighbours],
+            after=last,
+        )
+        train_dir, last = runner.folder("neighbours"), (*last, "neighbours")
+    candidates = {"VSL": train_dir}
     if recipe.align is not None:
         align = recipe.align
         reward_dir: Path | None = None
@@ -240,9 +252,9 @@ def notes(metrics: dict) -> list[str]:
     return [
         *(["The log has no values, every event counts alike: value metrics are left out."] if unpriced else []),
         f"The final model is {metrics['final']}: the best {metrics['metric']} on "
-        f"{metrics['users']['validation_sample']} "
-        f"validation users, with item weight {serving['item_weight']:g} and value weight "
-        f"{serving['value_weight']:g}. Each system saw the test users once.",
+        f"{metrics['users']['validation_sample']} validation users, with item weight {serving['item_weight']:g}, "
+        f"value weight {serving['value_weight']:g} and neighbour weight {serving.get('neighbour_weight', 0.0):g}. "
+        "Each system saw the test users once.",
         "A hit is an item, not a semantic ID: items that share an SID are ranked by the item head or, without "
         "it, by their training events and then by item id.",
         f"item-kNN is tuned on validation by the same metric over {metrics['item_knn']['tried']} settings; "

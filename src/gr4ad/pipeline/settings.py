@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gr4ad.trainers.evaluation.item_similarity import check_similarity
+
 
 @dataclass
 class EmbedConfig:
@@ -193,6 +195,34 @@ class ExploreConfig:
             raise ValueError(f"`value_given` must be impression, click or conversion. Received: {self.value_given!r}.")
 
 
+@dataclass
+class NeighbourConfig:
+    """The model's table of item neighbours, counted from the training log; see `item_similarity`."""
+
+    neighbours: int = field(default=100, metadata={"help": "Neighbours kept of each item, the most similar."})
+    shrinkage: float = field(
+        default=30.0, metadata={"help": "Users, >= 0: pulls similarities that rest on few users to 0."}
+    )
+    decay: float = field(
+        default=0.8, metadata={"help": "What an item of a history counts against the next newer one, in (0, 1]."}
+    )
+    distance_decay: float = field(
+        default=1.0,
+        metadata={"help": "What a pair of events counts against one that lies one event closer, in (0, 1]."},
+    )
+    backward: float = field(
+        default=1.0, metadata={"help": "What a pair counts where the neighbour came first, in [0, 1]."}
+    )
+    include_self: bool = field(
+        default=False, metadata={"help": "An item is its own neighbour too, for logs in which users come back."}
+    )
+
+    def __post_init__(self) -> None:
+        check_similarity(self.neighbours, self.shrinkage, self.distance_decay, self.backward)
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"`decay` should be above 0 and at most 1 (no decay). Received: {self.decay}.")
+
+
 CHOOSING_METRICS = ("recall", "hit", "ndcg", "revenue", "value_ndcg")
 
 
@@ -209,6 +239,10 @@ class EvaluateConfig:
     )
     value_weights: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "Exponents of expected value to choose from."}
+    )
+    neighbour_weights: list[float] = field(
+        default_factory=lambda: [0.0],
+        metadata={"help": "Weights of the item neighbours to choose from, 0 or more, where the model has any."},
     )
     max_ndcg_loss: float = field(
         default=1.0,
@@ -239,6 +273,9 @@ class EvaluateConfig:
         for weight in self.item_weights:
             if not 0 <= weight <= 1:
                 raise ValueError(f"`item_weights` are shares in [0, 1] of the item head. Received: {weight}.")
+        for weight in self.neighbour_weights:
+            if weight < 0:
+                raise ValueError(f"`neighbour_weights` should be 0 or more. Received: {weight}.")
         if not 0 <= self.max_ndcg_loss <= 1:
             raise ValueError(f"`max_ndcg_loss` is a share in [0, 1]. Received: {self.max_ndcg_loss}.")
         if self.max_ndcg_loss < 1 and 0 not in self.value_weights:
@@ -248,4 +285,12 @@ class EvaluateConfig:
             )
 
 
-__all__ = ["EmbedConfig", "EvaluateConfig", "ExploreConfig", "ListConfig", "ModelSettings", "TokenizeConfig"]
+__all__ = [
+    "EmbedConfig",
+    "EvaluateConfig",
+    "ExploreConfig",
+    "ListConfig",
+    "ModelSettings",
+    "NeighbourConfig",
+    "TokenizeConfig",
+]

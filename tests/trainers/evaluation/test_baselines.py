@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from gr4ad.trainers.evaluation import (
     ItemKNN,
@@ -15,6 +16,7 @@ from gr4ad.trainers.evaluation import (
     repeat_then_popularity,
     tune_item_knn,
 )
+from gr4ad.trainers.evaluation.item_similarity import item_similarity, ordered_pairs
 
 IDS = np.array([f"ad-{i}" for i in range(9)], dtype=object)
 EVENT = st.tuples(st.integers(0, 8), st.sampled_from([0.0, 1.0, 2.5]))
@@ -82,7 +84,19 @@ def dense_knn_scores(train: SequenceTable, train_logs, logs, s: KNNSettings) -> 
             total[item] += value
             events[item] += 1
     together = matrix.T @ matrix
-    norm = np.sqrt(np.outer(np.diag(together), np.diag(together)))
+    users = np.diag(together).copy()
+    if not s.distance_decay == s.backward == 1:
+        together = np.diag(users)
+        for log in train_logs:
+            best = np.zeros((n, n))
+            for p, (first, _) in enumerate(log):
+                for q in range(p + 1, len(log)):
+                    second, weight = log[q][0], s.distance_decay ** (q - p - 1)
+                    if first != second:
+                        best[first, second] = max(best[first, second], weight)
+                        best[second, first] = max(best[second, first], s.backward * weight)
+            together += best
+    norm = np.sqrt(np.outer(users, users))
     with np.errstate(invalid="ignore"):
         similarity = np.where(together > 0, together / (norm + s.shrinkage), 0)
     if not s.include_self:
@@ -108,6 +122,8 @@ def dense_knn_scores(train: SequenceTable, train_logs, logs, s: KNNSettings) -> 
         decay=st.sampled_from([0.5, 0.8, 1.0]),
         value_power=st.sampled_from([0.0, 0.5, 1.0]),
         include_self=st.booleans(),
+        distance_decay=st.sampled_from([0.5, 1.0]),
+        backward=st.sampled_from([0.0, 0.25, 1.0]),
     ),
     st.booleans(),
 )
@@ -174,10 +190,36 @@ def test_inputs_are_left_alone():
 def test_batches_change_nothing(monkeypatch):
     ids = np.array([f"asin-{i}" for i in range(50)], dtype=object)
     train, evaluation = make(random_logs(0, 60, 50), ids), make(random_logs(1, 40, 50), ids)
-    whole = ItemKNN().fit(train).rank(evaluation, 20, exclude_history=True)
+    tried = KNNSettings(), KNNSettings(distance_decay=0.5, backward=0.25)
+    whole = [ItemKNN(each).fit(train).rank(evaluation, 20, exclude_history=True) for each in tried]
     monkeypatch.setattr("gr4ad.trainers.evaluation.baselines._USERS_PER_BATCH", 7)
-    monkeypatch.setattr("gr4ad.trainers.evaluation.baselines._ITEMS_PER_BATCH", 11)
-    assert np.array_equal(ItemKNN().fit(train).rank(evaluation, 20, exclude_history=True), whole)
+    monkeypatch.setattr("gr4ad.trainers.evaluation.item_similarity._ITEMS_PER_BATCH", 11)
+    monkeypatch.setattr("gr4ad.trainers.evaluation.item_similarity.PAIRS_AT_ONCE", 30)
+    for each, ranked in zip(tried, whole, strict=True):
+        assert np.array_equal(ItemKNN(each).fit(train).rank(evaluation, 20, exclude_history=True), ranked)
+    assert not np.array_equal(*whole)
+
+
+@settings(deadline=None, max_examples=40)
+@given(LOGS, st.sampled_from([0.3, 0.9, 1.0]))
+def test_without_order_both_ways_of_counting_agree(logs, decay):
+    history = make(logs).history
+    once = sparse.csr_array((np.ones(len(history.items)), history.items, history.offsets), shape=(len(logs), 9)).sign()
+    plain = item_similarity(history, 9, neighbours=9, shrinkage=2.0)
+    users = np.asarray(once.sum(0)).ravel()
+    counted = sum((part for part in ordered_pairs(history, 9, 1.0, 1.0)), sparse.csr_array((9, 9))).toarray()
+    np.testing.assert_allclose(plain.toarray(), counted / (np.sqrt(np.outer(users, users)) + 2.0))
+    # Fewer count, never more; what came before counts as much as what comes after.
+    decayed = item_similarity(history, 9, neighbours=9, shrinkage=2.0, distance_decay=decay).toarray()
+    assert (decayed <= plain.toarray() + 1e-12).all() and (decayed[plain.toarray() == 0] == 0).all()
+
+
+def test_pairs_too_far_apart_are_not_counted():
+    history = Sequences.from_lists([list(range(9))], [[1.0] * 9])
+    found = item_similarity(history, 9, neighbours=9, shrinkage=0.0, distance_decay=0.1).toarray()
+    distance = np.abs(np.arange(9)[:, None] - np.arange(9))
+    expected = np.where((distance > 0) & (distance <= 4), 0.1 ** (distance - 1.0), 0.0)
+    np.testing.assert_allclose(found, expected)
 
 
 def test_tuning_returns_the_best_row_of_its_table():
@@ -211,6 +253,7 @@ def test_bad_requests_are_named():
         tune_item_knn(train, validation, "auc@10")
     with pytest.raises(ValueError, match="`grid`.*'neighbors'"):
         tune_item_knn(train, validation, grid={"neighbors": (1,)})
-    for bad in ({"neighbours": 0}, {"shrinkage": -1.0}, {"decay": 0.0}, {"decay": 1.5}, {"value_power": -1.0}):
+    for bad in ({"neighbours": 0}, {"shrinkage": -1.0}, {"decay": 0.0}, {"decay": 1.5}, {"value_power": -1.0},
+                {"distance_decay": 0.0}, {"backward": 1.5}):  # fmt: skip
         with pytest.raises(ValueError, match=f"`{next(iter(bad))}`"):
             KNNSettings(**bad)
