@@ -26,6 +26,7 @@ from comparison import compared_rows
 
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 from gr4ad.pipeline.comparing import seed_folder
+from gr4ad.pipeline.recipe import SECTIONS
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 
@@ -69,6 +70,7 @@ VARIANTS: dict[str, dict[str, Changes]] = {
         "no repeat bias": {"model": {"item_head_repeat": False}},
         "no context encoder": {"model": {"num_context_layers": 0}},
         "text alone": {"embed": {"category_columns": []}},
+        "no item neighbours": {"neighbours": None},
     },
     "complete_journey": {
         **DECODER,
@@ -86,6 +88,10 @@ VARIANTS: dict[str, dict[str, Changes]] = {
             "train": {"user_weight_clip": 1, "value_loss_weight": 0.0, "eval_value_weight": 0.0},
             "evaluate": {"value_weights": [0.0]},
         },
+        "item neighbours": {
+            "neighbours": {"neighbours": 200, "shrinkage": 50.0, "decay": 0.9},
+            "evaluate": {"item_weights": [1.0], "neighbour_weights": [0.0, 0.1, 0.2, 0.3]},
+        },
         "no copying": {"model": {"item_head_copy": False}},
         "next event only": {"train": {"target_window": 1}},
         "aligned by RSPO": {"lists": PROPOSED, "align": GUARDED, "evaluate": CHOSEN},
@@ -93,7 +99,7 @@ VARIANTS: dict[str, dict[str, Changes]] = {
     },
     "demo": {"vanilla AR, K = 0": DECODER["vanilla AR, K = 0"]},
 }
-SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "reward", "align")
+SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "neighbours", "reward", "align")
 
 
 def changed(recipe: Recipe, changes: Changes) -> Recipe:
@@ -103,9 +109,11 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
         if fields is None:
             sections[section] = None
             continue
-        before = getattr(recipe, section)
-        plain = before is None or isinstance(before, dict)  # None: a section that the recipe leaves out
-        sections[section] = {**(before or {}), **fields} if plain else replace(before, **fields)
+        before = getattr(recipe, section)  # None: a section that the recipe leaves out
+        if section in SECTIONS:
+            sections[section] = replace(before or SECTIONS[section](), **fields)
+        else:
+            sections[section] = {**(before or {}), **fields}
     return replace(recipe, **sections)
 
 

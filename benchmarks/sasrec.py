@@ -11,6 +11,9 @@ by its own validation, and ranks the test users once. OUT/seedN holds scores per
 With money in the log the value of an item may count: items are then ranked by log p(item) + a log(mean training value
 of the item), a chosen on validation. In a log without repeats, `--repeat-bias` adds the learned number of our item
 head to the logits of history items, to tell the network's ranking from its ignorance of that one rule.
+
+Where the recipe counts item neighbours, a second system adds them to SASRec's scores as our model does, by a weight
+from the recipe's list that validation chooses: what of our ranking they would give to any network.
 """
 
 from __future__ import annotations
@@ -29,20 +32,25 @@ import numpy as np
 import torch
 from recipe import METRICS, unit_of
 from safetensors.torch import load_model, save_model
+from scipy import sparse
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
 
 from gr4ad.cli import keep_freed_memory
 from gr4ad.data import load_prepared, prepare
+from gr4ad.modeling_gr4ad.item_neighbours_gr4ad import SIMILARITY_SCALE
 from gr4ad.pipeline import load_recipe
 from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.scoring import SystemScores, has_values
+from gr4ad.pipeline.settings import NeighbourConfig
 from gr4ad.trainers.evaluation import SequenceTable, check_no_leakage, evaluate_rankings
+from gr4ad.trainers.evaluation.item_similarity import item_similarity
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
 from gr4ad.trainers.vsl.epoch_sampler import LengthGroupedEpochSampler
 
 TOP_K = 20
+NAME, WITH_NEIGHBOURS = "SASRec", "SASRec + item neighbours"
 PROTOCOLS = {"test": False, "test_history_excluded": True}
 FIXED = ("recipe", "layers", "heads", "epochs", "validate_every", "max_items", "batch_size", "learning_rate",
          "value_powers", "repeat_bias")  # fmt: skip
@@ -101,11 +109,38 @@ def padded(sequences: list[np.ndarray]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s + 1) for s in sequences], batch_first=True)
 
 
+def neighbour_scores(
+    config: NeighbourConfig, train: SequenceTable, tables: list[SequenceTable]
+) -> list[sparse.csr_array]:
+    """What the item neighbours of the training log say of each user and item, (U, items), for each of the tables: the
+    scores of `GR4ADItemNeighbours`."""
+    num_items = len(train.item_ids)
+    counted = {name: value for name, value in vars(config).items() if name != "decay"}
+    similarity = item_similarity(train.history, num_items, **counted)
+    found = []
+    for table in tables:
+        history = table.history
+        weights = sparse.csr_array(
+            (config.decay**history.age, history.items.copy(), history.offsets.copy()), shape=(len(history), num_items)
+        )
+        total = sparse.csr_array(weights @ similarity)
+        total.data = np.log1p(total.data / SIMILARITY_SCALE).astype(np.float32)
+        found.append(total)
+    return found
+
+
 @torch.no_grad()
 def rank(
-    model: SASRec, histories: list[np.ndarray], args: argparse.Namespace, *, exclude: bool, prior: np.ndarray | None
+    model: SASRec,
+    histories: list[np.ndarray],
+    args: argparse.Namespace,
+    *,
+    exclude: bool,
+    prior: np.ndarray | None,
+    evidence: sparse.csr_array | None = None,
 ) -> np.ndarray:
-    """int64 (U, TOP_K), catalog rows; `prior` (float32, (items,)) is added to the scores."""
+    """int64 (U, TOP_K), catalog rows; `prior` (float32, (items,)) and `evidence` (float32, (U, items)) are added to
+    the scores."""
     model.eval()
     found = np.empty((len(histories), TOP_K), dtype=np.int64)
     order = np.argsort([len(history) for history in histories], kind="stable")
@@ -116,6 +151,8 @@ def rank(
         scores = model.logits(items, last)
         if prior is not None:
             scores[:, 1:] = scores[:, 1:].log_softmax(-1) + torch.from_numpy(prior)
+        if evidence is not None:
+            scores[:, 1:] += torch.from_numpy(evidence[users].toarray())
         if exclude:
             scores.scatter_(1, padded([histories[user] for user in users]), -torch.inf)
         scores[:, 0] = -torch.inf
@@ -217,8 +254,23 @@ def main() -> None:
     )
     log_value = np.log(np.maximum(value, value[value > 0].min())).astype(np.float32)
 
-    def scored(model: SASRec, power: float, *, exclude: bool = False) -> float:
-        rankings = rank(model, logs[1], args, exclude=exclude, prior=power * log_value if power else None)
+    counted = recipe.neighbours
+    evidence = neighbour_scores(counted, train_table, tables[1:]) if counted is not None else []
+    weights = recipe.evaluate.neighbour_weights
+
+    def ranked(model: SASRec, part: int, power: float, weight: float = 0.0, *, exclude: bool = False) -> np.ndarray:
+        """Rankings of validation (part 1) or test (part 2)."""
+        return rank(
+            model,
+            logs[part],
+            args,
+            exclude=exclude,
+            prior=power * log_value if power else None,
+            evidence=weight * evidence[part - 1] if weight else None,
+        )
+
+    def scored(model: SASRec, power: float, weight: float = 0.0, *, exclude: bool = False) -> float:
+        rankings = ranked(model, 1, power, weight, exclude=exclude)
         return evaluate_rankings(rankings, validation.held_out, catalog_size=len(ids))[metric]
 
     def validate(model: SASRec) -> float:
@@ -239,27 +291,31 @@ def main() -> None:
         model, history = train(logs[0], len(ids), args, chosen, seed, validate)
         power = max(powers, key=lambda candidate: scored(model, candidate))
         scores = SystemScores(train_table, test, np.zeros((len(ids), 1), dtype=np.int64), seed)
+        systems = {NAME: 0.0}
+        if evidence:
+            systems[WITH_NEIGHBOURS] = max(weights, key=lambda candidate: scored(model, power, candidate))
         for protocol, exclude in PROTOCOLS.items():
-            prior = power * log_value if power else None
-            scores.add(protocol, "SASRec", rank(model, logs[2], args, exclude=exclude, prior=prior))
-        scores.compare("SASRec")
+            for system, weight in systems.items():
+                scores.add(protocol, system, ranked(model, 2, power, weight, exclude=exclude))
+        scores.compare(NAME)
         folder = args.work / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         unit = str(data.summary.get("value_unit") or "") if priced else ""
-        scores.for_file(final="SASRec", metric=metric, seed=seed, value_unit=unit).save(folder / FILE_NAME)
+        scores.for_file(final=NAME, metric=metric, seed=seed, value_unit=unit).save(folder / FILE_NAME)
         choices[f"seed {seed}"] = {
             **chosen._asdict(),
             "value_power": power,
+            "neighbour_weight": systems.get(WITH_NEIGHBOURS),
             "validation": scored(model, power),
             "validation, history excluded": scored(model, power, exclude=True),
             "log": history,
         }
         for protocol, prefix in (("test", ""), ("test_history_excluded", "history excluded: ")):
-            for name in METRICS:
-                figures = scores.means[protocol]["SASRec"]
+            for system, name in itertools.product(systems, METRICS):
+                figures = scores.means[protocol][system]
                 rows.append(
                     {
-                        "name": f"{prefix}SASRec/{name}",
+                        "name": f"{prefix}{system}/{name}",
                         "metric": name,
                         "value": round(figures[name], 5),
                         "spread": round(figures.get(f"{name}_se", 0.0), 5),

@@ -11,7 +11,7 @@ does nothing. A step runs to completion: what bounds it are `max_step_requests` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,8 +127,19 @@ class GR4ADForVLLM(nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Takes the artifact's weights from vLLM's loader, and its tokenizer and item table from the folder."""
-        loaded = AutoWeightsLoader(self.gr4ad).load_weights(weights)
-        missing = sorted(name for name, _ in self.gr4ad.named_parameters() if name not in loaded)
+        buffers = dict(self.gr4ad.named_buffers())  # vLLM's loader knows parameters alone
+        loaded: set[str] = set()
+
+        def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in weights:
+                if name in buffers:
+                    buffers[name].copy_(tensor)
+                    loaded.add(name)
+                else:
+                    yield name, tensor
+
+        loaded |= AutoWeightsLoader(self.gr4ad).load_weights(parameters())
+        missing = sorted(self.gr4ad.state_dict().keys() - loaded)
         if missing:
             raise ValueError(f"{self.served.model}: lacks the weights {missing[0]!r}. Save the model again.")
         self.pooler.live = LiveModel(self.served.model, self.read_artifact)

@@ -2,6 +2,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import GenerationConfig, set_seed
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
@@ -11,7 +12,7 @@ from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 @pytest.fixture(scope="session")
 def account_artifact(tiny_artifact, tmp_path_factory) -> Path:
     """The tiny artifact's ads, of 8 accounts (every sixth ad of none), and a model that reads times and the
-    cross-domain sequence of at most 4 entries."""
+    cross-domain sequence of at most 4 entries, and has item neighbours; it ranks by all its scores."""
     folder = tmp_path_factory.mktemp("account_artifact")
     tokenizer = UASIDTokenizer.from_pretrained(tiny_artifact, num_time_buckets=8, num_cross_domain_items=50)
     index = tokenizer.index
@@ -20,6 +21,11 @@ def account_artifact(tiny_artifact, tmp_path_factory) -> Path:
     config = copy.deepcopy(GR4ADForRecommendation.from_pretrained(tiny_artifact).config)
     config.num_time_buckets, config.num_cross_domain_items, config.max_cross_domain_items = 8, 50, 4
     set_seed(0)
-    for part in (GR4ADForRecommendation(config), tokenizer, GenerationConfig.from_pretrained(tiny_artifact)):
+    model = GR4ADForRecommendation(config)
+    neighbours = torch.randint(1, config.num_items, (config.num_items, 3))
+    model.set_item_neighbours(neighbours, torch.rand(neighbours.shape), 0.8)
+    serving = GenerationConfig.from_pretrained(tiny_artifact)
+    serving.item_weight, serving.neighbour_weight = 0.5, 0.3
+    for part in (model, tokenizer, serving):
         part.save_pretrained(folder)
     return folder

@@ -73,7 +73,8 @@ def test_times_and_cross_domain_reach_the_model(account_artifact):
         return_tensors="pt",
     )
     assert batch["time_ids"].tolist() == [[0, 7], [0, 1]]
-    beams = recommender.model.recommend(**batch, beam_widths=[8, 16, 16], trie=recommender.trie, top_k=10)
+    weights = {"item_weight": 0.5, "neighbour_weight": 0.3}  # as this artifact is served
+    beams = recommender.model.recommend(**batch, beam_widths=[8, 16, 16], trie=recommender.trie, top_k=10, **weights)
     for ranked, scores in zip((first, second), beams.scores.tolist(), strict=True):
         assert [ad.score for ad in ranked] == pytest.approx(scores, abs=1e-5)
     for changed in ({"times": [[7, 0, 8], [5, 5]]}, {"cross_domain": [["x", "b"], []]}, {"times": None}):

@@ -145,7 +145,7 @@ def test_a_recommender_on_vllm_answers_and_refuses_as_the_native_one(engine_proc
 def test_ads_change_in_a_running_engine(engine_process, account_artifact):
     engine_process(start, "whole", str(account_artifact))
     native = Recommender.from_pretrained(account_artifact)
-    history, options = [["ad_1", "ad_2"]], {"top_k": 12, "beam_widths": [8, 64, 64]}
+    history, options = [["ad_1", "ad_2"]], {"top_k": 64, "beam_widths": [8, 64, 64]}
     best = engine_process(called_with, "recommend", (history,), options)[0][0]
     codes = np.array([native.tokenizer.index.sid_of(best.item_id)])
     engine_process(called, "remove_ads", [best.item_id])
@@ -174,6 +174,9 @@ def test_weights_change_in_a_running_engine_and_a_damaged_artifact_does_not(
     engine_process, account_artifact, tiny_artifact, tmp_path
 ):
     engine_process(start, "whole", str(account_artifact))
+    engine_process(
+        called, "reload", str(account_artifact)
+    )  # an ad that was taken out and back has a vector of its own
     history, options = [["ad_3"]], {"top_k": 5}
     before = engine_process(called_with, "recommend", (history,), options)
     engine_process(called, "reload", str(tiny_artifact))
