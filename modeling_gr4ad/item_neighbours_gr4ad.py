@@ -33,17 +33,20 @@ class GR4ADItemNeighbours(nn.Module):
         self.register_buffer("items", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("similarity", torch.zeros(shape))
 
-    def forward(self, context: GR4ADContext, num_items: int) -> torch.Tensor:
-        """Scores (float32, (B, num_items)), 0 where the log says nothing, of contexts with one query each; `num_items`
-        may be less than the tables hold, while they grow."""
+    def forward(self, context: GR4ADContext, log_probs: torch.Tensor, weight: float) -> torch.Tensor:
+        """log_probs + weight * score, float (B, I'), of item rows 1..I' (the table may hold more, while it grows) and
+        contexts with one query each. Only the few items that a history has for neighbours are touched: what it costs
+        beside a copy of log_probs does not grow with the catalog."""
         seen = context.visible[:, 0]
-        age = seen.sum(1, keepdim=True) - seen.long().cumsum(1)
-        weight = (self.decay ** age.clamp(min=0)).masked_fill(~seen, 0.0)
-        items = self.items[context.item_ids].long().flatten(1)  # (B, S * n)
-        found = self.similarity[context.item_ids].float() * weight.float().unsqueeze(2)
-        found = found.flatten(1).masked_fill(items >= num_items, 0.0)
-        total = found.new_zeros(len(seen), num_items).scatter_add_(1, items.clamp(max=num_items - 1), found)
-        return torch.log1p(total / SIMILARITY_SCALE)
+        age = (seen.sum(1, keepdim=True) - seen.long().cumsum(1)).clamp(min=0)
+        counts = (self.decay**age).masked_fill(~seen, 0.0).to(log_probs).unsqueeze(2)
+        items = self.items[context.item_ids].long().flatten(1) - 1  # (B, S * n)
+        found = (self.similarity[context.item_ids].to(log_probs) * counts).flatten(1)
+        known = (items >= 0) & (items < log_probs.shape[1])
+        items, found = items.where(known, 0), found.where(known, 0.0)
+        total = torch.zeros_like(log_probs).scatter_add_(1, items, found).gather(1, items)
+        # An item that comes up twice is written twice, with the same number.
+        return log_probs.scatter(1, items, log_probs.gather(1, items) + weight * torch.log1p(total / SIMILARITY_SCALE))
 
     @torch.no_grad()
     def extend(self, count: int) -> None:

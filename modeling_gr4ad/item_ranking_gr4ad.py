@@ -116,7 +116,7 @@ class GR4ADItemRankingMixin:
         trunk = self.model.trunk(context)
         log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:] if item_weight else None
         if neighbour_weight:
-            log_probs = log_probs + neighbour_weight * self.item_neighbours(context, log_probs.shape[1] + 1)[:, 1:]
+            log_probs = self.item_neighbours(context, log_probs, neighbour_weight)
         more = [self.history_leaves(input_ids, trie)] if score_history else []
         if item_candidates:
             more.append(self.likeliest_leaves(log_probs, item_candidates, trie))

@@ -40,8 +40,9 @@ def plain_scores(model, history) -> torch.Tensor:
 def test_scores_equal_plain_sums_on_either_padding_side(model, build_history, side):
     history = build_history(model.config, LENGTHS, side=side)
     history["item_ids"][0, 2] = 0  # an item newer than the table has no neighbours, and ages the others all the same
-    found = model.item_neighbours(model.model.encode(**history), 41)
-    torch.testing.assert_close(found, plain_scores(model, history), atol=1e-4, rtol=1e-4)
+    base = torch.randn(len(LENGTHS), 40)
+    found = model.item_neighbours(model.model.encode(**history), base, 0.7)
+    torch.testing.assert_close(found, base + 0.7 * plain_scores(model, history)[:, 1:], atol=1e-4, rtol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)
@@ -75,18 +76,20 @@ def test_the_table_is_saved_and_grows_with_the_items(model, build_history, tmp_p
     assert torch.equal(again.item_neighbours.items, model.item_neighbours.items)
     history = build_history(model.config, LENGTHS)
     context = model.model.encode(**history)
-    before = model.item_neighbours(context, 41)
+    before = model.item_neighbours(context, torch.zeros(3, 40), 1.0)
+    assert torch.equal(again.item_neighbours(context, torch.zeros(3, 30), 1.0), before[:, :30])
     again.extend_item_tables(torch.ones(3, 16))
-    assert torch.equal(again.item_neighbours(again.model.encode(**history), 41), before)  # who holds the older tables
-    assert torch.equal(again.item_neighbours(context, 44)[:, :41], before)
-    assert not again.item_neighbours(context, 44)[:, 41:].any()
+    now = again.item_neighbours(again.model.encode(**history), torch.zeros(3, 43), 1.0)
+    assert torch.equal(now[:, :40], before) and not now[:, 40:].any()
+    assert torch.equal(again.item_neighbours(context, torch.zeros(3, 40), 1.0), before)  # who holds the older tables
     again.save_pretrained(tmp_path / "grown")
     assert len(GR4ADForRecommendation.from_pretrained(tmp_path / "grown").item_neighbours.items) == 44
 
 
 def test_a_fresh_table_says_nothing(build_model, build_history):
     fresh = build_model(num_item_neighbours=3)
-    assert not fresh.item_neighbours(fresh.model.encode(**build_history(fresh.config, LENGTHS)), 41).any()
+    context = fresh.model.encode(**build_history(fresh.config, LENGTHS))
+    assert not fresh.item_neighbours(context, torch.zeros(3, 40), 1.0).any()
 
 
 @pytest.mark.parametrize(("weight", "item_weight"), [(-0.5, 1.0), (0.5, 0.0)])

@@ -174,9 +174,7 @@ def test_weights_change_in_a_running_engine_and_a_damaged_artifact_does_not(
     engine_process, account_artifact, tiny_artifact, tmp_path
 ):
     engine_process(start, "whole", str(account_artifact))
-    engine_process(
-        called, "reload", str(account_artifact)
-    )  # an ad taken out and back has another vector
+    engine_process(called, "reload", str(account_artifact))  # an ad taken out and back has another vector
     history, options = [["ad_3"]], {"top_k": 5}
     before = engine_process(called_with, "recommend", (history,), options)
     engine_process(called, "reload", str(tiny_artifact))
