@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -160,23 +160,21 @@ class ItemKNN:
     def __init__(self, settings: KNNSettings | None = None) -> None:
         self.settings = settings or KNNSettings()
 
-    def fit(self, train: SequenceTable) -> ItemKNN:
-        """Count co-occurrences and keep the neighbours. Memory: O(items x neighbours)."""
+    def fit(self, train: SequenceTable, similarity: sparse.csr_array | None = None) -> ItemKNN:
+        """Count co-occurrences and keep the neighbours. Memory: O(items x neighbours).
+
+        Args:
+            train: What is counted.
+            similarity: What `similarities(train)` gave under settings that differ in `decay` and `value_power` alone.
+        """
         settings = self.settings
         self._train = train
         # Inside, items are numbered by their tie rank: a stable sort then breaks ties by rule, and floating-point
         # sums run in an order that does not depend on the catalog's.
         self._rank_of = _inverse(train.ties)
         n_items = len(train.ties)
-        similarity = item_similarity(
-            Sequences(train.history.offsets, self._rank_of[train.history.items], train.history.values),
-            n_items,
-            neighbours=settings.neighbours,
-            shrinkage=settings.shrinkage,
-            distance_decay=settings.distance_decay,
-            backward=settings.backward,
-            include_self=settings.include_self,
-        )
+        if similarity is None:
+            similarity = self.similarities(train)
         history = train.history
         events = np.bincount(history.items, minlength=n_items)
         mean_value = np.bincount(history.items, history.values, n_items) / np.maximum(events, 1)
@@ -184,6 +182,19 @@ class ItemKNN:
         self._similarity = similarity @ sparse.diags_array(weight, format="csr")
         self._fallback = _popularity(train, "revenue" if settings.value_power else "count")
         return self
+
+    def similarities(self, train: SequenceTable) -> sparse.csr_array:
+        """`item_similarity` under these settings, (N, N), of items numbered by their tie rank."""
+        settings, history = self.settings, train.history
+        return item_similarity(
+            Sequences(history.offsets, _inverse(train.ties)[history.items], history.values),
+            len(train.ties),
+            neighbours=settings.neighbours,
+            shrinkage=settings.shrinkage,
+            distance_decay=settings.distance_decay,
+            backward=settings.backward,
+            include_self=settings.include_self,
+        )
 
     def rank(self, evaluation: SequenceTable, k: int, *, exclude_history: bool = False) -> np.ndarray:
         """Rank for each user of `evaluation` from the user's history.
@@ -262,9 +273,13 @@ def tune_item_knn(
         raise ValueError(f"`metric` should be one of {names} with a cut-off, as `ndcg@10`. Received: {metric!r}.")
 
     k, rows, candidates = int(cut), [], []
+    counted: dict[KNNSettings, sparse.csr_array] = {}
     for combination in itertools.product(*grid.values()):
         settings = KNNSettings(**dict(zip(grid, combination, strict=True)))
-        rankings = ItemKNN(settings).fit(train).rank(validation, k, exclude_history=exclude_history)
+        pairs = replace(settings, decay=1.0, value_power=0.0)  # what the similarities do not depend on
+        if pairs not in counted:
+            counted[pairs] = ItemKNN(pairs).similarities(train)
+        rankings = ItemKNN(settings).fit(train, counted[pairs]).rank(validation, k, exclude_history=exclude_history)
         values = ranking_metrics(rankings, validation.targets, ks=(k,), catalog_size=len(train.item_ids))[metric]
         candidates.append(settings)
         error = values.std(ddof=1) / np.sqrt(len(values))
