@@ -70,7 +70,11 @@ VARIANTS: dict[str, dict[str, Changes]] = {
         "no repeat bias": {"model": {"item_head_repeat": False}},
         "no context encoder": {"model": {"num_context_layers": 0}},
         "text alone": {"embed": {"category_columns": []}},
-        "no item neighbours": {"neighbours": None},
+        "no item neighbours": {"neighbours": None, "evaluate": {"item_weights": [0.0, 0.9, 0.95, 1.0]}},
+        "item neighbours without order": {
+            "neighbours": {"distance_decay": 1.0, "backward": 1.0},
+            "evaluate": {"item_weights": [0.9, 0.95, 1.0], "neighbour_weights": [0.7, 1.0, 1.4]},
+        },
     },
     "complete_journey": {
         **DECODER,

@@ -4,6 +4,7 @@ import pytest
 from ablations import VARIANTS, changed
 
 from gr4ad.pipeline import load_recipe
+from gr4ad.pipeline.settings import NeighbourConfig
 
 
 def test_sections_are_replaced_left_out_and_added():
@@ -12,6 +13,8 @@ def test_sections_are_replaced_left_out_and_added():
     assert variant.align == {**demo.align, "beta": 1.0} and variant.lists.source == "beams"
     assert variant.lists.max_lists == demo.lists.max_lists and demo.align["beta"] == 0.5
     assert changed(demo, {"align": None}).align is None
+    added = changed(demo, {"neighbours": {"decay": 0.5}}).neighbours
+    assert demo.neighbours is None and added == NeighbourConfig(decay=0.5)
     assert changed(changed(demo, {"align": None}), {"align": {"beta": 2.0}}).align == {"beta": 2.0}
 
 
