@@ -25,8 +25,7 @@ def add_item_neighbours(
     import torch
 
     from gr4ad import GR4ADForRecommendation, UASIDTokenizer
-    from gr4ad.trainers.evaluation import Sequences, SequenceTable
-    from gr4ad.trainers.evaluation.item_similarity import item_similarity
+    from gr4ad.trainers.evaluation import ItemKNN, KNNSettings, SequenceTable
 
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     model = GR4ADForRecommendation.from_pretrained(model_dir / "model")
@@ -36,17 +35,8 @@ def add_item_neighbours(
             "True, or leave the neighbours out."
         )
     train = SequenceTable.from_dataset(load_prepared(data_dir).train, tokenizer.index.item_ids.tolist())
-    # Counted in tie order, so that which of equally similar items are kept does not depend on the catalog's order.
-    rank_of = np.argsort(train.ties)
-    similarity = item_similarity(
-        Sequences(train.history.offsets, rank_of[train.history.items], train.history.values),
-        len(train.item_ids),
-        neighbours=config.neighbours,
-        shrinkage=config.shrinkage,
-        distance_decay=config.distance_decay,
-        backward=config.backward,
-        include_self=config.include_self,
-    )
+    # Counted as for the item-kNN: which of equally similar items are kept does not depend on the catalog's order.
+    similarity = ItemKNN(KNNSettings(**vars(config))).similarities(train)
     items, weights = neighbour_table(similarity, train.ties)
     model.set_item_neighbours(torch.from_numpy(items), torch.from_numpy(weights), config.decay)
     model.save_pretrained(out_dir / "model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gr4ad.trainers.evaluation.item_similarity import check_similarity
+from gr4ad.trainers.evaluation import KNNSettings
 
 
 @dataclass
@@ -197,7 +197,7 @@ class ExploreConfig:
 
 @dataclass
 class NeighbourConfig:
-    """The model's table of item neighbours, counted from the training log; see `item_similarity`."""
+    """The model's table of item neighbours, counted from the training log; see `KNNSettings`."""
 
     neighbours: int = field(default=100, metadata={"help": "Neighbours kept of each item, the most similar."})
     shrinkage: float = field(
@@ -218,9 +218,7 @@ class NeighbourConfig:
     )
 
     def __post_init__(self) -> None:
-        check_similarity(self.neighbours, self.shrinkage, self.distance_decay, self.backward)
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"`decay` should be above 0 and at most 1 (no decay). Received: {self.decay}.")
+        KNNSettings(**vars(self))  # which checks them
 
 
 CHOOSING_METRICS = ("recall", "hit", "ndcg", "revenue", "value_ndcg")
