@@ -6,7 +6,8 @@ The network is transformers' GPT-2 over item ids with tied embeddings: a causal 
 last state scores every item, trained on the next item of every prefix (SASRec, arXiv 1808.09781, with the loss of
 arXiv 2309.07602). Data, splits, targets, weights of ties and metrics are those of the recipe. Settings and epoch are
 chosen by the recipe's metric on validation for the first seed; every seed then trains at that choice, its epoch chosen
-by its own validation, and ranks the test users once. OUT/seedN holds scores per user that `gr4ad compare` reads.
+by its own validation, and ranks the test users once. OUT/seedN (with item neighbours, below, OUT/seedN_neighbours)
+holds scores per user that `gr4ad compare` reads.
 
 With money in the log the value of an item may count: items are then ranked by log p(item) + a log(mean training value
 of the item), a chosen on validation. In a log without repeats, `--repeat-bias` adds the learned number of our item
@@ -297,11 +298,12 @@ def main() -> None:
         for protocol, exclude in PROTOCOLS.items():
             for system, weight in systems.items():
                 scores.add(protocol, system, ranked(model, 2, power, weight, exclude=exclude))
-        scores.compare(NAME)
-        folder = args.work / f"seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
         unit = str(data.summary.get("value_unit") or "") if priced else ""
-        scores.for_file(final=NAME, metric=metric, seed=seed, value_unit=unit).save(folder / FILE_NAME)
+        scores.compare(NAME)
+        for system in systems:
+            folder = args.work / (f"seed{seed}" if system == NAME else f"seed{seed}_neighbours")
+            folder.mkdir(parents=True, exist_ok=True)
+            scores.for_file(final=system, metric=metric, seed=seed, value_unit=unit).save(folder / FILE_NAME)
         choices[f"seed {seed}"] = {
             **chosen._asdict(),
             "value_power": power,
