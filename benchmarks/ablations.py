@@ -67,8 +67,10 @@ VARIANTS: dict[str, dict[str, Changes]] = {
     "amazon_beauty": {
         **DECODER,
         **PARTS,
+        "no item head": {**PARTS["no item head"], "neighbours": None, "evaluate": {"item_candidates": 0}},
         "no repeat bias": {"model": {"item_head_repeat": False}},
         "no context encoder": {"model": {"num_context_layers": 0}},
+        "two context layers": {"model": {"num_context_layers": 2}},
         "text alone": {"embed": {"category_columns": []}},
         "no item neighbours": {"neighbours": None, "evaluate": {"item_weights": [0.0, 0.9, 0.95, 1.0]}},
         "item neighbours without order": {
