@@ -15,6 +15,7 @@ from gr4ad.data import load_prepared
 from gr4ad.pipeline import load_recipe, run_recipe
 from gr4ad.pipeline.rewarding import split_users
 from gr4ad.pipeline.settings import ExploreConfig, ListConfig
+from gr4ad.trainers.bfloat16 import fast_bfloat16
 
 TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 
@@ -58,7 +59,7 @@ def test_the_commands_do_what_the_stages_do(run, tmp_path, capsys):
     stages = run[0] / "stages"
     folders = ["--data", str(stages / "data" / "prepared"), "--tokenizer", str(stages / "tokenize")]
     folders += ["--model", str(stages / "train"), "--save_strategy", "no", "--seed", "1", "--max_lists", "50"]
-    folders += ["--use_cpu", "true", "--bf16", "false", "--num_train_epochs", "1"]
+    folders += ["--use_cpu", "true", "--bf16", str(fast_bfloat16()).lower(), "--num_train_epochs", "1"]
     arguments = ["--list_size", "6", "--beam_widths", "8", "16", "20", "--exploration", "0.5"]
     assert main(["reward", *folders, *arguments, "--out", str(tmp_path / "reward")]) == 0
     ours, theirs = (pq.read_table(folder / "lists.parquet") for folder in (tmp_path / "reward", stages / "reward"))

@@ -43,6 +43,10 @@ def planted(lists: int, seed: int, examination=(1.0, 0.5, 0.25, 0.125)) -> Datas
     return Dataset.from_list(rows)
 
 
+# An ad has one position: a softmax over one key has no gradient, but for noise on some processors.
+WITHOUT_GRADIENT = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
+
+
 def arguments(folder, **changes) -> RewardConfig:
     given = {"num_train_epochs": 4, "per_device_train_batch_size": 64, "learning_rate": 1e-2, "save_strategy": "no"}
     given |= {"use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_steps": 10, "seed": 1}
@@ -80,7 +84,8 @@ def scored(model, tokenizer, ads: list[str]):
 
 def test_every_parameter_moves_and_the_loss_falls(trained):
     model, before, trainer, _ = trained
-    assert [name for name, parameter in model.named_parameters() if torch.equal(before[name], parameter)] == []
+    still = [name for name, parameter in model.named_parameters() if torch.equal(before[name], parameter)]
+    assert [name for name in still if not name.endswith(WITHOUT_GRADIENT)] == []
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert logs[-1]["loss"] < logs[0]["loss"]
     for log in logs:
@@ -191,7 +196,8 @@ def test_a_frozen_context_stays_the_policys(build, ring_tokenizer, tmp_path):
     ).train()
     for name, parameter in model.named_parameters():
         frozen = name.startswith(("embed_tokens.", "context_processor."))
-        assert torch.equal(before[name], parameter) == frozen, name
+        if not name.endswith(WITHOUT_GRADIENT):
+            assert torch.equal(before[name], parameter) == frozen, name
 
 
 def test_accumulated_batches_train_as_whole_ones(build, ring_tokenizer, tmp_path):

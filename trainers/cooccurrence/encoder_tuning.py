@@ -236,6 +236,8 @@ def tune_encoder(
         ),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None)
+    # Under bfloat16 accelerate leaves autocast around `forward`: the encoder would embed unlike the one that is saved.
+    trainer.accelerator.unwrap_model(encoder, keep_fp32_wrapper=False)
     if config.lora_rank:
         merge_adapter(encoder)
     encoder.max_seq_length = length
