@@ -114,6 +114,7 @@ def choice_of(metrics: dict) -> dict:
             "model": row["model"],
             "item_weight": row["item_weight"],
             "value_weight": row["value_weight"],
+            "neighbour_weight": row["neighbour_weight"],
             metrics["metric"]: round(row[metrics["metric"]], 5),
         }
         for row in metrics["validation"]
