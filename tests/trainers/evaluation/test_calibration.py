@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gr4ad.trainers.evaluation import value_calibration
 
-MONEY = st.sampled_from([0.0, 0.25, 1.0, 1.5, 4.0, 100.0]) | st.floats(1e-3, 1e3)  # not 1e-320, which loses its digits when scaled
+# Nothing like 1e-320, which loses its digits when it is scaled.
+MONEY = st.sampled_from([0.0, 0.25, 1.0, 1.5, 4.0, 100.0]) | st.floats(1e-3, 1e3)
 PAIRS = st.lists(st.tuples(MONEY, MONEY), min_size=1, max_size=30)
 
 
