@@ -274,6 +274,11 @@ class EvaluateConfig:
         for weight in self.neighbour_weights:
             if weight < 0:
                 raise ValueError(f"`neighbour_weights` should be 0 or more. Received: {weight}.")
+        if 0 not in self.neighbour_weights and not any(self.item_weights):
+            raise ValueError(
+                "`neighbour_weights` add to the item head's score: let them hold 0, or `item_weights` a share above 0. "
+                f"Received: {self.neighbour_weights} with `item_weights` = {self.item_weights}."
+            )
         if not 0 <= self.max_ndcg_loss <= 1:
             raise ValueError(f"`max_ndcg_loss` is a share in [0, 1]. Received: {self.max_ndcg_loss}.")
         if self.max_ndcg_loss < 1 and 0 not in self.value_weights:
