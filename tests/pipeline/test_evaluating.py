@@ -22,7 +22,7 @@ def test_weights_are_chosen_within_the_bound(max_ndcg_loss, revenue):
         ({"max_ndcg_loss": 1.5}, "`max_ndcg_loss` is a share in .* Received: 1.5"),
         ({"max_ndcg_loss": 0.02, "value_weights": [0.5]}, "`value_weights` must hold 0. Received: .0.5."),
         ({"neighbour_weights": [-1.0]}, "`neighbour_weights` should be 0 or more. Received: -1.0"),
-        ({"neighbour_weights": [0.5], "item_weights": [0.0]}, "`neighbour_weights` add to .* Received: .0.5. with"),
+        ({"neighbour_weights": [0.5], "item_weights": [0.0]}, "`neighbour_weights` add to .* Received: .0.5."),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, message):

@@ -276,7 +276,7 @@ class EvaluateConfig:
                 raise ValueError(f"`neighbour_weights` should be 0 or more. Received: {weight}.")
         if 0 not in self.neighbour_weights and not any(self.item_weights):
             raise ValueError(
-                "`neighbour_weights` add to the item head's score: let them hold 0, or `item_weights` a share above 0. "
+                "`neighbour_weights` add to the item head's score: let them hold 0, or `item_weights` a larger share. "
                 f"Received: {self.neighbour_weights} with `item_weights` = {self.item_weights}."
             )
         if not 0 <= self.max_ndcg_loss <= 1:
