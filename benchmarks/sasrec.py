@@ -45,8 +45,7 @@ from gr4ad.pipeline.run import VERSIONS, machine
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.scoring import SystemScores, has_values
 from gr4ad.pipeline.settings import NeighbourConfig
-from gr4ad.trainers.evaluation import SequenceTable, check_no_leakage, evaluate_rankings
-from gr4ad.trainers.evaluation.item_similarity import item_similarity
+from gr4ad.trainers.evaluation import ItemKNN, KNNSettings, SequenceTable, check_no_leakage, evaluate_rankings
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
 from gr4ad.trainers.vsl.epoch_sampler import LengthGroupedEpochSampler
 
@@ -116,8 +115,9 @@ def neighbour_scores(
     """What the item neighbours of the training log say of each user and item, (U, items), for each of the tables: the
     scores of `GR4ADItemNeighbours`."""
     num_items = len(train.item_ids)
-    counted = {name: value for name, value in vars(config).items() if name != "decay"}
-    similarity = item_similarity(train.history, num_items, **counted)
+    # Counted in tie order, as the model's: kept by catalog row, equal neighbours would tell of the order of the file.
+    place = np.argsort(train.ties)
+    similarity = ItemKNN(KNNSettings(**vars(config))).similarities(train)[place][:, place]
     found = []
     for table in tables:
         history = table.history
