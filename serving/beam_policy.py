@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from .latency_model import LatencyModel
 
@@ -47,6 +48,45 @@ class Load:
     waiting: int
     oldest_wait: float = 0.0
     running: int = 0
+
+
+class WidthPolicy(Protocol):
+    """What engines ask before a batch, and tell after it. [`BeamPolicy`] is one; `ServingOptions.beam_policy` says
+    which one is asked."""
+
+    base_widths: tuple[int, ...]
+    """W_1..W_T of the weights that are served; set anew when others take their place."""
+    max_batch: int
+
+    @property
+    def scale(self) -> float:
+        """Factor of the base widths now."""
+
+    @property
+    def scales(self) -> list[float]:
+        """All factors that it may choose, ascending; 1 is among them."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it needs to know what batches cost, so that some are run before the first request."""
+
+    def scaled(self, scale: float) -> tuple[int, ...]:
+        """W_1..W_T of a scale, each at least 1."""
+
+    def arrived(self, now: float, requests: int = 1) -> None:
+        """Takes note of requests that joined the queue."""
+
+    def finished(self, requests: int, rows: int, context_items: int, seconds: float) -> None:
+        """Takes note of a batch: its requests, beam rows (all levels of all requests), history items, and seconds."""
+
+    def widths(self, load: Load) -> tuple[int, ...]:
+        """Decides W_1..W_T of the batch that is about to start."""
+
+    def admits(self, load: Load, deadline: float) -> bool:
+        """Whether one more request, behind all that wait, can be answered within `deadline` seconds."""
+
+    def backlog(self, load: Load) -> float:
+        """Seconds until one more request, behind all that wait, is answered; 0 while nothing is known."""
 
 
 class BeamPolicy:
@@ -112,7 +152,7 @@ class BeamPolicy:
         self.slo, self.max_batch, self.max_utilization = slo, max_batch, max_utilization
         self.patience = patience
         self.latency = LatencyModel() if latency is None else latency
-        self.scales = (
+        self.scales: list[float] = (
             [1.0]
             if slo is None
             else sorted({min_scale, max_scale, *(step for step in SCALES if min_scale < step < max_scale)})
@@ -128,9 +168,9 @@ class BeamPolicy:
         return self.scales[self._place]
 
     @property
-    def arrival_rate(self) -> float:
-        """Requests a second, as of the last arrival."""
-        return self._rate.value
+    def learns(self) -> bool:
+        """Whether widths depend on what batches cost."""
+        return self.slo is not None
 
     def scaled(self, scale: float) -> tuple[int, ...]:
         """W_1..W_T of a scale, each at least 1."""
@@ -231,4 +271,4 @@ class _Mean:
         self._empty = False
 
 
-__all__ = ["PRESETS", "SCALES", "BeamPolicy", "Load", "level_widths"]
+__all__ = ["PRESETS", "SCALES", "BeamPolicy", "Load", "WidthPolicy", "level_widths"]
