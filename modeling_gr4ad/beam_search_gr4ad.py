@@ -6,6 +6,7 @@ Shapes: B batch, W beams, T levels, M children of a trie node at most, V_t codes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from .beam_cache_gr4ad import BeamCache
 from .beam_selection_gr4ad import beam_rows, next_beams
+from .configuration_gr4ad import HistoryInputs
 from .trie_gr4ad import SIDTrie
 
 
@@ -76,7 +78,7 @@ class GR4ADBeamSearchMixin:
         trie: SIDTrie,
         value_weight: float = 0.0,
         return_values: bool = True,
-        **history: torch.Tensor | None,
+        **history: Unpack[HistoryInputs],
     ) -> BeamSearchOutput:
         """Decodes the most likely valid SIDs of each history.
 
