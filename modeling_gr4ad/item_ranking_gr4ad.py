@@ -92,7 +92,7 @@ class GR4ADItemRankingMixin:
         chosen = weights.widths(levels) if beam_widths is None else beam_widths
         widths, limits = beam_rows(chosen, input_ids.shape[0], levels, input_ids.device)
         self.check_trie(trie)
-        context = self.model.encode(input_ids, attention_mask, **history)
+        context = self.read_histories(input_ids, attention_mask, history)
         trunk = self.model.trunk(context)
         log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:] if item_weight else None
         if weights.neighbour_weight:
