@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gr4ad.tokenization.user_history import UserHistory
+from gr4ad.tokenization.user_history import UserHistory, user_histories
 
 from .request_types import Recommendation
 
@@ -59,12 +59,9 @@ class AdRecommender(Protocol):
             ValueError: On a bad `top_k`, bad widths, lists of other lengths than the histories, or a `max_per_account`
                 below 1 or without accounts in the item table.
         """
-        columns = {
-            "events": events, "values": values, "times": times, "cross_domain": cross_domain,
-            "user_features": user_features,
-        }  # fmt: skip
+        columns = {"events": events, "values": values, "times": times, "cross_domain": cross_domain}
         return self.recommend_users(
-            users_of(histories, {name: given for name, given in columns.items() if given is not None}),
+            users_of(histories, user_features, columns),
             top_k=of_each(top_k, len(histories), "top_k"),
             beam_widths=widths_of_each(beam_widths, len(histories)),
             exclude_history=of_each(exclude_history, len(histories), "exclude_history"),
@@ -130,30 +127,18 @@ class AdRecommender(Protocol):
         """
 
 
-def users_of(histories: Sequence[Any], columns: Mapping[str, Any]) -> list[UserHistory]:
-    """One history a user, of columns with one list a user.
+def users_of(histories: Sequence[Any], user_features: Any, columns: Mapping[str, Any]) -> list[UserHistory]:
+    """One history a user, of whole histories or of columns with one list a user.
 
     Raises:
-        ValueError: If a column has another number of users, or is given beside whole histories.
+        ValueError: As [`user_histories`], or if columns are given beside whole histories.
     """
-    users = len(histories)
-    if users and isinstance(histories[0], UserHistory):
-        if columns:
-            raise ValueError(f"`{next(iter(columns))}` must be left out where `histories` are of UserHistory: they hold it.")
-        return list(histories)
-    features = columns.get("user_features", {})
-    lists = {name: given for name, given in columns.items() if name != "user_features"}
-    for name, given in {**lists, **features}.items():
-        if len(given) != users:
-            raise ValueError(f"`{name}` needs one entry for each of the {users} users. Received: {len(given)}.")
-    return [
-        UserHistory(
-            items,
-            **{name: given[user] for name, given in lists.items()},
-            user_features={name: given[user] for name, given in features.items()},
-        )
-        for user, items in enumerate(histories)
-    ]
+    if not len(histories) or not isinstance(histories[0], UserHistory):
+        return user_histories(histories, user_features=user_features, **columns)
+    given = [name for name, lists in {**columns, "user_features": user_features}.items() if lists is not None]
+    if given:
+        raise ValueError(f"`{given[0]}` stands in the histories, which are of UserHistory. Leave the argument out.")
+    return list(histories)
 
 
 def of_each(value: T | Sequence[T], users: int, name: str) -> list[T]:

@@ -23,6 +23,10 @@ class Engine(Protocol):
         """What is served, as last seen; cheap."""
 
     @property
+    def beam_widths(self) -> Sequence[int]:
+        """W_1..W_T of the artifact."""
+
+    @property
     def accepting(self) -> bool:
         """Whether `answer` takes queries: started, not draining, alive."""
 

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+import hmac
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from .http_schema import ErrorResponse, readable_error
+from .request_types import Refusal, RefusedError
+
+bearer = HTTPBearer(auto_error=False, description="The server's token.")
 
 
 class UnauthorizedError(PermissionError):
@@ -44,7 +49,15 @@ def refused_body(error: RequestValidationError) -> JSONResponse:
 def unreadable_body(error: HTTPException) -> JSONResponse:
     """What the JSON reader raises beside JSONDecodeError, e.g. of bytes that are not UTF-8."""
     reason = str(error.__cause__ or error.detail)[:100]
+    if isinstance(error.__cause__, RecursionError):
+        reason = "it is nested too deeply"
     return error_response(400, f"The body is not JSON: {reason}. Send a JSON object in UTF-8.")
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """A refusal as a response of its own."""
+    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    return error_response(refusal.status, refusal.detail, refusal.field, **headers)
 
 
 def unauthorized(error: UnauthorizedError) -> JSONResponse:
@@ -65,6 +78,8 @@ class ExplainedRoute(APIRoute):
                 return refused_body(error)
             except UnauthorizedError as error:
                 return unauthorized(error)
+            except RefusedError as error:
+                return refused(error.refusal)
             except HTTPException as error:
                 if error.status_code != 400:
                     raise
@@ -73,4 +88,45 @@ class ExplainedRoute(APIRoute):
         return explained
 
 
-__all__ = ["ExplainedRoute", "UnauthorizedError", "error_response", "refused_body", "unreadable_body"]
+class AnyContentRoute(ExplainedRoute):
+    """Reads every body as JSON, whatever its header says, so that `curl -d` works."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def as_json(request: Request) -> Response:
+            headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+            scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+            return await handler(Request(scope, request.receive))
+
+        return as_json
+
+
+class BearerToken:
+    """A dependency that lets pass who sends one of `tokens`; without any, nobody.
+
+    Raises:
+        UnauthorizedError: 403 with `lacking` where there is no token, else 401.
+    """
+
+    def __init__(self, tokens: Sequence[str], lacking: str):
+        self.tokens, self.lacking = tokens, lacking
+
+    def __call__(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if not self.tokens:
+            raise UnauthorizedError(403, self.lacking)
+        sent = b"" if given is None else given.credentials.encode()
+        if not any(hmac.compare_digest(sent, token.encode()) for token in self.tokens):
+            raise UnauthorizedError(401, "Send the server's token in the header `authorization: Bearer TOKEN`.")
+
+
+__all__ = [
+    "AnyContentRoute",
+    "BearerToken",
+    "ExplainedRoute",
+    "UnauthorizedError",
+    "error_response",
+    "refused",
+    "refused_body",
+    "unreadable_body",
+]

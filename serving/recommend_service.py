@@ -48,9 +48,7 @@ class RecommendService:
             try:
                 if await self.engine.follow():
                     served = self.engine.served
-                    logger.info(
-                        "Serving version %d with index change %d.", served.model_version, served.index_changes
-                    )
+                    logger.info("Serving version %d with index change %d.", served.model_version, served.index_changes)
                 said = ""
             except Exception as error:  # whatever was published, what is served goes on
                 self.metrics.reload_failures.inc()

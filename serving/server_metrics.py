@@ -48,9 +48,7 @@ class ServerMetrics:
             "gr4ad_cache_lookups", "Requests looked up in the result cache.", ["result"], registry=registry
         )
         self.model_version = gauge("gr4ad_model_version", "Version of the weights served.")
-        self.index_changes = gauge(
-            "gr4ad_index_changes", "Number of the last change of the ads that was applied."
-        )
+        self.index_changes = gauge("gr4ad_index_changes", "Number of the last change of the ads that was applied.")
         self.reload_failures = Counter(
             "gr4ad_reload_failures", "Weights or changes that could not be taken.", registry=registry
         )

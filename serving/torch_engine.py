@@ -67,6 +67,10 @@ class TorchEngine:
         return self._described[1]
 
     @property
+    def beam_widths(self) -> list[int]:
+        return self.live.recommender.beam_widths
+
+    @property
     def accepting(self) -> bool:
         return self.batcher.accepting
 
@@ -131,7 +135,6 @@ class TorchEngine:
 
     async def answer(self, queries: Sequence[RecommendQuery]) -> list[Answer | Refusal]:
         outcomes = [self._filled(query) for query in queries]
-        places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, RecommendQuery)]
         waiting = [outcome for outcome in outcomes if isinstance(outcome, RecommendQuery)]
         results = iter(await self._results(waiting) if waiting else [])
         return [next(results) if isinstance(outcome, RecommendQuery) else outcome for outcome in outcomes]

@@ -23,7 +23,7 @@ def test_health_and_metadata(client, recommender):
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     about = client.get(f"/v2/models/{recommender.name}").json()
-    assert [tensor["name"] for tensor in about["inputs"]] == ["history", "top_k"]
+    assert [tensor["name"] for tensor in about["inputs"]] == ["history", "values", "top_k"]
     assert [tensor["name"] for tensor in about["outputs"]] == ["item_id", "score", "value"]
     assert client.get(f"/v2/models/{recommender.name}/ready").status_code == 200
     for path in ("/v2/models/other", "/v2/models/other/ready"):
@@ -55,7 +55,7 @@ def test_tensors_hold_what_the_recommender_gives(client, recommender, data):
         ([{**HISTORY, "shape": [4]}], "of shape [4]"),
         ([{**HISTORY, "shape": [0, 0], "data": []}], "1..20 items"),
         ([{**HISTORY, "datatype": "INT32"}], "must be BYTES"),
-        ([{**HISTORY, "datatype": "FP8"}], "'BYTES', 'INT32' or 'INT64'"),
+        ([{**HISTORY, "datatype": "FP8"}], "'BYTES', 'INT32', 'INT64', 'FP32' or 'FP64'"),
         ([{**HISTORY, "data": [1, 2, 3, 4]}], "texts of at most 256 characters"),
         ([HISTORY, {"name": "top_k", "datatype": "INT32", "shape": [1], "data": [0]}], "one number in 1.."),
         ([{**HISTORY, "data": ["ad_1", "ad_2", "new", ""]}], "Row 1: History 0 names no item"),

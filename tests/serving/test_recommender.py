@@ -3,12 +3,13 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.serving import Recommender, UnknownItemError
 from gr4ad.tokenization import UASIDTokenizer
 
@@ -73,8 +74,8 @@ def test_times_and_cross_domain_reach_the_model(account_artifact):
         return_tensors="pt",
     )
     assert batch["time_ids"].tolist() == [[0, 7], [0, 1]]
-    weights = {"item_weight": 0.5, "neighbour_weight": 0.3}  # as this artifact is served
-    beams = recommender.model.recommend(**batch, beam_widths=[8, 16, 16], trie=recommender.trie, top_k=10, **weights)
+    weights = RankingWeights(beam_widths=(8, 16, 16), item_weight=0.5, neighbour_weight=0.3)  # as it is served
+    beams = recommender.model.recommend(**batch, weights=weights, trie=recommender.trie, top_k=10)
     for ranked, scores in zip((first, second), beams.scores.tolist(), strict=True):
         assert [ad.score for ad in ranked] == pytest.approx(scores, abs=1e-5)
     for changed in ({"times": [[7, 0, 8], [5, 5]]}, {"cross_domain": [["x", "b"], []]}, {"times": None}):
@@ -87,14 +88,14 @@ def test_features_the_model_lacks_are_ignored_and_lengths_checked(recommender):
     [given] = recommender.recommend([["ad_5", "ad_9"]], times=[[1, 2]], cross_domain=[["x"]])
     assert given == plain
     for name in ("events", "values", "times"):
-        with pytest.raises(ValueError, match=f"`{name}` must be as long as `histories`.*history 0: 1 entries for 2"):
-            recommender.recommend([["ad_5", "ad_9"]], **{name: [[1]]})
+        with pytest.raises(ValueError, match=f"Row 0: `{name}` must be as long as `items`, 2. Received: 1 entries"):
+            recommender.recommend([["ad_5", "ad_9"]], **{name: [["click" if name == "events" else 1]]})
 
 
 def test_model_and_tokenizer_of_two_artifacts_are_refused(recommender, tiny_artifact):
     other = UASIDTokenizer.from_pretrained(tiny_artifact, value_bucket_edges=[], value_bucket_means=[])
     with pytest.raises(ValueError, match="`num_value_buckets` of the model is .*Load both from one folder") as caught:
-        Recommender(recommender.model, other, recommender.generation_config)
+        Recommender(recommender.model, other, recommender.weights)
     assert "\n" not in str(caught.value)
 
 
@@ -126,7 +127,7 @@ EVERYTHING = {"top_k": 200, "beam_widths": [8, 64, 200]}  # as wide as the tree 
 def changing(tiny_artifact) -> Recommender:
     """A recommender of its own, which ranks by the item head alone."""
     recommender = Recommender.from_pretrained(tiny_artifact)
-    recommender.generation_config.item_weight = 1.0
+    recommender.weights = replace(recommender.weights, item_weight=1.0)
     return recommender
 
 
@@ -229,7 +230,7 @@ def test_refused_changes_of_ads_change_nothing(changing):
 def test_a_grown_model_is_saved_and_loaded_whole(changing, tmp_path):
     changing.add_ads(["new", "newer"], [[0, 1, 2], [7, 7, 7]], attributes={"title": ["N", "M"]})
     changing.remove_ads(["ad_5"])
-    for part in (changing.model, changing.tokenizer, changing.generation_config):
+    for part in (changing.model, changing.tokenizer, changing.weights):
         part.save_pretrained(tmp_path)
     again = Recommender.from_pretrained(tmp_path)
     assert again.model.config.num_items == 123 and again.tokenizer.index.version == 2
@@ -253,7 +254,7 @@ class Watched(Recommender):
 @pytest.fixture
 def accounts(account_artifact) -> Recommender:
     recommender = Watched.from_pretrained(account_artifact)
-    recommender.generation_config.item_weight = 1.0
+    recommender.weights = replace(recommender.weights, item_weight=1.0)
     return recommender
 
 
@@ -368,8 +369,7 @@ def test_ads_are_added_to_a_model_without_item_tables(changing):
     bare = GR4ADForRecommendation(config)
     with pytest.raises(ValueError, match="This model has no item tables"):
         bare.extend_item_tables(torch.ones(2, 16))
-    changing.generation_config.item_weight = 0.0
-    recommender = Recommender(bare, changing.tokenizer, changing.generation_config)
+    recommender = Recommender(bare, changing.tokenizer, replace(changing.weights, item_weight=0.0))
     recommender.add_ads(["new"], [[1, 2, 3]])
     assert len(served(recommender, ["new"])) == 121 and "new" in served(recommender)
 
