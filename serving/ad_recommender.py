@@ -10,7 +10,7 @@ import numpy as np
 
 from gr4ad.tokenization.user_history import UserHistory, user_histories
 
-from .request_types import Recommendation
+from .request_types import Recommendation, RecommendQuery
 
 T = TypeVar("T")
 
@@ -60,24 +60,22 @@ class AdRecommender(Protocol):
                 below 1 or without accounts in the item table.
         """
         columns = {"events": events, "values": values, "times": times, "cross_domain": cross_domain}
-        return self.recommend_users(
-            users_of(histories, user_features, columns),
-            top_k=of_each(top_k, len(histories), "top_k"),
-            beam_widths=widths_of_each(beam_widths, len(histories)),
-            exclude_history=of_each(exclude_history, len(histories), "exclude_history"),
-            max_per_account=max_per_account,
+        users = users_of(histories, user_features, columns)
+        each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
+        widths: list[Any] = of_each(beam_widths, len(users), "beam_widths") if each else [beam_widths] * len(users)
+        lengths, exclude = of_each(top_k, len(users), "top_k"), of_each(exclude_history, len(users), "exclude_history")
+        return self.rank(
+            [
+                RecommendQuery(user, length, None if line is None else tuple(line), excludes, max_per_account)
+                for user, length, line, excludes in zip(users, lengths, widths, exclude, strict=True)
+            ]
         )
 
-    def recommend_users(
-        self,
-        users: Sequence[UserHistory],
-        *,
-        top_k: Sequence[int],
-        beam_widths: Sequence[Sequence[int] | None],
-        exclude_history: Sequence[bool | None],
-        max_per_account: int | None,
-    ) -> list[list[Recommendation]]:
-        """`recommend` with one of everything a user; None where the artifact's default is meant."""
+    def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
+        """`recommend` of queries that name their `top_k` and have one `max_per_account`."""
+
+    def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
+        """`add`, `replace` or `remove`, with what is given of `codes`, `priority` and `attributes`."""
 
     def add_ads(
         self,
@@ -101,6 +99,7 @@ class AdRecommender(Protocol):
         Raises:
             ValueError: As `SIDIndex.add`, or if a code is outside its codebook. Nothing has changed then.
         """
+        self.change_ads("add", item_ids, codes=codes, priority=priority, attributes=attributes)
 
     def replace_ads(
         self,
@@ -118,6 +117,7 @@ class AdRecommender(Protocol):
         Raises:
             ValueError: As `SIDIndex.replace`, or if a code is outside its codebook. Nothing has changed then.
         """
+        self.change_ads("replace", item_ids, codes=codes, priority=priority, attributes=attributes)
 
     def remove_ads(self, item_ids: Sequence[str]) -> None:
         """Serves ads no more from the next request on; histories may still hold them.
@@ -125,6 +125,7 @@ class AdRecommender(Protocol):
         Raises:
             ValueError: As `SIDIndex.remove`, or if no ad would be left. Nothing has changed then.
         """
+        self.change_ads("remove", item_ids)
 
 
 def users_of(histories: Sequence[Any], user_features: Any, columns: Mapping[str, Any]) -> list[UserHistory]:
@@ -152,13 +153,3 @@ def of_each(value: T | Sequence[T], users: int, name: str) -> list[T]:
     if len(value) != users:
         raise ValueError(f"`{name}` needs one value, or one for each of the {users} users. Received: {len(value)}.")
     return list(value)
-
-
-def widths_of_each(widths: Any, users: int) -> list[Sequence[int] | None]:
-    """A line of widths a user, of one for all or one for each; None where none is given."""
-    if widths is not None and len(widths) and (widths[0] is None or isinstance(widths[0], Sequence)):
-        return of_each(widths, users, "beam_widths")
-    return [widths] * users
-
-
-__all__ = ["AdRecommender"]

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from .engine import Engine
-from .http_errors import BearerToken, ExplainedRoute, error_response
+from .http_errors import ExplainedRoute, UnauthorizedError, error_response
 from .http_schema import ErrorResponse
 from .index_change import MAX_ADS, MAX_CODE, MAX_ID_CHARACTERS, MAX_LEVELS, IndexChange
 from .request_types import ReloadError
@@ -23,6 +25,9 @@ ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 Rank = Annotated[float, Field(allow_inf_nan=False)]
 
 MODEL_PATH, INDEX_PATH, RELOAD_PATH = ADMIN_PATHS = ("/v1/model", "/v1/index", "/v1/reload")
+
+
+bearer = HTTPBearer(auto_error=False, description="The server's administration token.")
 
 
 class ChangeRequest(BaseModel):
@@ -72,8 +77,16 @@ def add_admin_routes(app: FastAPI, engine: Callable[[], Engine], token: str | No
     Args:
         engine: Gives it when a request comes: an app may have its routes before it has a model.
     """
-    lacking = f"This server has no administration token. Set {TOKEN_VARIABLE} at its start."
-    guard = [Depends(BearerToken([] if token is None else [token], lacking))]
+
+    def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if token is None:
+            raise UnauthorizedError(
+                403, f"This server has no administration token. Set {TOKEN_VARIABLE} at its start."
+            )
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise UnauthorizedError(401, "Send the server's token in the header `authorization: Bearer TOKEN`.")
+
+    guard = [Depends(authorized)]
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in (400, 401, 403, 409, 413, 422, 500)
     }
@@ -82,7 +95,7 @@ def add_admin_routes(app: FastAPI, engine: Callable[[], Engine], token: str | No
     @router.get(MODEL_PATH, response_model=ServedResponse)
     async def model() -> Any:
         """What is served now."""
-        return asdict(engine().served)
+        return asdict(await engine().look())
 
     @router.post(INDEX_PATH, dependencies=guard, responses=errors, response_model=ServedResponse)
     async def index(body: ChangeRequest) -> Any:
@@ -101,6 +114,3 @@ def add_admin_routes(app: FastAPI, engine: Callable[[], Engine], token: str | No
             return error_response(409, str(error), "model")
 
     app.include_router(router)
-
-
-__all__ = ["ADMIN_PATHS", "add_admin_routes"]

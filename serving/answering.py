@@ -73,22 +73,13 @@ def group_of(query: RecommendQuery) -> Hashable:
     return None if widths is None else tuple(width.bit_length() for width in widths), query.max_per_account
 
 
-def answer_together(
-    served: Served, queries: Sequence[RecommendQuery], widths: Sequence[tuple[int, ...]]
-) -> list[Answer]:
-    """Answers filled queries of one group with one call; widths: T widths for each."""
+def answer_together(served: Served, queries: Sequence[RecommendQuery]) -> list[Answer]:
+    """Answers filled queries of one group, each with its widths, with one call."""
     recommender = served.recommender
-    lists = recommender.recommend(
-        [query.user for query in queries],
-        top_k=[query.top_k or 1 for query in queries],
-        beam_widths=widths,
-        exclude_history=[bool(query.exclude_history) for query in queries],
-        max_per_account=queries[0].max_per_account,
-    )
     name, unit = recommender.name, recommender.tokenizer.value_unit
     return [
-        Answer(ranked, used, name, unit, served.version, served.changes)
-        for ranked, used in zip(lists, widths, strict=True)
+        Answer(ranked, query.beam_widths or (), name, unit, served.version, served.changes)
+        for query, ranked in zip(queries, recommender.rank(queries), strict=True)
     ]
 
 
@@ -104,7 +95,7 @@ def answer_each(
     """
     recommender = served.recommender
     answers: dict[int, Answer | Refusal] = {}
-    groups: dict[Hashable, list[tuple[int, RecommendQuery, tuple[int, ...]]]] = {}
+    groups: dict[Hashable, list[tuple[int, RecommendQuery]]] = {}
     for place, (given, chosen) in enumerate(queries):
         try:
             query = filled(recommender, given, top_k)
@@ -112,13 +103,13 @@ def answer_each(
             answers[place] = error.refusal
             continue
         widths = tuple(query.beam_widths or chosen or recommender.beam_widths)
-        groups.setdefault(group_of(query), []).append((place, query, widths))
+        groups.setdefault(group_of(query), []).append((place, replace(query, beam_widths=widths)))
     waiting = list(groups.values())
     while waiting:
         group = waiting.pop()
-        places, ready, lines = zip(*group, strict=True)
+        places, ready = zip(*group, strict=True)
         try:
-            answers.update(zip(places, answer_together(served, ready, lines), strict=True))
+            answers.update(zip(places, answer_together(served, ready), strict=True))
         except Exception as error:
             if len(group) == 1:
                 answers[places[0]] = failure(error)
@@ -136,6 +127,3 @@ def failure(error: BaseException) -> Refusal:
         return Refusal(422, str(error), "history")
     logger.error("A request failed in the model.", exc_info=error)
     return Refusal(500, "The model failed on this request; the server's log says why. Report it.")
-
-
-__all__ = ["answer_each", "answer_together", "failure", "filled", "group_of"]

@@ -57,14 +57,12 @@ class WidthPolicy(Protocol):
     base_widths: tuple[int, ...]
     """W_1..W_T of the weights that are served; set anew when others take their place."""
     max_batch: int
+    scales: list[float]
+    """All factors that it may choose, ascending; 1 is among them."""
 
     @property
     def scale(self) -> float:
         """Factor of the base widths now."""
-
-    @property
-    def scales(self) -> list[float]:
-        """All factors that it may choose, ascending; 1 is among them."""
 
     @property
     def learns(self) -> bool:
@@ -89,7 +87,7 @@ class WidthPolicy(Protocol):
         """Seconds until one more request, behind all that wait, is answered; 0 while nothing is known."""
 
 
-class BeamPolicy:
+class BeamPolicy(WidthPolicy):
     """Base widths by level, scaled by load: B_t = B_base,t * f(Q_t, C_avail).
 
     The service level objective is the one knob. The policy learns what a batch costs (`finished`) and how many
@@ -164,24 +162,19 @@ class BeamPolicy:
 
     @property
     def scale(self) -> float:
-        """Factor of the base widths now."""
         return self.scales[self._place]
 
     @property
     def learns(self) -> bool:
-        """Whether widths depend on what batches cost."""
         return self.slo is not None
 
     def scaled(self, scale: float) -> tuple[int, ...]:
-        """W_1..W_T of a scale, each at least 1."""
         return tuple(max(1, round(width * scale)) for width in self.base_widths)
 
     def arrived(self, now: float, requests: int = 1) -> None:
-        """Takes note of requests that joined the queue."""
         self._rate.add(now, requests)
 
     def finished(self, requests: int, rows: int, context_items: int, seconds: float) -> None:
-        """Takes note of a batch: its requests, beam rows (all levels of all requests), history items, and seconds."""
         self.latency.observe(requests, rows, context_items, seconds)
         self._context_items.add(context_items / max(requests, 1))
 
@@ -269,6 +262,3 @@ class _Mean:
     def add(self, value: float) -> None:
         self.value += (value - self.value) * (1.0 if self._empty else self.weight)
         self._empty = False
-
-
-__all__ = ["PRESETS", "SCALES", "BeamPolicy", "Load", "WidthPolicy", "level_widths"]

@@ -26,6 +26,3 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T |
 async def disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-__all__ = ["while_connected"]

@@ -49,6 +49,9 @@ class Engine(Protocol):
     def still_holds(self, answer: Answer) -> bool:
         """Whether an earlier answer of the weights that are served may be given again."""
 
+    async def look(self) -> ServedModel:
+        """What is served, now."""
+
     async def change(self, change: IndexChange) -> ServedModel:
         """Changes ads; returns when requests that begin then see it. Raises ValueError: as `IndexChange.apply`."""
 
@@ -61,6 +64,3 @@ class Engine(Protocol):
         Raises:
             ValueError: If it cannot be used; what is served stays.
         """
-
-
-__all__ = ["Engine"]

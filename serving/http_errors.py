@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from .http_schema import ErrorResponse, readable_error
 from .request_types import Refusal, RefusedError
-
-bearer = HTTPBearer(auto_error=False, description="The server's token.")
 
 
 class UnauthorizedError(PermissionError):
@@ -100,33 +96,3 @@ class AnyContentRoute(ExplainedRoute):
             return await handler(Request(scope, request.receive))
 
         return as_json
-
-
-class BearerToken:
-    """A dependency that lets pass who sends one of `tokens`; without any, nobody.
-
-    Raises:
-        UnauthorizedError: 403 with `lacking` where there is no token, else 401.
-    """
-
-    def __init__(self, tokens: Sequence[str], lacking: str):
-        self.tokens, self.lacking = tokens, lacking
-
-    def __call__(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if not self.tokens:
-            raise UnauthorizedError(403, self.lacking)
-        sent = b"" if given is None else given.credentials.encode()
-        if not any(hmac.compare_digest(sent, token.encode()) for token in self.tokens):
-            raise UnauthorizedError(401, "Send the server's token in the header `authorization: Bearer TOKEN`.")
-
-
-__all__ = [
-    "AnyContentRoute",
-    "BearerToken",
-    "ExplainedRoute",
-    "UnauthorizedError",
-    "error_response",
-    "refused",
-    "refused_body",
-    "unreadable_body",
-]

@@ -96,6 +96,3 @@ class LimitBody:
         detail = f"The body is larger than {self.max_bytes} bytes. Send fewer requests or shorter histories."
         response = JSONResponse({"detail": detail, "field": None}, status_code=413, headers={"connection": "close"})
         await response(scope, receive, send)
-
-
-__all__ = ["LimitBody", "MeasureRequests"]

@@ -42,8 +42,6 @@ def add_routes(
     metrics: ServerMetrics,
     options: ServingOptions,
     widths: Sequence[int],
-    *,
-    api_keys: Sequence[str] = (),
 ) -> None:
     """Adds all routes, the limit on their bodies and their metrics to an app.
 
@@ -55,7 +53,6 @@ def add_routes(
     Args:
         service: Gives it when a request comes: an app may have its routes before it has a model.
         widths: W_1..W_T of the model.
-        api_keys: One of which Open Inference asks for; none = it asks for none.
 
     Raises:
         ValueError: If the token of the administration is short.
@@ -86,7 +83,7 @@ def add_routes(
     router.post(RECOMMEND_PATH, response_model=RecommendResponse | BatchResponse, responses=errors)(recommend)
     app.include_router(router)
     add_admin_routes(app, lambda: service().engine, options.admin_token())
-    add_open_inference_routes(app, service, single, limits, api_keys)
+    add_open_inference_routes(app, service, single, limits)
 
     unready: dict[int | str, dict[str, Any]] = {503: {"description": "Starting or draining.", "content": TEXT}}
     page = files(__package__).joinpath("try_it.html").read_text(encoding="utf-8")
@@ -124,6 +121,3 @@ def response_of(outcome: Answer | Refusal, begun: float) -> dict[str, Any]:
 
 def json_response(content: dict[str, Any]) -> Response:
     return Response(to_json(content, inf_nan_mode="null"), media_type="application/json")
-
-
-__all__ = ["OWN_PATHS", "RECOMMEND_PATH", "add_routes"]

@@ -217,17 +217,3 @@ def readable_error(error: dict[str, Any]) -> ErrorResponse:
             remedy = "Send a JSON object with the header `content-type: application/json`."
         detail = f"{subject}: {error['msg']}. Received: {received}. {remedy}"
     return ErrorResponse(detail=detail, field=name or None)
-
-
-__all__ = [
-    "BatchRequest",
-    "BatchResponse",
-    "ErrorResponse",
-    "FailedRequest",
-    "RecommendRequest",
-    "RecommendResponse",
-    "RecommendedItem",
-    "either",
-    "readable_error",
-    "request_models",
-]

@@ -121,6 +121,3 @@ def serve(model: Recommender | LiveModel | Engine, config: ServerConfig) -> None
     app = create_app(model, config)
     logger.info("Serving %s with %s.", app.title, config)
     RecommendServer(app, config).run()
-
-
-__all__ = ["RecommendServer", "ServerConfig", "create_app", "serve"]

@@ -265,6 +265,3 @@ def is_attribute(value: Any) -> bool:
 def attribute_kind(value: Any) -> str:
     """What a column of the item table can hold together."""
     return "booleans" if isinstance(value, bool) else "numbers" if isinstance(value, int | float) else "strings"
-
-
-__all__ = ["IndexChange"]

@@ -301,6 +301,3 @@ def tried(recommender: Recommender, changes: list[IndexChange], index: SIDIndex)
         except ValueError as error:
             refused.append((place, error))
     return refused
-
-
-__all__ = ["LiveModel", "ReloadError", "Served"]

@@ -49,6 +49,3 @@ def load_recommender(
             f"`backend=\"vllm\"` needs {error.name!r}, which is missing: pip install 'gr4ad[vllm]'.", name=error.name
         ) from error
     return VLLMRecommender(name_or_path, dtype=precision_of(dtype), **options)
-
-
-__all__ = ["BACKENDS", "load_recommender"]

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from gr4ad.tokenization import HISTORY_FEATURES
 
 from .client_connection import while_connected
-from .http_errors import BearerToken, ExplainedRoute
+from .http_errors import ExplainedRoute
 from .http_schema import MAX_TEXT_LENGTH, MAX_USER_FEATURES, ErrorResponse, RecommendRequest, readable_error
 from .recommend_service import RecommendService
 from .request_types import Answer, RecommendQuery, Refusal, RefusedError, ServedModel
@@ -191,24 +191,18 @@ def failed(status: int, detail: str, retry_after: int | None = None) -> JSONResp
 
 
 def add_open_inference_routes(
-    app: FastAPI,
-    service: Callable[[], RecommendService],
-    single: type[RecommendRequest],
-    limits: RequestLimits,
-    api_keys: Sequence[str],
+    app: FastAPI, service: Callable[[], RecommendService], single: type[RecommendRequest], limits: RequestLimits
 ) -> None:
     """Adds the protocol's routes under `/v2`. A row that cannot be answered fails the whole call, as the protocol has
     no place for errors of rows.
 
     Args:
-        service: Gives it when a request comes. single: What a row is checked as. api_keys: Of which the routes ask
-            for one; none = they ask for none.
+        service: Gives it when a request comes. single: What a row is checked as.
     """
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in (400, 404, 413, 422, 429, 500, 503, 504)
     }
-    guard = [Depends(BearerToken(api_keys, ""))] if api_keys else []
-    router = APIRouter(prefix=INFERENCE_PATH, route_class=ExplainedRoute, dependencies=guard)
+    router = APIRouter(prefix=INFERENCE_PATH, route_class=ExplainedRoute)
 
     def unknown(name: str) -> JSONResponse | None:
         model = service().engine.served.model
@@ -286,6 +280,3 @@ def inference_response(request_id: str | None, lists: Sequence[Answer]) -> Infer
             for output in OUTPUTS
         ],
     )
-
-
-__all__ = ["INFERENCE_PATH", "add_open_inference_routes"]

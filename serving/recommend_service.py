@@ -94,6 +94,3 @@ class RecommendService:
     def _key(self, query: RecommendQuery, model: str, version: int) -> str:
         asked = replace(query, deadline_ms=None).to_fields()
         return cache_key(model, str(version), json.dumps(asked, sort_keys=True))
-
-
-__all__ = ["RecommendService"]

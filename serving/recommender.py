@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gr4ad.tokenization.peer_vectors import extend_tables
 
 from .ad_recommender import AdRecommender
 from .precision import precision_of, quantize_layers
-from .request_types import Recommendation, UnknownItemError
+from .request_types import Recommendation, RecommendQuery, UnknownItemError
 
 ACCOUNT_COLUMN = "account_id"  # of the item table
 
@@ -118,28 +118,22 @@ class Recommender(AdRecommender):
         return self.weights.exclude_history
 
     @torch.no_grad()
-    def recommend_users(
-        self,
-        users: Sequence[UserHistory],
-        *,
-        top_k: Sequence[int],
-        beam_widths: Sequence[Sequence[int] | None],
-        exclude_history: Sequence[bool | None],
-        max_per_account: int | None,
-    ) -> list[list[Recommendation]]:
-        """As of [`AdRecommender`], in one call of the model."""
-        tokenizer, default = self.tokenizer, self.beam_widths
+    def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
+        if not queries:
+            return []
+        tokenizer, users, limit = self.tokenizer, [query.user for query in queries], queries[0].max_per_account
         trie = self.trie  # read first: index, accounts and tables are never older than the trie
         accounts = self.account_groups
-        if not len(users):
-            return []
-        given_widths = [default if given is None else given for given in beam_widths]
-        widths = width_table(given_widths, len(users), tokenizer.num_levels)
-        for length, line in zip(top_k, widths, strict=True):
+        default = self.beam_widths
+        widths = width_table([query.beam_widths or default for query in queries], len(queries), tokenizer.num_levels)
+        lengths = [
+            line[-1] if query.top_k is None else query.top_k for query, line in zip(queries, widths, strict=True)
+        ]
+        for length, line in zip(lengths, widths, strict=True):
             if not 1 <= length <= line[-1]:
                 raise ValueError(f"`top_k` must be in 1..{line[-1]} (the last beam width). Received: {length}.")
-        if max_per_account is not None:
-            self.check_max_per_account(max_per_account)
+        if limit is not None:
+            self.check_max_per_account(limit)
         known = [
             user if len(places) == len(user) else user.take(places)
             for user, places in zip(users, self.known_places(users), strict=True)
@@ -151,7 +145,9 @@ class Recommender(AdRecommender):
             return_tensors="pt",
         ).to(self.model.device)
         excluded = None
-        exclude = [self.excludes_history if given is None else given for given in exclude_history]
+        exclude = [
+            self.excludes_history if query.exclude_history is None else query.exclude_history for query in queries
+        ]
         if any(exclude):
             rows = [
                 torch.from_numpy(tokenizer.item_rows(user.items if wanted else []))
@@ -163,16 +159,16 @@ class Recommender(AdRecommender):
             weights=self.weights,
             beam_widths=widths,
             trie=trie,
-            top_k=max(top_k, default=1),
+            top_k=max(lengths),
             exclude_items=excluded,
             item_groups=accounts,
-            max_per_group=max_per_account,
+            max_per_group=limit,
         )
         has_values = self.model.value_head is not None
         columns, ids = tokenizer.index.columns, tokenizer.index.item_ids
         results = []
         for length, items, scores, item_values, sids in zip(
-            top_k,
+            lengths,
             ranking.items.tolist(),
             ranking.scores.tolist(),
             ranking.expected_values.tolist(),
@@ -238,31 +234,13 @@ class Recommender(AdRecommender):
     # --- changing ads
     # -------------------------------------------------------------------------------------------------------
 
-    def add_ads(
-        self,
-        item_ids: Sequence[str],
-        codes: np.ndarray,
-        *,
-        priority: np.ndarray | None = None,
-        attributes: Mapping[str, Sequence] | None = None,
-    ) -> None:
-        self.check_codes(codes)
-        self.change_index(lambda index: index.add(item_ids, codes, priority, attributes))
-
-    def replace_ads(
-        self,
-        item_ids: Sequence[str],
-        codes: np.ndarray | None = None,
-        *,
-        priority: np.ndarray | None = None,
-        attributes: Mapping[str, Sequence] | None = None,
-    ) -> None:
-        if codes is not None:
-            self.check_codes(codes)
-        self.change_index(lambda index: index.replace(item_ids, codes, priority, attributes))
-
-    def remove_ads(self, item_ids: Sequence[str]) -> None:
-        self.change_index(lambda index: index.remove(item_ids))
+    def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
+        if given.get("codes") is not None:
+            self.check_codes(given["codes"])
+        if "attributes" in given:
+            given["columns"] = given.pop("attributes")
+        changes = {"add": SIDIndex.add, "replace": SIDIndex.replace, "remove": SIDIndex.remove}
+        self.change_index(lambda index: changes[op](index, item_ids, **given))
 
     def check_codes(self, codes: np.ndarray) -> None:
         """Raises ValueError for a code beyond its codebook; all else that can be wrong the index checks."""
@@ -337,6 +315,3 @@ def account_groups(index: SIDIndex, device: torch.device) -> torch.Tensor | None
     except pa.ArrowException as error:
         raise ValueError(f"Column `{ACCOUNT_COLUMN}` cannot be read ({error}). Give all items one type.") from error
     return torch.from_numpy(numbers.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)).to(device)
-
-
-__all__ = ["Recommender", "check_finite"]

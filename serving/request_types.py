@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from gr4ad.tokenization.user_history import UserHistory
 
 
@@ -50,7 +52,11 @@ class RecommendQuery:
     def to_fields(self) -> dict[str, Any]:
         """The query as plain values, what is absent left out: for another process, or as a key."""
         given = {name: value for name, value in vars(self).items() if value is not None}
-        given["user"] = {name: value for name, value in vars(self.user).items() if value is not None}
+        given["user"] = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self.user).items()
+            if value is not None
+        }
         return given
 
     @classmethod
@@ -131,15 +137,3 @@ class ServedModel:
         """Of plain values as another process sends them, what else they hold left out."""
         known = {field.name: given[field.name] for field in fields(cls)}
         return cls(**{**known, "features": tuple(known["features"]), "user_features": tuple(known["user_features"])})
-
-
-__all__ = [
-    "Answer",
-    "RecommendQuery",
-    "Recommendation",
-    "Refusal",
-    "RefusedError",
-    "ReloadError",
-    "ServedModel",
-    "UnknownItemError",
-]

@@ -120,6 +120,3 @@ def result_cache(options: ServingOptions) -> ResultCache | None:
     if options.cache_url is not None:
         return RedisCache(options.cache_url, options.cache_seconds)
     return MemoryCache(options.cache_seconds, options.cache_bytes) if options.cache_seconds else None
-
-
-__all__ = ["MemoryCache", "RedisCache", "ResultCache", "cache_key", "result_cache"]

@@ -45,6 +45,3 @@ class ServerConfig(ServingOptions):
                     f"`{name}` must be more than `max_wait_ms` = {self.max_wait_ms} milliseconds. Received: {given}. "
                     "Raise it."
                 )
-
-
-__all__ = ["ServerConfig"]

@@ -71,6 +71,3 @@ class BatchMetrics:
         self.beam_scale = Gauge(
             "gr4ad_beam_scale", "Factor of the model's beam widths that the load allows.", registry=registry
         )
-
-
-__all__ = ["BatchMetrics", "ServerMetrics"]

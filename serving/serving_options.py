@@ -152,6 +152,3 @@ class ServingOptions:
                 f"characters. Received: {len(token)}."
             )
         return token
-
-
-__all__ = ["TOKEN_VARIABLE", "RequestLimits", "ServingOptions"]

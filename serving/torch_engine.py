@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .answering import answer_together, failure, filled, group_of
 from .beam_policy import Load
@@ -19,13 +19,8 @@ from .request_types import Answer, RecommendQuery, Refusal, RefusedError, Served
 from .server_config import ServerConfig
 from .server_metrics import BatchMetrics, ServerMetrics
 
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """served: what the batch is answered with; widths: T widths for each query."""
-
-    served: Served
-    widths: list[tuple[int, ...]]
+Plan = tuple[Served, list[RecommendQuery]]
+"""What a batch is answered with, and its queries with their widths."""
 
 
 class TorchEngine:
@@ -40,7 +35,7 @@ class TorchEngine:
         self.metrics = ServerMetrics() if metrics is None else metrics
         self.follows = live.published is not None
         self.policy = config.beam_policy(live.recommender.beam_widths)
-        self.batcher: MicroBatcher[RecommendQuery, BatchPlan, Answer] = MicroBatcher(
+        self.batcher: MicroBatcher[RecommendQuery, Plan, Answer] = MicroBatcher(
             self._run,
             self._plan,
             group_of,
@@ -108,23 +103,23 @@ class TorchEngine:
     # --- batches
     # ------------------------------------------------------------------------------------------------------------
 
-    def _plan(self, queries: Sequence[RecommendQuery], load: Load) -> BatchPlan:
+    def _plan(self, queries: Sequence[RecommendQuery], load: Load) -> Plan:
         served = self.live.served
         self.policy.base_widths = tuple(served.recommender.beam_widths)
         decided = self.policy.widths(load)
-        widths = [
-            query.beam_widths or (*decided[:-1], max(decided[-1], query.top_k or 1))  # a list as long as asked for
-            for query in queries
-        ]
         self._batch_metrics.batch_size.observe(len(queries))
-        return BatchPlan(served, widths)
+        # The last level is wide enough for a list as long as asked for.
+        widths = [query.beam_widths or (*decided[:-1], max(decided[-1], query.top_k or 1)) for query in queries]
+        return served, [replace(query, beam_widths=line) for query, line in zip(queries, widths, strict=True)]
 
-    def _run(self, queries: Sequence[RecommendQuery], plan: BatchPlan) -> list[Answer]:
+    def _run(self, queries: Sequence[RecommendQuery], plan: Plan) -> list[Answer]:
         begun = time.perf_counter()
-        answers = answer_together(plan.served, queries, plan.widths)
+        answers = answer_together(*plan)
         seconds = time.perf_counter() - begun
         size = len(queries)
-        rows = size * sum(map(max, zip(*plan.widths, strict=True)))  # all run as many as the widest
+        rows = size * sum(
+            map(max, zip(*(answer.widths for answer in answers), strict=True))
+        )  # all run as many as the widest
         items = size * max(len(query.user.items) for query in queries)
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.policy.finished, size, rows, items, seconds)
@@ -191,6 +186,9 @@ class TorchEngine:
     # --- what is served
     # ------------------------------------------------------------------------------------------------------------
 
+    async def look(self) -> ServedModel:
+        return self.served
+
     async def change(self, change: IndexChange) -> ServedModel:
         return (await asyncio.to_thread(self.live.change, change)).described()
 
@@ -200,6 +198,3 @@ class TorchEngine:
 
     async def follow(self) -> bool:
         return await asyncio.get_running_loop().run_in_executor(self._reader, self.live.follow)
-
-
-__all__ = ["TorchEngine"]

@@ -16,7 +16,6 @@ import pytest
 
 from gr4ad.serving import Recommender, ServerConfig, create_app
 from gr4ad.serving.http_server import RecommendServer
-from gr4ad.tokenization import UserHistory
 
 URL = "/v1/recommend"
 
@@ -30,14 +29,13 @@ class GatedRecommender(Recommender):
         self.gate.set()
         self.begun = 0
 
-    def recommend(self, histories, **kwargs):
-        users = [history.items if isinstance(history, UserHistory) else history for history in histories]
-        if any(item in self.tokenizer.index.rows for item in users[0]):
+    def rank(self, queries):
+        if any(item in self.tokenizer.index.rows for item in queries[0].user.items):
             self.begun += 1
             assert self.gate.wait(10)
-        if any("ad_13" in items for items in users):
+        if any("ad_13" in query.user.items for query in queries):
             raise ArithmeticError("thirteen")
-        return super().recommend(histories, **kwargs)
+        return super().rank(queries)
 
 
 @pytest.fixture(scope="module")

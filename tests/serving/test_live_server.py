@@ -197,8 +197,8 @@ def test_an_ad_removed_while_a_batch_runs_is_not_served(tiny_artifact, token):
     begun, gate = threading.Event(), threading.Event()
 
     class Gated(Recommender):
-        def recommend(self, histories, **options):
-            ranked = super().recommend(histories, **options)
+        def rank(self, queries):
+            ranked = super().rank(queries)
             begun.set()
             assert gate.wait(10)
             return ranked

@@ -6,13 +6,15 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from transformers import GenerationConfig
 from vllm_processes import ENVIRONMENT, START_SECONDS, TOKEN, free_port, started
+
+from gr4ad.modeling_gr4ad import RankingWeights
 
 HERE = Path(__file__).parent
 
@@ -55,9 +57,8 @@ def wide_artifact(account_artifact, tmp_path_factory) -> Path:
     folder.mkdir()
     for file in Path(account_artifact).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    config = GenerationConfig.from_pretrained(account_artifact)
-    config.beam_widths = [32, 96, 96]
-    config.save_pretrained(folder)
+    weights = RankingWeights.from_pretrained(str(account_artifact))
+    replace(weights, beam_widths=(32, 96, 96)).save_pretrained(folder)
     return folder
 
 
@@ -65,7 +66,7 @@ def wide_artifact(account_artifact, tmp_path_factory) -> Path:
 def served(wide_artifact, vllm_distribution, tmp_path_factory):
     """A client of plain `vllm serve MODEL` with the plugins."""
     port = free_port()
-    options = {"slo_ms": 300, "max_queue": 1000, "deadline_ms": 60000}
+    options = {"slo_ms": 300, "max_queue": 1000, "deadline_ms": 60000, "cache_seconds": 600}
     command = [
         str(Path(sys.executable).with_name("vllm")), "serve", str(wide_artifact), "--dtype", "float32",
         "--port", str(port), "--host", "127.0.0.1", "--additional-config", json.dumps({"gr4ad": options}),
@@ -73,7 +74,7 @@ def served(wide_artifact, vllm_distribution, tmp_path_factory):
     environment = {
         "VLLM_PLUGINS": "gr4ad",
         "GR4AD_ADMIN_TOKEN": TOKEN,
-        "PYTHONPATH": str(vllm_distribution),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(vllm_distribution), os.environ.get("PYTHONPATH")])),
     }
     with started(command, port, tmp_path_factory.mktemp("log") / "server.log", **environment) as client:
         yield client
