@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
-from ..published_model import PublishedModel
 from .options import VLLMOptions
 
 PLUGIN = "gr4ad"
@@ -40,6 +39,8 @@ def serve_arguments(model: str, config: VLLMServerConfig) -> list[str]:
     Raises:
         ValueError: If the published model cannot be read.
     """
+    from ..published_model import PublishedModel  # which needs torch, unlike the options
+
     if PublishedModel.exists_at(model):
         config = replace(config, published=model)
         model = str(PublishedModel(model).current()[1])

@@ -1,4 +1,6 @@
 import copy
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -8,8 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from loopback import URL
+from loopback import served as served_over_http
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
+from gr4ad.modeling_gr4ad.ranking_weights_gr4ad import DEFAULT_BEAM_WIDTH
 from gr4ad.serving import Recommender, UnknownItemError
 from gr4ad.tokenization import UASIDTokenizer
 
@@ -114,10 +119,52 @@ def test_bad_top_k_and_missing_folder_are_named(recommender, tmp_path):
         Recommender.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "kept", [{}, {"beam_widths": [4, 4, 12]}, {"item_weight": 0.5}, {"beam_widths": None, "score_history": None}]
+)
+def test_what_generation_config_does_not_say_has_its_default(tiny_artifact, tmp_path, kept):
+    shutil.copytree(tiny_artifact, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text(json.dumps(kept))
+    recommender = Recommender.from_pretrained(tmp_path)
+    widths = kept.get("beam_widths") or [DEFAULT_BEAM_WIDTH] * 3
+    assert recommender.beam_widths == widths and not recommender.excludes_history
+    told = Recommender.from_pretrained(tiny_artifact)
+    told.weights = RankingWeights(beam_widths=tuple(widths), item_weight=kept.get("item_weight", 0.0))
+    expected = told.recommend(HISTORIES, top_k=12)
+    assert recommender.recommend(HISTORIES, top_k=12) == expected
+    with served_over_http(recommender) as (_, client):
+        answer = client.post(URL, json={"history": HISTORIES[0], "top_k": 12}).raise_for_status().json()
+    assert answer["beam_widths"] == widths
+    assert [ad["item_id"] for ad in answer["recommendations"]] == [ad.item_id for ad in expected[0]]
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_weights_that_are_no_numbers_are_refused_by_name(tiny_artifact, tmp_path, wrong, dtype):
+    broken = Recommender.from_pretrained(tiny_artifact)
+    with torch.no_grad():
+        broken.model.sid_heads[1].weight[2, 3] = wrong
+    for part in (broken.model, broken.tokenizer, broken.weights):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`sid_heads\.1\.weight` holds 1 weights that are NaN or infinite") as caught:
+        Recommender.from_pretrained(tmp_path, dtype=dtype)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_recommender_does_not_import_the_server():
     server = ("fastapi", "uvicorn", "prometheus_client")
     code = f"import sys, gr4ad.serving; sys.exit(any(name in sys.modules for name in {server}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    code = f"import sys; from gr4ad import Recommender; sys.exit(any(name in sys.modules for name in {server}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["server_config", "vllm_backend.options", "vllm_backend.launch", "beam_policy"])
+def test_options_and_policy_import_neither_torch_nor_the_server(module):
+    heavy = ("torch", "fastapi", "uvicorn", "prometheus_client", "vllm")
+    code = f"import sys, gr4ad.serving.{module}; sys.exit([name for name in {heavy} if name in sys.modules] or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 EVERYTHING = {"top_k": 200, "beam_widths": [8, 64, 200]}  # as wide as the tree of valid SIDs: every ad comes back

@@ -4,6 +4,7 @@ on one worker."""
 
 import json
 import os
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -15,8 +16,10 @@ import pytest
 from vllm_processes import ENVIRONMENT, START_SECONDS, TOKEN, free_port, started
 
 from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.serving import PublishedModel
 
 HERE = Path(__file__).parent
+STORED = HERE.parent.parent / "stored" / "all_features"
 
 
 def pytest_collection_modifyitems(items):
@@ -66,7 +69,7 @@ def wide_artifact(account_artifact, tmp_path_factory) -> Path:
 def served(wide_artifact, vllm_distribution, tmp_path_factory):
     """A client of plain `vllm serve MODEL` with the plugins."""
     port = free_port()
-    options = {"slo_ms": 300, "max_queue": 1000, "deadline_ms": 60000, "cache_seconds": 600}
+    options = {"slo_ms": 300, "max_queue": 1000, "deadline_ms": 60000}
     command = [
         str(Path(sys.executable).with_name("vllm")), "serve", str(wide_artifact), "--dtype", "float32",
         "--port", str(port), "--host", "127.0.0.1", "--additional-config", json.dumps({"gr4ad": options}),
@@ -77,4 +80,25 @@ def served(wide_artifact, vllm_distribution, tmp_path_factory):
         "PYTHONPATH": os.pathsep.join(filter(None, [str(vllm_distribution), os.environ.get("PYTHONPATH")])),
     }
     with started(command, port, tmp_path_factory.mktemp("log") / "server.log", **environment) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> PublishedModel:
+    """A published model whose one version is the stored artifact with all features."""
+    published = PublishedModel(tmp_path_factory.mktemp("published") / "live")
+    published.publish(lambda folder: shutil.copytree(STORED, folder, dirs_exist_ok=True), changes=0)
+    return published
+
+
+@pytest.fixture(scope="session")
+def followed(published, tmp_path_factory):
+    """A client of `gr4ad serve --backend vllm` that follows a published model and keeps answers."""
+    port = free_port()
+    command = [
+        str(Path(sys.executable).with_name("gr4ad")), "serve", "--backend", "vllm", "--model", str(published.root),
+        "--port", str(port), "--cache-seconds", "600", "--watch-seconds", "0.2",
+    ]  # fmt: skip
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with started(command, port, log, GR4AD_ADMIN_TOKEN=TOKEN) as client:
         yield client
