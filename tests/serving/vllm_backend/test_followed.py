@@ -117,12 +117,11 @@ def test_what_does_not_fit_is_refused_with_a_time_to_come_back(followed, kept):
     wide = {"requests": [body_of(row, beam_widths=[512, 512, 512]) for row in kept["users"][:200]]}
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(lambda: followed.post(URL, json=wide, timeout=120))
-        refused = None
-        while refused is None and not first.done():
-            answer = followed.post(URL, json={"requests": [{"history": ["nobody"]}] * 100})
-            refused = answer if answer.status_code == 429 else None
-        assert all("recommendations" in answer for answer in first.result().raise_for_status().json()["responses"])
-    assert refused is not None and int(refused.headers["retry-after"]) >= 1
+        wait_until(lambda: first.done() or metric(followed, r"vllm:num_requests_(?:running|waiting)\{.*\}") > 156)
+        refused = followed.post(URL, json={"requests": [{"history": ["ad_1"]}] * 100})
+        answers = first.result().raise_for_status().json()["responses"]
+    assert all("recommendations" in answer for answer in answers)
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
     assert "at most 256 may be" in refused.json()["detail"]
     # By now the scheduler knows what a step costs.
     late = followed.post(URL, json={"history": ["ad_1"], "deadline_ms": 0.001})
