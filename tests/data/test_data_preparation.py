@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gr4ad.data import DataConfig, DataError, load_prepared, preparation, prepare
+from gr4ad.data import DataConfig, DataError, load_prepared, preparation, prepare, tables
 
 EVENTS = pd.DataFrame(
     {
@@ -67,8 +67,20 @@ def test_round_trip(shop):
         "city": "R",
     }
     assert data.impressions.to_list() == [
-        {"user_id": "1", "items": ["X"], "candidates": ["X"], "rewards": [0.0], "outcomes": ["impression"]}
+        {
+            "user_id": "1",
+            "items": ["X"],
+            "events": ["click"],
+            "values": [0.25],
+            "times": [1],
+            "candidates": ["X"],
+            "rewards": [0.0],
+            "outcomes": ["impression"],
+            "age": None,
+            "city": None,
+        }
     ]
+    assert data.user_features == ["age", "city"]
     for name in ("catalog", "train", "validation", "test", "impressions"):
         assert getattr(data, name).to_list() == getattr(written, name).to_list()
         assert getattr(data, name).features == getattr(written, name).features
@@ -99,7 +111,7 @@ def test_loaded_data_supports_the_operations_of_a_dataset(shop):
 
 def test_chunks_give_the_same_rows(shop, monkeypatch):
     whole = prepare(config(shop, users="users.parquet"), shop / "out")
-    monkeypatch.setattr(preparation, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(tables, "CHUNK_ENTRIES", 1)
     parts = prepare(config(shop, users="users.parquet"), shop / "out")
     for name in ("train", "validation", "test", "impressions"):
         assert getattr(whole, name).to_list() == getattr(parts, name).to_list()
