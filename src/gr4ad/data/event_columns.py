@@ -49,13 +49,13 @@ class EventFeature:
     Attributes:
         column: Column of the event log.
         history: List column of the prepared rows, one of `gr4ad.tokenization.user_history.HISTORY_COLUMNS`.
-        read: Checks the column and returns its entries (n,), from (table, checks, rows of `EVENT_NAMES` (n,)).
-            Float64 is written as float32, and a dictionary as its values.
+        read: Checks the column and returns its entries (n,), from (table, checks, rows of `EVENT_NAMES` (n,)); None
+            where the log has nothing to say. Float64 is written as float32, and a dictionary as its values.
     """
 
     column: str
     history: str
-    read: Callable[[pa.Table, RowChecks, np.ndarray], pa.Array]
+    read: Callable[[pa.Table, RowChecks, np.ndarray], pa.Array | None]
 
 
 EVENT_FEATURES = (EventFeature("value", "values", read_values),)

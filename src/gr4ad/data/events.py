@@ -103,7 +103,7 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
         if cut_name != clock_name:
             cut, cut_is_date = _read_clock(table, cut_name, checks)
     event = read_event_names(table, checks)
-    features = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
+    read = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
     item = pc.index_in(ids["item_id"], value_set=item_keys.cast(ids["item_id"].type))
     checks.refuse(
         nulls(item), "unknown_item", "item_id", table["item_id"], "an item of the catalog; see also `event_key`"
@@ -132,7 +132,7 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
         user=user[rows],
         item=pc.fill_null(item, 0).to_numpy(zero_copy_only=False).astype(np.int64)[rows],
         event=event[rows],
-        features={name: column.take(pa.array(rows)) for name, column in features.items()},
+        features={name: column.take(pa.array(rows)) for name, column in read.items() if column is not None},
         clock=clock[rows],
         cut=cut[rows],
         request=None if request is None else request[rows],

@@ -1,5 +1,5 @@
-"""Words of the simulated market, read from `vocabulary.toml`: verticals, their categories and products, and the phrases
-that ads are written with.
+"""Words of the simulated market: verticals, their categories and products, and the phrases that ads are written with.
+They stand in `vocabulary.toml`.
 
 Every ad is a combination of a category, a product, a selling point and an audience. The same combination gives the ad
 its latent vector (`gr4ad.market.ads`), so texts that share words describe ads that share vectors.

@@ -57,8 +57,8 @@ def check_times(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
     if config.num_time_buckets and clock != "timestamp":
         raise ValueError(
             f"`num_time_buckets` = {config.num_time_buckets} needs the time of each event, but the clock of the "
-            f"prepared data is {clock!r}. Map a column of times to `timestamp` in `event_columns` and prepare the data "
-            "again, or set `num_time_buckets` to 0."
+            f"prepared data is {clock!r}. Map a column of times to `timestamp` in `event_columns` and prepare the "
+            "data again, or set `num_time_buckets` to 0."
         )
     return {"num_time_buckets": config.num_time_buckets}
 

@@ -238,17 +238,17 @@ def beam_lists(
     """
     from datasets import Dataset
 
-    from gr4ad.tokenization.user_history import ITEM_COLUMNS
+    from gr4ad.modeling_gr4ad import RankingWeights
+    from gr4ad.tokenization import UserHistory
     from gr4ad.trainers.evaluation.model_ranking import rank_users
 
-    columns = [name for name in data.train.column_names if name != "user_id"]
     kept: list[dict] = []
     bought: list[dict[str, float]] = []
-    for row in data.train.select_columns(columns):
+    for row in data.train:
         cut = len(row["items"]) - max(1, round(config.held_share * len(row["items"])))
         if cut < 1:
             continue
-        kept.append({name: row[name][:cut] if name in ITEM_COLUMNS else row[name] for name in columns})
+        kept.append(UserHistory.from_row(row, data.user_features).first(cut).to_row())
         money: dict[str, float] = {}
         for item, value in zip(row["items"][cut:], row["values"][cut:], strict=True):
             money[item] = money.get(item, 0.0) + value
@@ -259,11 +259,13 @@ def beam_lists(
         model,
         tokenizer,
         histories,
-        beam_widths=[width] * tokenizer.num_levels,
+        weights=RankingWeights(
+            (width,) * tokenizer.num_levels,
+            item_weight=item_weight,
+            item_candidates=width if item_weight else 0,
+            score_history=score_history,
+        ),
         top_k=width,
-        item_weight=item_weight,
-        item_candidates=width if item_weight else 0,
-        score_history=score_history,
         progress=True,
     )
     ids = tokenizer.index.item_ids
