@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gr4ad.data import DataConfig, DataError, load_prepared, preparation, prepare, tables
+from gr4ad.data import DataConfig, DataError, events, load_prepared, preparation, prepare, tables
+from gr4ad.data.event_columns import EventFeature
+from gr4ad.tokenization import user_history
 
 EVENTS = pd.DataFrame(
     {
@@ -107,6 +109,21 @@ def test_loaded_data_supports_the_operations_of_a_dataset(shop):
     train = prepare(config(shop), shop / "out").train
     assert train.map(lambda row: {"n": len(row["items"])})["n"][:] == [1, 1]
     assert train.filter(lambda row: row["user_id"] == "2").num_rows == 1
+
+
+def test_a_further_column_of_events_reaches_every_row(shop, monkeypatch):
+    def read_devices(table, checks, event):
+        return table["device"].combine_chunks() if "device" in table.column_names else None
+
+    further = (*events.EVENT_FEATURES, EventFeature("device", "devices", read_devices))
+    monkeypatch.setattr(events, "EVENT_FEATURES", further)
+    monkeypatch.setattr(user_history, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
+    assert "devices" not in prepare(config(shop), shop / "out").train.column_names
+    EVENTS.assign(device=list("abcdefg")).to_parquet(shop / "events.parquet")
+    data = prepare(config(shop, users="users.parquet"), shop / "out")
+    assert data.train["devices"][:] == [["a"], ["e"]] and data.validation["devices"][:] == [["a"], ["e"]]
+    assert data.test["devices"][:] == [["a", "c"], ["e", "f"]] and data.impressions["devices"][:] == [["a"]]
+    assert data.user_features == ["age", "city"]
 
 
 def test_chunks_give_the_same_rows(shop, monkeypatch):
