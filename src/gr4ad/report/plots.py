@@ -308,12 +308,10 @@ def _thinned(line: Line, most: int = 400) -> Line:
     if len(line.x) <= most:
         return line
     size = math.ceil(len(line.x) / most)
+    parts = [slice(start, start + size) for start in range(0, len(line.x), size)]
 
     def means(values: list[float]) -> list[float]:
-        return [
-            sum(values[start : start + size]) / len(values[start : start + size])
-            for start in range(0, len(values), size)
-        ]
+        return [sum(values[part]) / len(values[part]) for part in parts]
 
     return replace(line, x=means(line.x), y=means(line.y))
 
