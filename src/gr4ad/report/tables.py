@@ -314,6 +314,12 @@ def data_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if summary.get("value_unit"):
         facts.append(("Unit of value", str(summary["value_unit"])))
+    if "cross_domain" in summary:
+        entries, users, strangers = (
+            count_text(summary["cross_domain"][key]) for key in ("entries", "users", "unmatched_users")
+        )
+        told = f"{entries} entries of {users} users; {strangers} users of the file are not in the log"
+        facts.append(("Done elsewhere", told))
     return facts
 
 
