@@ -82,7 +82,7 @@ class Line:
 
 
 def training_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
-    """Loss with its parts, and validation over epochs; of the metrics that the log holds."""
+    """Loss with its parts, and validation over epochs, as far as the log holds them."""
     parts = {"loss_sid": "SID", "loss_value": "value", "loss_mtp": "multi-token", "loss_item": "item head"}
     levels = sorted({int(key[10:]) for entry in log for key in entry if re.fullmatch(r"acc_level_\d+", key)})
     accuracies = {**{f"acc_level_{level}": f"level {level}" for level in levels}, "acc_item": "item"}
@@ -329,12 +329,12 @@ def dots(axes: Axes, x: Any, y: Any, color: str, **style: Any) -> None:
 
 
 def round_ticks(axis: Axis, most: int, *, integer: bool = False) -> None:
-    """At most so many ticks, at round numbers."""
+    """Puts at most `most` ticks on an axis, at round numbers."""
     axis.set_major_locator(MaxNLocator(most, integer=integer, steps=STEPS))
 
 
 def four_digits(axis: Axis, most: int | None) -> None:
-    """Ticks with four digits; `most` as in `round_ticks`, None leaves their places alone."""
+    """Labels ticks with four significant digits; `most` as in `round_ticks`, None leaves the ticks where they are."""
     if most is not None:
         round_ticks(axis, most)
     axis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
