@@ -15,7 +15,6 @@ from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.recipe import RecipeError
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import ListConfig, ModelSettings
-from gr4ad.pipeline.tokenizing import SEQUENCE_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -211,24 +210,14 @@ def reward_lists(folder: Path | None) -> Dataset:
 
 
 def impression_lists(data: PreparedData) -> Dataset:
-    """The shown lists of the training log, with the values logged for them.
+    """The shown lists of the training log, with the users' histories before them and the values logged for them.
 
     Raises:
         RecipeError: If the log has no impressions.
     """
     if data.impressions is None:
         raise RecipeError("`lists.source` is impressions, but the log has none: use `beams`, or leave `align` out.")
-    users = {user: row for row, user in enumerate(data.train["user_id"])}
-    lists = data.impressions.filter(lambda user: user in users, input_columns="user_id", keep_in_memory=True)
-    columns = [name for name in data.train.column_names if name not in ("user_id", "items")]
-    logs = {name: data.train[name][:] for name in columns}
-
-    def with_context(row: dict) -> dict:
-        # The history of a list is a prefix of the user's training log, so what is known of its items stands there too.
-        user, length = users[row["user_id"]], len(row["items"])
-        return {name: logs[name][user][:length] if name in SEQUENCE_COLUMNS else logs[name][user] for name in columns}
-
-    return lists.map(with_context, keep_in_memory=True, load_from_cache_file=False, desc="Preference lists")
+    return data.impressions
 
 
 def beam_lists(
@@ -250,16 +239,16 @@ def beam_lists(
     from datasets import Dataset
 
     from gr4ad.modeling_gr4ad import RankingWeights
+    from gr4ad.tokenization import UserHistory
     from gr4ad.trainers.evaluation.model_ranking import rank_users
 
-    columns = [name for name in data.train.column_names if name != "user_id"]
     kept: list[dict] = []
     bought: list[dict[str, float]] = []
-    for row in data.train.select_columns(columns):
+    for row in data.train:
         cut = len(row["items"]) - max(1, round(config.held_share * len(row["items"])))
         if cut < 1:
             continue
-        kept.append({name: row[name][:cut] if name in SEQUENCE_COLUMNS else row[name] for name in columns})
+        kept.append(UserHistory.from_row(row, data.user_features).first(cut).to_row())
         money: dict[str, float] = {}
         for item, value in zip(row["items"][cut:], row["values"][cut:], strict=True):
             money[item] = money.get(item, 0.0) + value
