@@ -1,0 +1,133 @@
+"""Flags of the commands, out of the fields of configuration classes: parsed before anything heavy is imported.
+
+As with TRL's parser every field is a flag, `--config FILE.yaml` gives values that flags win over, `--flag` alone turns
+a switch on and `--no_flag` turns one off that is on by default, and lists are `--beam_widths 50 100 100`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from gr4ad.pipeline.config_fields import ConfigField, fields_of, suggestion
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose errors are ValueErrors of one line; nothing is abbreviated."""
+
+    def __init__(self, command: str, description: str, **more: Any):
+        super().__init__(prog=f"gr4ad {command}", description=description, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message.rstrip('.')}. `{self.prog} --help` shows what there is.")
+
+    def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            self.error(f"unknown argument `{flag}`.{suggestion(flag, known)}")
+        return options
+
+
+def parse_flags(
+    parser: CommandParser, configs: Mapping[str, str], arguments: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, dict[str, Any]]]:
+    """Reads flags and the file of `--config`.
+
+    Args:
+        parser: Knows the command's own flags already.
+        configs: Title of a group of flags -> configuration class that they are the fields of, see `fields_of`.
+
+    Returns:
+        The command's own options; and title -> field -> value, of the fields that were given.
+
+    Raises:
+        ValueError: An unknown flag or key, or a value of the wrong type.
+    """
+    parser.add_argument("--config", metavar="FILE", help="YAML file of any of these values; flags win")
+    owners: dict[str, str] = {}
+    for title, config in configs.items():
+        group = parser.add_argument_group(title)
+        for described in fields_of(config).values():
+            add_flags(group, described)
+            owners[described.name] = title
+    given: dict[str, dict[str, Any]] = {title: {} for title in configs}
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    file = first.parse_known_args(arguments)[0].config
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in read_config(file).items() if file else ():
+        if name in owners:
+            described = fields_of(configs[owners[name]])[name]
+            text = isinstance(value, str) and "str" not in described.kinds
+            given[owners[name]][name] = flag_type(described)(value) if text else described.check(value)
+        elif name in actions and name not in ("help", "config"):
+            actions[name].required = False
+            parser.set_defaults(**{name: value})
+        else:
+            raise ValueError(f"{file}: unknown field `{name}`.{suggestion(name, [*owners, *actions])}")
+    options = parser.parse_args(arguments)
+    for name, value in list(vars(options).items()):
+        if name in owners:
+            given[owners[name]][name] = value
+            delattr(options, name)
+    return options, given
+
+
+def read_config(file: str) -> dict[str, Any]:
+    """The map of a YAML file; what it has under `env` becomes environment variables. Raises ValueError if it is no
+    map."""
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({error}).") from error
+    if not isinstance(values, dict) or not isinstance(values.get("env", {}), dict):
+        raise ValueError(f"{file}: must be a map of fields to values. Received: {values!r}.")
+    os.environ.update({name: str(value) for name, value in values.pop("env", {}).items()})
+    return values
+
+
+def add_flags(group: argparse._ArgumentGroup, described: ConfigField) -> None:
+    """The flag of a field, in both spellings, and the one that turns a switch off; absent where it is not given."""
+
+    def spellings(name: str) -> list[str]:
+        return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+    more: dict[str, Any] = {}
+    if described.kinds == ("bool",):
+        more = {"nargs": "?", "const": True}
+    elif described.kinds == ("list",):
+        more = {"nargs": "+"}
+    is_required = described.required
+    default = "required" if is_required else f"default: {described.default}"
+    text = f"{described.help.replace('%%', '%')} ({default})".replace("%", "%%")
+    group.add_argument(
+        *spellings(described.name), dest=described.name, type=flag_type(described), help=text,
+        default=argparse.SUPPRESS, required=is_required, **more,
+    )  # fmt: skip
+    if described.kinds == ("bool",) and described.default is True:
+        group.add_argument(
+            *spellings(f"no_{described.name}"), dest=described.name, action="store_false", default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )  # fmt: skip
+
+
+def flag_type(described: ConfigField) -> Callable[[str], Any]:
+    """What turns a flag's text into a value, with an error that says what is allowed."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return described.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be {described.allowed}. Received: {text!r}") from error
+
+    return parsed
+
+
+__all__ = ["CommandParser", "parse_flags"]
