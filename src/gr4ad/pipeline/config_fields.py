@@ -40,6 +40,10 @@ class ConfigField:
     help: str
 
     @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
     def allowed(self) -> str:
         """What a value may be, in words."""
         if self.choices:
@@ -247,7 +251,7 @@ class Source:
         flag nor YAML can give."""
         kinds: list[str] = []
         item, optional, choices = "str", False, []
-        for part in alternatives(node):
+        for part in self.alternatives(node):
             base = part.value.id if isinstance(part, ast.Subscript) and isinstance(part.value, ast.Name) else ""
             if isinstance(part, ast.Constant) and part.value is None:
                 optional = True
@@ -265,12 +269,12 @@ class Source:
                 kinds, choices = [*kinds, "str"], [*choices, *values]
         return tuple(dict.fromkeys(kinds)), item, optional, tuple(choices)
 
-
-def alternatives(node: ast.expr) -> list[ast.expr]:
-    """The types of a union, or the one type."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return [*alternatives(node.left), *alternatives(node.right)]
-    return [node]
+    def alternatives(self, node: ast.expr) -> list[ast.expr]:
+        """The types of a union, or the one type; of a name for a union its types."""
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            return [*self.alternatives(node.left), *self.alternatives(node.right)]
+        owner = self.reference(node)
+        return self.alternatives(owner[1]) if owner is not None and isinstance(owner[1], ast.BinOp) else [node]
 
 
 def is_enum(node: Any) -> bool:
