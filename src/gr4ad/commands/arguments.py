@@ -14,25 +14,30 @@ from typing import Any, NoReturn
 
 import yaml
 
-from gr4ad.pipeline.config_fields import ConfigField, fields_of, suggestion
+from gr4ad.pipeline.config_fields import ConfigField, config_class, fields_of, suggestion
 
 
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose errors are ValueErrors of one line; nothing is abbreviated."""
 
-    def __init__(self, command: str, description: str, **more: Any):
-        super().__init__(prog=f"gr4ad {command}", description=description, allow_abbrev=False, **more)
+    def __init__(self, **more: Any):
+        super().__init__(**{"allow_abbrev": False, **more})
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message.rstrip('.')}. `{self.prog} --help` shows what there is.")
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        known = self._option_string_actions
+        if self._subparsers is None:  # before what is missing is told, what is misspelt
+            self.refuse([word for word in arguments if word.startswith("--") and word.partition("=")[0] not in known])
         options, unknown = self.parse_known_args(arguments)
+        self.refuse(unknown)
+        return options
+
+    def refuse(self, unknown: Sequence[str]) -> None:
         if unknown:
             flag = unknown[0].partition("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            self.error(f"unknown argument `{flag}`.{suggestion(flag, known)}")
-        return options
+            self.error(f"unknown argument `{flag}`.{suggestion(flag, self._option_string_actions)}")
 
 
 def parse_flags(
@@ -52,32 +57,45 @@ def parse_flags(
     """
     parser.add_argument("--config", metavar="FILE", help="YAML file of any of these values; flags win")
     owners: dict[str, str] = {}
-    for title, config in configs.items():
+    for title, source in configs.items():
         group = parser.add_argument_group(title)
-        for described in fields_of(config).values():
+        for described in fields_of(source).values():
             add_flags(group, described)
             owners[described.name] = title
     given: dict[str, dict[str, Any]] = {title: {} for title in configs}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     file = first.parse_known_args(arguments)[0].config
-    actions = {action.dest: action for action in parser._actions}
-    for name, value in read_config(file).items() if file else ():
+    names = {action.dest for action in parser._actions}
+    config = read_config(file) if file else {}
+    for action in parser._actions:
+        action.required = action.required and action.dest not in config
+    for name, value in config.items():
         if name in owners:
             described = fields_of(configs[owners[name]])[name]
             text = isinstance(value, str) and "str" not in described.kinds
             given[owners[name]][name] = flag_type(described)(value) if text else described.check(value)
-        elif name in actions and name not in ("help", "config"):
-            actions[name].required = False
+        elif name in names and name not in ("help", "config"):
             parser.set_defaults(**{name: value})
         else:
-            raise ValueError(f"{file}: unknown field `{name}`.{suggestion(name, [*owners, *actions])}")
+            raise ValueError(f"{file}: unknown field `{name}`.{suggestion(name, [*owners, *names])}")
     options = parser.parse_args(arguments)
     for name, value in list(vars(options).items()):
         if name in owners:
             given[owners[name]][name] = value
             delattr(options, name)
     return options, given
+
+
+def parse_configs(prog: str, configs: Sequence[str], arguments: Sequence[str]) -> list[Any]:
+    """An object of each configuration class from flags and `--config`, made once all of them are parsed. Raises
+    ValueError as `parse_flags`, and as the classes do."""
+    _, given = parse_flags(CommandParser(prog=prog), {config_class_name(name): name for name in configs}, arguments)
+    return [config_class(name)(**given[config_class_name(name)]) for name in configs]
+
+
+def config_class_name(config: str) -> str:
+    return config.rpartition(".")[2]
 
 
 def read_config(file: str) -> dict[str, Any]:
@@ -130,4 +148,4 @@ def flag_type(described: ConfigField) -> Callable[[str], Any]:
     return parsed
 
 
-__all__ = ["CommandParser", "parse_flags"]
+__all__ = ["CommandParser", "parse_configs", "parse_flags"]

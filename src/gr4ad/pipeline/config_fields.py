@@ -1,4 +1,4 @@
-"""The fields of configuration classes, read from their source: names, types, defaults and help without importing torch.
+"""The fields of configuration classes (names, types, defaults, help), read from their source without importing torch.
 
 A flag or a recipe is refused in a fraction of a second this way, although the classes that take it are subclasses of
 transformers' `TrainingArguments`, whose import takes seconds.
@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, replace
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,15 @@ def is_of(value: Any, kind: str) -> bool:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """" Did you mean `x`?", or "" where nothing is like `name`."""
+    """ " Did you mean `x`?", or "" where nothing is like `name`."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{close[0]}`?" if close else ""
+
+
+def config_class(config: str) -> type:
+    """The class of a dotted name, as `fields_of` takes it; imports its module."""
+    module, _, name = config.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 @cache
@@ -141,7 +148,9 @@ def described_field(source: Source, name: str, line: ast.AnnAssign) -> ConfigFie
         default = source.value(words["default"]) if "default" in words else MISSING
         if "default_factory" in words:
             factory = words["default_factory"]
-            default = source.value(factory.body) if isinstance(factory, ast.Lambda) else {"list": [], "dict": {}}[factory.id]  # type: ignore[attr-defined]
+            default = (
+                source.value(factory.body) if isinstance(factory, ast.Lambda) else {"list": [], "dict": {}}[factory.id]
+            )  # type: ignore[attr-defined]
         text = source.help_text(words["metadata"]) if "metadata" in words else ""
     elif value is not None:
         default = source.value(value)
@@ -259,10 +268,15 @@ class Source:
                 kinds.append(base or part.id)  # type: ignore[attr-defined]
             elif base == "list":
                 inner = part.slice  # type: ignore[attr-defined]
-                kinds, item = [*kinds, "list"], inner.id if isinstance(inner, ast.Name) and inner.id in SCALARS else "str"
+                kinds, item = (
+                    [*kinds, "list"],
+                    inner.id if isinstance(inner, ast.Name) and inner.id in SCALARS else "str",
+                )
             elif base == "Literal":
                 values = self.value(part.slice)  # type: ignore[attr-defined]
-                texts = [text for text in (values if isinstance(values, tuple) else (values,)) if isinstance(text, str)]
+                texts = [
+                    text for text in (values if isinstance(values, tuple) else (values,)) if isinstance(text, str)
+                ]
                 kinds, choices = [*kinds, *["str"] * bool(texts)], [*choices, *texts]
             elif (owner := self.reference(part)) is not None and is_enum(owner[1]):
                 values = [owner[0].value(line.value) for line in owner[1].body if isinstance(line, ast.Assign)]
@@ -281,4 +295,4 @@ def is_enum(node: Any) -> bool:
     return isinstance(node, ast.ClassDef) and any("Enum" in ast.dump(base) for base in node.bases)
 
 
-__all__ = ["ConfigField", "fields_of", "suggestion"]
+__all__ = ["ConfigField", "config_class", "fields_of", "suggestion"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from gr4ad.data.config import DataConfig
-from gr4ad.pipeline.config_fields import fields_of, suggestion
+from gr4ad.pipeline.config_fields import config_class, fields_of, suggestion
 from gr4ad.pipeline.recipe_checks import RecipeError, check_sections_fit
 from gr4ad.pipeline.settings import (
     EmbedConfig,
@@ -22,38 +22,21 @@ from gr4ad.pipeline.settings import (
     NeighbourConfig,
     TokenizeConfig,
 )
+from gr4ad.pipeline.stages import SECTIONS
 
 if TYPE_CHECKING:
     from gr4ad.market.config import MarketConfig
 
-SETTINGS = "gr4ad.pipeline.settings"
-SECTIONS = {
-    "market": "gr4ad.market.config.MarketConfig",
-    "data": "gr4ad.data.config.DataConfig",
-    "embed": f"{SETTINGS}.EmbedConfig",
-    "tune": "gr4ad.trainers.cooccurrence.encoder_tuning.EncoderTuningConfig",
-    "cooccurrence": "gr4ad.trainers.cooccurrence.item_sequences.ItemSequenceConfig",
-    "tokenize": f"{SETTINGS}.TokenizeConfig",
-    "model": f"{SETTINGS}.ModelSettings",
-    "train": "gr4ad.trainers.vsl.vsl_config.VSLConfig",
-    "neighbours": f"{SETTINGS}.NeighbourConfig",
-    "lists": f"{SETTINGS}.ListConfig",
-    "explore": f"{SETTINGS}.ExploreConfig",
-    "reward": "gr4ad.trainers.reward.reward_config.RewardConfig",
-    "align": "gr4ad.trainers.rspo.rspo_config.RSPOConfig",
-    "evaluate": f"{SETTINGS}.EvaluateConfig",
-}
-"""The configuration class whose fields a section has."""
-
-NEED_TORCH = {
+RANKING = ("gr4ad.trainers.evaluation.ranking_fields.RankingEvaluationConfig", "check_ranking")
+NEED_TORCH: dict[str, tuple[tuple[str, str], ...]] = {
     "tune": (),
     "cooccurrence": (),
-    "train": ("gr4ad.trainers.vsl.vsl_fields.VSLFields", "check_vsl_fields"),
-    "reward": ("gr4ad.trainers.reward.reward_fields.RewardFields", "check_reward_fields"),
-    "align": ("gr4ad.trainers.rspo.preference_fields.RSPOFields", "check_rspo_fields"),
+    "train": (("gr4ad.trainers.vsl.vsl_fields.VSLFields", "check_vsl_fields"), RANKING),
+    "reward": (("gr4ad.trainers.reward.reward_fields.RewardFields", "check_reward_fields"),),
+    "align": (("gr4ad.trainers.rspo.preference_fields.RSPOFields", "check_rspo_fields"), RANKING),
 }
-"""Sections whose class needs torch: they stay plain values until their stage builds it; and the part of the class that
-checks ranges without torch."""
+"""Sections whose class needs torch: they stay plain values until their stage builds it; with the parts of the class
+that check ranges without torch, and how."""
 
 MOVED = {("model", "item_embedding_std"): "train.item_embedding_std"}
 SET_BY_THE_RUN = {"train": ("output_dir",), "reward": ("output_dir",), "align": ("output_dir",)}
@@ -145,7 +128,7 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
     """A section's configuration, checked; of one whose class needs torch the checked values.
 
     Args:
-        source: What an error names as the place of the values. values: By field.
+        source: What an error names as the place of the values; "" for flags. values: By field.
 
     Raises:
         RecipeError: An unknown field, or a value of the wrong kind or out of its range.
@@ -156,14 +139,14 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
     for name in SET_BY_THE_RUN.get(section, ()):
         if name in checked:
             raise RecipeError(f"{source}: `{section}.{name}` follows from the folder that is written: leave it out.")
-    if NEED_TORCH[section]:
-        config, method = NEED_TORCH[section]
-        own = {name: value for name, value in checked.items() if name in fields_of(config)}
-        settings = build(source, section, config_class(config), own)
+    for config, check in NEED_TORCH[section]:
+        kind, known = config_class(config), fields_of(config)
+        part = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
+        vars(part).update({name: checked.get(name, known[name].default) for name in known})
         try:
-            getattr(settings, method)()
+            getattr(part, check)()
         except ValueError as error:
-            raise RecipeError(f"{source}: section `{section}`: {error}") from error
+            raise RecipeError(placed(source, section, error)) from error
     return checked
 
 
@@ -206,13 +189,12 @@ def build(source: str | Path, section: str, kind: type, values: dict[str, Any]) 
     try:
         return kind(**values)
     except ValueError as error:
-        raise RecipeError(f"{source}: section `{section}`: {error}") from error
+        raise RecipeError(placed(source, section, error)) from error
 
 
-def config_class(config: str) -> type:
-    """The class of a dotted name."""
-    module, _, name = config.rpartition(".")
-    return getattr(import_module(module), name)
+def placed(source: str | Path, section: str, error: Exception) -> str:
+    """The text of an error with the place of the values; of flags (`source` "") the field alone says it."""
+    return f"{source}: section `{section}`: {error}" if source else str(error)
 
 
 def packaged_recipes() -> list[str]:
@@ -222,4 +204,4 @@ def packaged_recipes() -> list[str]:
     )
 
 
-__all__ = ["SECTIONS", "Recipe", "RecipeError", "build_section", "built_section", "load_recipe", "packaged_recipes"]
+__all__ = ["Recipe", "RecipeError", "build_section", "built_section", "load_recipe", "packaged_recipes"]

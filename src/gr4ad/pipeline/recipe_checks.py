@@ -42,10 +42,6 @@ def check_sections_fit(recipe: Mapping[str, Any]) -> None:
         arguments = recipe[section] or {}
         if arguments.get("eval_strategy", "no") != "no":
             widths[f"{section}.eval_beam_widths"] = arguments.get("eval_beam_widths", [50, 50, 50])
-        if not 0 <= arguments.get("eval_item_weight", 0.0) <= 1:
-            raise RecipeError(
-                f"`{section}.eval_item_weight` is a share in [0, 1]. Received: {arguments['eval_item_weight']}."
-            )
     for name, given in widths.items():
         if len(given) != len(levels) or min(given) < 1:
             raise RecipeError(

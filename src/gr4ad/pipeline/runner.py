@@ -31,8 +31,8 @@ POLL_SECONDS = 0.2
 class StageRecord:
     """What a finished stage leaves in its folder, as `stage.json`.
 
-    stage: Its name. key: Hash of its settings and of the keys of the stages it read, which are `reads` ("" for one that
-    left no record). settings: Section -> fields, and `seed`. seconds; summary: What the stage returned.
+    stage: Its name. key: Hash of its settings and of the keys of the stages it read, which are `reads` ("" for one
+    that left no record). settings: Section -> fields, and `seed`. seconds; summary: What the stage returned.
     """
 
     stage: str

@@ -55,7 +55,6 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
 
     values = asdict(settings)
     item_embeddings = values.pop("item_embeddings")
-    values.pop("item_embedding_std")
     values["context_values"] = values["context_values"] and bool(tokenizer.value_bucket_means)
     without: dict[str, dict[str, Any]] = {
         "context_events": {"num_events": 0},
@@ -115,11 +114,11 @@ def train_model(
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     torch.manual_seed(arguments.seed)
     model = GR4ADForRecommendation(model_config(settings, tokenizer))
-    if settings.item_embedding_std and settings.item_embeddings:
+    if arguments.item_embedding_std and settings.item_embeddings:
         vectors = load_file(tokenizer_dir / "item_embeddings.safetensors")
         # Vectors learned from sequences are what the model would have to learn itself; content is the second best.
         start = vectors.get("collaborative", vectors["item_embeddings"])
-        start_item_embeddings(model, start, settings.item_embedding_std)
+        start_item_embeddings(model, start, arguments.item_embedding_std)
     if model.config.item_head:
         start_item_head(model, tokenizer, data.train)
     trainer = VSLTrainer(
