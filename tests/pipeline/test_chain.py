@@ -13,6 +13,7 @@ from datasets import Dataset
 from gr4ad import GR4ADForRecommendation, MGMRQuantizer, Recommender, UASIDTokenizer
 from gr4ad.cli import main
 from gr4ad.data import load_prepared
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 from gr4ad.pipeline.settings import ListConfig
 from gr4ad.pipeline.training import beam_lists, impression_lists
@@ -226,7 +227,8 @@ def test_lists_from_beams_hold_what_the_model_proposes_and_nothing_else(run):
         assert row["rewards"] == [bought.get(item, 0.0) for item in row["candidates"]]
         assert len(set(row["candidates"])) == len(row["candidates"]) == 8
     assert any(any(row["rewards"]) for row in lists)
-    proposed = rank_users(recommender.model, recommender.tokenizer, lists, beam_widths=[8, 8, 8], top_k=8)
+    weights = RankingWeights((8, 8, 8))
+    proposed = rank_users(recommender.model, recommender.tokenizer, lists, weights=weights, top_k=8)
     ids = recommender.tokenizer.index.item_ids
     assert lists["candidates"][:] == [[ids[row] for row in line] for line in proposed.items]
 
@@ -281,7 +283,7 @@ def test_the_neighbours_command_replaces_the_table(run, tmp_path, capsys):
     assert main([*command, "--model", f"{stages}/train", "--neighbours", "3", "--decay", "0.5"]) == 0
     model = GR4ADForRecommendation.from_pretrained(tmp_path / "model")
     assert (model.config.num_item_neighbours, model.config.neighbour_decay) == (3, 0.5)
-    summary = json.loads((tmp_path / "neighbours.json").read_text())
+    summary = json.loads((tmp_path / "stage.json").read_text())["summary"]
     assert 0 < summary["neighbours"] <= 3 and summary["items_with_neighbours"] > 0
     assert main([*command, "--model", f"{stages}/train", "--decay", "1.5"]) == 2
     assert "`decay` should be above 0 and at most 1 (no decay). Received: 1.5" in capsys.readouterr().err

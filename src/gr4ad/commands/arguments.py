@@ -56,46 +56,42 @@ def parse_flags(
         ValueError: An unknown flag or key, or a value of the wrong type.
     """
     parser.add_argument("--config", metavar="FILE", help="YAML file of any of these values; flags win")
-    owners: dict[str, str] = {}
+    flags: dict[str, tuple[str, ConfigField]] = {}
     for title, source in configs.items():
         group = parser.add_argument_group(title)
         for described in fields_of(source).values():
-            add_flags(group, described)
-            owners[described.name] = title
+            flag = f"{title}_{described.name}" if described.name in flags else described.name
+            flags[flag] = (title, described)
+            add_flag(group, flag, described)
     given: dict[str, dict[str, Any]] = {title: {} for title in configs}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     file = first.parse_known_args(arguments)[0].config
-    names = {action.dest for action in parser._actions}
+    own = {action.dest for action in parser._actions if action.dest not in ("help", "config")}
     config = read_config(file) if file else {}
-    for action in parser._actions:
-        action.required = action.required and action.dest not in config
     for name, value in config.items():
-        if name in owners:
-            described = fields_of(configs[owners[name]])[name]
-            text = isinstance(value, str) and "str" not in described.kinds
-            given[owners[name]][name] = flag_type(described)(value) if text else described.check(value)
-        elif name in names and name not in ("help", "config"):
+        if name in flags:
+            title, described = flags[name]
+            given[title][described.name] = described.check(value, name)
+        elif name in own:
             parser.set_defaults(**{name: value})
         else:
-            raise ValueError(f"{file}: unknown field `{name}`.{suggestion(name, [*owners, *names])}")
+            raise ValueError(f"{file}: unknown field `{name}`.{suggestion(name, [*own, *flags])}")
+    for action in parser._actions:
+        action.required = action.required and action.dest not in config
     options = parser.parse_args(arguments)
-    for name, value in list(vars(options).items()):
-        if name in owners:
-            given[owners[name]][name] = value
-            delattr(options, name)
+    for flag, (title, described) in flags.items():
+        if flag in options:
+            given[title][described.name] = vars(options).pop(flag)
     return options, given
 
 
 def parse_configs(prog: str, configs: Sequence[str], arguments: Sequence[str]) -> list[Any]:
     """An object of each configuration class from flags and `--config`, made once all of them are parsed. Raises
     ValueError as `parse_flags`, and as the classes do."""
-    _, given = parse_flags(CommandParser(prog=prog), {config_class_name(name): name for name in configs}, arguments)
-    return [config_class(name)(**given[config_class_name(name)]) for name in configs]
-
-
-def config_class_name(config: str) -> str:
-    return config.rpartition(".")[2]
+    titles = {name.rpartition(".")[2]: name for name in configs}
+    _, given = parse_flags(CommandParser(prog=prog), titles, arguments)
+    return [config_class(name)(**given[title]) for title, name in titles.items()]
 
 
 def read_config(file: str) -> dict[str, Any]:
@@ -111,29 +107,24 @@ def read_config(file: str) -> dict[str, Any]:
     return values
 
 
-def add_flags(group: argparse._ArgumentGroup, described: ConfigField) -> None:
+def add_flag(group: argparse._ArgumentGroup, flag: str, described: ConfigField) -> None:
     """The flag of a field, in both spellings, and the one that turns a switch off; absent where it is not given."""
-
-    def spellings(name: str) -> list[str]:
-        return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
-
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"required": described.required}
     if described.kinds == ("bool",):
-        more = {"nargs": "?", "const": True}
+        more |= {"nargs": "?", "const": True}
     elif described.kinds == ("list",):
-        more = {"nargs": "+"}
-    is_required = described.required
-    default = "required" if is_required else f"default: {described.default}"
-    text = f"{described.help.replace('%%', '%')} ({default})".replace("%", "%%")
-    group.add_argument(
-        *spellings(described.name), dest=described.name, type=flag_type(described), help=text,
-        default=argparse.SUPPRESS, required=is_required, **more,
-    )  # fmt: skip
+        more |= {"nargs": "+"}
+    default = "required" if described.required else f"default: {described.default}"
+    more["help"] = f"{described.help.replace('%%', '%')} ({default})".replace("%", "%%")
+    group.add_argument(*spellings(flag), dest=flag, type=flag_type(described), default=argparse.SUPPRESS, **more)
     if described.kinds == ("bool",) and described.default is True:
-        group.add_argument(
-            *spellings(f"no_{described.name}"), dest=described.name, action="store_false", default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-        )  # fmt: skip
+        more = {"action": "store_false", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        group.add_argument(*spellings(f"no_{flag}"), dest=flag, **more)
+
+
+def spellings(flag: str) -> list[str]:
+    """`--a_b` and `--a-b`."""
+    return list(dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]))
 
 
 def flag_type(described: ConfigField) -> Callable[[str], Any]:
@@ -148,4 +139,4 @@ def flag_type(described: ConfigField) -> Callable[[str], Any]:
     return parsed
 
 
-__all__ = ["CommandParser", "parse_configs", "parse_flags"]
+__all__ = ["CommandParser", "parse_configs", "parse_flags", "spellings"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gr4ad.commands.arguments import CommandParser, parse_flags
+from gr4ad.commands.arguments import CommandParser, parse_flags, spellings
 from gr4ad.pipeline.stages import INPUTS, SECTIONS, STAGES, Job, Stage
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def run_command(stage: Stage, arguments: Sequence[str]) -> None:
         more: dict[str, Any] = {"nargs": "+"} if source.many else {}
         parser.add_argument(f"--{flag}", required=source.required, help=source.help, **more)
     if stage.seed_flag:
-        spellings = [f"--{stage.seed_flag}", f"--{stage.seed_flag.replace('_', '-')}"]
-        parser.add_argument(*spellings, type=int, default=0, help="seed of what is random in this stage (default: 0)")
+        text = "seed of what is random in this stage (default: 0)"
+        parser.add_argument(*spellings(stage.seed_flag), type=int, default=0, help=text)
     if stage.name == "tokenize":
         add_report_flags(parser)
     options, given = parse_flags(parser, {name: SECTIONS[name] for name in stage.sections}, arguments)

@@ -145,10 +145,10 @@ def write_artifact(
     from gr4ad.trainers.evaluation.per_user import FILE_NAME as PER_USER_FILE
 
     records = stage_records(folders)
-    metrics = records["evaluate"].summary
+    metrics, model_dir = records["evaluate"].summary, folders[final_stage(records)] / "model"
     out.mkdir(parents=True, exist_ok=True)
     save_artifact(
-        folders[final_stage(records)] / "model",
+        model_dir,
         folders["tokenize"] / "tokenizer",
         RankingWeights.from_dict(metrics["serving"]),
         out,
