@@ -53,8 +53,13 @@ def test_flags_mean_what_transformers_parser_takes_them_for(described, text, val
 
 @pytest.mark.parametrize(
     ("described", "text"),
-    [(field(("bool",)), "perhaps"), (field(("int",)), "3.5"), (field(("str",), choices=("a",)), "c"), (field(("dict",)), "a")],
-)  # fmt: skip
+    [
+        (field(("bool",)), "perhaps"),
+        (field(("int",)), "3.5"),
+        (field(("str",), choices=("a",)), "c"),
+        (field(("dict",)), "a"),
+    ],
+)
 def test_text_that_means_nothing_is_refused(described, text):
     with pytest.raises(ValueError):
         described.parse(text)
@@ -63,10 +68,16 @@ def test_text_that_means_nothing_is_refused(described, text):
 @pytest.mark.parametrize(
     ("described", "value"),
     [
-        (field(("int",)), 2.0), (field(("int",)), True), (field(("int",)), None), (field(("bool",)), 1),
-        (field(("str",)), 3), (field(("list",), "int"), [1, "a"]), (field(("list",), "int"), 5), (field(("float",)), "x"),
+        (field(("int",)), 2.0),
+        (field(("int",)), True),
+        (field(("int",)), None),
+        (field(("bool",)), 1),
+        (field(("str",)), 3),
+        (field(("list",), "int"), [1, "a"]),
+        (field(("list",), "int"), 5),
+        (field(("float",)), "x"),
     ],
-)  # fmt: skip
+)
 def test_values_of_another_type_are_refused(described, value):
     with pytest.raises(ValueError, match=r"`train\.x` must be .* Received: "):
         described.check(value, "train.x")

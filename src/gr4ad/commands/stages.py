@@ -31,7 +31,8 @@ def run_command(stage: Stage, arguments: Sequence[str]) -> None:
         add_report_flags(parser)
     options, given = parse_flags(parser, {name: SECTIONS[name] for name in stage.sections}, arguments)
     # A trainer's own seed is that of its stage, as in a recipe.
-    seed = getattr(options, stage.seed_flag) if stage.seed_flag else given[stage.sections[-1]].pop("seed", 0)
+    own = given[stage.sections[-1]].pop("seed", 0) if stage.together else 0
+    seed = getattr(options, stage.seed_flag) if stage.seed_flag else own
 
     from gr4ad.pipeline.recipe import built_section
     from gr4ad.pipeline.run import stage_folder, stage_settings

@@ -71,8 +71,8 @@ def run_stage(runner: StageRunner, stage: Stage, sections: Mapping[str, Any], se
         for flag, source in INPUTS.items()
         if any(name in runner.records for name in source.stages)
     }
-    reads = [*stage.reads, *(["model"] if "models" in stage.reads else [])]
-    after = list(dict.fromkeys(writers[flag] for flag in reads if flag in writers))
+    reads = [read for flag in stage.reads for read in (("model", "models") if flag == "models" else (flag,))]
+    after = [writers[flag] for flag in reads if flag in writers]
     folders = {flag: stage_folder(runner.folder(writers[flag])) for flag in stage.reads if flag in writers}
     models: dict[str, Path] = {}
     if "models" in stage.reads:
