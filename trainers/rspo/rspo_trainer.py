@@ -19,11 +19,11 @@ from ..evaluation.ranking_evaluation import RankingEvaluationMixin
 from ..vsl.whole_checkpoints import WholeCheckpointMixin
 from .alignment_card import write_alignment_card
 from .held_out_guard import HeldOutGuard
+from .list_grades import value_grades
 from .policy_alarms import PolicyAlarms
 from .preference_lists import RSPOCollator, check_lists
-from .preference_losses import counted
+from .preference_losses import loss_of
 from .rspo_config import RSPOConfig
-from .rspo_loss import value_grades
 from .rspo_objective import candidate_scores, preference_objective
 from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
 
@@ -131,11 +131,11 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         """The batches of one step, and over all processes what its losses are divided by: int64 (2,), what the
         preference loss counts and lists."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(2, dtype=torch.int64)
+        counts, loss = torch.zeros(2, dtype=torch.int64), loss_of(self.args.loss_type)
         for batch in batches:
             mask = batch["candidate_mask"]
             grades = value_grades(batch["rewards"], mask, max_grade=self.args.max_grade)
-            counts += torch.stack([counted(self.args.loss_type, grades, mask), torch.tensor(len(mask))]).cpu()
+            counts += torch.stack([loss.counted(grades, mask), torch.tensor(len(mask))]).cpu()
         return batches, self.accelerator.gather(counts.to(device)).view(-1, 2).sum(0)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -153,7 +153,7 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         shares = self.accelerator.num_processes
         shares *= 1 if count is None else self.current_gradient_accumulation_steps
         for name, metric in metrics.items():
-            self.loss_metrics[name].append((shares * metric if name in (args.loss_type, "vsl") else metric).float())
+            self.loss_metrics[name].append((shares * metric if name in (args.loss_name, "vsl") else metric).float())
         # Gradients are averaged over the processes, whose sums are divided by what all of them count.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
