@@ -16,7 +16,8 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
-from ..vsl.whole_checkpoints import WholeCheckpointMixin
+from ..finite_training import FiniteTrainingMixin
+from ..whole_checkpoints import WholeCheckpointMixin
 from .alignment_card import write_alignment_card
 from .held_out_guard import HeldOutGuard
 from .list_grades import value_grades
@@ -28,7 +29,7 @@ from .rspo_objective import candidate_scores, preference_objective
 from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
 
 
-class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
+class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMixin, TRLTrainerBase):
     """
     Aligns a [`GR4ADForRecommendation`] with the value of whole lists (arXiv 2602.22732, eqs. 16-22).
 
@@ -174,6 +175,9 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
             logs |= {f"rspo/{name}": part for name, part in parts.items()}
             self.loss_metrics.clear()
         super().log(logs, start_time)
+
+    def loss_parts(self) -> dict[str, float]:
+        return {name: float(sum(parts)) for name, parts in self.loss_metrics.items()}
 
     # TRL's arguments, which are not transformers'.
     def create_model_card(self, model_name=None, dataset_name=None, tags=None, **kwargs) -> None:  # type: ignore[override]
