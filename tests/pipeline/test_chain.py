@@ -227,8 +227,7 @@ def test_lists_from_beams_hold_what_the_model_proposes_and_nothing_else(run):
         assert row["rewards"] == [bought.get(item, 0.0) for item in row["candidates"]]
         assert len(set(row["candidates"])) == len(row["candidates"]) == 8
     assert any(any(row["rewards"]) for row in lists)
-    weights = RankingWeights((8, 8, 8))
-    proposed = rank_users(recommender.model, recommender.tokenizer, lists, weights=weights, top_k=8)
+    proposed = rank_users(recommender.model, recommender.tokenizer, lists, weights=RankingWeights((8, 8, 8)), top_k=8)
     ids = recommender.tokenizer.index.item_ids
     assert lists["candidates"][:] == [[ids[row] for row in line] for line in proposed.items]
 
