@@ -139,7 +139,6 @@ def described_field(source: Source, name: str, line: ast.AnnAssign) -> ConfigFie
         maker, arguments = source.reference(value.func), [source.value(argument) for argument in value.args]
         assert maker is not None and isinstance(maker[1], ast.FunctionDef), ast.dump(value)
         source = replace(source, given=dict(zip((a.arg for a in maker[1].args.args), arguments, strict=True)))
-        source.given.update(source.assigned(maker[1].body))
         value = next(part.value for part in maker[1].body if isinstance(part, ast.Return))
     if isinstance(value, ast.Call):
         words = {word.arg: word.value for word in value.keywords}
@@ -208,14 +207,6 @@ class Source:
             return self.definition(node.id)
         except LookupError:
             return None
-
-    def assigned(self, body: list[ast.stmt]) -> dict[str, Any]:
-        """Values of the names that the lines of a function set from constants and its arguments."""
-        known: dict[str, Any] = {}
-        for line in body:
-            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Tuple):
-                known |= zip((t.id for t in line.targets[0].elts), self.value(line.value), strict=True)  # type: ignore[attr-defined]
-        return known
 
     def value(self, node: ast.expr) -> Any:
         """What an expression of constants, module-level names, f-strings and `join` comes to."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gr4ad.data.config import DataConfig
+from gr4ad.data.config import DataConfig, FileRole
 
 MARKET_COLUMNS = {
     "catalog": ("item_id", "title", "description", "category", "brand", "account_id", "conversion_type", "price"),
@@ -90,8 +90,14 @@ def check_columns(recipe: Mapping[str, Any]) -> None:
     """Raises RecipeError where a section names a column, or needs one, that the tables do not have. Reads the heads of
     local files only; a missing file and a hub data set are left to the data stage."""
     data: DataConfig = recipe["data"]
-    catalog, events = (table_columns(data, role, recipe["market"] is not None) for role in ("catalog", "events"))
+    simulated = recipe["market"] is not None
+    catalog, events = table_columns(data, "catalog", simulated), table_columns(data, "events", simulated)
     embed, tokenize, tune = recipe["embed"], recipe["tokenize"], recipe["tune"] or {}
+    if tokenize.num_cross_domain_items and data.cross_domain is None:
+        raise RecipeError(
+            f"`tokenize.num_cross_domain_items` = {tokenize.num_cross_domain_items} needs a table of what users did "
+            "elsewhere. Name it in `data.cross_domain`, or set this to 0."
+        )
     if catalog is not None:
         for name, wanted in (
             ("embed.text_columns", embed.text_columns),
@@ -131,10 +137,9 @@ def check_has_impressions(recipe: Mapping[str, Any], summary: Mapping[str, Any])
         )
 
 
-def table_columns(data: DataConfig, role: str, simulated: bool) -> Sequence[str] | None:
+def table_columns(data: DataConfig, role: FileRole, simulated: bool) -> Sequence[str] | None:
     """Columns of a table under our names; None where they cannot be known without the whole file or a download."""
-    source = str(vars(data)[role])
-    file = Path(data.root, source)
+    file = Path(data.root, data.sources()[role])
     if simulated:
         theirs: Sequence[str] = MARKET_COLUMNS[role]
     elif not file.is_file():

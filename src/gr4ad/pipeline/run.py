@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gr4ad.data.config import DataConfig
 from gr4ad.pipeline.recipe import Recipe, RecipeError
 from gr4ad.pipeline.recipe_checks import check_columns, check_has_impressions
 from gr4ad.pipeline.runner import (
@@ -27,7 +28,6 @@ from gr4ad.pipeline.runner import (
 from gr4ad.pipeline.stages import INPUTS, STAGES, Job, Stage
 
 VERSIONS = ("gr4ad", "torch", "transformers", "trl", "datasets", "faiss-cpu")
-TABLES = ("catalog", "events", "users")
 RUN_FILE = "run.json"
 
 
@@ -98,9 +98,9 @@ def stage_settings(stage: Stage, sections: Mapping[str, Any], seed: int) -> dict
     return settings | ({"seed": seed} if stage.seeded else {})
 
 
-def input_digests(data: Any) -> dict[str, str]:
-    """Digest of each table that a `DataConfig` names."""
-    return {name: file_digest(Path(data.root) / vars(data)[name]) for name in TABLES if vars(data)[name]}
+def input_digests(data: DataConfig) -> dict[str, str]:
+    """Digest of each table."""
+    return {role: file_digest(Path(data.root) / source) for role, source in data.sources().items()}
 
 
 def stage_folder(folder: Path) -> Path:
