@@ -6,7 +6,7 @@ import pytest
 
 from gr4ad.cli import COMMANDS, main
 from gr4ad.commands.arguments import CommandParser, parse_flags
-from gr4ad.pipeline.stages import SECTIONS
+from gr4ad.pipeline.sections import SECTIONS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

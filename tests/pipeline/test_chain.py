@@ -203,9 +203,8 @@ def test_times_are_part_of_the_model_from_the_log_to_the_answer(run):
     data = load_prepared(out / "stages" / "data" / "prepared")
     tokenizer = recommender.tokenizer
     logs = dict(zip(data.train["user_id"], data.train["times"], strict=True))
-    shown = impression_lists(data.impressions, data.train)
-    settings = {"weights": RankingWeights((8, 8, 8)), "list_size": 8, "held_share": 0.3}
-    for lists in (shown, beam_lists(data.train, recommender.model, tokenizer, **settings)):
+    proposed = beam_lists(data.train, recommender.model, tokenizer, weights=RankingWeights(), list_size=8)
+    for lists in (impression_lists(data.impressions, data.train), proposed):
         assert len(lists)
         for row in lists:
             assert len(row["times"]) == len(row["items"])
@@ -216,8 +215,9 @@ def test_lists_from_beams_hold_what_the_model_proposes_and_nothing_else(run):
     out, _ = run
     recommender = Recommender.from_pretrained(out)
     data = load_prepared(out / "stages" / "data" / "prepared")
-    settings = {"weights": RankingWeights((8, 8, 8)), "list_size": 8, "held_share": 0.3}
-    lists = beam_lists(data.train, recommender.model, recommender.tokenizer, **settings)
+    lists = beam_lists(
+        data.train, recommender.model, recommender.tokenizer, weights=RankingWeights(), list_size=8, held_share=0.3
+    )
     logs = [row for row in data.train if len(row["items"]) > 1]
     assert len(lists) == len(logs)
     for row, log in zip(lists, logs, strict=True):

@@ -12,25 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gr4ad.pipeline.config_fields import config_class
-
-SETTINGS = "gr4ad.pipeline.settings"
-SECTIONS = {
-    "market": "gr4ad.market.config.MarketConfig",
-    "data": "gr4ad.data.config.DataConfig",
-    "embed": f"{SETTINGS}.EmbedConfig",
-    "tune": "gr4ad.trainers.cooccurrence.encoder_tuning.EncoderTuningConfig",
-    "cooccurrence": "gr4ad.trainers.cooccurrence.item_sequences.ItemSequenceConfig",
-    "tokenize": f"{SETTINGS}.TokenizeConfig",
-    "model": f"{SETTINGS}.ModelSettings",
-    "train": "gr4ad.trainers.vsl.vsl_config.VSLConfig",
-    "neighbours": f"{SETTINGS}.NeighbourConfig",
-    "lists": f"{SETTINGS}.ListConfig",
-    "explore": f"{SETTINGS}.ExploreConfig",
-    "reward": "gr4ad.trainers.reward.reward_config.RewardConfig",
-    "align": "gr4ad.trainers.rspo.rspo_config.RSPOConfig",
-    "evaluate": f"{SETTINGS}.EvaluateConfig",
-}
-"""Section of a recipe -> the configuration class whose fields it has."""
+from gr4ad.pipeline.sections import SECTIONS
 
 
 @dataclass(frozen=True)
@@ -210,4 +192,4 @@ STAGES = (
 )  # fmt: skip
 """In the order in which a recipe runs them."""
 
-__all__ = ["INPUTS", "SECTIONS", "STAGES", "Input", "Job", "Stage"]
+__all__ = ["INPUTS", "STAGES", "Input", "Job", "Stage"]
