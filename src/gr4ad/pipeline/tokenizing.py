@@ -24,13 +24,7 @@ ITEM_VECTORS_FILE = "item_vectors.safetensors"
 
 def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
     """The joined business fields of each ad. Raises ValueError for a column that the catalog does not have."""
-    missing = [name for name in columns if name not in data.catalog.column_names]
-    if missing:
-        raise ValueError(
-            f"`business_fields` names {missing[0]!r}, which the catalog does not have. "
-            f"It has: {', '.join(data.catalog.column_names)}."
-        )
-    return ["|".join(map(str, row)) for row in zip(*(data.catalog[name] for name in columns), strict=True)]
+    return ["|".join(map(str, row)) for row in zip(*data.catalog_columns("business_fields", columns), strict=True)]
 
 
 def fit_event_names(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
