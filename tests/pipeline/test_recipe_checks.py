@@ -39,7 +39,7 @@ MISTAKES = [
     ("model: {num_hidden_layers: 2, num_parallel_layers: 2}", "`num_parallel_layers` (K) must be below"),
     ("model: {hidden_size: 65}", "`num_attention_heads` must divide `hidden_size`"),
     ("model: {item_embedding_std: 0.1}", "`model.item_embedding_std` is now `train.item_embedding_std`"),
-    ("tokenize: {codebook_sizes: [8, '8*', 8]}", "`codebook_sizes` are whole numbers above 0"),
+    ("tokenize: {codebook_sizes: [8, '8*', 8]}", "only the last level may be hashed (`*`), not the first. Received: "),
     ("evaluate: {beam_widths: [50, 100]}", "`evaluate.beam_widths` needs one width of 1 or more for each of the 3"),
     ("evaluate: {neighbour_weights: [0.0, 1.0]}", "`evaluate.neighbour_weights` need the section `neighbours`"),
     ("align: {}\nexplore: {beam_widths: [5]}\nlists: {source: reward_model}", "`lists.list_size` must be at most"),

@@ -91,6 +91,7 @@ def test_a_good_folder_is_written_whole(data, tmp_path):
         "tokenizer",
         "item_embeddings.safetensors",
         "quality.json",
+        "stage.json",
     }
     kept = {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()}
     assert {

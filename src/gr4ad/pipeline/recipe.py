@@ -130,7 +130,7 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
             raise RecipeError(f"{source}: `{section}.{name}` follows from the folder that is written: leave it out.")
     for config, check in NEED_TORCH[section]:
         kind, known = config_class(config), fields_of(config)
-        part = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
+        part: Any = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
         vars(part).update({name: checked.get(name, known[name].default) for name in known})
         try:
             getattr(part, check)()
