@@ -122,8 +122,8 @@ class TokenizeConfig:
         numbers = [*sizes[:-1], *(size.removesuffix("*") for size in sizes[-1:])]
         if not sizes or sizes[0].endswith("*") or not all(size.isdecimal() and int(size) for size in numbers):
             raise ValueError(
-                "`codebook_sizes`: A codebook size is a number >= 1, and only the last level may be hashed (`*`), not the "
-                f"first. Received: {self.codebook_sizes}."
+                "`codebook_sizes`: A codebook size is a number >= 1, and only the last level may be hashed (`*`), not "
+                f"the first. Received: {self.codebook_sizes}."
             )
         check_least(self, 0, "num_value_buckets", "num_time_buckets", "balanced_iterations", "collaborative_weight")
         check_least(self, 0, "kmeans_iterations")
