@@ -34,7 +34,7 @@ MISTAKES = [
     ("train: {target_window: 0}", "section `train`: `target_window` must be >= 1. Received: 0."),
     ("train: {eval_item_weight: 1.5}", "section `train`: `eval_item_weight` is a share in [0, 1]. Received: 1.5."),
     ("align: {beta: -1.0}", "section `align`: `beta` must be > 0 and finite. Received: -1.0."),
-    ("train: {output_dir: x}", "`train.output_dir` follows from the folder that is written: leave it out."),
+    ("train: {output_dir: x}", "section `train`: `output_dir` follows from the folder that is written"),
     ("train: {load_best_model_at_end: true}", "`train.load_best_model_at_end` needs `eval_strategy` = "),
     ("model: {num_hidden_layers: 2, num_parallel_layers: 2}", "`num_parallel_layers` (K) must be below"),
     ("model: {hidden_size: 65}", "`num_attention_heads` must divide `hidden_size`"),
