@@ -40,7 +40,7 @@ class AdEmbedder:
         device: As torch names it; default: the fastest there is.
         pooling: "mean" of the tokens, "last" token, or "auto": what the model's own sentence-transformers
             configuration says; without one, last for causal decoders and mean otherwise.
-        dtype: Of the weights: "auto" (as stored), "float32", "bfloat16" or "float16".
+        dtype: Type of the weights: "auto" (as stored), "float32", "bfloat16" or "float16".
         max_length: Tokens of a text at most; more are cut off its end. For models with a chat template the template's
             and the images' tokens come on top of them, so that neither is ever cut. Default: the tokenizer's limit.
         prompts: None (`column: value` lines), "default" (the packaged templates of the six ad forms), or a folder of
@@ -48,8 +48,8 @@ class AdEmbedder:
         form_column: Column with the form of each ad: product, livestream, image_product, virtual_goods,
             livestream_traffic or product_video. default_form: The form where it is empty.
         image_column: Column with an image path, a list of them, or images of `datasets`. image_root: Folder that
-            relative paths start from. max_images: Of an ad; of more, evenly spaced ones are kept. max_pixels: Of an
-            image; a larger one is an error.
+            relative paths start from. max_images: Images an ad may have; of more, evenly spaced ones are kept.
+            max_pixels: Pixels an image may have; a larger one is an error.
         id_column: Column that names ads in errors and shards; without it, row numbers do.
         trust_remote_code: Run Python code that comes with the model. Only for models whose code you have read.
 

@@ -204,8 +204,8 @@ def balanced_kmeans(
     Args:
         points: This process's points; N >= num_clusters over all processes.
         iterations: Plain Lloyd steps. balanced_iterations: Steps with the cap; 0 leaves clusters unbalanced.
-        seed: Of the drawn first centroids and samples; the result depends on nothing else, up to float error not even
-            on how many processes share the points.
+        seed: Seed of the first centroids and the samples. The result depends on nothing else: up to float error not
+            even on how many processes share the points.
         max_points_per_centroid: A plain step reads a random sample of at most this many points a centroid (a
             mini-batch for catalogs that do not fit in memory), and so does a balanced one but the last, which reads
             all.

@@ -1,4 +1,4 @@
-"""Columns of whatever type a file has, as ids, times and amounts."""
+"""Ids, times and amounts from columns of any type that a file may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the tables are, what their columns are called, how they are split."""
+"""Settings of the data: where the tables are, what their columns are called, how the log is split."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class DataConfig:
     drop: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Kinds of bad rows to drop and count; a bad row of any other kind is an error. Possible kinds: "
+            "help": "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
             f"{', '.join(DROP_REASONS)}."
         },
     )

@@ -1,4 +1,4 @@
-"""Who is trained and evaluated on what: three cuts along each user's history, and the exposure lists before them."""
+"""The splits: three cuts along each user's history, and the exposure lists of the training period."""
 
 from __future__ import annotations
 

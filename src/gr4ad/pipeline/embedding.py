@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -13,11 +14,14 @@ from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.settings import EmbedConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 
+if TYPE_CHECKING:
+    from gr4ad.tokenization.ad_embedding import AdEmbedder
+
 ENCODER_FOLDER = "encoder"
 
 
-def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None):
-    """The embedder of a recipe, with another encoder if given."""
+def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None) -> AdEmbedder:
+    """The embedder of a recipe; `encoder`, if given, takes the place of the recipe's."""
     from gr4ad.tokenization.ad_embedding import AdEmbedder
 
     return AdEmbedder(
@@ -35,7 +39,9 @@ def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None):
     )
 
 
-def tune_ad_encoder(config: EmbedConfig, tuning: dict, *, data_dir: Path, out_dir: Path, seed: int) -> dict:
+def tune_ad_encoder(
+    config: EmbedConfig, tuning: dict[str, Any], *, data_dir: Path, out_dir: Path, seed: int
+) -> dict[str, Any]:
     """Tunes the encoder on which ads are engaged with together in the training log (eq. 1); writes it to `encoder/`.
 
     Raises:
@@ -71,13 +77,13 @@ def tune_ad_encoder(config: EmbedConfig, tuning: dict, *, data_dir: Path, out_di
 
 def embed_ads(
     config: EmbedConfig,
-    cooccurrence: dict,
+    cooccurrence: dict[str, Any],
     *,
     data_dir: Path,
     out_dir: Path,
     seed: int,
     encoder: str | Path | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Embeds the catalog: writes `content` (float32, (N, d)) and, with co-occurrence epochs > 0, `collaborative` to
     `embeddings.safetensors`, rows in catalog order. Only the training log is read. `encoder` is a tuned encoder's
     folder; default: the recipe's encoder."""
@@ -95,7 +101,7 @@ def embed_ads(
         categories = embed_categories(config, data, out_dir / CATEGORY_FILE, seed)
         content = np.concatenate([content, categories], axis=1)
     tensors = {"content": content}
-    log: list[dict] = []
+    log: list[dict[str, Any]] = []
     if sequence_config.epochs:
         tensors["collaborative"], log = train_item_vectors(
             training_sequences(data), content, sequence_config, output_dir=out_dir / "checkpoints", seed=seed
@@ -133,7 +139,7 @@ def units_of_ads(data: PreparedData, columns: list[str]) -> np.ndarray:
     the catalog does not have."""
     if not columns:
         raise ValueError(f"`unit_columns` names nothing. The catalog has: {', '.join(data.catalog.column_names)}.")
-    numbers: dict[tuple, int] = {}
+    numbers: dict[tuple[Any, ...], int] = {}
     rows = zip(*data.catalog_columns("unit_columns", columns), strict=True)
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
 

@@ -241,7 +241,7 @@ def _example_codes(
 def _embedding_map(
     path: Path, codes: np.ndarray, titles: list[str], categories: list[str | None], seed: int
 ) -> EmbeddingMap | None:
-    """t-SNE of at most `MAP_ITEMS` items; None for fewer than 4, of which no picture can be made."""
+    """t-SNE of at most `MAP_ITEMS` items; None for fewer than 4, which make no picture."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

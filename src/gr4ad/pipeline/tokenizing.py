@@ -18,7 +18,7 @@ from gr4ad.pipeline.settings import TokenizeConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
 
-ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can be limited to so many ads of one
+ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can hold a limited number of ads of one
 ITEM_VECTORS_FILE = "item_vectors.safetensors"
 
 

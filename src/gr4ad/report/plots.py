@@ -82,37 +82,35 @@ class Line:
 
 
 def training_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
-    """Loss with its parts, and validation over epochs; of the metrics that the log holds."""
+    """Loss with its parts, and validation over epochs, as far as the log holds them."""
     parts = {"loss_sid": "SID", "loss_value": "value", "loss_mtp": "multi-token", "loss_item": "item head"}
     levels = sorted({int(key[10:]) for entry in log for key in entry if re.fullmatch(r"acc_level_\d+", key)})
     accuracies = {**{f"acc_level_{level}": f"level {level}" for level in levels}, "acc_item": "item"}
     told = "Share of targets whose code, given those before, is the likeliest"
     accuracy = panel(log, "Accuracy by level", accuracies, told, accent="acc_item")
     calibrated = "Expected over true value; dashed: 1, calibrated"
-    return _present(
-        [
-            panel(log, "Training loss", {"loss": "total", **parts}, "Weighted total, and its parts before weighting"),
-            *validation_plots(log, value_unit, narrow_revenue=accuracy is None),  # rows stay full either way
-            accuracy,
-            panel(log, "Learning rate", {"learning_rate": ""}, "As scheduled", narrow=True),
-            panel(log, "Gradient norm", {"grad_norm": ""}, "Before clipping", narrow=True),
-            panel(log, "Value calibration", {"value_ratio": ""}, calibrated, narrow=True, reference=1.0),
-        ]
-    )
+    drawn = [
+        panel(log, "Training loss", {"loss": "total", **parts}, "Weighted total, and its parts before weighting"),
+        *validation_plots(log, value_unit, narrow_revenue=accuracy is None),  # rows stay full either way
+        accuracy,
+        panel(log, "Learning rate", {"learning_rate": ""}, "As scheduled", narrow=True),
+        panel(log, "Gradient norm", {"grad_norm": ""}, "Before clipping", narrow=True),
+        panel(log, "Value calibration", {"value_ratio": ""}, calibrated, narrow=True, reference=1.0),
+    ]
+    return [plot for plot in drawn if plot is not None]
 
 
 def alignment_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
     """The curves of the preference stage and its validation."""
     order = {"rspo/accuracy": "accuracy", "rspo/gate_open": "open gates"}
     losses = {"loss": "total", "rspo/rspo": "RSPO", "rspo/vsl": "VSL"}
-    return _present(
-        [
-            panel(log, "Preference accuracy", order, "Share of pairs in the right order", narrow=True),
-            panel(log, "Margin", {"rspo/margin": ""}, "Log-ratio of better over worse ads", narrow=True),
-            panel(log, "Alignment loss", losses, "Total and its parts", narrow=True),
-            *validation_plots(log, value_unit, narrow_revenue=False),
-        ]
-    )
+    drawn = [
+        panel(log, "Preference accuracy", order, "Share of pairs in the right order", narrow=True),
+        panel(log, "Margin", {"rspo/margin": ""}, "Log-ratio of better over worse ads", narrow=True),
+        panel(log, "Alignment loss", losses, "Total and its parts", narrow=True),
+        *validation_plots(log, value_unit, narrow_revenue=False),
+    ]
+    return [plot for plot in drawn if plot is not None]
 
 
 def validation_plots(
@@ -319,22 +317,18 @@ def _finite(figure: float | None) -> bool:
     return isinstance(figure, int | float) and math.isfinite(figure)
 
 
-def _present(plots: Sequence[Plot | None]) -> list[Plot]:
-    return [plot for plot in plots if plot is not None]
-
-
 def dots(axes: Axes, x: Any, y: Any, color: str, **style: Any) -> None:
     """Points that stand out from the lines below them."""
     axes.plot(x, y, "o", color=color, markeredgecolor=CARD, linestyle="none", zorder=4, **style)
 
 
 def round_ticks(axis: Axis, most: int, *, integer: bool = False) -> None:
-    """At most so many ticks, at round numbers."""
+    """Puts at most `most` ticks on an axis, at round numbers."""
     axis.set_major_locator(MaxNLocator(most, integer=integer, steps=STEPS))
 
 
 def four_digits(axis: Axis, most: int | None) -> None:
-    """Ticks with four digits; `most` as in `round_ticks`, None leaves their places alone."""
+    """Labels ticks with four significant digits; `most` as in `round_ticks`, None leaves the ticks where they are."""
     if most is not None:
         round_ticks(axis, most)
     axis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
