@@ -1,18 +1,20 @@
+# ruff: noqa: F401  # the names are there for type checkers; `lazy_names` imports them
 """Co-occurrence: which ads are engaged with together, as positives for the encoder and as item vectors."""
 
-from .cooccurrence_recall import cooccurrence_recall
-from .encoder_tuning import CooccurrenceLoss, EncoderTuningConfig, tune_encoder
-from .item_sequences import ItemSequenceCollator, ItemSequenceConfig, main_components, train_item_vectors
-from .swing import swing_similarity
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CooccurrenceLoss",
-    "EncoderTuningConfig",
-    "ItemSequenceCollator",
-    "ItemSequenceConfig",
-    "cooccurrence_recall",
-    "main_components",
-    "swing_similarity",
-    "train_item_vectors",
-    "tune_encoder",
-]
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .encoder_tuning import CooccurrenceLoss, EncoderTuningConfig, tune_encoder
+    from .item_sequences import ItemSequenceCollator, ItemSequenceConfig, main_components, train_item_vectors
+    from .neighbour_recall import cooccurrence_recall
+    from .swing import swing_similarity
+
+NAMES = {
+    "encoder_tuning": "CooccurrenceLoss EncoderTuningConfig tune_encoder",
+    "item_sequences": "ItemSequenceCollator ItemSequenceConfig main_components train_item_vectors",
+    "neighbour_recall": "cooccurrence_recall",
+    "swing": "swing_similarity",
+}
+__getattr__, __all__ = lazy_names(__name__, NAMES)
