@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gr4ad.tokenization import SIDIndex
-from gr4ad.trainers.online import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
+from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
 from gr4ad.trainers.vsl.vsl_collator import VSLCollator
 from gr4ad.trainers.vsl.vsl_rows import tokenize_histories
 

@@ -13,7 +13,7 @@ def online(arguments: list[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from gr4ad.online import OnlineConfig, OnlineLoop
-    from gr4ad.trainers.online import ContinualConfig
+    from gr4ad.trainers.continual import ContinualConfig
 
     kinds: Any = (OnlineConfig, ContinualConfig)
     config, learning = TrlParser(kinds, prog="gr4ad online").parse_args_and_config(arguments)

@@ -11,7 +11,7 @@ import numpy as np
 from gr4ad.serving import IndexChange
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
-from gr4ad.trainers.online import RecordError
+from gr4ad.trainers.continual import RecordError
 
 FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
 MAX_DIMENSIONS = 65_536

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .record_stream import LostRecordsError, Offset, Record, Unreadable
+from .record_stream import LostRecordsError, Offset, Record, json_record
 
 KINDS = (".parquet", ".jsonl")
 MAX_FILE_BYTES = 1 << 30
@@ -102,13 +100,4 @@ def json_rows(path: Path) -> list[Record]:
     return [json_record(line) for line in lines if line.strip()]
 
 
-def json_record(line: bytes | str) -> Record:
-    """One JSON object, or why it is none."""
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Unreadable(f"not JSON ({error}): {line[:100]!r}")
-    return record if isinstance(record, dict) else Unreadable(f"not a JSON object: {line[:100]!r}")
-
-
-__all__ = ["FolderStream", "json_record"]
+__all__ = ["FolderStream"]
