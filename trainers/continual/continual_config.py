@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..rspo.rspo_config import LOSS_TYPES
+from ..rspo.preference_fields import LOSS_TYPES
 
 REFERENCES = ("published", "logged", "none")
 

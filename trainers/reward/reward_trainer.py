@@ -19,8 +19,8 @@ from gr4ad.tokenization import UASIDTokenizer
 
 from ..vsl.whole_checkpoints import WholeCheckpointMixin
 from .exposure_lists import ExposureCollator, check_exposures, examination_of
+from .exposure_metrics import reward_metrics
 from .reward_config import RewardConfig
-from .reward_metrics import reward_metrics
 from .reward_model import VALUE_GIVEN, RewardModel
 from .score_calibration import fit_calibration
 

@@ -1,7 +1,26 @@
-from .history_stream import HistoryStream
-from .vsl_collator import VSLCollator
-from .vsl_config import VSLConfig
-from .vsl_rows import tokenize_histories
-from .vsl_trainer import NonFiniteTrainingError, VSLTrainer
+"""Value-aware supervised learning."""
 
-__all__ = ["HistoryStream", "NonFiniteTrainingError", "VSLCollator", "VSLConfig", "VSLTrainer", "tokenize_histories"]
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .history_stream import HistoryStream as HistoryStream
+    from .vsl_collator import VSLCollator as VSLCollator
+    from .vsl_config import VSLConfig as VSLConfig
+    from .vsl_fields import VSLFields as VSLFields
+    from .vsl_rows import tokenize_histories as tokenize_histories
+    from .vsl_trainer import NonFiniteTrainingError as NonFiniteTrainingError
+    from .vsl_trainer import VSLTrainer as VSLTrainer
+
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "history_stream": ["HistoryStream"],
+        "vsl_collator": ["VSLCollator"],
+        "vsl_config": ["VSLConfig"],
+        "vsl_fields": ["VSLFields"],
+        "vsl_rows": ["tokenize_histories"],
+        "vsl_trainer": ["VSLTrainer", "NonFiniteTrainingError"],
+    },
+)
