@@ -1,9 +1,8 @@
-"""Training that never ends, one step at a time. The settings are importable without torch."""
+"""Training that never ends, one step at a time, on records as they come."""
 
-from __future__ import annotations
-
-import importlib
 from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .continual_config import ContinualConfig as ContinualConfig
@@ -13,19 +12,12 @@ if TYPE_CHECKING:
     from .progressive_validation import ProgressiveValidation as ProgressiveValidation
     from .progressive_validation import Verdict as Verdict
 
-MODULES = {
-    "ContinualConfig": "continual_config",
-    "ContinualTrainer": "continual_trainer",
-    "LogRecords": "log_records",
-    "ProgressiveValidation": "progressive_validation",
-    "RecordError": "log_records",
-    "Verdict": "progressive_validation",
-}
-
-__all__ = [*MODULES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{MODULES[name]}", __name__), name)
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "continual_config": ["ContinualConfig"],
+        "continual_trainer": ["ContinualTrainer"],
+        "log_records": ["LogRecords", "RecordError"],
+        "progressive_validation": ["ProgressiveValidation", "Verdict"],
+    },
+)

@@ -1,12 +1,8 @@
-"""Online learning: streams of logs in, published weights and index changes out.
+"""Online learning: streams of logs in, published weights and index changes out."""
 
-The settings are importable without torch, so that a command line is parsed before it is loaded.
-"""
-
-from __future__ import annotations
-
-import importlib
 from typing import TYPE_CHECKING
+
+from gr4ad.trainers.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .catalog_changes import CatalogChanges as CatalogChanges
@@ -18,21 +14,14 @@ if TYPE_CHECKING:
     from .record_stream import RecordStream as RecordStream
     from .record_stream import Unreadable as Unreadable
 
-MODULES = {
-    "CatalogChanges": "catalog_changes",
-    "FolderStream": "folder_stream",
-    "LostRecordsError": "record_stream",
-    "OnlineConfig": "online_config",
-    "OnlineLoop": "online_loop",
-    "RecordStream": "record_stream",
-    "Unreadable": "record_stream",
-    "open_stream": "log_streams",
-}
-
-__all__ = [*MODULES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{MODULES[name]}", __name__), name)
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "catalog_changes": ["CatalogChanges"],
+        "folder_stream": ["FolderStream"],
+        "log_streams": ["open_stream"],
+        "online_config": ["OnlineConfig"],
+        "online_loop": ["OnlineLoop"],
+        "record_stream": ["LostRecordsError", "RecordStream", "Unreadable"],
+    },
+)
