@@ -136,7 +136,7 @@ def test_useless_records_are_counted_and_named(build_config, learning, tmp_path,
     bad = [
         ({**good[0], "items": ["nobody"], "values": [0.0]}, "`items`: no item of the history is in the index"),
         ({**good[0], "target_items": ["new"]}, "`target_items`: no target is in the index"),
-        ({**good[0], "target_values": [-1.0]}, "`target_values` must be finite and >= 0"),
+        ({**good[0], "target_values": [-1.0]}, "`target_values[0]` is -1.0. Allowed: finite numbers >= 0"),
         ({**good[0], "target_values": [1.0, 2.0]}, "`target_values` must be as long as `target_items`, 1"),
         ({**good[0], "items": "ad_1"}, "`items` must be a list of 1..4096"),
         ({name: part for name, part in good[0].items() if name != "values"}, "`values` and `target_values` come tog"),

@@ -114,30 +114,21 @@ class ContinualTrainer:
         return {"loss": float(loss.detach()), **metrics, "grad_norm": float(norm)}
 
     def vsl_loss(self, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean over the new targets of all rows, which may differ in the columns they have."""
+        """Mean over the new targets of all rows, which may differ in what they have."""
+        batch = fresh_targets(self.vsl_collator(list(rows)), rows)
         targets = sum(row["fresh"] for row in rows)
-        groups: dict[frozenset[str], list] = defaultdict(list)
-        for row in rows:
-            groups[frozenset(row)].append(row)
-        loss = torch.zeros((), device=self.model.device)
-        parts: dict[str, float] = defaultdict(float)
-        for group in groups.values():
-            batch = fresh_targets(self.vsl_collator(group), group)
-            outputs = self.model(**self._moved(batch), num_items_in_batch=targets * self.tokenizer.num_levels)
-            loss = loss + outputs.loss
-            for name, part in outputs.losses.items():
-                parts[f"vsl_{name}"] += float(part)
-        return loss, {"vsl": float(loss.detach()), **parts}
+        outputs = self.model(**self._moved(batch), num_items_in_batch=targets * self.tokenizer.num_levels)
+        parts = {f"vsl_{name}": float(part) for name, part in outputs.losses.items()}
+        return outputs.loss, {"vsl": float(outputs.loss.detach()), **parts}
 
     def rl_loss(self, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean over lists, which may differ in the columns they have."""
-        groups: dict[frozenset[str], list] = defaultdict(list)
-        for row in rows:
-            groups[frozenset(row)].append(row)
+        """Mean over lists, which may differ in what they have; those with `ref_logps` are one batch, and those without
+        any are another."""
         loss = torch.zeros((), device=self.model.device)
         sums: dict[str, float] = defaultdict(float)
         reference = self.reference_logps if self.config.reference == "published" else None
-        for group in groups.values():
+        groups = [[row for row in rows if ("ref_logps" in row) is referred] for referred in (True, False)]
+        for group in filter(None, groups):
             share = len(group) / len(rows)
             batch = self._moved(self.rspo_collator(group))
             part, metrics, _ = preference_objective(self.model, batch, self.config, reference)

@@ -4,17 +4,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gr4ad.tokenization import UASIDTokenizer
+from gr4ad.tokenization import (
+    HISTORY_COLUMNS,
+    HISTORY_FEATURES,
+    ITEM_COLUMNS,
+    HistoryError,
+    UASIDTokenizer,
+    UserHistory,
+)
 
 from ..vsl.vsl_rows import RowTokenizer, ValueMeans
 from .continual_config import ContinualConfig
 
-HISTORY_LISTS = ("events", "values", "times")
-MAX_LIST = 4096  # items of a history or candidates of a list that a record may hold
-MAX_TEXT = 1000  # characters of an id
+MAX_LIST = 4096  # entries that a list of a record may have
+TARGET = "target_"
+TARGET_COLUMNS = ("items", *ITEM_COLUMNS)
+MAY_BE_EMPTY = frozenset(feature.name for feature in HISTORY_FEATURES if feature.along != "items")
+NAMED_COLUMN = re.compile(f"`(?=(?:{'|'.join(TARGET_COLUMNS)})\\b)")
+
+LIST_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "candidates": ("text", lambda value: isinstance(value, str)),
+    "rewards": ("finite and >= 0", lambda value: is_number(value) and 0 <= value < math.inf),
+    "ref_logps": ("finite and <= 0", lambda value: is_number(value) and -math.inf < value <= 1e-6),
+}
+"""Fields of a list beside its history -> what an entry may be, and whether one is."""
 
 
 class RecordError(ValueError):
@@ -31,61 +48,48 @@ class LogRecords:
     | `items` | list of item ids | the user's history before, oldest first |
     | `target_items` | list of item ids | what the user responded to then, oldest first |
     | `values` and `target_values` | lists of floats >= 0, *optional* | their values |
-    | `events` and `target_events`, `times` and `target_times` | lists, *optional* | as for `VSLTrainer` |
+    | any other column along the items, e.g. `events`, and `target_` of it | lists, *optional* | as for `VSLTrainer` |
+    | `cross_domain`, `cross_domain_times` | lists, *optional* | what the user did elsewhere, see [`UserHistory`] |
     | user features | str, *optional* | of the user |
 
-    A record of the log of lists (RL) has the fields of a row of `check_lists`: `items`, `candidates`, `rewards`,
-    optionally `ref_logps`, `events`, `values`, `times` and user features.
+    A record of the log of lists (RL) has the fields of a row of `check_lists`: `candidates`, `rewards`, optionally
+    `ref_logps`, and any column of a history.
 
     Items of a history and candidates that the index does not know are left out. A record that has no history, no known
     target or no two different rewards then is refused.
 
     Args:
-        max_items: Items of a history that are read.
+        max_items, max_cross_domain: Items of a history and entries of `cross_domain` that are read.
     """
 
-    def __init__(self, tokenizer: UASIDTokenizer, config: ContinualConfig, max_items: int):
-        self.tokenizer, self.config, self.max_items = tokenizer, config, max_items
+    def __init__(
+        self,
+        tokenizer: UASIDTokenizer,
+        config: ContinualConfig,
+        max_items: int,
+        max_cross_domain: int | None = None,
+    ):
+        self.tokenizer, self.config = tokenizer, config
+        self.max_items, self.max_cross_domain = max_items, max_cross_domain
         self._row_tokenizers: dict[frozenset[str], RowTokenizer] = {}
 
     def engagement(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A row of [`VSLCollator`], whose last `fresh` items are its targets; and the row that validation ranks:
-        history columns, `target_items`, `target_values`.
+        """A row of [`VSLCollator`], whose last `fresh` items are its targets; and the row that validation ranks: the
+        columns of the history, `target_items`, `target_values`.
 
         Raises:
             RecordError: Naming the field at fault.
         """
-        history = self._history(record)
-        pairs = [(name, f"target_{name}") for name in HISTORY_LISTS]
-        targets = self._aligned(record, "target_items", [name for _, name in pairs if name in record])
-        for name, target in pairs:
-            if (name in record) != (target in record):
-                raise RecordError(f"`{name}` and `{target}` come together. Received: one of them.")
-        targets = self._known(targets, "target_items", "no target is in the index: add new ads to the catalog first")
-        self._check_lists(targets, "target_")
-        log = {"items": history["items"] + targets["target_items"]}
-        log |= {name: history[name] + targets[target] for name, target in pairs if name in history}
-        features = {name: history[name] for name in self.tokenizer.user_features}
-        columns = frozenset(log) | frozenset(features)
-        if columns not in self._row_tokenizers:
-            means = ValueMeans(self.config.user_value_mean or 0.0, self.config.event_value_mean or 0.0)
-            self._row_tokenizers[columns] = RowTokenizer(
-                self.tokenizer,
-                columns,
-                max_items=self.max_items,
-                user_weight_clip=self.config.user_weight_clip,
-                behavior_weights=self.config.behavior_weights,
-                target_value_power=self.config.target_value_power,
-                means=means,
-            )
-        try:
-            row = self._row_tokenizers[columns]({**log, **features})
-        except ValueError as error:
-            raise RecordError(str(error)) from error
-        fresh = len(targets["target_items"])
+        history = self._history(record).to_row()
+        targets = self._targets(record).to_row()
+        for name in ITEM_COLUMNS:
+            if (name in history) != (name in targets):
+                raise RecordError(f"`{name}` and `{TARGET}{name}` come together. Received: one of them.")
+        row = self._training_row({**history, **{name: history[name] + new for name, new in targets.items()}})
+        fresh = len(targets["items"])
         row["fresh"] = min(fresh, row["length"] - 1)
-        values = targets.get("target_values", [0.0] * fresh)
-        return row, {**history, "target_items": targets["target_items"], "target_values": values}
+        values = targets.get("values", [0.0] * fresh)
+        return row, {**history, "target_items": targets["items"], "target_values": values}
 
     def preference_list(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """A row of [`RSPOCollator`].
@@ -93,13 +97,23 @@ class LogRecords:
         Raises:
             RecordError: Naming the field at fault, or if the rewards are all alike.
         """
-        history = self._history(record)
-        row = self._aligned(record, "candidates", ["rewards", *(["ref_logps"] if "ref_logps" in record else [])])
-        row = self._known(row, "candidates", "no candidate is in the index")
-        for name, low, high in (("rewards", 0.0, math.inf), ("ref_logps", -math.inf, 1e-6)):
-            for value in row.get(name, ()):
-                if not is_number(value) or not low <= value <= high or math.isinf(value):
-                    raise RecordError(f"`{name}` must be finite and in {low}..{high:g}. Received: {value!r:.100}.")
+        history = self._history(record).to_row()
+        lists = {name: checked_list(record, name) for name in LIST_FIELDS if record.get(name) is not None}
+        for name in ("candidates", "rewards"):
+            if name not in lists:
+                raise RecordError(f"`{name}` is missing: a list has its candidates and the reward of each.")
+        for name, given in lists.items():
+            if len(given) != len(lists["candidates"]):
+                raise RecordError(
+                    f"`{name}` must be as long as `candidates`, {len(lists['candidates'])}. Received: {len(given)} "
+                    "entries."
+                )
+            allowed, fits = LIST_FIELDS[name]
+            bad = [value for value in given if not fits(value)]
+            if bad:
+                raise RecordError(f"`{name}` must be {allowed}. Received: {bad[0]!r:.100}.")
+        places = self._known("candidates", lists["candidates"], "no candidate is in the index")
+        row = {name: [given[place] for place in places] for name, given in lists.items()}
         if len(set(row["rewards"])) < 2:
             raise RecordError("`rewards` are all alike: there is nothing to prefer.")
         if self.config.reference != "logged":
@@ -109,55 +123,64 @@ class LogRecords:
     # --- parts
     # ------------------------------------------------------------------------------------------------------------
 
-    def _history(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(record, Mapping):
-            raise RecordError(f"A record must be an object. Received: {record!r:.100}.")
-        lists = self._aligned(record, "items", [name for name in HISTORY_LISTS if name in record])
-        lists = self._known(lists, "items", "no item of the history is in the index")
-        self._check_lists(lists, "")
-        row: dict[str, Any] = dict(lists)
-        for name in self.tokenizer.user_features:
-            value = record.get(name)
-            if not (value is None or isinstance(value, str)):
-                raise RecordError(f"`{name}` must be a string or missing. Received: {value!r:.100}.")
-            row[name] = value
-        return row
+    def _history(self, record: Mapping[str, Any]) -> UserHistory:
+        columns = {name: checked_list(record, name) for name in HISTORY_COLUMNS if record.get(name) is not None}
+        features = {name: record.get(name) for name in self.tokenizer.user_features}
+        try:
+            return self._read({**columns, **features}, "items", "no item of the history is in the index")
+        except HistoryError as error:
+            raise RecordError(error.message) from error
 
-    def _aligned(self, record: Mapping[str, Any], ids: str, lists: Sequence[str]) -> dict[str, list]:
-        for name in (ids, *lists):
-            given = record.get(name)
-            if not isinstance(given, list | tuple) or not 1 <= len(given) <= MAX_LIST:
-                size = f"{len(given)} entries" if isinstance(given, list | tuple) else f"{given!r:.100}"
-                raise RecordError(f"`{name}` must be a list of 1..{MAX_LIST} entries. Received: {size}.")
-            if len(given) != len(record[ids]):
-                raise RecordError(
-                    f"`{name}` must be as long as `{ids}`, {len(record[ids])}. Received: {len(given)} entries."
-                )
-        for item in record[ids]:
-            if not isinstance(item, str) or not 1 <= len(item) <= MAX_TEXT:
-                raise RecordError(f"`{ids}` must hold ids of 1..{MAX_TEXT} characters. Received: {item!r:.100}.")
-        return {name: list(record[name]) for name in (ids, *lists)}
+    def _targets(self, record: Mapping[str, Any]) -> UserHistory:
+        given = {name: TARGET + name for name in TARGET_COLUMNS if record.get(TARGET + name) is not None}
+        columns = {name: checked_list(record, field) for name, field in given.items()}
+        try:
+            nothing = "no target is in the index: add new ads to the catalog first"
+            return self._read(columns, TARGET + "items", nothing)
+        except HistoryError as error:
+            raise RecordError(NAMED_COLUMN.sub("`" + TARGET, error.message)) from error
 
-    def _known(self, row: dict[str, list], ids: str, nothing: str) -> dict[str, list]:
+    def _read(self, columns: Mapping[str, Any], field: str, nothing: str) -> UserHistory:
+        """The items of a history that the index knows."""
+        history = UserHistory.from_row(columns, self.tokenizer.user_features)
+        history = history.take(self._known(field, history.items, nothing))
+        self.tokenizer.encode_row(history)  # refuses, say, an unknown event, before a batch holds it
+        return history
+
+    def _known(self, field: str, items: Sequence[Any], nothing: str) -> list[int]:
         rows = self.tokenizer.index.rows
-        places = [place for place, item in enumerate(row[ids]) if item in rows]
+        places = [place for place, item in enumerate(items) if item in rows]
         if not places:
-            raise RecordError(f"`{ids}`: {nothing}. Its first id is {row[ids][0]!r:.100}.")
-        return {name: [values[place] for place in places] for name, values in row.items()}
+            raise RecordError(f"`{field}`: {nothing}. Its first id is {items[0]!r:.100}.")
+        return places
 
-    def _check_lists(self, row: Mapping[str, list], prefix: str) -> None:
-        for value in row.get(f"{prefix}values", ()):
-            if not is_number(value) or not 0 <= value < math.inf:
-                raise RecordError(f"`{prefix}values` must be finite and >= 0. Received: {value!r:.100}.")
-        for time in row.get(f"{prefix}times", ()):
-            if not (time is None or is_number(time)):
-                raise RecordError(f"`{prefix}times` must be seconds or null. Received: {time!r:.100}.")
-        known = self.tokenizer.event_names
-        for event in row.get(f"{prefix}events", ()):
-            if not isinstance(event, str) or (known and event not in known):
-                raise RecordError(
-                    f"`{prefix}events` must be among {', '.join(known)}. Received: {event!r:.100}. Leave it out."
-                )
+    def _training_row(self, log: Mapping[str, Any]) -> dict[str, Any]:
+        columns = frozenset(log)
+        if columns not in self._row_tokenizers:
+            config = self.config
+            self._row_tokenizers[columns] = RowTokenizer(
+                self.tokenizer,
+                columns,
+                max_items=self.max_items,
+                max_cross_domain=self.max_cross_domain,
+                user_weight_clip=config.user_weight_clip,
+                behavior_weights=config.behavior_weights,
+                target_value_power=config.target_value_power,
+                means=ValueMeans(config.user_value_mean or 0.0, config.event_value_mean or 0.0),
+            )
+        try:
+            return self._row_tokenizers[columns](log)
+        except ValueError as error:
+            raise RecordError(str(error)) from error
+
+
+def checked_list(record: Mapping[str, Any], name: str) -> list[Any]:
+    """A list field of a record. Raises RecordError if it is none, or too long or empty."""
+    given, least = record[name], int(name not in MAY_BE_EMPTY)
+    if not isinstance(given, list | tuple) or not least <= len(given) <= MAX_LIST:
+        size = f"{len(given)} entries" if isinstance(given, list | tuple) else f"{given!r:.100}"
+        raise RecordError(f"`{name}` must be a list of {least}..{MAX_LIST} entries. Received: {size}.")
+    return list(given)
 
 
 def is_number(value: Any) -> bool:
