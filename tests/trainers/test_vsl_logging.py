@@ -37,7 +37,7 @@ def test_accuracies_and_calibration_are_those_of_a_count(ring_log, ring_tokenize
         batch = collator(part)
         with torch.no_grad():
             outputs = model(**batch)
-        metrics.add(1, outputs, batch)
+        metrics.add(outputs, batch)
         place = 0
         for labels, buckets in zip(batch["labels"].tolist(), batch["value_labels"].tolist(), strict=True):
             for sid, bucket in zip(labels, buckets, strict=True):

@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..bfloat16 import fast_bfloat16
+from ..finite_training import FiniteTrainingMixin
 
 
 @dataclass
@@ -60,6 +61,10 @@ class ItemSequenceCollator:
             "attention_mask": (input_ids > 0).long(),
             "labels": input_ids.masked_fill(input_ids == 0, -100),
         }
+
+
+class ItemSequenceTrainer(FiniteTrainingMixin, Trainer):
+    """transformers' trainer, stopped where its loss is lost."""
 
 
 def train_item_vectors(
@@ -130,7 +135,9 @@ def train_item_vectors(
         seed=seed,
         dataloader_num_workers=0,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator())
+    trainer = ItemSequenceTrainer(
+        model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator()
+    )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None)
     vectors = model.transformer.wte.weight.detach().float().cpu().numpy()[1:].copy()
     seen = np.zeros(len(content), dtype=bool)

@@ -12,6 +12,8 @@ from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
 
+from ..candidate_columns import check_candidates, check_numbers, require_columns
+
 logger = logging.getLogger(__name__)
 
 CONTEXT_COLUMNS = ("events", "values", "times", "cross_domain")
@@ -37,35 +39,29 @@ def check_exposures(exposures: Dataset) -> Dataset:
         ValueError: If a column is missing or two of one row differ in length, an outcome is unknown, a value is
             negative or not finite, or nobody clicked.
     """
-    missing = [name for name in ("items", "candidates", "outcomes", "rewards") if name not in exposures.column_names]
-    if missing:
-        raise ValueError(
-            f"Exposures need the column `{missing[0]}`. Received: {', '.join(exposures.column_names)}. Prepare the "
-            "data again (`gr4ad data`) from a log with impressions and clicks."
-        )
-    outcomes = exposures["outcomes"][:]
-    known = [row for row, items in enumerate(exposures["items"]) if len(items) and outcomes[row] is not None]
-    lists = exposures.select(known)
-    clicks = 0
-    for row, (candidates, came, rewards) in enumerate(
-        zip(lists["candidates"], lists["outcomes"], lists["rewards"], strict=True)
-    ):
-        for name, part in (("outcomes", came), ("rewards", rewards)):
-            if len(part) != len(candidates):
-                raise ValueError(
-                    f"`{name}` of row {known[row]} must have one entry for each of its {len(candidates)} candidates. "
-                    f"Received: {len(part)}."
-                )
+    require_columns(
+        exposures,
+        ("items", "candidates", "outcomes", "rewards"),
+        "The log of exposures",
+        "Prepare the data again (`gr4ad data`) from a log with impressions and clicks.",
+    )
+    candidates, outcomes = check_candidates(exposures), exposures["outcomes"][:]
+    check_numbers(exposures, "rewards", sign=1)
+    known, clicks = [], 0
+    for row, (items, shown, came) in enumerate(zip(exposures["items"], candidates, outcomes, strict=True)):
+        if came is None or not len(items):
+            continue
+        if len(came) != len(shown):
+            raise ValueError(
+                f"`outcomes` of row {row} must have one entry for each of its {len(shown)} candidates. Received: "
+                f"{len(came)}."
+            )
         for name in came:
             if name not in OUTCOMES:
-                raise ValueError(
-                    f"`outcomes` of row {known[row]} must be of {', '.join(OUTCOMES)}. Received: {name!r}."
-                )
+                raise ValueError(f"`outcomes` of row {row} must be of {', '.join(OUTCOMES)}. Received: {name!r}.")
+        known.append(row)
         clicks += sum(name != OUTCOMES[0] for name in came)
-        values = np.asarray(rewards, dtype=np.float64)
-        bad = values[~(np.isfinite(values) & (values >= 0))]
-        if len(bad):
-            raise ValueError(f"`rewards` of row {known[row]} must be finite and >= 0. Received: {bad[0]}.")
+    lists = exposures.select(known)
     if not clicks:
         raise ValueError(
             f"The exposures hold no click in {len(lists)} lists with known outcomes: there is nothing to learn from. "

@@ -5,27 +5,28 @@ from typing import TYPE_CHECKING
 from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from .list_grades import unified_weights as unified_weights
+    from .list_grades import value_grades as value_grades
     from .preference_fields import PreferenceFields as PreferenceFields
     from .preference_fields import RSPOFields as RSPOFields
     from .preference_lists import RSPOCollator as RSPOCollator
+    from .preference_lists import check_lists as check_lists
+    from .preference_losses import PreferenceLossFunction as PreferenceLossFunction
     from .preference_losses import dpo_loss as dpo_loss
     from .preference_losses import grpo_loss as grpo_loss
+    from .preference_losses import rspo_loss as rspo_loss
     from .preference_losses import sdpo_loss as sdpo_loss
     from .rspo_config import RSPOConfig as RSPOConfig
-    from .rspo_loss import rspo_loss as rspo_loss
-    from .rspo_loss import value_grades as value_grades
     from .rspo_trainer import RSPOTrainer as RSPOTrainer
-    from .unified_weights import unified_weights as unified_weights
 
 __getattr__, __all__ = lazy_names(
     __name__,
     {
+        "list_grades": ["unified_weights", "value_grades"],
         "preference_fields": ["PreferenceFields", "RSPOFields"],
-        "preference_lists": ["RSPOCollator"],
-        "preference_losses": ["dpo_loss", "grpo_loss", "sdpo_loss"],
+        "preference_lists": ["RSPOCollator", "check_lists"],
+        "preference_losses": ["PreferenceLossFunction", "dpo_loss", "grpo_loss", "rspo_loss", "sdpo_loss"],
         "rspo_config": ["RSPOConfig"],
-        "rspo_loss": ["rspo_loss", "value_grades"],
         "rspo_trainer": ["RSPOTrainer"],
-        "unified_weights": ["unified_weights"],
     },
 )

@@ -12,6 +12,8 @@ from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
 
+from ..candidate_columns import check_candidates, check_numbers, require_columns
+
 logger = logging.getLogger(__name__)
 
 SPARSE_SHARE = 0.01
@@ -33,31 +35,17 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
     | `cross_domain` | list of ids, *optional* | what the user did elsewhere, up to when the list was made |
 
     Raises:
-        ValueError: If a column is missing or two of one row differ in length, a reward is negative or not finite, or
-            no row is left.
+        ValueError: If a column is missing, or no row is left. Naming the row: if two columns of it differ in length, a
+            candidate is not text, a reward is not finite or negative, or `ref_logps`, where `reference` is logged and
+            they are read, are not finite or above 0.
     """
     needed = ["items", "candidates", "rewards", *(["ref_logps"] if reference == "logged" else [])]
-    missing = [name for name in needed if name not in lists.column_names]
-    if missing:
-        raise ValueError(
-            f"`train_dataset` needs the column `{missing[0]}`. It has: {', '.join(lists.column_names)}."
-            + (" It is read because `reference` is logged." if missing[0] == "ref_logps" else "")
-        )
-    rewards = lists["rewards"][:]
-    counts = np.array([len(candidates) for candidates in lists["candidates"]])
-    for name in needed[2:]:
-        uneven = np.flatnonzero(np.array([len(part) for part in lists[name]]) != counts)
-        if len(uneven):
-            row = int(uneven[0])
-            raise ValueError(
-                f"`{name}` of row {row} must have one number for each of its {counts[row]} candidates. Received: "
-                f"{len(lists[name][row])}."
-            )
-    flat = np.array([reward for part in rewards for reward in part], dtype=np.float64)
-    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0)))
-    if len(bad):
-        row = int(np.searchsorted(np.cumsum(counts), bad[0], side="right"))
-        raise ValueError(f"`rewards` of row {row} must be finite and >= 0. Received: {flat[bad[0]]}.")
+    remedy = "`ref_logps` is read because `reference` is logged." if reference == "logged" else "Give one row a list."
+    require_columns(lists, needed, "`train_dataset`", remedy)
+    check_candidates(lists)
+    rewards = check_numbers(lists, "rewards", sign=1)
+    if reference == "logged":
+        check_numbers(lists, "ref_logps", sign=-1)
     chosen = [i for i, items in enumerate(lists["items"]) if len(items) and len(set(rewards[i])) > 1]
     if not chosen:
         raise ValueError(
@@ -71,7 +59,7 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
             "nothing. Propose candidates that differ in value.",
             100 * len(chosen) / len(lists),
         )
-    positive = float((flat > 0).mean())
+    positive = float(np.mean([reward > 0 for part in rewards for reward in part]))
     if positive < SPARSE_SHARE:
         logger.warning(
             "Sparse rewards: %.2g%% of the candidates have a reward above 0. A policy that learns from so few forgets "

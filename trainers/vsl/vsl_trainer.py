@@ -16,22 +16,19 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
+from ..finite_training import FiniteTrainingMixin, NonFiniteTrainingError
+from ..whole_checkpoints import WholeCheckpointMixin, last_checkpoint
 from .epoch_sampler import LengthGroupedEpochSampler
 from .history_stream import HistoryStream, StreamPosition, stream_means
-from .training_metrics import StepMetrics, all_finite, item_accuracy
+from .training_metrics import StepMetrics, item_accuracy
 from .vsl_collator import VSLCollator
 from .vsl_config import VSLConfig
 from .vsl_rows import EpochRows, RowTokenizer, ValueMeans, dataset_means, tokenize_histories
-from .whole_checkpoints import WholeCheckpointMixin, last_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteTrainingError(ValueError):
-    """The loss or a parameter became NaN or infinite."""
-
-
-class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
+class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMixin, Trainer):
     """
     Trains a [`GR4ADForRecommendation`] on user logs with the value-aware loss of GR4AD (arXiv 2602.22732, eqs. 12-15).
 
@@ -112,7 +109,7 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
             )
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-        self.add_callback(TrainingWatch(self))  # the last one: it sees what the others asked for
+        self.add_callback(RunStart(self))
 
     # --- data
     # ------------------------------------------------------------------------------------------------------------
@@ -154,7 +151,7 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        self.metrics.add(self.state.global_step + 1, outputs, inputs)
+        self.metrics.add(outputs, inputs)
         self.last_batch = inputs
         # The sum is divided by the targets of all processes, whose gradients DDP and FSDP then average.
         loss = outputs.loss * max(self.accelerator.num_processes, self.args.n_gpu)
@@ -172,33 +169,12 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
             self.metrics_step, self.last_batch = self.state.global_step, None
         super().log(logs, start_time)
 
-    def check_finite(self, *, parameters: bool) -> None:
-        """Looks at the losses since the last log, and if asked at the parameters of this very step.
-
-        Raises:
-            NonFiniteTrainingError: In every process, if one of them has any that is not finite.
-        """
-        bad = self.metrics.bad_step() or 0
-        lost = bad or (parameters and not all_finite(self.model))
-        found = torch.tensor([bad, int(bool(lost))], device=self.args.device)
-        steps, flags = self.accelerator.gather(found).view(-1, 2).unbind(1)
-        if not flags.any():
-            return
-        named = steps[steps > 0]
-        step = int(named.min()) if len(named) else self.state.global_step
-        parts = ", ".join(f"{name} {float(part):g}" for name, part in self.metrics.parts.items())
-        what = "the loss" if len(named) else "a parameter, after a step whose loss was finite,"
-        last = last_checkpoint(self.args.output_dir)
-        raise NonFiniteTrainingError(
-            f"Step {step}: {what} is not finite. Sums of the loss's parts since the last log: {parts}; learning rate "
-            f"{self._get_learning_rate():g}. "
-            + (f"The last checkpoint, {last}, is good: resume it" if last else "There is no checkpoint: start anew")
-            + " with a lower `learning_rate`, a longer warmup, a lower `max_grad_norm`, or bf16 in place of fp16."
-        )
+    def loss_parts(self) -> dict[str, float]:
+        return {name: float(part) for name, part in self.metrics.parts.items()}
 
 
-class TrainingWatch(TrainerCallback):
-    """Stops a training whose loss is lost before it is logged, validated or saved, and tells the sampler its epoch."""
+class RunStart(TrainerCallback):
+    """Empties the metrics of an earlier run, and tells the sampler its epoch."""
 
     def __init__(self, trainer: VSLTrainer):
         self.trainer = trainer
@@ -211,16 +187,6 @@ class TrainingWatch(TrainerCallback):
         # accelerate does not reach the sampler of a run that many processes resume within an epoch.
         if self.trainer.epoch_sampler is not None:
             self.trainer.epoch_sampler.set_epoch(int(state.epoch + 1e-6))
-
-    def on_step_end(self, args, state, control, **kwargs):
-        kept = control.should_evaluate or control.should_save
-        if kept or control.should_log:
-            self.trainer.check_finite(parameters=kept)
-
-    on_epoch_end = on_step_end
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.check_finite(parameters=True)
 
 
 def check_settings(args: VSLConfig, max_context_items: int, eval_dataset: datasets.Dataset | None) -> None:
