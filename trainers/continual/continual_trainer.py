@@ -14,11 +14,11 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.peer_vectors import extend_tables
 
+from ..finite_training import NonFiniteTrainingError
 from ..rspo.preference_lists import RSPOCollator
 from ..rspo.rspo_objective import candidate_scores, preference_objective
 from ..rspo.trl_bases import disable_dropout_in_model
 from ..vsl.vsl_collator import VSLCollator
-from ..vsl.vsl_trainer import NonFiniteTrainingError
 from .continual_config import ContinualConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -58,12 +58,12 @@ class ContinualTrainer:
             disable_dropout_in_model(model)
         torch.manual_seed(config.seed)
         self.model, self.tokenizer, self.config = model.train(), tokenizer, config
-        self.max_items = config.max_items or limit
+        self.max_items, self.max_cross_domain = config.max_items or limit, model.config.max_cross_domain_items
         self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         self.steps = 0
         self.vsl_collator = VSLCollator(tokenizer)
         self.rspo_collator = RSPOCollator(
-            tokenizer, self.max_items, model.config.max_cross_domain_items, with_items=config.item_weight > 0
+            tokenizer, self.max_items, self.max_cross_domain, with_items=config.item_weight > 0
         )
         self.optimizer = self._new_optimizer()
 

@@ -49,7 +49,7 @@ class LogRecords:
     | `target_items` | list of item ids | what the user responded to then, oldest first |
     | `values` and `target_values` | lists of floats >= 0, *optional* | their values |
     | any other column along the items, e.g. `events`, and `target_` of it | lists, *optional* | as for `VSLTrainer` |
-    | `cross_domain`, `cross_domain_times` | lists, *optional* | what the user did elsewhere, see [`UserHistory`] |
+    | `cross_domain`, `cross_domain_times` | lists, *optional* | what the user did elsewhere; needs `times` |
     | user features | str, *optional* | of the user |
 
     A record of the log of lists (RL) has the fields of a row of `check_lists`: `candidates`, `rewards`, optionally
@@ -70,26 +70,37 @@ class LogRecords:
         max_cross_domain: int | None = None,
     ):
         self.tokenizer, self.config = tokenizer, config
-        self.max_items, self.max_cross_domain = max_items, max_cross_domain
-        self._row_tokenizers: dict[frozenset[str], RowTokenizer] = {}
+        self.training_row = RowTokenizer(
+            tokenizer,
+            max_items=max_items,
+            max_cross_domain=max_cross_domain,
+            user_weight_clip=config.user_weight_clip,
+            behavior_weights=config.behavior_weights,
+            target_value_power=config.target_value_power,
+            means=ValueMeans(config.user_value_mean or 0.0, config.event_value_mean or 0.0),
+        )
 
     def engagement(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A row of [`VSLCollator`], whose last `fresh` items are its targets; and the row that validation ranks: the
-        columns of the history, `target_items`, `target_values`.
+        columns of the history as it was before the first target, `target_items`, `target_values`.
 
         Raises:
             RecordError: Naming the field at fault.
         """
-        history = self._history(record).to_row()
-        targets = self._targets(record).to_row()
+        history, targets = self._history(record), self._targets(record)
+        before, new = history.to_row(), targets.to_row()
         for name in ITEM_COLUMNS:
-            if (name in history) != (name in targets):
+            if (name in before) != (name in new):
                 raise RecordError(f"`{name}` and `{TARGET}{name}` come together. Received: one of them.")
-        row = self._training_row({**history, **{name: history[name] + new for name, new in targets.items()}})
-        fresh = len(targets["items"])
-        row["fresh"] = min(fresh, row["length"] - 1)
-        values = targets.get("values", [0.0] * fresh)
-        return row, {**history, "target_items": targets["items"], "target_values": values}
+        joined = {**before, **{name: before[name] + part for name, part in new.items()}}
+        try:
+            log = UserHistory.from_row(joined, self.tokenizer.user_features)
+            row = self.training_row(log)
+        except HistoryError as error:
+            raise RecordError(error.message) from error
+        row["fresh"] = min(len(targets), row["length"] - 1)
+        values = new.get("values", [0.0] * len(targets))
+        return row, {**log.first(len(history)).to_row(), "target_items": new["items"], "target_values": values}
 
     def preference_list(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """A row of [`RSPOCollator`].
@@ -97,7 +108,6 @@ class LogRecords:
         Raises:
             RecordError: Naming the field at fault, or if the rewards are all alike.
         """
-        history = self._history(record).to_row()
         lists = {name: checked_list(record, name) for name in LIST_FIELDS if record.get(name) is not None}
         for name in ("candidates", "rewards"):
             if name not in lists:
@@ -118,7 +128,7 @@ class LogRecords:
             raise RecordError("`rewards` are all alike: there is nothing to prefer.")
         if self.config.reference != "logged":
             row.pop("ref_logps", None)
-        return {**history, **row}
+        return {**self._history(record).to_row(), **row}
 
     # --- parts
     # ------------------------------------------------------------------------------------------------------------
@@ -153,25 +163,6 @@ class LogRecords:
         if not places:
             raise RecordError(f"`{field}`: {nothing}. Its first id is {items[0]!r:.100}.")
         return places
-
-    def _training_row(self, log: Mapping[str, Any]) -> dict[str, Any]:
-        columns = frozenset(log)
-        if columns not in self._row_tokenizers:
-            config = self.config
-            self._row_tokenizers[columns] = RowTokenizer(
-                self.tokenizer,
-                columns,
-                max_items=self.max_items,
-                max_cross_domain=self.max_cross_domain,
-                user_weight_clip=config.user_weight_clip,
-                behavior_weights=config.behavior_weights,
-                target_value_power=config.target_value_power,
-                means=ValueMeans(config.user_value_mean or 0.0, config.event_value_mean or 0.0),
-            )
-        try:
-            return self._row_tokenizers[columns](log)
-        except ValueError as error:
-            raise RecordError(str(error)) from error
 
 
 def checked_list(record: Mapping[str, Any], name: str) -> list[Any]:

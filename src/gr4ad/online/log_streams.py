@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from gr4ad.trainers.continual import RecordError
 
 from .folder_stream import FolderStream
-from .record_stream import LostRecordsError, Offset, Record, RecordStream, Unreadable
+from .record_stream import LostRecordsError, Offset, Record, RecordStream
 from .redis_stream import RedisStream
 
 logger = logging.getLogger(__name__)
@@ -26,12 +23,12 @@ def open_stream(source: str) -> RecordStream:
 
 
 class LogStreams:
-    """The streams of a run by name, read with patience: a store that restarts must not end the learning.
+    """Streams by name, which are waited for where they cannot be reached: a store that restarts must not end the
+    learning.
 
     Args:
-        sources: Name -> folder or URL, see `open_stream`.
-        poll_seconds: Between two tries to reach a stream.
-        stopping: Whether the run is to end; then a stream that cannot be reached is waited for no longer.
+        sources: Name -> folder or URL, see `open_stream`. poll_seconds: Between two tries to reach one.
+        stopping: Whether the run is to end, and so to wait no longer.
     """
 
     def __init__(self, sources: Mapping[str, str], poll_seconds: float, stopping: Callable[[], bool]):
@@ -42,11 +39,7 @@ class LogStreams:
         return name in self.streams
 
     def read(self, name: str, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
-        """As `RecordStream.read`, but waits while the stream cannot be reached.
-
-        Raises:
-            LostRecordsError: If records after the place are gone. ConnectionError: If the run is to end meanwhile.
-        """
+        """As `RecordStream.read`. Raises ConnectionError only where the run is to end."""
         told = False
         while True:
             try:
@@ -60,15 +53,13 @@ class LogStreams:
                 time.sleep(self.poll_seconds)
 
     def read_again(self, name: str, after: Offset | None, count: int, until: Offset | None) -> list[Record]:
-        """The `count` records between two places, which were found there before.
+        """The `count` records between two places that were found there before.
 
         Raises:
             ValueError: If the stream is not among those of this run. LostRecordsError: If other records are there now.
         """
         if name not in self:
-            raise ValueError(
-                f"The journal of this run takes records from `{name}`, which is not given. Name the stream again."
-            )
+            raise ValueError(f"The journal takes records from `{name}`, which is not given. Name the stream again.")
         records, offset = self.read(name, after, count)
         if len(records) != count or offset != until:
             raise LostRecordsError(
@@ -78,11 +69,4 @@ class LogStreams:
         return records
 
 
-def readable(record: Record) -> dict[str, Any]:
-    """A record that is one. Raises RecordError if it could not be read."""
-    if isinstance(record, Unreadable):
-        raise RecordError(record.reason)
-    return record
-
-
-__all__ = ["LogStreams", "open_stream", "readable"]
+__all__ = ["LogStreams", "open_stream"]

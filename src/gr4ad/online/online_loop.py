@@ -8,16 +8,16 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from gr4ad.serving import PublishedModel, PublishedModelError
 from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
 
-from .catalog_changes import CatalogChanges
-from .index_follower import IndexFollower
+from .catalog_changes import CatalogChanges, IndexFollower, readable
 from .live_artifact import LiveArtifact
-from .log_streams import LogStreams, readable
+from .log_streams import LogStreams
 from .online_config import OnlineConfig
 from .step_journal import StepJournal, StepPlan
 from .trainer_state import STATE_FILE, TENSOR_FILE, Checkpoints, OnlineState
@@ -67,7 +67,9 @@ class OnlineLoop:
         self._saved = self.state.number
         self.artifact = LiveArtifact.load(source, self.folder / "fixed")
         self.trainer = ContinualTrainer(self.artifact.model, self.artifact.tokenizer, learning)
-        self.records = LogRecords(self.artifact.tokenizer, learning, self.trainer.max_items)
+        self.records = LogRecords(
+            self.artifact.tokenizer, learning, self.trainer.max_items, self.trainer.max_cross_domain
+        )
         catalog = CatalogChanges(self.artifact.tokenizer, self.folder / "fixed")
         self.follower = IndexFollower(self.published, catalog)
         self.validation = ProgressiveValidation(config.guard_window, config.guard_users, config.max_ndcg_loss)
@@ -149,8 +151,8 @@ class OnlineLoop:
             refused["catalog"] = 0
             records, offset = self.streams.read("catalog", offsets.get("catalog"), config.catalog_batch_size)
             if records:
-                index = self.artifact.tokenizer.index
-                refused["catalog"] = self.follower.append(records, index, state.changes, self._tell)
+                index = self.follower.followed(self.artifact.tokenizer.index, state.changes)
+                refused["catalog"] = self.follower.append(records, index, partial(self._tell, "catalog"))
                 offsets["catalog"], taken["catalog"] = offset, len(records)
         sizes = {"vsl": config.vsl_batch_size, "rl": config.rl_batch_size}
         found = {

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 Offset = dict[str, Any]
 """A place in a stream, JSON: all before it was read. What it holds is the stream's own."""
 
 
+@dataclass(frozen=True)
 class Unreadable:
     """In the place of a record that cannot be read as one; counted, and left out."""
 
-    def __init__(self, reason: str):
-        self.reason = reason
-
-    def __repr__(self) -> str:
-        return f"Unreadable({self.reason!r})"
+    reason: str
 
 
 Record = dict[str, Any] | Unreadable
