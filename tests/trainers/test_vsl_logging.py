@@ -66,7 +66,7 @@ def test_accuracies_and_calibration_are_those_of_a_count(ring_log, ring_tokenize
         with torch.no_grad():
             context = model.model.encode(alone["input_ids"], **features)
             ranked = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)
-        right += ranked.argmax().item() == row["items"][-1] + 1
+        right += ranked.argmax().item() == row["item_ids"][-1]
     assert item_accuracy(model, batch) == (right, len(rows))
 
 

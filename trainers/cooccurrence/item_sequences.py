@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..bfloat16 import fast_bfloat16
 from ..finite_training import FiniteTrainingMixin
+from ..principal_components import main_components
 
 
 @dataclass
@@ -144,15 +145,6 @@ def train_item_vectors(
     seen[np.concatenate(rows)] = True
     vectors[~seen] = 0.0
     return vectors, trainer.state.log_history
-
-
-def main_components(vectors: np.ndarray, width: int) -> np.ndarray:
-    """The first `width` principal components of vectors (float32, (N, d)) at a common scale of standard deviation 1,
-    float32 (N, min(width, d, N))."""
-    centred = vectors - vectors.mean(0)
-    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
-    components = (left * scale)[:, :width]
-    return (components / components.std()).astype(np.float32)
 
 
 __all__ = ["ItemSequenceCollator", "ItemSequenceConfig", "main_components", "train_item_vectors"]

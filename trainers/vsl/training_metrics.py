@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import HISTORY_INPUTS, GR4ADForRecommendation
 
 
 class StepMetrics:
@@ -75,11 +75,8 @@ def item_accuracy(model: GR4ADForRecommendation, batch: Mapping[str, torch.Tenso
     """
     was_training = model.training
     model.eval()
-    features = {
-        name: value for name, value in batch.items() if name not in ("labels", "item_labels", "value_labels",
-                                                                     "sample_weight", "input_ids", "attention_mask")
-    }  # fmt: skip
-    context = model.model.encode(batch["input_ids"], batch["attention_mask"], **features)
+    features = {name: batch[name] for name in HISTORY_INPUTS if name in batch}
+    context = model.model.encode(batch["input_ids"], **features)
     log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)
     last = (batch["item_labels"] >= 0).sum(1) - 1
     targets = batch["item_labels"].gather(1, last.unsqueeze(1)).squeeze(1)
