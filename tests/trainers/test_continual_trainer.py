@@ -140,7 +140,8 @@ def test_columns_that_do_not_fit_are_refused_by_their_name(build_crossing):
         ({"target_times": ["now", 1.0]}, r"`target_times\[0\]` is 'now'"),
         ({"events": ["click"]}, "`events` must be as long as `items`, 3"),
         ({"cross_domain_times": [1.0]}, "`cross_domain_times` must be as long as `cross_domain`, 4"),
-        ({"cross_domain": "film 1"}, "`cross_domain` must be a list of 0..4096"),
+        ({"cross_domain": "film 1"}, "`cross_domain` must be a list"),
+        ({"items": ["ad_1"] * 4097}, "`items` may have 4096 entries. Received: 4097"),
         ({"city": 7}, "`city` must be text or None"),
         ({"cross_domain_times": None}, "`cross_domain` needs the columns `times` and `cross_domain_times`"),
         ({"target_times": None}, "`times` and `target_times` come together"),
@@ -150,9 +151,11 @@ def test_columns_that_do_not_fit_are_refused_by_their_name(build_crossing):
             records.engagement({**EVERYTHING, **changes})
     for changes, message in (
         ({"rewards": None}, "`rewards` is missing"),
+        ({"rewards": 1.0}, "`rewards` must be a list"),
+        ({"items": []}, "`items`: no item of the history is in the index"),
         ({"rewards": [1.0, 2.0]}, "`rewards` must be as long as `candidates`, 3"),
-        ({"candidates": ["ad_1", ["ad_2"], "ad_3"]}, "`candidates` must be text"),
-        ({"ref_logps": [-1.0, 0.5, -1.0]}, "`ref_logps` must be finite and <= 0"),
+        ({"candidates": ["ad_1", ["ad_2"], "ad_3"]}, "`candidates` must be a list, its entries text"),
+        ({"ref_logps": [-1.0, 0.5, -1.0]}, "`ref_logps` must be a list, its entries finite and <= 0"),
     ):
         with pytest.raises(RecordError, match=message):
             records.preference_list({**LIST, **changes})

@@ -8,30 +8,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gr4ad.tokenization import (
-    HISTORY_COLUMNS,
-    HISTORY_FEATURES,
-    ITEM_COLUMNS,
-    HistoryError,
-    UASIDTokenizer,
-    UserHistory,
-)
+from gr4ad.tokenization import HISTORY_COLUMNS, ITEM_COLUMNS, HistoryError, UASIDTokenizer, UserHistory
 
 from ..vsl.vsl_rows import RowTokenizer, ValueMeans
 from .continual_config import ContinualConfig
 
 MAX_LIST = 4096  # entries that a list of a record may have
-TARGET = "target_"
-TARGET_COLUMNS = ("items", *ITEM_COLUMNS)
-MAY_BE_EMPTY = frozenset(feature.name for feature in HISTORY_FEATURES if feature.along != "items")
-NAMED_COLUMN = re.compile(f"`(?=(?:{'|'.join(TARGET_COLUMNS)})\\b)")
-
-LIST_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "candidates": ("text", lambda value: isinstance(value, str)),
-    "rewards": ("finite and >= 0", lambda value: is_number(value) and 0 <= value < math.inf),
-    "ref_logps": ("finite and <= 0", lambda value: is_number(value) and -math.inf < value <= 1e-6),
+TARGETS = {f"target_{name}": name for name in ("items", *ITEM_COLUMNS)}
+TARGET_COLUMN = re.compile(f"`(?=(?:{'|'.join(TARGETS.values())})\\b)")
+LIST_COLUMNS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "candidates": ("text", lambda entry: isinstance(entry, str)),
+    "rewards": ("finite and >= 0", lambda entry: is_number(entry) and 0 <= entry < math.inf),
+    "ref_logps": ("finite and <= 0", lambda entry: is_number(entry) and -math.inf < entry <= 1e-6),
 }
-"""Fields of a list beside its history -> what an entry may be, and whether one is."""
+"""Columns of a list beside its history -> what an entry must be, and whether one is."""
 
 
 class RecordError(ValueError):
@@ -89,11 +79,11 @@ class LogRecords:
         """
         history, targets = self._history(record), self._targets(record)
         before, new = history.to_row(), targets.to_row()
-        for name in ITEM_COLUMNS:
+        for target, name in TARGETS.items():
             if (name in before) != (name in new):
-                raise RecordError(f"`{name}` and `{TARGET}{name}` come together. Received: one of them.")
-        joined = {**before, **{name: before[name] + part for name, part in new.items()}}
+                raise RecordError(f"`{name}` and `{target}` come together. Received: one of them.")
         try:
+            joined = {**before, **{name: before[name] + part for name, part in new.items()}}
             log = UserHistory.from_row(joined, self.tokenizer.user_features)
             row = self.training_row(log)
         except HistoryError as error:
@@ -108,21 +98,21 @@ class LogRecords:
         Raises:
             RecordError: Naming the field at fault, or if the rewards are all alike.
         """
-        lists = {name: checked_list(record, name) for name in LIST_FIELDS if record.get(name) is not None}
+        lists = {name: record[name] for name in LIST_COLUMNS if record.get(name) is not None}
         for name in ("candidates", "rewards"):
             if name not in lists:
                 raise RecordError(f"`{name}` is missing: a list has its candidates and the reward of each.")
         for name, given in lists.items():
+            allowed, fits = LIST_COLUMNS[name]
+            bad = [entry for entry in given if not fits(entry)] if isinstance(given, list | tuple) else [given]
+            if bad:
+                raise RecordError(f"`{name}` must be a list, its entries {allowed}. Received: {bad[0]!r:.100}.")
             if len(given) != len(lists["candidates"]):
                 raise RecordError(
-                    f"`{name}` must be as long as `candidates`, {len(lists['candidates'])}. Received: {len(given)} "
-                    "entries."
+                    f"`{name}` must be as long as `candidates`, {len(lists['candidates'])}. Received: {len(given)}."
                 )
-            allowed, fits = LIST_FIELDS[name]
-            bad = [value for value in given if not fits(value)]
-            if bad:
-                raise RecordError(f"`{name}` must be {allowed}. Received: {bad[0]!r:.100}.")
-        places = self._known("candidates", lists["candidates"], "no candidate is in the index")
+        check_lengths(lists)
+        places = self._known(lists["candidates"], "`candidates`: no candidate is in the index")
         row = {name: [given[place] for place in places] for name, given in lists.items()}
         if len(set(row["rewards"])) < 2:
             raise RecordError("`rewards` are all alike: there is nothing to prefer.")
@@ -134,44 +124,40 @@ class LogRecords:
     # ------------------------------------------------------------------------------------------------------------
 
     def _history(self, record: Mapping[str, Any]) -> UserHistory:
-        columns = {name: checked_list(record, name) for name in HISTORY_COLUMNS if record.get(name) is not None}
-        features = {name: record.get(name) for name in self.tokenizer.user_features}
+        columns = {name: record.get(name) for name in (*HISTORY_COLUMNS, *self.tokenizer.user_features)}
         try:
-            return self._read({**columns, **features}, "items", "no item of the history is in the index")
+            return self._read(columns, "`items`: no item of the history is in the index")
         except HistoryError as error:
             raise RecordError(error.message) from error
 
     def _targets(self, record: Mapping[str, Any]) -> UserHistory:
-        given = {name: TARGET + name for name in TARGET_COLUMNS if record.get(TARGET + name) is not None}
-        columns = {name: checked_list(record, field) for name, field in given.items()}
+        columns = {name: record.get(target) for target, name in TARGETS.items()}
         try:
-            nothing = "no target is in the index: add new ads to the catalog first"
-            return self._read(columns, TARGET + "items", nothing)
+            return self._read(columns, "`target_items`: no target is in the index: add new ads to the catalog first")
         except HistoryError as error:
-            raise RecordError(NAMED_COLUMN.sub("`" + TARGET, error.message)) from error
+            raise RecordError(TARGET_COLUMN.sub("`target_", error.message)) from error
 
-    def _read(self, columns: Mapping[str, Any], field: str, nothing: str) -> UserHistory:
+    def _read(self, columns: Mapping[str, Any], nothing: str) -> UserHistory:
         """The items of a history that the index knows."""
+        check_lengths(columns)
         history = UserHistory.from_row(columns, self.tokenizer.user_features)
-        history = history.take(self._known(field, history.items, nothing))
+        history = history.take(self._known(history.items, nothing))
         self.tokenizer.encode_row(history)  # refuses, say, an unknown event, before a batch holds it
         return history
 
-    def _known(self, field: str, items: Sequence[Any], nothing: str) -> list[int]:
+    def _known(self, items: Sequence[str], nothing: str) -> list[int]:
         rows = self.tokenizer.index.rows
         places = [place for place, item in enumerate(items) if item in rows]
         if not places:
-            raise RecordError(f"`{field}`: {nothing}. Its first id is {items[0]!r:.100}.")
+            raise RecordError(f"{nothing}. Received: {items[:3]!r:.100}.")
         return places
 
 
-def checked_list(record: Mapping[str, Any], name: str) -> list[Any]:
-    """A list field of a record. Raises RecordError if it is none, or too long or empty."""
-    given, least = record[name], int(name not in MAY_BE_EMPTY)
-    if not isinstance(given, list | tuple) or not least <= len(given) <= MAX_LIST:
-        size = f"{len(given)} entries" if isinstance(given, list | tuple) else f"{given!r:.100}"
-        raise RecordError(f"`{name}` must be a list of {least}..{MAX_LIST} entries. Received: {size}.")
-    return list(given)
+def check_lengths(columns: Mapping[str, Any]) -> None:
+    """Raises RecordError for a list that would take more memory than a step should."""
+    for name, given in columns.items():
+        if isinstance(given, list | tuple) and len(given) > MAX_LIST:
+            raise RecordError(f"`{name}` may have {MAX_LIST} entries. Received: {len(given)}. Leave the oldest out.")
 
 
 def is_number(value: Any) -> bool:
