@@ -1,12 +1,16 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Checks of the columns of a dataset whose rows are lists of candidates, row by row, before any training."""
+"""Rows that are lists of candidates: checked one by one before any training, and batched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import BatchEncoding
+
+from gr4ad.tokenization import HISTORY_COLUMNS, HistoryError, UASIDTokenizer, UserHistory
 
 
 def require_columns(lists: Dataset, names: Iterable[str], dataset: str, remedy: str) -> None:
@@ -29,6 +33,17 @@ def check_candidates(lists: Dataset) -> list[list[str]]:
                 "row, or give the ids as text."
             )
     return column
+
+
+def check_histories(lists: Dataset) -> None:
+    """Raises ValueError, naming the row, as [`UserHistory`]; rows without `items` are not read."""
+    columns = lists.select_columns([name for name in HISTORY_COLUMNS if name in lists.column_names])
+    for number, row in enumerate(columns):
+        try:
+            if row["items"] is not None:
+                UserHistory.from_row(row)
+        except HistoryError as error:
+            raise error.at(number) from None
 
 
 def check_numbers(lists: Dataset, name: str, *, sign: int) -> list[list[float]]:
@@ -56,4 +71,32 @@ def check_numbers(lists: Dataset, name: str, *, sign: int) -> list[list[float]]:
     return column
 
 
-__all__ = ["check_candidates", "check_numbers", "require_columns"]
+def candidate_batch(
+    tokenizer: UASIDTokenizer, rows: Sequence[Mapping[str, Any]], *, max_items: int, max_cross_domain: int | None
+) -> tuple[BatchEncoding, np.ndarray, np.ndarray]:
+    """The history inputs of `UASIDTokenizer.encode_rows`, as tensors; and of n candidates, the most of a row, the item
+    rows (int64, (B, n)), where padding repeats the first, and the mask (bool, (B, n)), True on real ones."""
+    batch = tokenizer.encode_rows(rows, max_items=max_items, max_cross_domain=max_cross_domain, return_tensors="pt")
+    known = [tokenizer.item_rows(row["candidates"]) for row in rows]
+    lengths = np.array([len(part) for part in known])
+    width = int(lengths.max())
+    items = np.stack([np.concatenate([part, np.repeat(part[:1], width - len(part))]) for part in known])
+    return batch, items, np.arange(width) < lengths[:, None]
+
+
+def padded_numbers(rows: Sequence[Mapping[str, Any]], name: str, width: int) -> np.ndarray:
+    """A column with one number for each candidate, float32 (B, width), 0 on padding."""
+    lines = np.zeros((len(rows), width), dtype=np.float32)
+    for line, row in zip(lines, rows, strict=True):
+        line[: len(row[name])] = row[name]
+    return lines
+
+
+__all__ = [
+    "candidate_batch",
+    "check_candidates",
+    "check_histories",
+    "check_numbers",
+    "padded_numbers",
+    "require_columns",
+]

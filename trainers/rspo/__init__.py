@@ -7,6 +7,8 @@ from ..lazy_names import lazy_names
 if TYPE_CHECKING:
     from .list_grades import unified_weights as unified_weights
     from .list_grades import value_grades as value_grades
+    from .list_sources import beam_lists as beam_lists
+    from .list_sources import impression_lists as impression_lists
     from .preference_fields import PreferenceFields as PreferenceFields
     from .preference_fields import RSPOFields as RSPOFields
     from .preference_lists import RSPOCollator as RSPOCollator
@@ -23,6 +25,7 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "list_grades": ["unified_weights", "value_grades"],
+        "list_sources": ["beam_lists", "impression_lists"],
         "preference_fields": ["PreferenceFields", "RSPOFields"],
         "preference_lists": ["RSPOCollator", "check_lists"],
         "preference_losses": ["PreferenceLossFunction", "dpo_loss", "grpo_loss", "rspo_loss", "sdpo_loss"],
