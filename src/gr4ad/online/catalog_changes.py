@@ -19,7 +19,6 @@ from .record_stream import Record, Unreadable
 logger = logging.getLogger(__name__)
 
 FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
-MAX_DIMENSIONS = 65_536
 
 
 class CatalogChanges:
@@ -92,23 +91,19 @@ class CatalogChanges:
                 raise ValueError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
 
     def _codes(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        codes, embedding = record.get("codes"), record.get("embedding")
+        codes, embedding, quantizer = record.get("codes"), record.get("embedding"), self.quantizer
         if (codes is None) == (embedding is None):
             raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both or none.")
-        return self._encoded(record, item, index) if codes is None else codes
-
-    def _encoded(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        quantizer, embedding = self.quantizer, record["embedding"]
+        if codes is not None:
+            return codes
         if quantizer is None:
             raise RecordError("`embedding` needs codebooks, which this artifact lacks. Send `codes`.")
-        if not isinstance(embedding, Sequence) or not 1 <= len(embedding) <= MAX_DIMENSIONS:
-            raise RecordError(f"`embedding` must be a list of floats. Received: {embedding!r:.100}.")
         try:
             vectors = np.array([embedding], dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise RecordError(f"`embedding` must be a list of floats ({error}).") from error
-        if not np.isfinite(vectors).all():
-            raise RecordError("`embedding` must be finite. Received: NaN or infinity.")
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise RecordError(f"`embedding` must be finite floats in one list. Received: {embedding!r:.100}.")
         keys = [self._business_key(record, item)] if quantizer.uses_business_keys else None
         if self.fusion is not None:
             vectors = self.fusion.transform(vectors)
