@@ -135,7 +135,7 @@ class LogRecords:
         check_lengths(given)
         try:
             history = UserHistory.from_row({**given, **features}, features)
-            history = history.take(self._known(f"{prefix}items", history.items, nothing))
+            history = history.take(self._known(f"{prefix}items", list(history.items), nothing))
             self.tokenizer.encode_row(history)  # refuses, say, an unknown event, before a batch holds it
         except HistoryError as error:
             raise RecordError(NAMED_COLUMN.sub(f"`{prefix}", error.message)) from error
