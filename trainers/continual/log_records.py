@@ -10,7 +10,7 @@ from typing import Any
 
 from gr4ad.tokenization import HISTORY_COLUMNS, ITEM_COLUMNS, HistoryError, UASIDTokenizer, UserHistory
 
-from ..vsl.vsl_rows import RowTokenizer, ValueMeans
+from ..vsl.vsl_rows import RowTokenizer, ValueMeans, check_log_columns
 from .continual_config import ContinualConfig
 
 MAX_LIST = 4096  # entries that a list of a record may have
@@ -84,12 +84,13 @@ class LogRecords:
         for name in TARGET_COLUMNS:
             if (name in before) != (name in new):
                 raise RecordError(f"`{name}` and `{TARGET}{name}` come together. Received: one of them.")
+        joined = {**before, **{name: before[name] + part for name, part in new.items()}}
         try:
-            joined = {**before, **{name: before[name] + part for name, part in new.items()}}
+            check_log_columns(joined, self.tokenizer, self.config.target_value_power)
             log = UserHistory.from_row(joined, self.tokenizer.user_features)
             row = self.training_row(log)
-        except HistoryError as error:
-            raise RecordError(error.message) from error
+        except ValueError as error:
+            raise RecordError(str(error)) from error
         row["fresh"] = min(len(targets), row["length"] - 1)
         values = new.get("values", [0.0] * len(targets))
         return row, {**log.first(len(history)).to_row(), "target_items": new["items"], "target_values": values}
@@ -130,9 +131,9 @@ class LogRecords:
         nothing: str = "no item of the history is in the index",
     ) -> UserHistory:
         """What the index knows of the history in a record whose columns have a prefix."""
+        check_lengths({prefix + name: record.get(prefix + name) for name in columns})
         given = {name: record.get(prefix + name) for name in columns}
         features = {} if prefix else {name: record.get(name) for name in self.tokenizer.user_features}
-        check_lengths(given)
         try:
             history = UserHistory.from_row({**given, **features}, features)
             history = history.take(self._known(f"{prefix}items", list(history.items), nothing))

@@ -178,12 +178,11 @@ class OnlineLoop:
             self._waiting_since = None
             return False
         now = time.monotonic()
-        self._waiting_since = self._waiting_since or now
+        since = now if self._waiting_since is None else self._waiting_since
         full = any(count >= sizes[name] for name, count in found.items())
-        if full or now - self._waiting_since >= self.config.max_wait_seconds:
-            self._waiting_since = None
-            return True
-        return False
+        ready = full or now - since >= self.config.max_wait_seconds
+        self._waiting_since = None if ready else since
+        return ready
 
     # --- carrying out
     # -------------------------------------------------------------------------------------------------------
