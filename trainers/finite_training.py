@@ -12,7 +12,10 @@ from transformers import Trainer, TrainerCallback
 
 from .whole_checkpoints import last_checkpoint
 
-TrainerBase = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    TrainerBase = Trainer
+else:
+    TrainerBase = object
 
 
 class NonFiniteTrainingError(ValueError):

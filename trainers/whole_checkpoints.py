@@ -19,7 +19,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container")
-TrainerBase = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    TrainerBase = Trainer
+else:
+    TrainerBase = object
 UNFINISHED = ".unfinished"  # a folder that neither resuming nor the rotation of checkpoints looks into
 
 
