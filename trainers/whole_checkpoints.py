@@ -112,6 +112,7 @@ class WholeCheckpointMixin(TrainerBase):
 
     def checkpoint_bytes(self) -> int:
         """Bytes that model and optimizer take, without the tokenizer."""
+        assert self.model is not None
         tensors = [*self.model.parameters(), *self.model.buffers()]
         for values in self.optimizer.state.values() if self.optimizer is not None else ():
             tensors.extend(value for value in values.values() if isinstance(value, torch.Tensor))

@@ -52,15 +52,7 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         market_config = recipe.market
         runner.run("market", lambda folder: simulate(market_config, folder), settings=market_config)
         recipe.data.root = str(runner.folder("market"))
-    inputs = {
-        name: file_digest(Path(recipe.data.root) / source)
-        for name, source in (
-            ("catalog", recipe.data.catalog),
-            ("events", recipe.data.events),
-            ("users", recipe.data.users),
-        )
-        if source
-    }
+    inputs = {role: file_digest(Path(recipe.data.root) / source) for role, source in recipe.data.sources().items()}
     # The folder's name may change between runs, its files may not: the key holds their digests instead.
     data_settings = {**vars(recipe.data), "root": "", "inputs": inputs}
     runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=data_settings)

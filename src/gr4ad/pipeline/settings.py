@@ -75,6 +75,13 @@ class TokenizeConfig:
             "reach 97 days. Needs events with `timestamp`; 0 = none."
         },
     )
+    num_cross_domain_items: int = field(
+        default=0,
+        metadata={
+            "help": "Rows that ids of what users did elsewhere are hashed to, row 0 being padding; 0 = none. Needs "
+            "prepared data with `cross_domain`."
+        },
+    )
     display_columns: list[str] = field(
         default_factory=lambda: ["title"],
         metadata={
@@ -90,6 +97,11 @@ class TokenizeConfig:
     def __post_init__(self) -> None:
         if self.num_time_buckets < 0:
             raise ValueError(f"`num_time_buckets` must be 0 (none) or more. Received: {self.num_time_buckets}.")
+        if self.num_cross_domain_items < 0 or self.num_cross_domain_items == 1:
+            raise ValueError(
+                "`num_cross_domain_items` must be 0 (none), or at least 2: row 0 is padding. "
+                f"Received: {self.num_cross_domain_items}."
+            )
 
 
 @dataclass

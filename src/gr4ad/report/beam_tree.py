@@ -11,8 +11,8 @@ from typing import Any
 ROW = 25.0  # height of one leaf, px
 COLUMN = 150.0  # distance of two levels, px
 ROOT_X = 222.0  # the history stands to the left of it, px
-LEAF_WIDTH = 290.0  # room for titles to the right of the last level, px
-TOP = 38.0  # room for the headings, px
+LEAF_WIDTH = 290.0  # for titles to the right of the last level, px
+TOP = 38.0  # for the headings, px
 WIDEST = 12.0  # line of probability 1, px
 BEAMS = 12  # beams drawn of each level
 HISTORY = 6  # items of the history drawn
@@ -144,16 +144,12 @@ def _grow(levels: Sequence[Sequence[Mapping[str, Any]]], served: set[str]) -> li
             chosen[level - 1].add(parent)
     drawn: list[dict[int, _Beam]] = []
     for level, places in enumerate(chosen):
-        best_first = sorted(places, key=lambda place: -levels[level][place]["score"])
-        drawn.append(
-            {
-                place: _Beam(level, str(levels[level][place]["sid"]), float(levels[level][place]["score"]))
-                for place in best_first
-            }
-        )
-        if level:
-            for place, beam in drawn[level].items():
-                drawn[level - 1][levels[level][place]["parent"]].children.append(beam)
+        drawn.append({})
+        for place in sorted(places, key=lambda place: -levels[level][place]["score"]):
+            found = levels[level][place]
+            drawn[level][place] = _Beam(level, str(found["sid"]), float(found["score"]))
+            if level:
+                drawn[level - 1][found["parent"]].children.append(drawn[level][place])
     return list(drawn[0].values())
 
 
@@ -176,6 +172,3 @@ def _percent(probability: float) -> str:
 
 def _title(item: Mapping[str, Any]) -> str:
     return str(item.get("title") or item.get("item_id") or "")
-
-
-__all__ = ["Drawing", "Node", "draw_beam_tree"]

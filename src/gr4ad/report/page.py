@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from . import plots, tables
 from .beam_tree import draw_beam_tree
 from .contents import RunReport
 from .evaluation_plots import reliability_plot
-
-BAR_METRICS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,51 @@ def write_report(out_path: str | Path, report: RunReport) -> None:
     Raises:
         ValueError: a beam of `report.beam_tree` names a parent that is not there.
     """
-    write_page(out_path, render_report(report))
+    environment = page_environment()
+    environment.filters |= {
+        "count": tables.count_text,
+        "duration": tables.duration_text,
+        "figure": tables.number_text,
+    }
+    longest = max(report.timings.values(), default=0.0)
+    text = environment.get_template("report.html").render(
+        report=report,
+        tiles=_tiles(report),
+        results=[
+            # One protocol is drawn; the others differ from it by little and are in the tables.
+            (
+                table,
+                [] if place else plots.bar_plots(report.metrics[table.protocol], report.value_unit).values(),
+                tables.paired_rows(report.paired.get(table.protocol, {})),
+            )
+            for place, table in enumerate(tables.metric_tables(report.metrics))
+        ],
+        reach=tables.reach_table(report.metrics.get("test", {})),
+        reliability=[
+            plot
+            for part, calibration in report.value_calibration.items()
+            if (plot := reliability_plot(part, calibration, report.value_unit)) is not None
+        ],
+        calibration_columns=tables.CALIBRATION_COLUMNS,
+        calibration_rows=tables.calibration_rows(report.value_calibration),
+        training=plots.training_plots(report.training_log, report.value_unit),
+        alignment=plots.alignment_plots(report.alignment_log, report.value_unit),
+        codebook_plots=[
+            plots.usage_plot(level, counts) for level, counts in enumerate(report.code_counts, start=1) if sum(counts)
+        ],
+        codebook_columns=tables.CODEBOOK_COLUMNS,
+        codebook_rows=tables.codebook_rows(report.sid_quality, report.code_counts),
+        collisions=tables.collision_rows(report.sid_quality),
+        tree=draw_beam_tree(report.beam_tree),
+        recommendations=report.beam_tree.get("recommendations", []),
+        data_facts=tables.data_facts(report.data_summary),
+        dropped=tables.dropped_rows(report.data_summary),
+        splits=tables.split_rows(report.data_summary),
+        split_text=tables.split_text(report.data_summary.get("split")),
+        timings=[(stage, seconds, seconds / longest if longest else 0.0) for stage, seconds in report.timings.items()],
+        total_seconds=sum(report.timings.values()),
+    )
+    write_page(out_path, text)
 
 
 def write_page(out_path: str | Path, text: str) -> None:
@@ -59,82 +100,17 @@ def page_environment() -> Environment:
     )
 
 
-def render_report(report: RunReport) -> str:
-    """The page as text. Raises as `write_report`."""
-    environment = page_environment()
-    environment.filters |= {
-        "count": tables.count_text,
-        "duration": tables.duration_text,
-        "figure": tables.number_text,
-    }
-    longest = max(report.timings.values(), default=0.0)
-    return environment.get_template("report.html").render(
-        report=report,
-        tiles=_tiles(report),
-        results=[
-            # One protocol is drawn; the others differ from it by little and are in the tables.
-            (
-                table,
-                [] if place else _bar_plots(report.metrics[table.protocol], report.value_unit),
-                tables.paired_rows(report.paired.get(table.protocol, {})),
-            )
-            for place, table in enumerate(tables.metric_tables(report.metrics))
-        ],
-        reach=tables.reach_table(report.metrics.get("test", {})),
-        reliability=[
-            plot
-            for part, calibration in report.value_calibration.items()
-            if (plot := reliability_plot(part, calibration, report.value_unit)) is not None
-        ],
-        calibration_columns=tables.CALIBRATION_COLUMNS,
-        calibration_rows=tables.calibration_rows(report.value_calibration),
-        training=plots.training_plots(report.training_log, report.value_unit),
-        alignment=plots.alignment_plots(report.alignment_log, report.value_unit),
-        codebook_plots=[
-            plot for level, counts in enumerate(report.code_counts) if (plot := plots.codebook_plot(level, counts))
-        ],
-        codebook_columns=tables.CODEBOOK_COLUMNS,
-        codebook_rows=tables.codebook_rows(report.sid_quality, report.code_counts),
-        collisions=tables.collision_rows(report.sid_quality),
-        tree=draw_beam_tree(report.beam_tree),
-        recommendations=report.beam_tree.get("recommendations", []),
-        data_facts=tables.data_facts(report.data_summary),
-        dropped={reason: count for reason, count in report.data_summary.get("dropped", {}).items() if count},
-        splits=tables.split_rows(report.data_summary),
-        split_text=tables.split_text(report.data_summary.get("split")),
-        timings=[(stage, seconds, seconds / longest if longest else 0.0) for stage, seconds in report.timings.items()],
-        total_seconds=sum(report.timings.values()),
-    )
-
-
 def _tiles(report: RunReport) -> list[Tile]:
     """The few figures that say how the run went."""
     tiles = []
     protocol = next((table.protocol for table in tables.metric_tables(report.metrics)), None)
-    systems = report.metrics[protocol] if protocol is not None else {}
-    ours = systems.get(tables.OURS, {})
-    for metric in ("recall@10", "ndcg@10", "revenue@10"):
-        if not tables.is_known(ours.get(metric)):
-            continue
-        rival = tables.best_baseline(systems, metric)
+    for metric, figure, rival in tables.headline(report.metrics[protocol] if protocol is not None else {}):
         note = ""
         if rival is not None and rival[1] > 0:
-            note = f"{100 * (ours[metric] / rival[1] - 1):+.1f}% against {rival[0]}".replace("-", "−")
-        tiles.append(Tile(tables.METRICS[metric], tables.figure_text(metric, ours[metric]), note))
+            note = f"{100 * (figure / rival[1] - 1):+.1f}% against {rival[0]}".replace("-", "−")
+        tiles.append(Tile(tables.METRICS[metric], tables.figure_text(metric, figure), note))
     if "cpr" in report.sid_quality:
         shared = report.sid_quality.get("items_in_shared_sids")
         note = "" if shared is None else f"{100 * shared:.1f}% of the ads share an SID"
         tiles.append(Tile("Ads per semantic ID", f"{report.sid_quality['cpr']:.3f}", note))
     return tiles
-
-
-def _bar_plots(systems: Mapping[str, Mapping[str, float]], value_unit: str) -> list[plots.Plot]:
-    drawn = []
-    for metric in BAR_METRICS:
-        note = "95% interval over users" if plots.has_intervals(metric, systems) else "± one standard error"
-        unit = f"{value_unit or 'Value'} per user, " if metric == "revenue@10" else ""
-        drawn.append(plots.metric_plot(metric, systems, unit + note))
-    return [plot for plot in drawn if plot is not None]
-
-
-__all__ = ["render_report", "write_report"]
