@@ -1,24 +1,28 @@
-"""Records of the catalog stream as changes of the index: a new ad gets its semantic ID."""
+"""Records of the catalog stream as changes of the index, and the published changes as the trainer follows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gr4ad.serving import IndexChange
+from gr4ad.serving import IndexChange, PublishedModel
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
-from gr4ad.trainers.online import RecordError
+from gr4ad.trainers.continual import RecordError
+
+from .record_stream import Record, Unreadable
+
+logger = logging.getLogger(__name__)
 
 FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
-MAX_DIMENSIONS = 65_536
 
 
 class CatalogChanges:
-    """Turns catalog records into index changes.
+    """Turns catalog records into index changes, and follows those that are published, of whomever.
 
     | field | type | meaning |
     |---|---|---|
@@ -59,23 +63,21 @@ class CatalogChanges:
         unknown = sorted(set(record) - FIELDS)
         if unknown:
             raise RecordError(f"`{unknown[0]}` is no field of a catalog record. Put columns into `attributes`.")
+        priority, attributes = record.get("priority"), record.get("attributes")
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
         try:
             if record.get("remove"):
                 return IndexChange("remove", [item])
-            codes = self._codes(record, item, index)
-            priority = record.get("priority")
-            attributes = record.get("attributes")
-            if attributes is not None and not isinstance(attributes, Mapping):
-                raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
-            return IndexChange(
+            change = IndexChange(
                 "add",
                 [item],
-                [codes],
+                [self._codes(record, item, index)],
                 None if priority is None else [priority],
                 None if attributes is None else {name: [value] for name, value in attributes.items()},
             )
-        except RecordError:
-            raise
+            self.check_codes(change)
+            return change
         except ValueError as error:
             raise RecordError(f"{item!r:.100}: {error}") from error
 
@@ -86,30 +88,60 @@ class CatalogChanges:
             if len(codes) != len(sizes) or any(code >= size for code, size in zip(codes, sizes, strict=True)):
                 raise ValueError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
 
+    def followed(self, published: PublishedModel, index: SIDIndex, number: int, last: int | None = None) -> SIDIndex:
+        """An index with the changes after `number`, up to `last`; the very index it was given if there are none."""
+        for place, change in published.changes_after(number):
+            if last is not None and place > last:
+                break
+            after = index.snapshot()
+            try:
+                self.check_codes(change)
+                change.apply_to(after)
+            except ValueError as error:
+                logger.error("Index change %d does not fit the index and is left out: %s", place, error)
+                continue
+            index = after
+        return index
+
+    def append(
+        self,
+        published: PublishedModel,
+        records: Sequence[Record],
+        index: SIDIndex,
+        refuse: Callable[[ValueError], None],
+    ) -> int:
+        """Appends the changes that records make of an index which all changes are in, but for those that stand
+        already: appended before this process was killed, or by another one. Returns how many records were refused,
+        and says why to `refuse`."""
+        refused = 0
+        for record in records:
+            try:
+                change = self.change(readable(record), index)
+                after = index.snapshot()
+                change.apply_to(after)
+            except ValueError as error:  # also what the index says of a change that does not fit it
+                refused += 1
+                refuse(error)
+                continue
+            if after.version != index.version:
+                published.append_change(change)
+                index = after
+        return refused
+
     def _codes(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        codes, embedding = record.get("codes"), record.get("embedding")
+        codes, embedding, quantizer = record.get("codes"), record.get("embedding"), self.quantizer
         if (codes is None) == (embedding is None):
             raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both or none.")
-        sizes = self.tokenizer.level_sizes
         if codes is not None:
-            fits = isinstance(codes, Sequence) and len(codes) == len(sizes)
-            if not fits or not all(type(c) is int and 0 <= c < size for c, size in zip(codes, sizes, strict=True)):
-                raise RecordError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
-            return list(codes)
-        return self._encoded(record, item, index)
-
-    def _encoded(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        quantizer, embedding = self.quantizer, record["embedding"]
+            return codes
         if quantizer is None:
             raise RecordError("`embedding` needs codebooks, which this artifact lacks. Send `codes`.")
-        if not isinstance(embedding, Sequence) or not 1 <= len(embedding) <= MAX_DIMENSIONS:
-            raise RecordError(f"`embedding` must be a list of floats. Received: {embedding!r:.100}.")
         try:
             vectors = np.array([embedding], dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise RecordError(f"`embedding` must be a list of floats ({error}).") from error
-        if not np.isfinite(vectors).all():
-            raise RecordError("`embedding` must be finite. Received: NaN or infinity.")
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise RecordError(f"`embedding` must be finite floats in one list. Received: {embedding!r:.100}.")
         keys = [self._business_key(record, item)] if quantizer.uses_business_keys else None
         if self.fusion is not None:
             vectors = self.fusion.transform(vectors)
@@ -126,20 +158,24 @@ class CatalogChanges:
         return codes
 
     def _business_key(self, record: Mapping[str, Any], item: str) -> str:
-        key = record.get("business_key")
+        key, fields = record.get("business_key"), self.tokenizer.business_fields
         if key is None:
             given = {"item_id": item, **(record.get("attributes") or {})}
-            lacking = [name for name in self.tokenizer.business_fields if name not in given]
-            if lacking:
-                raise RecordError(
-                    f"The last level is hashed and needs {lacking[0]!r} among `attributes`, or a `business_key`."
-                )
-            if not self.tokenizer.business_fields:
-                raise RecordError("The last level is hashed and needs a `business_key`. Received: none.")
-            key = "|".join(str(given[name]) for name in self.tokenizer.business_fields)
+            lacking = [name for name in fields if name not in given]
+            if lacking or not fields:
+                or_fields = f", or {lacking[0]!r} among `attributes`" if lacking else ""
+                raise RecordError(f"The last level is hashed and needs a `business_key`{or_fields}. Received: none.")
+            key = "|".join(str(given[name]) for name in fields)
         if not isinstance(key, str):
             raise RecordError(f"`business_key` must be a string. Received: {key!r:.100}.")
         return key
 
 
-__all__ = ["CatalogChanges"]
+def readable(record: Record) -> dict[str, Any]:
+    """A record that is one. Raises RecordError if it could not be read."""
+    if isinstance(record, Unreadable):
+        raise RecordError(record.reason)
+    return record
+
+
+__all__ = ["CatalogChanges", "readable"]
