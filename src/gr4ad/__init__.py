@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gr4ad.trainers.lazy_names import lazy_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from gr4ad.modeling_gr4ad import GR4ADConfig as GR4ADConfig

@@ -6,15 +6,17 @@ import signal
 from typing import Any
 
 from tqdm import tqdm
-from trl import TrlParser
 
-from gr4ad.online import OnlineConfig
-from gr4ad.trainers.continual import ContinualConfig
+from gr4ad.commands.arguments import parse_configs
 
 
 def online(arguments: list[str]) -> None:
-    kinds: Any = (OnlineConfig, ContinualConfig)
-    config, learning = TrlParser(kinds, prog="gr4ad online").parse_args_and_config(arguments)
+    config, learning = parse_configs(
+        "gr4ad online",
+        ("gr4ad.online.online_config.OnlineConfig", "gr4ad.trainers.continual.continual_config.ContinualConfig"),
+        arguments,
+    )
+
     from transformers.utils.logging import disable_progress_bar
 
     from gr4ad.online import OnlineLoop  # brings torch, which the lines above do without
