@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from scipy.optimize import nnls
 
 FEATURES = 4  # of a batch: beam rows, context items, requests, 1
 MEMORY = 1e-3  # weight of the fit before, beside that of a batch
@@ -49,6 +48,10 @@ class LatencyModel:
         if not self.ready:
             raise RuntimeError(f"{len(self._batches)} batches were observed, {self.min_batches} are needed.")
         if self._stale:
+            from scipy.optimize import (
+                nnls,  # half a second that options, which this module stands behind, need not wait
+            )
+
             batches = np.array(self._batches)
             features, seconds = batches[:, :FEATURES], batches[:, FEATURES]
             weighted = features / seconds[:, None]

@@ -24,7 +24,8 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **more})
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message.rstrip('.')}. `{self.prog} --help` shows what there is.")
+        ended = message if message.endswith(("?", ".")) else f"{message}."
+        raise ValueError(f"{ended} `{self.prog} --help` shows what there is.")
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         known = self._option_string_actions

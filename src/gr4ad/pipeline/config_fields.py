@@ -97,8 +97,9 @@ def is_of(value: Any, kind: str) -> bool:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The text ` Did you mean ...?`; "" where nothing is like `name`."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean `{close[0]}`?" if close else ""
+    bare = {other.lstrip("-"): other for other in known}  # the dashes of two flags make them no more alike
+    close = difflib.get_close_matches(name.lstrip("-"), list(bare), n=1)
+    return f" Did you mean `{bare[close[0]]}`?" if close else ""
 
 
 def config_class(config: str) -> type:
