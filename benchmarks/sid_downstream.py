@@ -10,24 +10,25 @@ item head on the beams (item weight 1). The test items are not read. `spread` is
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from measurement.results import Benchmark, Row, result_row
+from measurement.runs import recipe_of, run_data
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLConfig
-from gr4ad.data import load_prepared, prepare
-from gr4ad.pipeline import load_recipe
+from gr4ad.data import load_prepared
+from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads, tune_ad_encoder
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import StageRunner, write_json
+from gr4ad.pipeline.runner import StageRunner
 from gr4ad.pipeline.tokenizing import build_tokenizer
 from gr4ad.pipeline.training import train_model, trainer_arguments
 from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 
-TUNE = {"epochs": 3, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True}
+SMOKE_TUNE = {"epochs": 1, "batch_size": 16}
+TUNE: dict[str, Any] = {"epochs": 3, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True}
 VARIANTS = {  # name: (tuned encoder, collaborative vectors)
     "raw text": (False, False),
     "tuned text": (True, False),
@@ -36,21 +37,20 @@ VARIANTS = {  # name: (tuned encoder, collaborative vectors)
 }
 
 
-def run_variant(name: str, recipe, runner: StageRunner, epochs: int) -> list[dict]:
+def run_variant(name: str, recipe: Recipe, runner: StageRunner, epochs: int, tune: dict[str, Any]) -> list[Row]:
     """Result rows of one variant; finished stages are kept."""
     tuned, collaborative = VARIANTS[name]
-    slug, seed = name.replace(" + ", "_").replace(" ", "_"), recipe.seed
-    runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=[vars(recipe.data)])
-    data_dir = runner.folder("data") / "prepared"
+    label, seed = name.replace(" + ", "_").replace(" ", "_"), recipe.seed
+    data_dir = run_data(recipe, runner)
     if tuned:
         runner.run(
             "tune",
-            lambda folder: tune_ad_encoder(recipe.embed, TUNE, data_dir=data_dir, out_dir=folder, seed=seed),
-            settings=[recipe.embed, TUNE, seed],
+            lambda folder: tune_ad_encoder(recipe.embed, tune, data_dir=data_dir, out_dir=folder, seed=seed),
+            settings=[recipe.embed, tune, seed],
             after=("data",),
         )
     cooccurrence = recipe.cooccurrence if collaborative else {}
-    embed, tokenize, train = (runner.folder(f"{stage}_{slug}") for stage in ("embed", "tokenize", "train"))
+    embed, tokenize, train = (runner.folder(f"{stage}_{label}") for stage in ("embed", "tokenize", "train"))
     encoder = runner.folder("tune") / ENCODER_FOLDER if tuned else None
     runner.run(
         embed.name,
@@ -84,20 +84,13 @@ def run_variant(name: str, recipe, runner: StageRunner, epochs: int) -> list[dic
         after=("data", tokenize.name),
     )
     summary = runner.run(
-        f"validate_{slug}",
+        f"validate_{label}",
         lambda folder: validate(data_dir, tokenize, train, recipe.evaluate.beam_widths),
         settings=[recipe.evaluate.beam_widths],
         after=("data", tokenize.name, train.name),
     )
     return [
-        {
-            "name": f"{name}/{ranked}/{metric}",
-            "metric": metric,
-            "value": round(scores[metric], 5),
-            "spread": round(scores[f"{metric}_se"], 5),
-            "unit": "share",
-            "seed": seed,
-        }
+        result_row(f"{name}/{ranked}/{metric}", metric, scores[metric], "share", scores[f"{metric}_se"], seed=seed)
         for ranked, scores in summary.items()
         for metric in ("recall@10", "ndcg@10")
     ]
@@ -126,30 +119,19 @@ def validate(data_dir: Path, tokenizer_dir: Path, train_dir: Path, beam_widths: 
     return scores
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="Folder of the Amazon Beauty tables.")
-    parser.add_argument("--work", required=True, help="Folder of the runs.")
-    parser.add_argument("--out", type=Path, help="JSON file to write.")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    recipe = load_recipe("amazon_beauty", data_root=arguments.data)
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="One epoch on a small simulated market in place of the log.")
+    benchmark.add_argument("--data", type=Path, metavar="DIR", help="Folder of the Amazon Beauty tables.")
+    benchmark.add_argument("--work", type=Path, required=True, metavar="OUT", help="Folder of the runs.")
+    benchmark.add_argument("--epochs", type=int, default=8)
+    benchmark.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    arguments = benchmark.start(words)
+    epochs, tune = (1, SMOKE_TUNE) if arguments.smoke else (arguments.epochs, TUNE)
+    recipe = recipe_of("amazon_beauty", arguments.work, smoke=arguments.smoke, data=arguments.data)
     runner = StageRunner(arguments.work)
-    rows = [row for name in arguments.variants for row in run_variant(name, recipe, runner, arguments.epochs)]
-    result = {
-        "command": f"python benchmarks/sid_downstream.py --data DIR --work OUT --epochs {arguments.epochs}",
-        "machine": machine(),
-        "versions": {name: version(name) for name in VERSIONS},
-        "seeds": [recipe.seed],
-        "seconds": {name: round(seconds, 1) for name, seconds in runner.seconds.items()},
-        "rows": rows,
-        "ratios": {},
-    }
-    print(json.dumps(rows, indent=1))  # noqa: T201
-    if arguments.out:
-        write_json(arguments.out, result)
+    rows = [row for name in arguments.variants for row in run_variant(name, recipe, runner, epochs, tune)]
+    seconds = {name: round(spent, 1) for name, spent in runner.seconds.items()}
+    benchmark.write(arguments, rows, seeds=[recipe.seed], seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from online_log import MAX_ITEMS, Log
 from transformers import GenerationConfig, set_seed
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer
 from gr4ad.pipeline.training import start_item_embeddings, start_item_head
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets
+from measurement.market_log import MAX_ITEMS, Log
 
 
 @dataclass(frozen=True)

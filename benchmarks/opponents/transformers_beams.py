@@ -1,4 +1,4 @@
-"""What `decode.py` holds LazyAR against: transformers' constrained beam search.
+"""Transformers' constrained beam search, which `decode.py`, `serving.py` and `vllm_beams.py` hold LazyAR against.
 
 Hugging Face models decode as their users decode semantic IDs (SIDs): `generate` with beams and a
 `prefix_allowed_tokens_fn`. The function is one look-up of the prefix in a dictionary of ready index tensors, built
@@ -14,8 +14,6 @@ gr4ad's `custom_generate` runs on the same Llama: what of the difference is the 
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -63,15 +61,6 @@ def t5(config: GR4ADConfig) -> T5:
     # `T5Config` ties the head to the embeddings whatever it is told; the parameters saved would make slower layers.
     model.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
     return model
-
-
-def keep_freed_memory() -> None:
-    """Has glibc reuse large buffers. By default it hands them back to the system, and `generate`, which allocates more
-    than gr4ad, spends up to a third of its time on page faults: a matter of the allocator, not of the search."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing outside the heap
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 def with_parameters(build: Callable[[GR4ADConfig], PreTrainedModel], config: GR4ADConfig, count: int):

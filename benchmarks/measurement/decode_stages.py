@@ -8,7 +8,6 @@ write: weights, context keys and values, activations; not element-wise work and 
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
-from gr4ad.modeling_gr4ad import SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from measurement.timing import milliseconds, timed
 
 STAGES = ("encode", "trunk", "level 1", "level 2", "level 3", "heads", "trie", "selection")
 # `FlopCounterMode` knows the attention of GPUs alone; the CPU's kernel takes the same formula.
@@ -28,18 +28,8 @@ CPU_ATTENTION = {CPU_KERNEL: lambda query, key, value, *_, **__: sdpa_flop_count
 COUNTED = {*flop_registry, *CPU_ATTENTION}
 
 
-def timed(call: Callable) -> tuple[float, object]:
-    """Milliseconds of one call, and its result."""
-    synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    result = call()
-    synchronize()
-    return 1e3 * (time.perf_counter() - start), result
-
-
 @contextmanager
-def stages(model, trie: SIDTrie, watch: Callable[[str, Callable], object]) -> Iterator[None]:
+def stages(model: GR4ADForRecommendation, trie: SIDTrie, watch: Callable[[str, Callable], object]) -> Iterator[None]:
     """Has `watch(stage, call)` run every stage of one request."""
     level = itertools.count(1)
 
@@ -62,7 +52,7 @@ def stages(model, trie: SIDTrie, watch: Callable[[str, Callable], object]) -> It
             delattr(owner, method)
 
 
-def stage_times(request: Callable, model, trie: SIDTrie) -> dict[str, float]:
+def stage_times(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) -> dict[str, float]:
     """Milliseconds of each stage; `selection` is what the others leave."""
     times: Counter = Counter()
 
@@ -92,7 +82,7 @@ class Traffic(TorchDispatchMode):
         return result
 
 
-def stage_work(request: Callable, model, trie: SIDTrie) -> tuple[Counter, Counter]:
+def stage_work(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) -> tuple[Counter, Counter]:
     """FLOPs and bytes of each stage."""
     flops: Counter = Counter()
     traffic: Counter = Counter()
@@ -114,6 +104,6 @@ def machine_peaks(rows: int, size: int, device: torch.device, dtype: torch.dtype
     the best of five."""
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
     source, target = (torch.ones(size // 4, device=device) for _ in range(2))
-    product = min(timed(lambda: left @ right)[0] for _ in range(5))
-    copy = min(timed(lambda: target.copy_(source))[0] for _ in range(5))
+    product = min(milliseconds(lambda: left @ right) for _ in range(5))
+    copy = min(milliseconds(lambda: target.copy_(source)) for _ in range(5))
     return 2e3 * rows**3 / product, 2e3 * source.nbytes / copy
