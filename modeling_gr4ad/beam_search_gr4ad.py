@@ -6,6 +6,7 @@ Shapes: B batch, W beams, T levels, M children of a trie node at most, V_t codes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +14,8 @@ from transformers.utils import ModelOutput
 
 from .beam_cache_gr4ad import BeamCache
 from .beam_selection_gr4ad import beam_rows, next_beams
+from .configuration_gr4ad import HISTORY_INPUTS, HistoryInputs
+from .layers_gr4ad import GR4ADContext
 from .trie_gr4ad import SIDTrie
 
 
@@ -76,7 +79,7 @@ class GR4ADBeamSearchMixin:
         trie: SIDTrie,
         value_weight: float = 0.0,
         return_values: bool = True,
-        **history: torch.Tensor | None,
+        **history: Unpack[HistoryInputs],
     ) -> BeamSearchOutput:
         """Decodes the most likely valid SIDs of each history.
 
@@ -101,7 +104,7 @@ class GR4ADBeamSearchMixin:
         widths, limits = beam_rows(beam_widths, input_ids.shape[0], self.config.num_levels, input_ids.device)
         self.check_trie(trie)
         self.check_value_weight(value_weight)
-        context = self.model.encode(input_ids, attention_mask, **history)
+        context = self.read_histories(input_ids, attention_mask, history)
         return self.decode_levels(
             context,
             self.model.trunk(context),
@@ -111,6 +114,19 @@ class GR4ADBeamSearchMixin:
             bucket_means=self.bucket_means() if return_values or value_weight else None,
             value_weight=value_weight,
         )
+
+    def read_histories(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, history: HistoryInputs
+    ) -> GR4ADContext:
+        """The context of histories. Raises TypeError for an argument that is no input of a history: the network, which
+        hands what it does not know to the attention, would take it without a word."""
+        unknown = sorted(set(history) - set(HISTORY_INPUTS))
+        if unknown:
+            raise TypeError(
+                f"`{unknown[0]}` is no input of a history. Allowed: {', '.join(HISTORY_INPUTS)}. Weights of a ranking "
+                "stand in `weights`."
+            )
+        return self.model.encode(input_ids, attention_mask, **history)
 
     def decode_levels(
         self,

@@ -1,10 +1,44 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""GR4AD model configuration."""
+"""GR4AD model configuration, and what the model reads of a history."""
 
+from typing import TypedDict
+
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import TransformersKwargs
 
 NUM_SPECIAL_TOKENS = 4  # <pad>, <bos>, <eos>, <unk>: the ids in front of the first codebook
+
+
+class HistoryInputs(TypedDict, total=False):
+    """What the model reads of B histories of S items beside their SID tokens; each may be left out.
+
+    attention_mask (int64 or bool, (B, S * T)): 1 on real tokens; default `input_ids != pad_token_id`.
+    item_ids (int64, (B, S)): Rows of the item-embedding table, 0 = unknown.
+    event_ids, value_ids, time_ids (int64, (B, S)): Event kind; value bucket + 1 and bucket of the time since the item
+        before + 1, 0 = not known. -1 leaves the feature out of an item, as not giving it leaves it out of all.
+    cross_domain_ids (int64, (B, X)): What the user did elsewhere, oldest first; 0 = padding.
+    cross_domain_places (int64, (B, X)): How many items of the history came before each of these entries: a prefix sees
+        those that happened before its target. Default: all see all.
+    user_feature_ids (int64, (B, features)): Structured user features, 0 = missing.
+    """
+
+    attention_mask: torch.Tensor | None
+    item_ids: torch.Tensor | None
+    event_ids: torch.Tensor | None
+    value_ids: torch.Tensor | None
+    time_ids: torch.Tensor | None
+    cross_domain_ids: torch.Tensor | None
+    cross_domain_places: torch.Tensor | None
+    user_feature_ids: torch.Tensor | None
+
+
+class HistoryKwargs(HistoryInputs, TransformersKwargs, total=False):
+    """The histories, and what transformers passes down to the attention."""
+
+
+HISTORY_INPUTS: tuple[str, ...] = tuple(HistoryInputs.__annotations__)
 
 
 @strict
@@ -150,6 +184,17 @@ class GR4ADConfig(PreTrainedConfig):
         return self.value_offset + self.num_value_buckets
 
     @property
+    def item_feature_sizes(self) -> dict[str, int]:
+        """Rows of the embedding table of each feature of a history item; 0 = left out. The input of a feature is
+        `NAME_ids`, its table `NAME_embeddings`."""
+        return {
+            "event": self.num_events,
+            # bucket 0 stands for "not known"
+            "value": self.num_value_buckets + 1 if self.context_values else 0,
+            "time": self.num_time_buckets + 1 if self.num_time_buckets else 0,
+        }
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
@@ -270,4 +315,4 @@ def shortened(value) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-__all__ = ["GR4ADConfig", "NUM_SPECIAL_TOKENS"]
+__all__ = ["HISTORY_INPUTS", "NUM_SPECIAL_TOKENS", "GR4ADConfig", "HistoryInputs", "HistoryKwargs"]

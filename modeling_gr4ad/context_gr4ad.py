@@ -5,11 +5,13 @@ Shapes: B batch, S history items, X cross-domain entries, C = S + X (+ 1 with us
 levels, d hidden size, G key/value groups, D head dimension.
 """
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_gr4ad import GR4ADConfig
+from .configuration_gr4ad import GR4ADConfig, HistoryKwargs
 from .layers_gr4ad import GR4ADMLP, GR4ADContext, GR4ADRMSNorm, GR4ADSelfAttention, attention_mask
 
 
@@ -46,10 +48,9 @@ class GR4ADContextProcessor(nn.Module):
         self.fold = nn.Linear(config.num_levels * width, width, bias=False)
         self.position_embeddings = nn.Embedding(config.max_context_items, width)
         self.item_embeddings = optional(config.num_items, padding_idx=0)
-        self.event_embeddings = optional(config.num_events)
-        # bucket 0 stands for "not known"
-        self.value_embeddings = optional(config.num_value_buckets + 1 if config.context_values else 0)
-        self.time_embeddings = optional(config.num_time_buckets + 1 if config.num_time_buckets else 0)
+        self.item_features = [name for name, size in config.item_feature_sizes.items() if size]
+        for name in self.item_features:
+            self.add_module(f"{name}_embeddings", optional(config.item_feature_sizes[name]))
         self.cross_domain_embeddings = optional(config.num_cross_domain_items, padding_idx=0)
         self.cross_domain_position_embeddings = optional(
             config.max_cross_domain_items if config.num_cross_domain_items else 0
@@ -71,18 +72,15 @@ class GR4ADContextProcessor(nn.Module):
         token_embeds: torch.Tensor,
         item_mask: torch.Tensor,
         *,
-        item_ids: torch.Tensor | None = None,
-        event_ids: torch.Tensor | None = None,
-        value_ids: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        cross_domain_ids: torch.Tensor | None = None,
-        cross_domain_places: torch.Tensor | None = None,
-        user_feature_ids: torch.Tensor | None = None,
         per_prefix: bool = False,
-        **kwargs,
+        **history: Unpack[HistoryKwargs],
     ) -> GR4ADContext:
-        """token_embeds (B, S, T, d), item_mask (B, S) bool, the features as in [`GR4ADModel.forward`] ->
+        """token_embeds (B, S, T, d), item_mask (B, S) bool, the features as in [`HistoryInputs`] ->
         [`GR4ADContext`]."""
+        item_ids = history.pop("item_ids", None)
+        item_feature_ids = {name: history.pop(f"{name}_ids", None) for name in self.config.item_feature_sizes}
+        cross_domain = history.pop("cross_domain_ids", None), history.pop("cross_domain_places", None)
+        user_feature_ids = history.pop("user_feature_ids", None)
         batch, length = item_mask.shape
         # Counted over real items: the padding side does not matter.
         positions = (item_mask.long().cumsum(1) - 1).clamp(min=0)
@@ -91,13 +89,11 @@ class GR4ADContextProcessor(nn.Module):
             if item_ids is None:
                 raise ValueError("This model has item embeddings: pass `item_ids` (B, S), 0 where an item is unknown.")
             hidden = hidden + self.item_embeddings(item_ids)
-        for table, ids in (
-            (self.event_embeddings, event_ids),
-            (self.value_embeddings, value_ids),
-            (self.time_embeddings, time_ids),
-        ):
-            if table is not None and ids is not None:
-                hidden = hidden + table(ids)
+        for name in self.item_features:
+            ids = item_feature_ids[name]
+            if ids is not None:
+                embedded = self.get_submodule(f"{name}_embeddings")(ids.clamp(min=0))
+                hidden = hidden + embedded.masked_fill((ids < 0).unsqueeze(-1), 0.0)
         hidden = self.dropout(hidden)
 
         index = torch.arange(length, device=hidden.device)
@@ -105,7 +101,7 @@ class GR4ADContextProcessor(nn.Module):
         if self.layers:
             causal = attention_mask(visible)
             for layer in self.layers:
-                hidden = layer(hidden, causal, **kwargs)
+                hidden = layer(hidden, causal, **history)
         query, known = hidden, positions + 1  # known: items of the history that each query has seen
         if not per_prefix:
             last = torch.where(item_mask, index, -1).amax(1).clamp(min=0).unsqueeze(1)
@@ -113,7 +109,7 @@ class GR4ADContextProcessor(nn.Module):
             visible, known = item_mask[:, None, :], known.gather(1, last)
         states, items_visible = hidden, visible
         for entries, entries_visible in (
-            self.cross_domain_entries(cross_domain_ids, cross_domain_places, known),
+            self.cross_domain_entries(*cross_domain, known),
             self.user_entry(user_feature_ids),
         ):
             if entries is not None:

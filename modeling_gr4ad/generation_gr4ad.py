@@ -11,20 +11,9 @@ from transformers.utils import ModelOutput
 
 from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import width_table
+from .configuration_gr4ad import HISTORY_INPUTS
 from .item_ranking_gr4ad import GR4ADItemRankingMixin
 from .trie_gr4ad import SIDTrie
-
-# What `generate` passes on to the context processor.
-HISTORY_INPUTS = (
-    "attention_mask",
-    "item_ids",
-    "event_ids",
-    "value_ids",
-    "time_ids",
-    "cross_domain_ids",
-    "cross_domain_places",
-    "user_feature_ids",
-)
 
 
 class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, GenerationMixin):

@@ -6,11 +6,14 @@ Shapes: B batch, W beams, T levels, S history items, E further SIDs, I items of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from transformers.utils import ModelOutput
 
 from .beam_selection_gr4ad import beam_rows
+from .configuration_gr4ad import HistoryInputs
+from .ranking_weights_gr4ad import RankingWeights
 from .trie_gr4ad import SIDTrie
 
 
@@ -48,78 +51,55 @@ class GR4ADItemRankingMixin:
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *,
-        beam_widths: Sequence[int] | Sequence[Sequence[int]],
         trie: SIDTrie,
         top_k: int,
-        value_weight: float = 0.0,
-        item_weight: float = 0.0,
-        item_candidates: int = 0,
-        neighbour_weight: float = 0.0,
-        score_history: bool = False,
+        weights: RankingWeights | None = None,
+        beam_widths: Sequence[int] | Sequence[Sequence[int]] | None = None,
         exclude_items: torch.Tensor | None = None,
         item_groups: torch.Tensor | None = None,
         max_per_group: int | None = None,
-        **history: torch.Tensor | None,
+        **history: Unpack[HistoryInputs],
     ) -> ItemRanking:
-        """Ranks items: beam search, the items of every SID found, then one top-k.
+        """Ranks items: beam search, the items of every SID found, then one top-k by the score that
+        [`RankingWeights`] defines.
 
-        An item scores (1 - item_weight) * log p(SID) + item_weight * log p(item) + value_weight * log E[value], its
-        log p from the item head, to which `neighbour_weight` adds what the item neighbours say: at `value_weight` = 1
-        the list is ordered by expected value per position shown. Items that share an SID keep the order of the trie's
-        leaves unless the item head tells them apart.
+        Items that share an SID keep the order of the trie's leaves unless the item head tells them apart.
 
         Args:
+            input_ids, attention_mask, **history: The histories, as in [`GR4ADModel.forward`].
+            trie ([`SIDTrie`]): The valid SIDs, on the model's device.
             top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.
+            weights ([`RankingWeights`]): Of the score; default its defaults. `exclude_history` is not read here: see
+                `exclude_items`.
+            beam_widths: In place of those of `weights`: W_1..W_T, or a line of T widths for each request.
             exclude_items (int64, (B, E), *optional*): Item rows never to return, -1 = padding.
-            item_weight (`float`): In [0, 1]; above 0 it needs `config.item_head`, whose rows are item rows + 1. At 1
-                the beams are candidates only.
             item_groups (int64, (item rows,), *optional*): Group of each item row, e.g. its account; -1 =
                 none, which is not limited.
-            item_candidates (`int`): Items that join the beams as candidates: those that the item head, which has
-                scored the whole catalog for its normalizer anyway, finds likeliest. Needs `item_weight` > 0.
-            neighbour_weight (`float`): 0 or more: what the score of [`GR4ADItemNeighbours`] adds to log p(item). Needs
-                a model with item neighbours, and `item_weight` > 0.
             max_per_group (`int`, *optional*): Items of one group that a list may hold, the best of them; needs
                 `item_groups`.
-            value_weight (`float`): Exponent of the expected value; needs a value head.
-            score_history (`bool`): Also rank the history's own SIDs, beside those that the beams found, by the same
-                score: for logs in which users come back.
 
         Raises:
-            ValueError: As `beam_search`; or if `item_weight` is outside [0, 1] or has no item head, or `max_per_group`
-                is below 1 or has no groups.
+            ValueError: As `beam_search` and `RankingWeights.check`; or if `max_per_group` is below 1 or has no groups.
         """
-        if not 0 <= item_weight <= 1:
-            raise ValueError(f"`item_weight` must be in [0, 1]: it is a share. Received: {item_weight}.")
-        self.check_value_weight(value_weight)
-        if item_weight and not self.config.item_head:
-            raise ValueError(f"`item_weight` = {item_weight} needs an item head: train with `item_head` = True.")
-        if item_candidates < 0 or (item_candidates and not item_weight):
-            raise ValueError(
-                "`item_candidates` must be 0 or more, and needs `item_weight` > 0: they come from the item head. "
-                f"Received: {item_candidates} with `item_weight` = {item_weight}."
-            )
-        if neighbour_weight < 0 or (neighbour_weight and not (item_weight and self.item_neighbours is not None)):
-            raise ValueError(
-                "`neighbour_weight` must be 0 or more, and needs `item_weight` > 0 and a model with item neighbours. "
-                f"Received: {neighbour_weight} with `item_weight` = {item_weight} and `num_item_neighbours` = "
-                f"{self.config.num_item_neighbours}."
-            )
+        weights = RankingWeights() if weights is None else weights
+        weights.check(self.config)
         if max_per_group is not None and (max_per_group < 1 or item_groups is None):
             raise ValueError(
                 f"`max_per_group` must be at least 1 and needs `item_groups`. Received: {max_per_group}, "
                 f"{'no groups' if item_groups is None else 'with groups'}."
             )
-        widths, limits = beam_rows(beam_widths, input_ids.shape[0], self.config.num_levels, input_ids.device)
+        levels, item_weight = self.config.num_levels, weights.item_weight
+        chosen = weights.widths(levels) if beam_widths is None else beam_widths
+        widths, limits = beam_rows(chosen, input_ids.shape[0], levels, input_ids.device)
         self.check_trie(trie)
-        context = self.model.encode(input_ids, attention_mask, **history)
+        context = self.read_histories(input_ids, attention_mask, history)
         trunk = self.model.trunk(context)
         log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:] if item_weight else None
-        if neighbour_weight:
-            log_probs = self.item_neighbours(context, log_probs, neighbour_weight)
-        more = [self.history_leaves(input_ids, trie)] if score_history else []
-        if item_candidates:
-            more.append(self.likeliest_leaves(log_probs, item_candidates, trie))
+        if weights.neighbour_weight:
+            log_probs = self.item_neighbours(context, log_probs, weights.neighbour_weight)
+        more = [self.history_leaves(input_ids, trie)] if weights.score_history else []
+        if weights.item_candidates:
+            more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie))
         beams = self.decode_levels(
             context,
             trunk,
@@ -138,8 +118,8 @@ class GR4ADItemRankingMixin:
             item_scores = log_probs.gather(1, rows.masked_fill(newer, 0))
             item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores)
             scores = (1 - item_weight) * scores + item_weight * item_scores.view_as(scores)
-        if value_weight:
-            scores = scores + value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
+        if weights.value_weight:
+            scores = scores + weights.value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
         if exclude_items is not None:
             valid = valid & ~(items.flatten(1).unsqueeze(-1) == exclude_items.unsqueeze(1)).any(-1).view_as(valid)
         scores = scores.masked_fill(~valid, -torch.inf).flatten(1)

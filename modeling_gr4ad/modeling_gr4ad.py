@@ -6,7 +6,10 @@ token), R decoder rows that share one context (beams, candidates, or history pre
 level t, N targets.
 """
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -18,14 +21,28 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .beam_cache_gr4ad import BeamCache
-from .configuration_gr4ad import GR4ADConfig
+from .configuration_gr4ad import HISTORY_INPUTS, GR4ADConfig, HistoryInputs, HistoryKwargs
 from .context_gr4ad import GR4ADContextProcessor
 from .generation_gr4ad import GR4ADGenerationMixin
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .layers_gr4ad import GR4ADContext, GR4ADCrossAttention, GR4ADDecoderLayer, GR4ADDropout, GR4ADRMSNorm
 from .resizing_gr4ad import GR4ADResizingMixin
-from .vsl_loss_gr4ad import vsl_loss
+from .vsl_loss_gr4ad import VSLLossWeights, vsl_loss
+
+
+def names_history_inputs(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets `inspect.signature` of a forward method name every input of [`HistoryInputs`]: Trainer drops the columns of
+    a data set that the signature does not name."""
+    signature = inspect.signature(forward)
+    parameters = list(signature.parameters.values())
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in HISTORY_INPUTS
+        if name not in signature.parameters
+    ]
+    forward.__signature__ = signature.replace(parameters=[*parameters[:-1], *named, parameters[-1]])  # type: ignore[attr-defined]
+    return forward
 
 
 @dataclass
@@ -149,7 +166,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         *,
         per_prefix: bool = False,
-        **features,
+        **history: Unpack[HistoryKwargs],
     ) -> GR4ADContext:
         """Reads the histories: arguments as in `forward`.
 
@@ -170,7 +187,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
             self.embed_tokens(input_ids).view(batch, length, levels, -1),
             attention_mask.view(batch, length, levels)[..., 0].bool(),
             per_prefix=per_prefix,
-            **features,
+            **history,
         )
 
     def trunk(self, context: GR4ADContext, **kwargs) -> torch.Tensor:
@@ -211,6 +228,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
         positions = hidden.shape[2]
         return torch.ones((1, 1, positions, positions), dtype=torch.bool, device=hidden.device).tril()
 
+    @names_history_inputs
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -218,16 +236,9 @@ class GR4ADModel(GR4ADPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
-        item_ids: torch.Tensor | None = None,
-        event_ids: torch.Tensor | None = None,
-        value_ids: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        cross_domain_ids: torch.Tensor | None = None,
-        cross_domain_places: torch.Tensor | None = None,
-        user_feature_ids: torch.Tensor | None = None,
         per_prefix: bool = False,
         token_free_pass: bool = False,
-        **kwargs,
+        **kwargs: Unpack[HistoryKwargs],
     ) -> GR4ADModelOutput:
         """
         Args:
@@ -235,30 +246,14 @@ class GR4ADModel(GR4ADPreTrainedModel):
             attention_mask (int64 or bool, (B, S * T)): 1 on real tokens; default `input_ids != pad_token_id`.
             decoder_input_ids (int64, (B, R, P)): Previous token of each position of each row, BOS first; R = S when
                 `per_prefix`. Default: one row of BOS and padding.
-            item_ids (int64, (B, S)): Rows of the item-embedding table, 0 = unknown.
-            event_ids, value_ids, time_ids (int64, (B, S)): Event kind; value bucket + 1 and bucket of the time since
-                the item before + 1, 0 = not known. Where not given, the feature is left out.
-            cross_domain_ids (int64, (B, X)): What the user did elsewhere, oldest first; 0 = padding. Optional.
-            cross_domain_places (int64, (B, X)): How many items of the history came before each of these entries: a
-                prefix sees those that happened before its target. Default: all see all.
-            user_feature_ids (int64, (B, features)): Structured user features, 0 = missing.
+            item_ids, event_ids, value_ids, time_ids, cross_domain_ids, cross_domain_places, user_feature_ids: What
+                else is known of the histories, see [`HistoryInputs`].
             per_prefix (`bool`): One query for every prefix of the history (row i sees items 0..i), not one for the
                 whole.
             token_free_pass (`bool`): Also run the upper layers without injection.
         """
-        context = self.encode(
-            input_ids,
-            attention_mask,
-            item_ids=item_ids,
-            event_ids=event_ids,
-            value_ids=value_ids,
-            time_ids=time_ids,
-            cross_domain_ids=cross_domain_ids,
-            cross_domain_places=cross_domain_places,
-            user_feature_ids=user_feature_ids,
-            per_prefix=per_prefix,
-            **kwargs,
-        )
+        history: HistoryInputs = {name: kwargs.pop(name) for name in HISTORY_INPUTS if name in kwargs}  # type: ignore[assignment, misc]
+        context = self.encode(input_ids, attention_mask, per_prefix=per_prefix, **history, **kwargs)
         trunk = self.trunk(context, **kwargs)
         if decoder_input_ids is None:
             decoder_input_ids = input_ids.new_full((*trunk.shape[:2], self.num_positions), self.config.pad_token_id)
@@ -310,31 +305,26 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         previous = F.pad(sids, (1, 0), value=self.config.bos_token_id)
         return previous[..., : self.model.num_positions]
 
+    @names_history_inputs
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        item_ids: torch.Tensor | None = None,
-        event_ids: torch.Tensor | None = None,
-        value_ids: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        cross_domain_ids: torch.Tensor | None = None,
-        cross_domain_places: torch.Tensor | None = None,
-        user_feature_ids: torch.Tensor | None = None,
         value_labels: torch.Tensor | None = None,
         item_labels: torch.Tensor | None = None,
         sample_weight: torch.Tensor | None = None,
         candidate_ids: torch.Tensor | None = None,
         candidate_items: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        loss_weights: VSLLossWeights | None = None,
+        **kwargs: Unpack[HistoryKwargs],
     ) -> GR4ADRecommendationOutput:
         """
         Args:
-            input_ids, attention_mask, item_ids, event_ids, value_ids, time_ids, cross_domain_ids,
-            cross_domain_places, user_feature_ids: The history, see [`GR4ADModel`].
+            input_ids (int64, (B, S * T)), attention_mask, item_ids, event_ids, value_ids, time_ids, cross_domain_ids,
+                cross_domain_places, user_feature_ids: The histories, see [`GR4ADModel`] and [`HistoryInputs`].
             labels (int64, (B, T) or (B, S, T)): Token ids of the target SID after the whole history,
                 or after each prefix of it (row i: the target once items 0..i are known); -100 = no target. One pass
                 trains every prefix.
@@ -346,19 +336,10 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             candidate_items (int64, (B, n)): Item rows + 1 of the candidates, to score them by the item head too.
             num_items_in_batch (`int`): Label tokens of the whole accumulated batch, as Trainer counts them; default:
                 the ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
+            loss_weights ([`VSLLossWeights`]): Weights of the parts of the loss; default the configuration's.
         """
-        history = {
-            "attention_mask": attention_mask,
-            "item_ids": item_ids,
-            "event_ids": event_ids,
-            "value_ids": value_ids,
-            "time_ids": time_ids,
-            "cross_domain_ids": cross_domain_ids,
-            "cross_domain_places": cross_domain_places,
-            "user_feature_ids": user_feature_ids,
-        }
         if candidate_ids is not None and labels is None:
-            outputs = self.model(input_ids, decoder_input_ids=self.shift_right(candidate_ids), **history, **kwargs)
+            outputs = self.model(input_ids, attention_mask, self.shift_right(candidate_ids), **kwargs)
             return GR4ADRecommendationOutput(
                 candidate_logps=self.sid_log_probs(outputs.last_hidden_state, candidate_ids),
                 candidate_item_logps=self.item_log_probs(outputs, candidate_items),
@@ -377,14 +358,15 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             value_labels, item_labels, sample_weight = (
                 None if x is None else x.unsqueeze(1) for x in (value_labels, item_labels, sample_weight)
             )
-        wants_mtp = self.training and labels is not None and self.config.mtp_loss_weight > 0
+        loss_weights = VSLLossWeights.of(self.config) if loss_weights is None else loss_weights
+        wants_mtp = self.training and labels is not None and loss_weights.mtp > 0
         rows = labels if candidate_ids is None else torch.cat([labels, candidate_ids], dim=1)
         outputs = self.model(
             input_ids,
-            decoder_input_ids=None if rows is None else self.shift_right(rows),
+            attention_mask,
+            None if rows is None else self.shift_right(rows),
             per_prefix=per_prefix,
             token_free_pass=wants_mtp,
-            **history,
             **kwargs,
         )
         candidate_logps = None
@@ -409,17 +391,16 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             targets = labels[chosen]
             free = outputs.token_free_hidden_state[chosen] if wants_mtp else None
             loss, losses, target_losses = vsl_loss(
-                self.config,
+                loss_weights if self.training else replace(loss_weights, label_smoothing=0.0),
                 (result.logits, result.value_logits),
                 None if free is None else (self.sid_logits(free), self.value_logits(free)),
                 targets - torch.tensor(self.config.level_offsets, device=targets.device),
                 None if value_labels is None else value_labels[chosen],
-                item_losses=self.item_loss(outputs, item_labels, chosen),
+                item_losses=self.item_loss(outputs, item_labels, chosen) if loss_weights.item else None,
                 weight=None if sample_weight is None else sample_weight[chosen],
                 num_targets=(
                     len(targets) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels
                 ),
-                label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
             # A tuple's order is that of setting.
             result = GR4ADRecommendationOutput(loss=loss, losses=losses, **result, target_losses=target_losses)
@@ -454,7 +435,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         self, outputs: GR4ADModelOutput, item_labels: torch.Tensor | None, chosen: torch.Tensor
     ) -> torch.Tensor | None:
         """The item head's -log p(item), (N,), of the chosen queries (bool, (B, Q)); None where it is not trained."""
-        if self.item_head is None or item_labels is None or self.config.item_loss_weight == 0:
+        if self.item_head is None or item_labels is None:
             return None
         trunk, context = outputs.trunk_hidden_state, outputs.context
         seen_items = self.item_head.seen_items(context)[chosen] if self.item_head.repeats else None

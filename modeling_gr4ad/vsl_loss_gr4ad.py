@@ -5,17 +5,35 @@ Shapes: N targets, T SID levels, V_t codes of level t.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from .configuration_gr4ad import GR4ADConfig
 
+
+@dataclass(frozen=True)
+class VSLLossWeights:
+    """Weights of the parts of the loss beside that of the SID, which is 1: `value` (lambda_e), `mtp` (lambda_mtp) and
+    `item` (the item head's), each >= 0; and `label_smoothing` of the SID softmaxes, in [0, 1)."""
+
+    value: float = 0.1
+    mtp: float = 0.3
+    item: float = 0.5
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def of(cls, config: GR4ADConfig) -> "VSLLossWeights":
+        """Those of a model's configuration, which a training without other ones uses."""
+        return cls(config.value_loss_weight, config.mtp_loss_weight, config.item_loss_weight, config.label_smoothing)
+
+
 Logits = tuple[Sequence[torch.Tensor], torch.Tensor | None]
 
 
 def vsl_loss(
-    config: GR4ADConfig,
+    weights: VSLLossWeights,
     logits: Logits,
     token_free_logits: Logits | None,
     codes: torch.Tensor,
@@ -24,12 +42,11 @@ def vsl_loss(
     item_losses: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
     num_targets: torch.Tensor | float,
-    label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """sum_i w_i (L_SID + lambda_e L_eCPM + lambda_mtp L_MTP + lambda_item L_item) / num_targets.
 
     Args:
-        config: Carries the lambdas.
+        weights: The lambdas and the label smoothing.
         logits: T tensors (N, V_t), and the value token's (N, buckets) or None.
         token_free_logits: The same of the pass without injection (MTP), or None.
         codes (int64, (N, T)): Codes of the target SIDs, within their levels.
@@ -37,7 +54,6 @@ def vsl_loss(
         item_losses (float, (N,)): The item head's -log p(item).
         weight (float, (N,)): w of eq. 15; default 1.
         num_targets: What the sum is divided by: N, or the targets of the whole accumulated batch.
-        label_smoothing (`float`): Of the SID softmaxes, in [0, 1).
 
     Returns:
         The scalar loss; its detached parts `sid`, `value`, `mtp`, `item`, weighted by w but not by their lambdas; and
@@ -49,23 +65,23 @@ def vsl_loss(
 
     def sid_and_value(logits: Logits) -> dict[str, torch.Tensor]:
         levels, value_logits = logits
-        losses = [cross_entropy(level, codes[:, t], label_smoothing) for t, level in enumerate(levels)]
+        losses = [cross_entropy(level, codes[:, t], weights.label_smoothing) for t, level in enumerate(levels)]
         parts = {"sid": torch.stack(losses).sum(0)}
         if value_logits is not None and value_targets is not None:
             parts["value"] = cross_entropy(value_logits, value_targets)
         return parts
 
     def next_token_loss(parts: dict[str, torch.Tensor]) -> torch.Tensor:
-        return parts["sid"] + config.value_loss_weight * parts.get("value", 0.0)
+        return parts["sid"] + weights.value * parts.get("value", 0.0)
 
     parts = sid_and_value(logits)
     targets = next_token_loss(parts)
     if token_free_logits is not None:
         parts["mtp"] = next_token_loss(sid_and_value(token_free_logits))
-        targets = targets + config.mtp_loss_weight * parts["mtp"]
+        targets = targets + weights.mtp * parts["mtp"]
     if item_losses is not None:
         parts["item"] = item_losses
-        targets = targets + config.item_loss_weight * parts["item"]
+        targets = targets + weights.item * parts["item"]
     if weight is not None:
         targets = targets * weight
         parts = {name: part * weight for name, part in parts.items()}
@@ -73,4 +89,4 @@ def vsl_loss(
     return targets.sum() / num_targets, summed, targets
 
 
-__all__ = ["vsl_loss"]
+__all__ = ["VSLLossWeights", "vsl_loss"]

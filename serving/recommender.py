@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights, SIDTrie
 from gr4ad.modeling_gr4ad.beam_selection_gr4ad import width_table
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.peer_vectors import extend_tables
-from gr4ad.tokenization.tokenization_ua_sid import check_aligned
+from gr4ad.tokenization.user_history import user_histories
 
 from .precision import precision_of, quantize_layers
 
@@ -195,19 +195,17 @@ class Recommender:
             self.check_max_per_account(max_per_account)
         known = self.known_places(histories)
 
-        def kept(lists: Sequence[Sequence] | None, name: str = "histories") -> list[list] | None:
-            if lists is None:
-                return None
-            check_aligned(name, lists, "histories", histories)
-            return [[row[place] for place in places] for row, places in zip(lists, known, strict=True)]
-
-        batch = tokenizer.encode_histories(
-            kept(histories),
-            events=kept(events, "events"),
-            values=kept(values, "values"),
-            times=kept(times, "times"),
+        rows = user_histories(
+            histories,
+            events=events,
+            values=values,
+            times=times,
             cross_domain=cross_domain,
             user_features=user_features,
+        )
+        rows = [row.take(places) for row, places in zip(rows, known, strict=True)]
+        batch = tokenizer.encode_rows(
+            rows,
             max_items=self.model.config.max_context_items,
             max_cross_domain=self.model.config.max_cross_domain_items,
             return_tensors="pt",
@@ -217,21 +215,17 @@ class Recommender:
             self.excludes_history if exclude_history is None else exclude_history, users, "exclude_history"
         )
         if any(exclude):
-            rows = [
-                torch.from_numpy(tokenizer.item_rows(history if wanted else []))
-                for history, wanted in zip(kept(histories) or [], exclude, strict=True)
+            seen = [
+                torch.from_numpy(tokenizer.item_rows(row.items if wanted else []))
+                for row, wanted in zip(rows, exclude, strict=True)
             ]
-            excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.model.device)
+            excluded = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=-1).to(self.model.device)
         ranking = self.model.recommend(
             **batch,
             beam_widths=widths,
             trie=trie,
             top_k=max(lengths, default=1),
-            item_weight=defaults.item_weight,
-            value_weight=defaults.value_weight,
-            item_candidates=getattr(defaults, "item_candidates", 0),  # artifacts of version 0.1.0 say nothing of it
-            neighbour_weight=getattr(defaults, "neighbour_weight", 0.0),
-            score_history=defaults.score_history,
+            weights=RankingWeights.from_generation_config(defaults),
             exclude_items=excluded,
             item_groups=accounts,
             max_per_group=max_per_account,

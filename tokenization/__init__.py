@@ -8,8 +8,21 @@ from .mgmr_quantizer import MGMRQuantizer
 from .sid_index import SIDIndex
 from .sid_quality import sid_quality
 from .tokenization_ua_sid import UASIDTokenizer, fit_value_buckets
+from .user_history import HISTORY_COLUMNS, HISTORY_FEATURES, ITEM_COLUMNS, HistoryError, HistoryFeature, UserHistory
 
 AutoTokenizer.register(GR4ADConfig, slow_tokenizer_class=UASIDTokenizer, exist_ok=True)
 UASIDTokenizer.register_for_auto_class("AutoTokenizer")
 
-__all__ = ["MGMRQuantizer", "SIDIndex", "UASIDTokenizer", "fit_value_buckets", "sid_quality"]
+__all__ = [
+    "HISTORY_COLUMNS",
+    "HISTORY_FEATURES",
+    "ITEM_COLUMNS",
+    "HistoryError",
+    "HistoryFeature",
+    "MGMRQuantizer",
+    "SIDIndex",
+    "UASIDTokenizer",
+    "UserHistory",
+    "fit_value_buckets",
+    "sid_quality",
+]

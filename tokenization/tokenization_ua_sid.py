@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence, Sized
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import BatchEncoding
 from transformers.tokenization_python import PythonBackend
 
 from .sid_index import SIDIndex
+from .user_history import ITEM_INPUTS, HistoryError, UserHistory, history_places, user_histories
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 SID_TOKEN = re.compile(r"<(?:[a-z]_\d+|value_\d+|pad|bos|eos|unk)>")
-VOCAB_FILES_NAMES = {"item_table_file": "items.parquet", "codebooks_file": "codebooks.safetensors"}
+VOCAB_FILES_NAMES = {
+    "item_table_file": "items.parquet",
+    "codebooks_file": "codebooks.safetensors",
+    "item_vectors_file": "item_vectors.safetensors",
+}
 
 
 class UASIDTokenizer(PythonBackend):
@@ -28,6 +33,8 @@ class UASIDTokenizer(PythonBackend):
     Args:
         item_table_file: Parquet table of items and their codes, see [`SIDIndex`]; its rows number the items.
         codebooks_file: The quantizer's codebooks, carried along so that new ads can be encoded.
+        item_vectors_file: The vectors from which a training starts its item table, see `item_vectors`; optional, and
+            not needed to serve.
         codebook_sizes: T sizes, a hashed last level written as `"256*"`.
         business_fields: Catalog columns that a hashed level joins.
         event_names: Event kinds of histories; their places are the model's `event_ids`.
@@ -63,14 +70,21 @@ class UASIDTokenizer(PythonBackend):
         value_unit: str = "",
         num_time_buckets: int = 0,
         num_cross_domain_items: int = 0,
+        item_vectors_file: str | None = None,
         **kwargs,
     ):
         self.item_table_file = item_table_file
         self.codebooks_file = codebooks_file
+        self.item_vectors_file = item_vectors_file
         self.codebook_sizes = [str(size) for size in codebook_sizes]
         self.business_fields = list(business_fields)
         self.event_names = list(event_names)
         self.user_features = {name: list(values) for name, values in (user_features or {}).items()}
+        self.event_places = {name: place for place, name in enumerate(self.event_names)}
+        self.feature_places = {
+            name: {value: place for place, value in enumerate(values, start=1)}
+            for name, values in self.user_features.items()
+        }
         self.value_bucket_edges = [float(edge) for edge in value_bucket_edges]
         self.value_bucket_means = [float(mean) for mean in value_bucket_means]
         self.value_unit = value_unit
@@ -150,12 +164,15 @@ class UASIDTokenizer(PythonBackend):
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         table = Path(save_directory) / f"{prefix}{VOCAB_FILES_NAMES['item_table_file']}"
         self.index.save(table)
-        if self.codebooks_file is None:
-            return (str(table),)
-        codebooks = Path(save_directory) / f"{prefix}{VOCAB_FILES_NAMES['codebooks_file']}"
-        if Path(self.codebooks_file).resolve() != codebooks.resolve():
-            shutil.copyfile(self.codebooks_file, codebooks)
-        return str(table), str(codebooks)
+        written = [str(table)]
+        for name, source in (("codebooks_file", self.codebooks_file), ("item_vectors_file", self.item_vectors_file)):
+            if source is None:
+                continue
+            target = Path(save_directory) / f"{prefix}{VOCAB_FILES_NAMES[name]}"
+            if Path(source).resolve() != target.resolve():
+                shutil.copyfile(source, target)
+            written.append(str(target))
+        return tuple(written)
 
     # --- items
     # ------------------------------------------------------------------------------------------------------------
@@ -185,58 +202,107 @@ class UASIDTokenizer(PythonBackend):
             return []
         return self.index.lookup(np.asarray(sids, dtype=np.int64)[:, -self.num_levels :] - self.level_offsets)
 
-    def encode_histories(
+    def item_vectors(self) -> np.ndarray | None:
+        """The vectors of the items from which a training starts its item table, float32 (items, dimension), in the
+        order of the item table when the tokenizer was built; None where the tokenizer carries none.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if self.item_vectors_file is None:
+            return None
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(self.item_vectors_file)["item_vectors"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{self.item_vectors_file}: not readable item vectors ({error}). Build the tokenizer again, or remove "
+                "the file."
+            ) from error
+
+    # --- histories
+    # --------------------------------------------------------------------------------------------------------
+
+    def encode_rows(
         self,
-        items: Sequence[Sequence[str]] | Sequence[np.ndarray],
-        events: Sequence[Sequence[str]] | None = None,
-        values: Sequence[Sequence[float]] | None = None,
-        user_features: Mapping[str, Sequence[str | None]] | None = None,
+        rows: Sequence[UserHistory | Mapping[str, Any]],
         *,
-        times: Sequence[Sequence[float | None]] | None = None,
-        cross_domain: Sequence[Sequence[str]] | None = None,
-        cross_domain_times: Sequence[Sequence[float | None]] | None = None,
         max_items: int | None = None,
         max_cross_domain: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchEncoding:
-        """Model inputs of a batch of histories, padded on the right to the longest.
+        """Model inputs of a batch of histories, padded on the right to the longest. Rows may differ in what they have.
 
         Args:
-            items: Item ids of each history, oldest first; or int arrays of item rows.
-            events, values: Event name and value of each item, same lengths as `items`; values in `value_unit`.
-            user_features: Categories of each feature, one a history; a feature that is not given is missing.
-            times: When each item was engaged with, in seconds of any clock (Unix time, or since the user came); None
-                or NaN where not known. Same lengths as `items`.
-            cross_domain: What each user did elsewhere, any ids, oldest first; a list may be empty.
-            cross_domain_times: When, on the clock of `times`, which they need. Without them every prefix of a history
-                sees all entries. That is right where a whole history is served; in training it would show a prefix
-                what came after its target, so `tokenize_histories` asks for them.
+            rows: [`UserHistory`], or rows as [`UserHistory.from_row`] takes them.
             max_items, max_cross_domain: Keep the last so many items and cross-domain entries.
 
         Returns:
-            `input_ids` and `attention_mask` (int64, (B, S * T)), `item_ids` (int64, (B, S)): item row + 1; and, when
-            given and the tokenizer has the feature, int64: `event_ids` (B, S), `value_ids` (B, S): bucket + 1,
-            `time_ids` (B, S): bucket + 1 of the time since the item before, kept or not, 0 = not known,
-            `cross_domain_ids` (B, X): 0 = padding, `cross_domain_places` (B, X): see `history_places`, counted among
-            the kept items; `user_feature_ids` (B, features) where the tokenizer has user features.
+            `input_ids` and `attention_mask` (int64, (B, S * T)), `item_ids` (int64, (B, S)): item row + 1; and, where
+            a row and the tokenizer have the feature, int64: `event_ids` (B, S), `value_ids` (B, S): bucket + 1,
+            `time_ids` (B, S): bucket + 1 of the time since the item before, kept or not, 0 = not known, each of them
+            -1 in rows without the feature; `cross_domain_ids` (B, X): 0 = padding, `cross_domain_places` (B, X): see
+            `history_places`, counted among the kept items; `user_feature_ids` (B, features) where the tokenizer has
+            user features.
 
         Raises:
-            ValueError: If a history is empty, lengths differ, a user feature is unknown, or cross-domain times have no
-                `times` beside them.
-            KeyError: If an item is unknown.
+            HistoryError: As [`UserHistory`], or if a history is empty or names an event that the tokenizer does not
+                know; with the row. KeyError: If an item is unknown.
         """
-        rows = [
-            np.asarray(history, np.int64) if isinstance(history, np.ndarray) else self.item_rows(history)
-            for history in items
-        ]
-        for number, history in enumerate(rows):
-            if not len(history):
-                raise ValueError(f"History {number} is empty: give at least one item the user engaged with.")
-        for name, parts in (("events", events), ("values", values), ("times", times)):
-            check_aligned(name, parts, "items", rows)
+        encoded = []
+        for number, row in enumerate(rows):
+            try:
+                encoded.append(self.encode_row(row, max_items=max_items, max_cross_domain=max_cross_domain))
+            except HistoryError as error:
+                raise error.at(number) from None
+        return self.pad_rows(encoded, return_tensors=return_tensors)
+
+    def encode_row(
+        self,
+        row: UserHistory | Mapping[str, Any],
+        *,
+        max_items: int | None = None,
+        max_cross_domain: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Model inputs of one history, int64 arrays without padding, as `encode_rows`: `item_ids` (S,), those of
+        `event_ids`, `value_ids`, `time_ids` (S,) and `cross_domain_ids`, `cross_domain_places` (X,) that row and
+        tokenizer have, and `user_feature_ids` (features,)."""
+        history = row if isinstance(row, UserHistory) else UserHistory.from_row(row, self.user_features)
+        if not len(history):
+            raise HistoryError("items", "The history is empty: give at least one item the user engaged with.")
         keep = slice(-max_items, None) if max_items else slice(None)
-        rows = [history[keep] for history in rows]
-        item_ids = padded([history + 1 for history in rows])
+        items = history.items if isinstance(history.items, np.ndarray) else self.item_rows(history.items)
+        encoded = {"item_ids": items[keep] + 1}
+        if history.events is not None and self.event_names:
+            encoded["event_ids"] = self.event_indices(history.events)[keep]
+        if history.values is not None and self.value_bucket_means:
+            encoded["value_ids"] = self.value_buckets(history.values)[keep] + 1
+        if history.times is not None and self.num_time_buckets:
+            encoded["time_ids"] = self.time_indices(history.times)[keep]
+        if history.cross_domain is not None and self.num_cross_domain_items:
+            last = slice(-max_cross_domain, None) if max_cross_domain else slice(None)
+            encoded["cross_domain_ids"] = self.cross_domain_indices(history.cross_domain[last])
+            encoded["cross_domain_places"] = np.zeros_like(encoded["cross_domain_ids"])
+            if history.cross_domain_times is not None and history.times is not None:
+                moments = history.cross_domain_times[last]
+                encoded["cross_domain_places"] = history_places(history.times[keep], moments)
+        if self.user_features:
+            unknown = [name for name in history.user_features if name not in self.user_features]
+            if unknown:
+                raise HistoryError(
+                    "user_features",
+                    f"`user_features` names {unknown[0]!r}. Allowed: {', '.join(self.user_features)}. Leave it out.",
+                )
+            encoded["user_feature_ids"] = np.array(
+                [self.feature_index(name, history.user_features.get(name)) for name in self.user_features], np.int64
+            )
+        return encoded
+
+    def pad_rows(self, rows: Sequence[Mapping[str, np.ndarray]], return_tensors: str | None = None) -> BatchEncoding:
+        """A batch, as `encode_rows` returns it, of rows of `encode_row`."""
+        item_ids = padded([row["item_ids"] for row in rows])
         present = item_ids > 0
         tokens = (self.index.codes[np.maximum(item_ids - 1, 0)] + self.level_offsets) * present[..., None]
         data = {
@@ -244,68 +310,65 @@ class UASIDTokenizer(PythonBackend):
             "attention_mask": np.repeat(present, self.num_levels, axis=1).astype(np.int64),
             "item_ids": item_ids,
         }
-        if events is not None and self.event_names:
-            places = {name: place for place, name in enumerate(self.event_names)}
-            data["event_ids"] = padded(
-                [np.array([places[event] for event in part[keep]], np.int64) for part in events]
-            )
-        if values is not None and self.value_bucket_means:
-            data["value_ids"] = padded([self.value_buckets(part[keep]) + 1 for part in values])
-        if times is not None and self.num_time_buckets:
-            data["time_ids"] = padded([self.time_indices(part)[keep] for part in times])
-        if cross_domain is not None and self.num_cross_domain_items:
-            if len(cross_domain) != len(rows):
-                raise ValueError(
-                    f"`cross_domain` needs one list a history, {len(rows)}. Received: {len(cross_domain)}. Give an "
-                    "empty list for a user without any."
-                )
-            if cross_domain_times is not None and times is None:
-                raise ValueError("`cross_domain_times` are compared with `times`. Received: no `times`. Give both.")
-            check_aligned("cross_domain_times", cross_domain_times, "cross_domain", cross_domain)
-            last = slice(-max_cross_domain, None) if max_cross_domain else slice(None)
-            data["cross_domain_ids"] = padded([self.cross_domain_indices(part[last]) for part in cross_domain])
-            data["cross_domain_places"] = np.zeros_like(data["cross_domain_ids"])
-            if cross_domain_times is not None:
-                data["cross_domain_places"] = padded(
-                    [
-                        history_places(part[keep], moments[last])
-                        for part, moments in zip(times, cross_domain_times, strict=True)
-                    ]
-                )
+        for name in ITEM_INPUTS[1:]:
+            if any(name in row for row in rows):
+                absent = np.full(item_ids.shape[1], -1)
+                data[name] = padded([row.get(name, absent) for row in rows])
+        for name in ("cross_domain_ids", "cross_domain_places"):
+            if any(name in row for row in rows):
+                data[name] = padded([row.get(name, ()) for row in rows])
         if self.user_features:
-            data["user_feature_ids"] = self.user_feature_indices(user_features or {}, len(rows))
+            data["user_feature_ids"] = np.stack([row["user_feature_ids"] for row in rows])
         return BatchEncoding(data, tensor_type=return_tensors)
+
+    def encode_histories(
+        self,
+        items: Sequence[Sequence[str]] | Sequence[np.ndarray],
+        events: Sequence[Sequence[str]] | None = None,
+        values: Sequence[Sequence[float]] | None = None,
+        user_features: Mapping[str, Sequence[str | None]] | None = None,
+        *,
+        max_items: int | None = None,
+        max_cross_domain: int | None = None,
+        return_tensors: str | None = None,
+        **columns: Sequence[Sequence[Any]] | None,
+    ) -> BatchEncoding:
+        """`encode_rows` of histories that are given column by column.
+
+        Args:
+            items: Item ids of each history, oldest first; or int arrays of item rows.
+            events, values, **columns: One list a history of each further column of [`UserHistory`]: `times`,
+                `cross_domain`, `cross_domain_times`.
+            user_features: Categories of each feature, one a history; a feature that is not given is missing.
+        """
+        histories = user_histories(items, events=events, values=values, user_features=user_features, **columns)
+        return self.encode_rows(
+            histories, max_items=max_items, max_cross_domain=max_cross_domain, return_tensors=return_tensors
+        )
 
     # --- values and features
     # ----------------------------------------------------------------------------------------------
 
-    def value_buckets(self, values: Sequence[float]) -> np.ndarray:
+    def event_indices(self, events: Sequence[str]) -> np.ndarray:
+        """Place of each event name, int64 (n,). Raises HistoryError for a name that is not the tokenizer's."""
+        try:
+            return np.array([self.event_places[event] for event in events], dtype=np.int64)
+        except KeyError as error:
+            raise HistoryError(
+                "events",
+                f"`events` holds {error.args[0]!r:.100}. Allowed: {', '.join(self.event_names)}. Use one of these, or "
+                "leave `events` out.",
+            ) from None
+
+    def value_buckets(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Bucket of each value, int64, 0..buckets-1."""
         return np.searchsorted(self.value_bucket_edges, np.asarray(values, dtype=np.float64), side="right")
 
-    def user_feature_indices(self, features: Mapping[str, Sequence[str | None]], users: int) -> np.ndarray:
-        """Index of each user feature, int64 (users, features); 0 where it is missing, new, or not given at all.
+    def feature_index(self, name: str, category: str | None) -> int:
+        """Index of a category of a user feature; 0 for a missing or new one."""
+        return 0 if category is None else self.feature_places[name].get(category, 0)
 
-        Raises:
-            ValueError: If a feature is not the tokenizer's, or not given for all users.
-        """
-        for name, categories in features.items():
-            if name not in self.user_features or len(categories) != users:
-                raise ValueError(
-                    f"`user_features` needs one category (or None) for each of {users} users, of features among "
-                    f"{', '.join(self.user_features)}. Received: {len(categories)} of {name!r}."
-                )
-        missing = [None] * users
-        return np.stack([self.feature_indices(name, features.get(name, missing)) for name in self.user_features], 1)
-
-    def feature_indices(self, name: str, categories: Sequence[str | None]) -> np.ndarray:
-        """Index of each category of a user feature, int64; 0 for a missing or new one."""
-        places = {category: place + 1 for place, category in enumerate(self.user_features[name])}
-        return np.array(
-            [0 if category is None else places.get(category, 0) for category in categories], dtype=np.int64
-        )
-
-    def time_indices(self, times: Sequence[float | None]) -> np.ndarray:
+    def time_indices(self, times: Sequence[float | None] | np.ndarray) -> np.ndarray:
         """Bucket + 1 of the gap before each item of one history, int64 (n,), 0 = not known.
 
         A gap of g seconds since the item before has the bucket min(floor(log2(1 + g)), num_time_buckets - 1): under
@@ -329,43 +392,12 @@ class UASIDTokenizer(PythonBackend):
         return (hashes % np.uint64(self.num_cross_domain_items - 1)).astype(np.int64) + 1
 
 
-def history_places(times: Sequence[float | None], moments: Sequence[float | None]) -> np.ndarray:
-    """How many items of a history a prefix must have to see each of some moments.
-
-    A prefix of n items sees the moments whose place is at most n: those before its target, item n + 1, and before
-    every later item. What happened at the very time of an item counts as after it, so that no target is told.
-
-    Args:
-        times (float, (S,)): Of the items; where clocks went back, the earliest of later ones counts. None or NaN, not
-            known: hidden from prefixes whose target it could have followed.
-        moments (float, (X,)): On the same clock; one that is not known only the whole history sees.
-
-    Returns:
-        int64 (X,), 0..S.
-    """
-    known = np.asarray(times, dtype=np.float64)
-    known = np.where(np.isnan(known), -np.inf, known)
-    earliest = np.minimum.accumulate(known[::-1])[::-1]  # of each item and those after it: ascending
-    return np.searchsorted(earliest, np.asarray(moments, dtype=np.float64), side="right").astype(np.int64)
-
-
-def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+def padded(parts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
     """One line each, padded on the right with 0 to the longest: int64 (parts, longest)."""
     out = np.zeros((len(parts), max(map(len, parts))), dtype=np.int64)
     for line, part in zip(out, parts, strict=True):
         line[: len(part)] = part
     return out
-
-
-def check_aligned(name: str, lists: Sequence[Sized] | None, like: str, others: Sequence[Sized]) -> None:
-    """Raises ValueError, naming the first history at fault, unless `lists` are as long as `others`, one by one."""
-    pairs = () if lists is None else zip_longest(map(len, lists), map(len, others))
-    for number, (given, wanted) in enumerate(pairs):
-        if given != wanted:
-            raise ValueError(
-                f"`{name}` must be as long as `{like}`. Received for history {number}: {given} entries for {wanted}. "
-                "Give one for each, or leave the argument out."
-            )
 
 
 def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float], list[float]]:
@@ -397,4 +429,4 @@ def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float]
     return edges.tolist(), means.tolist()
 
 
-__all__ = ["UASIDTokenizer", "fit_value_buckets", "history_places"]
+__all__ = ["UASIDTokenizer", "fit_value_buckets"]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,10 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import BatchEncoding
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
-from gr4ad.tokenization import UASIDTokenizer
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
+from gr4ad.tokenization import HISTORY_COLUMNS, HistoryError, UASIDTokenizer, UserHistory
 
 from .sequences import Sequences
-
-HISTORY_COLUMNS = ("events", "values", "times", "cross_domain")
-"""Columns of an evaluation dataset that say more of a history, by their names as arguments of the tokenizer."""
 
 TARGETS_AT_ONCE = 64
 
@@ -42,51 +39,38 @@ def rank_users(
     tokenizer: UASIDTokenizer,
     dataset: Dataset,
     *,
-    beam_widths: Sequence[int],
+    weights: RankingWeights,
     top_k: int,
-    item_weight: float = 0.0,
-    value_weight: float = 0.0,
-    item_candidates: int = 0,
-    neighbour_weight: float = 0.0,
-    score_history: bool = False,
-    exclude_history: bool = False,
     batch_size: int = 64,
     progress: bool = False,
 ) -> ModelRankings:
     """Ranks items for every row of an evaluation dataset.
 
     Args:
-        dataset: Rows of `items` (history, item ids), optionally `events`, `values`, `times`, `cross_domain`, user
-            features; order is kept. All of `cross_domain` is seen: it must end before the targets.
-        beam_widths, item_weight, value_weight, item_candidates, neighbour_weight, score_history: See
-            `GR4ADForRecommendation.recommend`.
-        exclude_history: Never rank an item of the user's history.
+        dataset: Rows of histories, as `UserHistory.from_row` takes them; order is kept. All of `cross_domain` is
+            seen: it must end before the targets.
+        weights: How to rank, exactly as a server would.
+        top_k: Items of a list.
         batch_size: Users at once, grouped by history length.
     """
     was_training = model.training
     model.eval()
     trie = model.build_trie(tokenizer)
-    histories = [tokenizer.item_rows(items) for items in dataset["items"]]
+    histories = history_rows(tokenizer, dataset)
     items = np.full((len(histories), top_k), -1, dtype=np.int64)
     values = np.zeros((len(histories), top_k), dtype=np.float32)
     valid_sids = {codes.tobytes() for codes in tokenizer.index.codes[tokenizer.index.active]}
     illegal = checked = 0
-    for chosen, batch in history_batches(model, tokenizer, dataset, histories, batch_size, progress):
+    for chosen, batch in history_batches(model, tokenizer, histories, batch_size, progress):
         excluded = None
-        if exclude_history:
-            excluded = torch.nn.utils.rnn.pad_sequence(
-                [torch.from_numpy(np.unique(histories[i])) for i in chosen], batch_first=True, padding_value=-1
-            ).to(model.device)
+        if weights.exclude_history:
+            rows = [torch.from_numpy(np.unique(tokenizer.item_rows(histories[i].items))) for i in chosen]
+            excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(model.device)
         ranking = model.recommend(
             **batch,
-            beam_widths=beam_widths,
             trie=trie,
             top_k=top_k,
-            item_weight=item_weight,
-            item_candidates=item_candidates if item_weight else 0,
-            neighbour_weight=neighbour_weight if item_weight else 0.0,
-            score_history=score_history,
-            value_weight=value_weight,
+            weights=weights,
             exclude_items=excluded,
         )
         found = ranking.items.cpu().numpy()
@@ -134,10 +118,10 @@ def predict_values(
         raise ValueError(f"`targets` should be of the dataset's {len(dataset)} users. Received: {len(targets)}.")
     was_training = model.training
     model.eval()
-    histories = [tokenizer.item_rows(items) for items in dataset["items"]]
+    histories = history_rows(tokenizer, dataset)
     expected = np.zeros(len(targets.items))
     sids = tokenizer.index.codes[targets.items] + tokenizer.level_offsets
-    for chosen, batch in history_batches(model, tokenizer, dataset, histories, batch_size, progress):
+    for chosen, batch in history_batches(model, tokenizer, histories, batch_size, progress):
         context = model.model.encode(**batch)
         trunk = model.model.trunk(context)
         # The longest list sets the width; blocks of it bound the memory of users with hundreds of targets.
@@ -154,25 +138,31 @@ def predict_values(
     return expected
 
 
+def history_rows(tokenizer: UASIDTokenizer, dataset: Dataset) -> list[UserHistory]:
+    """The histories of a data set, row by row. Raises ValueError with the row, as [`UserHistory`]."""
+    names = [name for name in (*HISTORY_COLUMNS, *tokenizer.user_features) if name in dataset.column_names]
+    histories = []
+    for number, row in enumerate(dataset.select_columns(names)):
+        try:
+            histories.append(UserHistory.from_row(row, tokenizer.user_features))
+        except HistoryError as error:
+            raise error.at(number) from None
+    return histories
+
+
 def history_batches(
     model: GR4ADForRecommendation,
     tokenizer: UASIDTokenizer,
-    dataset: Dataset,
-    histories: list[np.ndarray],
+    histories: list[UserHistory],
     batch_size: int,
     progress: bool,
 ) -> Iterator[tuple[np.ndarray, BatchEncoding]]:
-    """Rows of the dataset (int64) and their encoded histories, users of similar length together."""
-    columns = {
-        name: dataset[name] for name in (*HISTORY_COLUMNS, *tokenizer.user_features) if name in dataset.column_names
-    }
+    """Places of the histories (int64) and their encoded batch, users of similar length together."""
     order = np.argsort([len(history) for history in histories], kind="stable")
     for start in tqdm(range(0, len(order), batch_size), desc="Ranking", unit="batch", disable=not progress):
         chosen = order[start : start + batch_size]
-        batch = tokenizer.encode_histories(
-            [histories[i] for i in chosen],
-            **{name: [columns[name][i] for i in chosen] for name in HISTORY_COLUMNS if name in columns},
-            user_features={n: [columns[n][i] for i in chosen] for n in tokenizer.user_features} or None,
+        batch = tokenizer.encode_rows(
+            [histories[place] for place in chosen],
             max_items=model.config.max_context_items,
             max_cross_domain=model.config.max_cross_domain_items,
             return_tensors="pt",
@@ -180,4 +170,4 @@ def history_batches(
         yield chosen, batch.to(model.device)
 
 
-__all__ = ["ModelRankings", "predict_values", "rank_users"]
+__all__ = ["ModelRankings", "history_batches", "history_rows", "predict_values", "rank_users"]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 from datasets import Dataset
@@ -12,26 +11,8 @@ from transformers.trainer_utils import speed_metrics
 
 from .metrics import evaluate_rankings
 from .model_ranking import rank_users
+from .ranking_fields import RankingEvaluationConfig
 from .sequences import SequenceTable
-
-
-@dataclass
-class RankingEvaluationConfig:
-    """Fields of a trainer's arguments that say how it is validated."""
-
-    eval_beam_widths: list[int] = field(default_factory=lambda: [50, 50, 50], metadata={"help": "Validation beams."})
-    eval_item_weight: float = field(default=0.0, metadata={"help": "Item head's share, in [0, 1], of that ranking."})
-    eval_value_weight: float = field(default=0.0, metadata={"help": "Exponent of expected value in that ranking."})
-    eval_item_candidates: int = field(
-        default=0, metadata={"help": "Likeliest items of the item head that join the beams in that ranking."}
-    )
-    eval_score_history: bool = field(default=False, metadata={"help": "Also rank the history's own items."})
-    eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # of the trainer's arguments, which this is mixed into
-        if not 0 <= self.eval_item_weight <= 1:
-            raise ValueError(f"`eval_item_weight` is a share in [0, 1]. Received: {self.eval_item_weight}.")
 
 
 class RankingEvaluationMixin:
@@ -56,12 +37,8 @@ class RankingEvaluationMixin:
             self.accelerator.unwrap_model(self.model),
             tokenizer,
             dataset,
-            beam_widths=args.eval_beam_widths,
+            weights=args.eval_weights,
             top_k=20,
-            item_weight=args.eval_item_weight,
-            value_weight=args.eval_value_weight,
-            item_candidates=args.eval_item_candidates,
-            score_history=args.eval_score_history,
             batch_size=args.per_device_eval_batch_size,
         )
         table = SequenceTable.from_dataset(dataset, tokenizer.index.item_ids.tolist())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.metrics import ranking_metrics
@@ -69,20 +69,15 @@ class ProgressiveValidation:
             [[index.rows[item] for item in row["target_items"]] for row in rows],
             [row["target_values"] for row in rows],
         )
+        weights = RankingWeights.from_generation_config(serving)
         ndcg = []
         for each in (model, published):
             ranked = rank_users(
                 each,
                 tokenizer,
                 dataset,
-                beam_widths=serving.beam_widths,
-                top_k=min(TOP, serving.beam_widths[-1]),
-                item_weight=serving.item_weight,
-                value_weight=serving.value_weight,
-                item_candidates=getattr(serving, "item_candidates", 0),  # artifacts of version 0.1.0 lack it
-                neighbour_weight=getattr(serving, "neighbour_weight", 0.0),
-                score_history=serving.score_history,
-                exclude_history=serving.exclude_history,
+                weights=weights,
+                top_k=min(TOP, weights.widths(tokenizer.num_levels)[-1]),
             ).items
             items = np.pad(ranked, ((0, 0), (0, TOP - ranked.shape[1])), constant_values=-1)
             ndcg.append(ranking_metrics(items, targets, ks=(TOP,), catalog_size=len(index))[f"ndcg@{TOP}"])

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.tokenization import UASIDTokenizer
 
-from ..evaluation.model_ranking import history_batches
+from ..evaluation.model_ranking import history_batches, history_rows
 from .reward_model import RewardModel
 
 
@@ -88,13 +88,12 @@ def candidate_lists(
     training = policy.training, reward.training
     policy.eval(), reward.eval()
     trie = policy.build_trie(tokenizer)
-    histories = [tokenizer.item_rows(items) for items in contexts["items"]]
+    histories = history_rows(tokenizer, contexts)
+    weights = RankingWeights(beam_widths, score_history=score_history)
     ids = tokenizer.index.item_ids
     lists: list[dict[str, list]] = [{} for _ in histories]
-    for chosen, batch in history_batches(policy, tokenizer, contexts, histories, batch_size, progress):
-        ranking = policy.recommend(
-            **batch, beam_widths=beam_widths, trie=trie, top_k=beam_widths[-1], score_history=score_history
-        )
+    for chosen, batch in history_batches(policy, tokenizer, histories, batch_size, progress):
+        ranking = policy.recommend(**batch, trie=trie, top_k=beam_widths[-1], weights=weights)
         found, scores = ranking.items.cpu().numpy(), ranking.scores.double().cpu().numpy()
         picked, propensities = [], []
         for row, items in zip(chosen, found, strict=True):

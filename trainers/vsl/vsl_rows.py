@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,18 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from gr4ad.tokenization import UASIDTokenizer
-from gr4ad.tokenization.tokenization_ua_sid import check_aligned, history_places
+from gr4ad.tokenization.user_history import history_places
 
 logger = logging.getLogger(__name__)
+
+
+def check_aligned(name, lists, like, others) -> None:
+    for number, (given, wanted) in enumerate(zip_longest(map(len, lists), map(len, others))):
+        if given != wanted:
+            raise ValueError(
+                f"`{name}` must be as long as `{like}`. Received for history {number}: {given} entries for {wanted}. "
+                "Give one for each, or leave the argument out."
+            )
 
 
 @dataclass(frozen=True)

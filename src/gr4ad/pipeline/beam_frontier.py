@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from transformers import GenerationConfig
 
 from gr4ad.data import load_prepared
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.serving import level_widths
 from gr4ad.tokenization import UASIDTokenizer
 from gr4ad.trainers.evaluation import SequenceTable, ranking_metrics
@@ -85,13 +84,18 @@ def beam_frontier(
     data = load_prepared(run / "stages" / "data" / "prepared")
     model = GR4ADForRecommendation.from_pretrained(run)
     tokenizer = UASIDTokenizer.from_pretrained(run)
-    served = GenerationConfig.from_pretrained(run).to_dict()
+    weights = RankingWeights.from_pretrained(str(run))
+    if item_weight is not None:
+        weights = replace(
+            weights.with_item_weight(item_weight),
+            score_history=weights.score_history and item_weight != 0,
+            exclude_history=False,
+        )
     dataset = getattr(data, split)
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:users]
     dataset = dataset.select(np.sort(chosen))
     ids = list(data.catalog["item_id"])
     targets = SequenceTable.from_dataset(dataset, ids).held_out
-    weight = served["item_weight"] if item_weight is None else item_weight
     choices = width_choices(widest, tokenizer.num_levels)
     seconds: dict[str, list[float]] = {name: [] for name in choices}
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -102,13 +106,8 @@ def beam_frontier(
                 model,
                 tokenizer,
                 dataset,
-                beam_widths=widths,
+                weights=replace(weights, beam_widths=tuple(widths)),
                 top_k=min(CUT, widths[-1]),
-                item_weight=weight,
-                value_weight=served["value_weight"],
-                item_candidates=served["item_candidates"] if weight else 0,
-                neighbour_weight=served.get("neighbour_weight", 0.0) if weight else 0.0,
-                score_history=served["score_history"] and item_weight != 0,
                 batch_size=batch_size,
             ).items
             seconds[name].append(time.process_time() - begun)

@@ -70,6 +70,7 @@ def evaluate_models(
         ValueError: A model folder is missing, a split is empty, or something held out was trained on.
     """
     from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+    from gr4ad.modeling_gr4ad import RankingWeights
     from gr4ad.report import write_evaluation
     from gr4ad.trainers.evaluation.model_ranking import predict_values, rank_users
 
@@ -107,14 +108,16 @@ def evaluate_models(
                 model,
                 tokenizer,
                 data.test,
-                beam_widths=config.beam_widths,
+                weights=RankingWeights(
+                    tuple(config.beam_widths),
+                    value_weight=choices[name]["value_weight"],
+                    score_history=config.score_history,
+                    exclude_history=excluded,
+                    item_weight=choices[name]["item_weight"],
+                    item_candidates=config.item_candidates if choices[name]["item_weight"] else 0,
+                    neighbour_weight=choices[name]["neighbour_weight"],
+                ),
                 top_k=max(KS),
-                item_weight=choices[name]["item_weight"],
-                value_weight=choices[name]["value_weight"],
-                item_candidates=config.item_candidates,
-                neighbour_weight=choices[name]["neighbour_weight"],
-                score_history=config.score_history,
-                exclude_history=excluded,
                 batch_size=config.batch_size,
                 progress=True,
             )
@@ -168,6 +171,7 @@ def choose_on_validation(
 ) -> tuple[list[dict], dict[str, dict]]:
     """Every model with every combination of serving weights on the sample; returns all rows, and each model's best."""
     from gr4ad import GR4ADForRecommendation
+    from gr4ad.modeling_gr4ad import RankingWeights
     from gr4ad.trainers.evaluation.model_ranking import rank_users
 
     ids = tokenizer.index.item_ids.tolist()
@@ -186,13 +190,15 @@ def choose_on_validation(
                 model,
                 tokenizer,
                 sample,
-                beam_widths=config.beam_widths,
+                weights=RankingWeights(
+                    tuple(config.beam_widths),
+                    item_weight=item_weight,
+                    value_weight=value_weight,
+                    item_candidates=config.item_candidates if item_weight else 0,
+                    neighbour_weight=neighbour_weight,
+                    score_history=config.score_history,
+                ),
                 top_k=max(KS),
-                item_weight=item_weight,
-                value_weight=value_weight,
-                item_candidates=config.item_candidates,
-                neighbour_weight=neighbour_weight,
-                score_history=config.score_history,
                 batch_size=config.batch_size,
             )
             scores = evaluate_rankings(rankings.items, targets, ks=KS, catalog_size=len(ids))

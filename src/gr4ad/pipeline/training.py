@@ -249,6 +249,7 @@ def beam_lists(
     """
     from datasets import Dataset
 
+    from gr4ad.modeling_gr4ad import RankingWeights
     from gr4ad.trainers.evaluation.model_ranking import rank_users
 
     columns = [name for name in data.train.column_names if name != "user_id"]
@@ -269,11 +270,13 @@ def beam_lists(
         model,
         tokenizer,
         histories,
-        beam_widths=[width] * tokenizer.num_levels,
+        weights=RankingWeights(
+            (width,) * tokenizer.num_levels,
+            item_weight=item_weight,
+            item_candidates=width if item_weight else 0,
+            score_history=score_history,
+        ),
         top_k=width,
-        item_weight=item_weight,
-        item_candidates=width if item_weight else 0,
-        score_history=score_history,
         progress=True,
     )
     ids = tokenizer.index.item_ids
