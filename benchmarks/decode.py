@@ -10,11 +10,12 @@ timed, and the allocator keeps freed memory (`keep_freed_memory`). A round takes
 medians over rounds, `spread` is the interquartile range, a speedup is the median of the rounds' ratios.
 
 Systems (d = 256): gr4ad with K = 0 (vanilla) .. L - 1 parallel layers, MTP heads on its layers, and Hugging Face's
-Llama and T5 (`opponents/transformers_beams.py`) over 200 positions, one an item as in gr4ad, and over the 600 SID tokens that
-users of decoder-only models feed. `theory` counts layer-positions: with B = (1, W_1, W_2) rows entering the levels,
+Llama and T5 (`opponents/transformers_beams.py`) over 200 positions, one an item as in gr4ad, and over the 600 SID
+tokens that users of decoder-only models feed. `theory` counts layer-positions: with B = (1, W_1, W_2) rows entering the levels,
 vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
 
-Stages of one request (`measurement/decode_stages.py`) at that shape and at the paper's (L = 9, K = 6), float32 and bfloat16.
+Stages of one request (`measurement/decode_stages.py`) at that shape and at the paper's (L = 9, K = 6), float32 and
+bfloat16.
 `roofline share` = max(FLOPs / peak, bytes / bandwidth) / time of the request, peak and bandwidth being the best of a
 large product and a large copy in the same run. The ratio `roofline_share` is that of the paper's shape in --dtype,
 `trie_share_of_decode` that of the small one, where the trie weighs more. With --compile, also the search as one graph

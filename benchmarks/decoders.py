@@ -30,6 +30,7 @@ from opponents.mtp_heads import MTPForRecommendation
 from opponents.transformers_beams import with_parameters
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.scoring import KS, SystemScores, has_values
@@ -71,9 +72,8 @@ def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
         model,
         tokenizer,
         data.test,
-        beam_widths=config.beam_widths,
+        weights=RankingWeights(tuple(config.beam_widths), score_history=config.score_history),
         top_k=max(KS),
-        score_history=config.score_history,
         batch_size=config.batch_size,
     )
     scores.add("test", "beams", ranked.items)

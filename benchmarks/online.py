@@ -258,7 +258,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "--work",
         type=Path,
         metavar="OUT",
-        help="Folder for the runs, where finished seeds are kept; default: none is.",
+        help="Folder for the runs, where finished seeds stay.",
     )
     benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
     benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

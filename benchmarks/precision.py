@@ -20,10 +20,10 @@ from measurement import one_core  # noqa: F401  before numpy is loaded
 import numpy as np
 from measurement.results import Benchmark, Row, result_row
 from measurement.runs import FinishedRun, named_runs
-from measurement.serving_weights import weights_of
 from measurement.timing import interleaved
 
 from gr4ad import Recommender
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.trainers.evaluation import ranking_metrics
 from gr4ad.trainers.evaluation.intervals import paired_difference
 from gr4ad.trainers.evaluation.model_ranking import rank_users
@@ -37,13 +37,13 @@ def compared(label: str, folder: Path, precisions: list[str], users: int, rounds
     run = FinishedRun(folder)
     test = run.data.test
     test = test.select(np.sort(np.random.default_rng(0).permutation(len(test))[:users]))
-    targets = run.held_out(test)
+    targets, weights = run.held_out(test), RankingWeights.from_pretrained(folder)
     ranked: dict[str, np.ndarray] = {}
 
     def rank(name: str, recommender: Recommender) -> float:
         begun = time.process_time()
         ranked[name] = rank_users(
-            recommender.model, recommender.tokenizer, test, top_k=TOP_K, batch_size=16, **weights_of(folder)
+            recommender.model, recommender.tokenizer, test, weights=weights, top_k=TOP_K, batch_size=16
         ).items
         return 1000 * (time.process_time() - begun) / len(test)
 

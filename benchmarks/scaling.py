@@ -26,9 +26,10 @@ from measurement.results import Benchmark, Row, seeds_row
 from measurement.runs import seed_folder
 
 from gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline.runner import write_json
 from gr4ad.trainers.evaluation import evaluate_rankings
-from gr4ad.trainers.evaluation.model_ranking import history_batches, rank_users
+from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
 
 TOP_K = 10
 HEAD = 32
@@ -46,10 +47,9 @@ def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int
     """Mean of -log p(SID | history), in nats, over the (user, item) pairs that validation holds out."""
     tokenizer, split = stages.run.tokenizer, stages.run.data.validation
     targets = stages.run.held_out(split)
-    histories = [tokenizer.item_rows(items) for items in split["items"]]
     model.eval()
     total = 0.0
-    for chosen, batch in history_batches(model, tokenizer, split, histories, batch_size, False):
+    for chosen, batch in history_batches(model, tokenizer, history_rows(tokenizer, split), batch_size, False):
         rows = [targets.items[targets.offsets[user] : targets.offsets[user + 1]] for user in chosen]
         width = max(map(len, rows))
         mask = np.arange(width) < np.array([[len(items)] for items in rows])
@@ -63,7 +63,7 @@ def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int
 def ndcg(model: GR4ADForRecommendation, stages: Stages, width: int) -> float:
     """NDCG@10 of validation, by beams of `width` at every level and nothing else."""
     tokenizer, split = stages.run.tokenizer, stages.run.data.validation
-    ranked = rank_users(model, tokenizer, split, beam_widths=[width] * tokenizer.num_levels, top_k=TOP_K)
+    ranked = rank_users(model, tokenizer, split, weights=RankingWeights((width,) * tokenizer.num_levels), top_k=TOP_K)
     size = len(stages.run.item_ids)
     return evaluate_rankings(ranked.items, stages.run.held_out(split), ks=(TOP_K,), catalog_size=size)["ndcg@10"]
 

@@ -19,6 +19,7 @@ from measurement.runs import recipe_of, run_data
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLConfig
 from gr4ad.data import load_prepared
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads, tune_ad_encoder
 from gr4ad.pipeline.runner import StageRunner
@@ -105,15 +106,9 @@ def validate(data_dir: Path, tokenizer_dir: Path, train_dir: Path, beam_widths: 
     targets = SequenceTable.from_dataset(data.validation, ids).held_out
     scores = {}
     for ranked, weight in (("beams alone", 0.0), ("item head", 1.0)):
+        weights = RankingWeights(tuple(beam_widths), item_weight=weight)
         rankings = rank_users(
-            model,
-            tokenizer,
-            data.validation,
-            beam_widths=beam_widths,
-            top_k=10,
-            item_weight=weight,
-            batch_size=128,
-            progress=True,
+            model, tokenizer, data.validation, weights=weights, top_k=10, batch_size=128, progress=True
         )
         scores[ranked] = evaluate_rankings(rankings.items, targets, ks=(10,), catalog_size=len(ids))
     return scores

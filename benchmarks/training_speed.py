@@ -36,6 +36,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import TrainerCallback
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.evaluating import sample_users
 from gr4ad.pipeline.tokenizing import build_tokenizer
@@ -89,7 +90,11 @@ class Milestones(TrainerCallback):
 def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per_epoch: int) -> tuple[dict, Clock]:
     """The recipe's model on SIDs and starts of the content alone."""
     data, targets = run.data, run.held_out(sample)
-    item_weight = recipe.train.get("eval_item_weight", 1.0)
+    served = RankingWeights(
+        tuple(recipe.evaluate.beam_widths),
+        item_weight=recipe.train.get("eval_item_weight", 1.0),
+        item_candidates=recipe.evaluate.item_candidates,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         vectors = load_file(run.stage("embed") / "embeddings.safetensors")
@@ -105,19 +110,8 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
 
         def score(model) -> dict[str, float]:
             found = {}
-            for name, weight, candidates in (
-                ("beams", 0.0, 0),
-                ("served", item_weight, recipe.evaluate.item_candidates),
-            ):
-                ranked = rank_users(
-                    model,
-                    tokenizer,
-                    sample,
-                    beam_widths=recipe.evaluate.beam_widths,
-                    top_k=TOP_K,
-                    item_weight=weight,
-                    item_candidates=candidates,
-                )
+            for name, weights in (("beams", served.with_item_weight(0.0)), ("served", served)):
+                ranked = rank_users(model, tokenizer, sample, weights=weights, top_k=TOP_K)
                 scores = evaluate_rankings(ranked.items, targets, ks=(TOP_K,), catalog_size=len(tokenizer.index))
                 found |= {f"{name}: {metric}": scores[metric] for metric in METRICS}
             return found

@@ -10,6 +10,7 @@ from opponents.dlrm import DLRM, DLRMSettings
 from gr4ad import GR4ADForRecommendation
 from gr4ad.data import PreparedData
 from gr4ad.market import AdMarket
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.evaluating import KNN_GRID, sample_table, sample_users
 from gr4ad.trainers.evaluation import ItemKNN, SequenceTable, popularity_by_revenue, tune_item_knn
@@ -25,17 +26,21 @@ def served_lists(folder: Path, metrics: dict, data: PreparedData, recipe: Recipe
     stage, name = ("align", "VSL + RSPO") if recipe.align is not None else ("train", "VSL")
     tried = [row for row in metrics["validation"] if row["model"] == name]
     chosen = max(tried, key=lambda row: row[metrics["metric"]])
-    run = FinishedRun(folder)
+    run, served = FinishedRun(folder), recipe.evaluate
+    weights = RankingWeights(
+        tuple(served.beam_widths),
+        item_weight=1.0,
+        value_weight=chosen["value_weight"],
+        neighbour_weight=chosen["neighbour_weight"],
+        item_candidates=served.item_candidates,
+        score_history=served.score_history,
+    )
     return rank_users(
         GR4ADForRecommendation.from_pretrained(run.stage(stage) / "model"),
         run.tokenizer,
         data.test,
-        beam_widths=recipe.evaluate.beam_widths,
+        weights=weights.with_item_weight(chosen["item_weight"]),
         top_k=places,
-        item_weight=chosen["item_weight"],
-        value_weight=chosen["value_weight"],
-        item_candidates=recipe.evaluate.item_candidates,
-        score_history=recipe.evaluate.score_history,
         batch_size=recipe.evaluate.batch_size,
     ).items
 
