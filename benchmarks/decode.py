@@ -11,8 +11,8 @@ medians over rounds, `spread` is the interquartile range, a speedup is the media
 
 Systems (d = 256): gr4ad with K = 0 (vanilla) .. L - 1 parallel layers, MTP heads on its layers, and Hugging Face's
 Llama and T5 (`opponents/transformers_beams.py`) over 200 positions, one an item as in gr4ad, and over the 600 SID
-tokens that users of decoder-only models feed. `theory` counts layer-positions: with B = (1, W_1, W_2) rows entering the levels,
-vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
+tokens that users of decoder-only models feed. `theory` counts layer-positions: with B = (1, W_1, W_2) rows entering
+the levels, vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
 
 Stages of one request (`measurement/decode_stages.py`) at that shape and at the paper's (L = 9, K = 6), float32 and
 bfloat16.
@@ -37,6 +37,7 @@ import torch
 from matplotlib.figure import Figure
 from measurement.decode_stages import STAGES, machine_peaks, stage_times, stage_work
 from measurement.figures import save_figure
+from measurement.random_artifact import random_codes
 from measurement.results import Benchmark, Row, rounds_row
 from measurement.timing import interleaved, milliseconds
 from opponents.mtp_heads import MTPForRecommendation
@@ -50,7 +51,7 @@ EQUAL, GROWING = (128, 128, 128), (128, 256, 512)
 MAIN, DEEP, PAPER = (4, 3), (6, 4), (9, 6)  # L, and K = 2 L / 3 rounded up
 SHAPE = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 TURN_MS = 200
-SIDS_PER_PREFIX = 4  # of T - 1 codes, on average; spread over all prefixes there would be one, and 256 of 512 beams
+SIDS_PER_PREFIX = 4
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,8 @@ class Workload:
     def __init__(self, size: Size, device: torch.device, seed: int):
         rng = np.random.default_rng(seed)
         self.size, self.device, self.longest = size, device, max(size.context, *size.contexts)
-        *upper, last = size.codebooks
-        prefixes = rng.choice(int(np.prod(upper)), size.sids // SIDS_PER_PREFIX, replace=False)
-        drawn = rng.choice(len(prefixes) * last, size.sids, replace=False)
-        self.keys = np.sort(prefixes[drawn // last] * last + drawn % last)
+        drawn = random_codes(size.codebooks, size.sids, rng, per_prefix=SIDS_PER_PREFIX)
+        self.keys = np.sort(np.ravel_multi_index(tuple(drawn.T), size.codebooks))
         codes = torch.from_numpy(np.stack(np.unravel_index(self.keys, size.codebooks), axis=1))
         self.trie = SIDTrie.from_codes(codes).to(device)
         self.offsets = torch.tensor(self.config(size.main, MAIN[0], 0).level_offsets)

@@ -25,7 +25,7 @@ import numpy as np
 from measurement.figures import save_figure
 from measurement.results import Benchmark, Row, result_row, values_of
 from measurement.runs import FinishedRun
-from measurement.server_process import CLIENT_CORES, artifact_with, request_bodies, requests_per_second, serving
+from measurement.server_process import CLIENT_CORES, artifact_with, request_bodies, requests_per_second, server_on_core
 
 from gr4ad import GR4ADConfig, UASIDTokenizer
 from gr4ad.report.load_plots import load_figure
@@ -115,9 +115,9 @@ def main(words: Sequence[str] | None = None) -> None:
         }  # fmt: skip
         artifacts["adaptive"] = artifacts["fixed"]
         queue = {"max_queue": 4096, "max_wait_ms": 1.0, "max_beam_width": 4096}
-        with serving(artifacts["fixed"], work / "capacity.log", **queue, deadline_ms=600_000.0) as url:
-            loaded(url, scoring.bodies, np.zeros(32))  # first calls are slow
-            full = requests_per_second(url, scoring.bodies, 64 if arguments.smoke else 512)
+        with server_on_core(artifacts["fixed"], work / "capacity.log", {**queue, "deadline_ms": 600_000.0}) as server:
+            loaded(server.url, scoring.bodies, np.zeros(32))  # first calls are slow
+            full = requests_per_second(server.url, scoring.bodies, 64 if arguments.smoke else 512)
         slo = arguments.slo_ms or round(4 * 1000 * 16 / full)
         logger.info("capacity at %s: %.1f requests/s; objective %g ms", base, full, slo)
         rows.append(result_row("fixed", "capacity", full, "requests/s"))
@@ -126,7 +126,8 @@ def main(words: Sequence[str] | None = None) -> None:
         queue |= {"deadline_ms": max(1000.0, 2 * slo)}
         for system, artifact in artifacts.items():
             options = {**queue, "slo_ms": slo, "min_beam_scale": arguments.floor} if system == "adaptive" else queue
-            with serving(artifact, work / f"{system}.log", **options) as url:
+            with server_on_core(artifact, work / f"{system}.log", options) as server:
+                url = server.url
                 loaded(url, scoring.bodies, np.zeros(16))
                 for place, (label, load) in enumerate(loads.items()):
                     rate = load * full

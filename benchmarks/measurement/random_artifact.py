@@ -25,21 +25,40 @@ def ad_ids(count: int) -> list[str]:
     return [f"ad_{number}" for number in range(count)]
 
 
-def random_codes(sizes: Sequence[int], count: int, rng: np.random.Generator, *, distinct: bool = False) -> np.ndarray:
-    """int64 (count, T): codes below `sizes` (T,), uniform; `distinct`: no SID twice."""
-    if not distinct:
+def random_codes(
+    sizes: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    distinct: bool = False,
+    per_prefix: int | None = None,
+) -> np.ndarray:
+    """int64 (count, T): codes below `sizes` (T,), uniform.
+
+    Args:
+        distinct: No SID twice.
+        per_prefix: No SID twice, and so many to a prefix of T - 1 codes on average. Spread over all prefixes of large
+            codebooks there would be one, and no more beams at the last level than at the one before.
+    """
+    if per_prefix is not None:
+        *upper, last = sizes
+        prefixes = rng.choice(int(np.prod(upper)), count // per_prefix, replace=False)
+        drawn = rng.choice(len(prefixes) * last, count, replace=False)
+        keys = prefixes[drawn // last] * last + drawn % last
+    elif distinct:
+        keys = rng.choice(int(np.prod(sizes)), count, replace=False)
+    else:
         return np.stack([rng.integers(0, size, count) for size in sizes], axis=1)
-    keys = rng.choice(int(np.prod(sizes)), count, replace=False)
     return np.stack(np.unravel_index(keys, tuple(sizes)), axis=1)
 
 
 def random_tokenizer(
-    sizes: Sequence[int], ads: int, *, seed: int = 0, distinct: bool = True, columns: Mapping[str, list] | None = None,
-    **options: Any,
+    sizes: Sequence[int], ads: int, *, seed: int = 0, distinct: bool = True, per_prefix: int | None = None,
+    columns: Mapping[str, list] | None = None, **options: Any,
 ) -> UASIDTokenizer:  # fmt: skip
     """Tokenizer of ads `ad_0`, ... with random SIDs and priorities; `options` are its further arguments."""
     rng = np.random.default_rng(seed)
-    codes = random_codes(sizes, ads, rng, distinct=distinct)
+    codes = random_codes(sizes, ads, rng, distinct=distinct, per_prefix=per_prefix)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "items.parquet"
         SIDIndex(ad_ids(ads), codes, rng.random(ads), columns=columns).save(table)

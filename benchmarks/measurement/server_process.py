@@ -114,11 +114,13 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(model: Path, log: Path, *, environment: Mapping[str, str] | None = None, **flags: Any) -> Iterator[str]:
-    """URL of a server on the first core, which must end cleanly."""
+def server_on_core(
+    model: Path, log: Path, flags: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """A server on the first core, which must end cleanly."""
     server = ServerProcess(model, log, flags, environment=environment, on_core=True)
     try:
-        yield server.url
+        yield server
         assert server.stop() == 0, server.tail()
     finally:
         server.kill()
@@ -177,5 +179,5 @@ def request_bodies(
 
 __all__ = [
     "CLIENT_CORES", "ServerProcess", "artifact_with", "random_bodies", "request_bodies", "requests_per_second",
-    "serving",
+    "server_on_core",
 ]  # fmt: skip
