@@ -36,8 +36,6 @@ from opponents.dlrm import DLRMSettings
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.market import AdMarket
 from gr4ad.pipeline import Recipe, run_recipe
-from gr4ad.pipeline.evaluating import KNN_GRID
-from gr4ad.pipeline.runner import plain, stage_key
 from gr4ad.pipeline.scoring import as_json
 from gr4ad.trainers.evaluation.intervals import difference_of_draws, resampled_means, resampled_seeds
 
@@ -65,25 +63,7 @@ STEPS: dict[str, Changes] = {
     "VSL + RSPO, unified, reward model": {**REWARD_LISTS, "align": {"loss_type": "rspo", "unified": True}},
     "VSL + RSPO, served score, reward model": {**REWARD_LISTS, "align": {"loss_type": "rspo", "item_weight": SERVED}},
 }
-EARNED_FILE = "earned.npz"
 logger = logging.getLogger("closed_loop")
-
-
-def kept_seed(work: Path, seed: int, steps: dict[str, Changes], demo: Recipe) -> dict[str, np.ndarray]:
-    """`run_seed`, or what it came to before under the same settings."""
-    settings = [plain(part) for part in (steps, DLRMSettings(), KNN_GRID)]
-    settings += [plain({**vars(demo), "text": "", "data": ""}), seed]
-    key = stage_key("closed_loop", settings, [])
-    path = seed_folder(work / "base", seed) / EARNED_FILE
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["key"]) == key:
-                return {name: kept[name] for name in kept.files if name != "key"}
-    money = run_seed(work, seed, steps, demo)
-    temporary = path.with_name(f"unfinished-{EARNED_FILE}")
-    np.savez_compressed(temporary, key=np.array(key), **money)
-    temporary.replace(path)
-    return money
 
 
 def run_seed(work: Path, seed: int, steps: dict[str, Changes], demo: Recipe) -> dict[str, np.ndarray]:
@@ -163,7 +143,7 @@ def main(words: Sequence[str] | None = None) -> None:
     steps = {name: STEPS[name] for name in (REFERENCE, *STEPS) if name in chosen}
     demo = recipe_of(arguments.recipe, arguments.work, smoke=arguments.smoke)
     assert demo.market is not None, "the recipe has no market"
-    money = [kept_seed(arguments.work, seed, steps, demo) for seed in arguments.seeds]
+    money = [run_seed(arguments.work, seed, steps, demo) for seed in arguments.seeds]
     rows, lifts = rows_and_lifts(money)
     last, last_lifts = rows_and_lifts(money, day=demo.market.horizon_days - 1)
     decay, cold = shares(money)

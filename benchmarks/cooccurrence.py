@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measurement.own_process import in_own_process, peak_gb
 from measurement.results import Benchmark, Row, result_row, values_of
 from measurement.runs import recipe_of, run_data
-from measurement.timing import in_own_process, peak_gb
 
 from gr4ad.data import load_prepared
 from gr4ad.pipeline.embedding import ENCODER_FOLDER, ad_embedder, tune_ad_encoder

@@ -254,12 +254,7 @@ def draw(seeds: list[dict], path: Path) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="One small market.")
-    benchmark.add_argument(
-        "--work",
-        type=Path,
-        metavar="OUT",
-        help="Folder for the runs, where finished seeds stay.",
-    )
+    benchmark.add_argument("--work", type=Path, metavar="OUT", help="Folder for the runs, where finished seeds stay.")
     benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
     benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = benchmark.start(words)

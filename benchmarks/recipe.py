@@ -11,7 +11,6 @@ the mean over seeds, `spread` the sample standard deviation over them, and the i
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,8 +35,8 @@ def rows_of(metrics: dict, seed: int, unit: str) -> list[Row]:
 
 
 def rows_over_seeds(rows: list[Row], comparisons: dict[str, dict]) -> list[Row]:
-    """One row for each name that every seed has: the mean over seeds, their sample standard deviation, and where the
-    runs kept their scores per user (`comparisons`: table -> `compare_runs` of the seeds) the interval."""
+    """One row for each name that every seed has: the mean over seeds, their sample standard deviation, and the
+    interval where one is known (`comparisons`: table -> `compare_runs` of the seeds)."""
     seeds = sorted({row["seed"] for row in rows})
     values: dict[str, list[Row]] = {}
     for row in rows:
@@ -58,14 +57,10 @@ def rows_over_seeds(rows: list[Row], comparisons: dict[str, dict]) -> list[Row]:
 
 
 def comparisons_of(folders: list[Path]) -> dict[str, dict]:
-    """The seeds together beside their baselines, for each table; {} if a run kept no scores per user."""
-    try:
-        known = next(iter(load_run(folders[0]).scores["test"].values()))
-        metrics = [name for name in METRICS if name in known]
-        return {table: compare_runs({"ours": folders}, protocol=table, metrics=metrics) for table in PREFIXES}
-    except ValueError as error:
-        logging.warning("no intervals over seeds: %s", error)
-        return {}
+    """The seeds together beside their baselines, for each table."""
+    known = next(iter(load_run(folders[0]).scores["test"].values()))
+    metrics = [name for name in METRICS if name in known]
+    return {table: compare_runs({"ours": folders}, protocol=table, metrics=metrics) for table in PREFIXES}
 
 
 def differences_of(comparison: dict) -> dict[str, dict]:

@@ -29,15 +29,7 @@ from measurement.server_process import CLIENT_CORES, artifact_with, request_bodi
 
 from gr4ad import GR4ADConfig, UASIDTokenizer
 from gr4ad.report.load_plots import load_figure
-from gr4ad.serving.load_test import (
-    Outcome,
-    constant_rate,
-    day_rate,
-    poisson_arrivals,
-    run_load,
-    summarize,
-    timeline,
-)
+from gr4ad.serving.load_test import Outcome, constant_rate, day_rate, poisson_arrivals, run_load, summarize, timeline
 from gr4ad.trainers.evaluation import ranking_metrics
 
 LOADS = (0.3, 0.6, 0.9, 1.2, 1.6, 2.0)

@@ -16,7 +16,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from measurement import one_core  # noqa: F401  before numpy is loaded
@@ -29,9 +29,9 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset, load_dataset  # noqa: E402
+from measurement.own_process import in_own_process, peak_gb  # noqa: E402
 from measurement.random_artifact import ad_ids, random_tokenizer  # noqa: E402
 from measurement.results import Benchmark, result_row  # noqa: E402
-from measurement.timing import in_own_process, peak_gb  # noqa: E402
 from transformers import set_seed  # noqa: E402
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer  # noqa: E402
@@ -161,10 +161,13 @@ def in_memory(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {"events read": events, "tokenizing them": time.perf_counter() - start}
 
 
-def measured(work: Callable[..., dict[str, float]], folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """What `work` found, and the peak of the process's memory in MB."""
+WORKS = {"imports": imports, "write": write, "one_pass": one_pass, "some_steps": some_steps, "in_memory": in_memory}
+
+
+def measured(work: str, folder: str, options: dict[str, float]) -> dict[str, float]:
+    """What one of the `WORKS` found, and the peak of the process's memory in MB."""
     torch.set_num_threads(1)
-    found = work(folder, options)
+    found = WORKS[work](Path(folder), argparse.Namespace(**options))
     return {**found, "peak memory": 1000 * peak_gb()}
 
 
@@ -191,15 +194,19 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.smoke:
         vars(options).update(SMOKE)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        settings = {key: vars(options)[key] for key in ("events", "ads", "steps", "in_memory", "seed")}
+
+        def of(work: str) -> dict[str, float]:
+            return in_own_process(measured, work, name, settings)
+
         # In a process too: what writing the log takes must not stand in the others' peak.
-        options.written = int(in_own_process(measured, write, folder, options)["events"])
-        size = (folder / "log.parquet").stat().st_size / 1e6
+        settings["written"] = int(of("write")["events"])
+        size = (Path(name) / "log.parquet").stat().st_size / 1e6
         found = {
-            "imports alone": in_own_process(measured, imports, folder, options),
-            "stream, whole log": {"log on disk": size, **in_own_process(measured, one_pass, folder, options)},
-            f"stream, {options.steps} training steps": in_own_process(measured, some_steps, folder, options),
-            "in memory, part of the log": in_own_process(measured, in_memory, folder, options),
+            "imports alone": of("imports"),
+            "stream, whole log": {"log on disk": size, **of("one_pass")},
+            f"stream, {options.steps} training steps": of("some_steps"),
+            "in memory, part of the log": of("in_memory"),
         }
     rows = [
         result_row(name, metric, value, UNITS.get(metric, ""), 0.0)

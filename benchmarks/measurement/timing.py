@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,17 +51,4 @@ def ratio(above: Any, below: Any) -> float:
     return float(np.median(np.asarray(above) / np.asarray(below)))
 
 
-def in_own_process(work: Callable[..., Result], *arguments: Any) -> Result:
-    """`work(*arguments)` in a new process, which starts without this one's memory. `work` is a function of a module
-    or script."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
-
-
-def peak_gb() -> float:
-    """Peak resident memory of this process. Not getrusage: its figure starts at that of the process that forked."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
-
-
-__all__ = ["in_own_process", "interleaved", "milliseconds", "peak_gb", "ratio", "timed"]
+__all__ = ["interleaved", "milliseconds", "ratio", "timed"]
