@@ -38,7 +38,7 @@ from gr4ad.trainers.evaluation.per_user import FILE_NAME
 
 NAME, WITH_NEIGHBOURS = "SASRec", "SASRec + item neighbours"
 SMOKE = {
-    "dimensions": [16], "dropouts": [0.3], "layers": 1, "epochs": 2, "validate_every": 1, "max_items": 8,
+    "dimensions": [16], "layers": 1, "epochs": 2, "validate_every": 1, "max_items": 8,
     "batch_size": 32,
 }  # fmt: skip
 
