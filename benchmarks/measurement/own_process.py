@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable
 from inspect import getfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 FOLDER = Path(__file__).resolve().parents[1]
 CALL = """
 import importlib, json, sys
@@ -18,7 +19,7 @@ print(json.dumps(vars(importlib.import_module(module))[name](*arguments)))
 """
 
 
-def in_own_process(work: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
+def in_own_process(work: Callable[..., Result], *arguments: Any) -> Result:
     """`work(*arguments)` in a new Python, which imports the module of `work` alone.
 
     Args:

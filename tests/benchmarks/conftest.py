@@ -33,6 +33,6 @@ def bench(tmp_path_factory) -> Callable[..., dict]:
 
 @pytest.fixture(scope="session")
 def recipe_run(bench, tmp_path_factory) -> tuple[Path, dict]:
-    """Two seeds of the smoke recipe: folder of the first (the second lies beside it), and the result of `recipe.py`."""
+    """Two seeds of the smoke recipe: folder of the first (the second lies beside), and the result of `recipe.py`."""
     work = tmp_path_factory.mktemp("recipe") / "run"
     return work, bench("recipe", "demo", "--work", work, "--seeds", 0, 1)
