@@ -44,6 +44,11 @@ VARIANTS = {  # name: (codebook sizes, balanced steps, collision-aware)
     "+ collision-aware": (["1024", "256", "64*"], 5, True),
     "multi-resolution, collision-aware": (["1024", "256", "64"], 5, True),
 }
+SMOKE_VARIANTS = {
+    "RQ-KMeans": (["8", "8", "8"], 5, False),
+    "+ multi-granularity": (["32", "8", "2*"], 5, False),
+    "+ collision-aware": (["32", "8", "2*"], 5, True),
+}
 BUSINESS_FIELDS = {"amazon_beauty": ["item_id"], "complete_journey": ["account_id", "item_id"]}
 
 
@@ -98,7 +103,7 @@ def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bo
         place = {item: row for row, item in enumerate(data.catalog["item_id"])}
         counts = np.zeros(len(place))
         np.add.at(counts, [place[item] for items in data.train["items"] for item in items], 1)
-        for name, (sizes, balanced, distinct) in VARIANTS.items():
+        for name, (sizes, balanced, distinct) in (SMOKE_VARIANTS if smoke else VARIANTS).items():
             measured = []
             for seed in seeds:
                 quantizer = MGMRQuantizer(sizes, balanced_iterations=balanced, distinct_last=distinct, seed=seed)
