@@ -4,9 +4,9 @@
 Shapes: B batch, W beams, T levels, M children of a trie node at most, V_t codes of a level, P decoder positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch.nn import functional as F
@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from .beam_cache_gr4ad import BeamCache
 from .beam_selection_gr4ad import beam_rows, next_beams
 from .configuration_gr4ad import HISTORY_INPUTS, HistoryInputs
+from .heads_gr4ad import GR4ADHeads
 from .layers_gr4ad import GR4ADContext
 from .trie_gr4ad import SIDTrie
 
@@ -30,11 +31,11 @@ class BeamSearchOutput(ModelOutput):
     widths (tuple of int): rows in use after each level.
     """
 
-    sequences: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    expected_values: torch.Tensor | None = None
-    leaves: torch.Tensor | None = None
-    widths: tuple[int, ...] | None = None
+    sequences: torch.Tensor = None
+    scores: torch.Tensor = None
+    expected_values: torch.Tensor = None
+    leaves: torch.Tensor = None
+    widths: tuple[int, ...] = None
 
 
 class KnownRows:
@@ -66,7 +67,7 @@ class KnownRows:
         return torch.cat([scores, own], dim=1), torch.cat([nodes, self.leaves], dim=1)
 
 
-class GR4ADBeamSearchMixin:
+class GR4ADBeamSearchMixin(GR4ADHeads):
     """Beam search of [`GR4ADForRecommendation`]."""
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class GR4ADBeamSearchMixin:
         )
 
     def read_histories(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, history: HistoryInputs
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, history: Mapping[str, Any]
     ) -> GR4ADContext:
         """The context of histories. Raises TypeError for an argument that is no input of a history: the network, which
         hands what it does not know to the attention, would take it without a word."""
@@ -130,7 +131,7 @@ class GR4ADBeamSearchMixin:
 
     def decode_levels(
         self,
-        context: ModelOutput,
+        context: GR4ADContext,
         trunk: torch.Tensor,
         trie: SIDTrie,
         widths: tuple[int, ...],
@@ -178,7 +179,7 @@ class GR4ADBeamSearchMixin:
 
         sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf
         values = torch.zeros_like(scores)
-        if bucket_means is not None:
+        if bucket_means is not None and self.value_head is not None:
             position = config.num_levels
             state = self.model.autoregress(trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache)
             expected = self.value_head(state[:, :, 0]).float().softmax(-1) @ bucket_means

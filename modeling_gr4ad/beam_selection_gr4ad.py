@@ -5,6 +5,7 @@ Shapes: B batch, W rows (beams), M children of a row, T SID levels.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -66,8 +67,8 @@ def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int
     Raises:
         ValueError: If there are not T widths >= 1, or neither one line nor one a request.
     """
-    alike = not isinstance(beam_widths[0], Sequence)
-    lines: list[list[int]] = [list(line) for line in ([beam_widths] if alike else beam_widths)]
+    given = [beam_widths] if not isinstance(beam_widths[0], Sequence) else beam_widths
+    lines = [list(cast(Sequence[int], line)) for line in given]
     for line in lines:
         if len(line) != levels or min(line) < 1:
             raise ValueError(f"`beam_widths` needs {levels} widths >= 1, one a level. Received: {line}.")

@@ -1,12 +1,12 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """GR4AD model configuration, and what the model reads of a history."""
 
+from dataclasses import field
 from typing import TypedDict
 
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.utils import TransformersKwargs
 
 NUM_SPECIAL_TOKENS = 4  # <pad>, <bos>, <eos>, <unk>: the ids in front of the first codebook
 
@@ -14,7 +14,6 @@ NUM_SPECIAL_TOKENS = 4  # <pad>, <bos>, <eos>, <unk>: the ids in front of the fi
 class HistoryInputs(TypedDict, total=False):
     """What the model reads of B histories of S items beside their SID tokens; each may be left out.
 
-    attention_mask (int64 or bool, (B, S * T)): 1 on real tokens; default `input_ids != pad_token_id`.
     item_ids (int64, (B, S)): Rows of the item-embedding table, 0 = unknown.
     event_ids, value_ids, time_ids (int64, (B, S)): Event kind; value bucket + 1 and bucket of the time since the item
         before + 1, 0 = not known. -1 leaves the feature out of an item, as not giving it leaves it out of all.
@@ -24,7 +23,6 @@ class HistoryInputs(TypedDict, total=False):
     user_feature_ids (int64, (B, features)): Structured user features, 0 = missing.
     """
 
-    attention_mask: torch.Tensor | None
     item_ids: torch.Tensor | None
     event_ids: torch.Tensor | None
     value_ids: torch.Tensor | None
@@ -34,11 +32,15 @@ class HistoryInputs(TypedDict, total=False):
     user_feature_ids: torch.Tensor | None
 
 
-class HistoryKwargs(HistoryInputs, TransformersKwargs, total=False):
-    """The histories, and what transformers passes down to the attention."""
+class HistoryKwargs(HistoryInputs, total=False):
+    """The histories, and what transformers lets callers ask of a forward pass."""
+
+    output_hidden_states: bool | None
+    output_attentions: bool | None
+    return_dict: bool | None
 
 
-HISTORY_INPUTS: tuple[str, ...] = tuple(HistoryInputs.__annotations__)
+HISTORY_INPUTS: tuple[str, ...] = ("attention_mask", *HistoryInputs.__annotations__)
 
 
 @strict
@@ -107,7 +109,7 @@ class GR4ADConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["losses"]
     attribute_map = {"num_layers": "num_hidden_layers"}
 
-    codebook_sizes: list[int] | None = None
+    codebook_sizes: list[int] = field(default_factory=lambda: [256, 256, 256])
     num_value_buckets: int = 0
     value_bucket_means: list[float] | None = None
     num_items: int = 0
@@ -126,7 +128,7 @@ class GR4ADConfig(PreTrainedConfig):
     num_time_buckets: int = 0
     num_cross_domain_items: int = 0
     max_cross_domain_items: int = 50
-    user_feature_sizes: list[int] | None = None
+    user_feature_sizes: list[int] = field(default_factory=list)
     query_from_context: bool = True
     fuse_prefix: bool = False
     item_head: bool = False
@@ -147,18 +149,14 @@ class GR4ADConfig(PreTrainedConfig):
     embedding_initializer_range: float = 0.1
     tie_word_embeddings: bool = False
     is_encoder_decoder: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
+    pad_token_id: int = 0
+    bos_token_id: int = 1
     eos_token_id: int | list[int] | None = 2
-    decoder_start_token_id: int | None = 1
+    decoder_start_token_id: int = 1
 
     def __post_init__(self, **kwargs):
-        if self.codebook_sizes is None:
-            self.codebook_sizes = [256, 256, 256]
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.user_feature_sizes is None:
-            self.user_feature_sizes = []
         super().__post_init__(**kwargs)
 
     @property
@@ -193,6 +191,11 @@ class GR4ADConfig(PreTrainedConfig):
             "value": self.num_value_buckets + 1 if self.context_values else 0,
             "time": self.num_time_buckets + 1 if self.num_time_buckets else 0,
         }
+
+    @property
+    def key_value_groups(self) -> int:
+        """G, sets of keys and values that the query heads share."""
+        return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def head_dim(self) -> int:
@@ -249,7 +252,7 @@ class GR4ADConfig(PreTrainedConfig):
                 "`hidden_size` must be a multiple of `num_attention_heads`. "
                 f"Received: {self.hidden_size} and {self.num_attention_heads}."
             )
-        if self.num_attention_heads % self.num_key_value_heads:
+        if self.num_attention_heads % self.key_value_groups:
             raise ValueError(
                 "`num_attention_heads` must be a multiple of `num_key_value_heads`. "
                 f"Received: {self.num_attention_heads} and {self.num_key_value_heads}."

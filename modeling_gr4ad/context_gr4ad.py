@@ -5,7 +5,7 @@ Shapes: B batch, S history items, X cross-domain entries, C = S + X (+ 1 with us
 levels, d hidden size, G key/value groups, D head dimension.
 """
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ class GR4ADContextLayer(GradientCheckpointingLayer):
         self.mlp_norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         attended = self.self_attn(self.self_attn_norm(hidden).unsqueeze(1), mask, **kwargs).squeeze(1)
         hidden = hidden + self.dropout(attended)
         return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
@@ -61,7 +61,7 @@ class GR4ADContextProcessor(nn.Module):
         self.tensors_per_entry = 2 if config.separate_context_values else 1
         self.kv_proj = nn.Linear(
             width,
-            self.tensors_per_entry * config.num_context_kv * config.num_key_value_heads * config.head_dim,
+            self.tensors_per_entry * config.num_context_kv * config.key_value_groups * config.head_dim,
             bias=False,
         )
         self.kv_norm = GR4ADRMSNorm(config.head_dim, eps=config.rms_norm_eps)
@@ -77,10 +77,11 @@ class GR4ADContextProcessor(nn.Module):
     ) -> GR4ADContext:
         """token_embeds (B, S, T, d), item_mask (B, S) bool, the features as in [`HistoryInputs`] ->
         [`GR4ADContext`]."""
-        item_ids = history.pop("item_ids", None)
-        item_feature_ids = {name: history.pop(f"{name}_ids", None) for name in self.config.item_feature_sizes}
-        cross_domain = history.pop("cross_domain_ids", None), history.pop("cross_domain_places", None)
-        user_feature_ids = history.pop("user_feature_ids", None)
+        given: dict[str, Any] = dict(history)
+        item_ids: torch.Tensor = given.pop("item_ids", None)
+        item_feature_ids = {name: given.pop(f"{name}_ids", None) for name in self.config.item_feature_sizes}
+        cross_domain = given.pop("cross_domain_ids", None), given.pop("cross_domain_places", None)
+        user_feature_ids: torch.Tensor | None = given.pop("user_feature_ids", None)
         batch, length = item_mask.shape
         # Counted over real items: the padding side does not matter.
         positions = (item_mask.long().cumsum(1) - 1).clamp(min=0)
@@ -101,7 +102,7 @@ class GR4ADContextProcessor(nn.Module):
         if self.layers:
             causal = attention_mask(visible)
             for layer in self.layers:
-                hidden = layer(hidden, causal, **history)
+                hidden = layer(hidden, causal, **given)
         query, known = hidden, positions + 1  # known: items of the history that each query has seen
         if not per_prefix:
             last = torch.where(item_mask, index, -1).amax(1).clamp(min=0).unsqueeze(1)
@@ -112,7 +113,7 @@ class GR4ADContextProcessor(nn.Module):
             self.cross_domain_entries(*cross_domain, known),
             self.user_entry(user_feature_ids),
         ):
-            if entries is not None:
+            if entries is not None and entries_visible is not None:
                 hidden = torch.cat([self.dropout(entries), hidden], dim=1)
                 visible = torch.cat([entries_visible.expand(-1, visible.shape[1], -1), visible], dim=2)
 
@@ -136,7 +137,8 @@ class GR4ADContextProcessor(nn.Module):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Vectors (B, X, d) of the cross-domain sequence, and which of them each query sees (bool, (B, queries, X)):
         what happened while no more than its `known` (int64, (B, queries)) items had."""
-        if self.cross_domain_embeddings is None or ids is None:
+        tables = self.cross_domain_embeddings, self.cross_domain_position_embeddings
+        if tables[0] is None or tables[1] is None or ids is None:
             return None, None
         limit = self.config.max_cross_domain_items
         if ids.shape[1] > limit:
@@ -149,7 +151,7 @@ class GR4ADContextProcessor(nn.Module):
         visible = present.unsqueeze(1)
         if places is not None:
             visible = visible & (places.unsqueeze(1) <= known.unsqueeze(2))
-        return self.cross_domain_embeddings(ids) + self.cross_domain_position_embeddings(positions), visible
+        return tables[0](ids) + tables[1](positions), visible
 
     def user_entry(self, ids: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The vector (B, 1, d) of the structured user features, visible to all: bool (B, 1, 1)."""
@@ -157,7 +159,9 @@ class GR4ADContextProcessor(nn.Module):
             return None, None
         if ids is None:
             raise ValueError("This model has user features: pass `user_feature_ids` (B, features), 0 where missing.")
-        user = sum(table(ids[:, i]) for i, table in enumerate(self.user_embeddings))
+        user = self.user_embeddings[0](ids[:, 0])
+        for place, table in enumerate(self.user_embeddings[1:], start=1):
+            user = user + table(ids[:, place])
         return user.unsqueeze(1), torch.ones_like(ids[:, :1, None], dtype=torch.bool)
 
 

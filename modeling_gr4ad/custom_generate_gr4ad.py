@@ -78,7 +78,7 @@ def generate(
     sequences = torch.cat([inputs.repeat_interleave(count, dim=0), sids.flatten(0, 1)], dim=1)
     if not as_dict:
         return sequences
-    return GenerateBeamDecoderOnlyOutput(sequences=sequences, sequences_scores=scores.flatten())
+    return GenerateBeamDecoderOnlyOutput(sequences=sequences, sequences_scores=scores.flatten())  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -9,14 +9,13 @@ from transformers import GenerationConfig
 from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerationMixin
 from transformers.utils import ModelOutput
 
-from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import width_table
 from .configuration_gr4ad import HISTORY_INPUTS
 from .item_ranking_gr4ad import GR4ADItemRankingMixin
 from .trie_gr4ad import SIDTrie
 
 
-class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, GenerationMixin):
+class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
     """Everything [`GR4ADForRecommendation`] produces from histories."""
 
     def build_trie(self, tokenizer) -> SIDTrie:
@@ -71,7 +70,8 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
         if custom_generate is not None:
             given = {"trie": trie, "tokenizer": tokenizer}
             given = {name: value for name, value in given.items() if value is not None}
-            return super().generate(inputs, generation_config, custom_generate=custom_generate, **given, **kwargs)
+            kwargs |= {**given, "custom_generate": custom_generate}
+            return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         settings = self.generation_config if generation_config is None else generation_config
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
 
@@ -118,9 +118,8 @@ class GR4ADGenerationMixin(GR4ADBeamSearchMixin, GR4ADItemRankingMixin, Generati
         sequences = torch.cat([start, beams.sequences[:, :count].flatten(0, 1)], dim=1)
         if not as_dict:
             return sequences
-        return GenerateBeamEncoderDecoderOutput(
-            sequences=sequences, sequences_scores=beams.scores[:, :count].flatten()
-        )
+        scores = beams.scores[:, :count].flatten()
+        return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)  # type: ignore[arg-type]
 
 
 __all__ = ["GR4ADGenerationMixin"]

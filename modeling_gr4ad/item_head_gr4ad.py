@@ -62,6 +62,7 @@ class GR4ADItemHead(nn.Module):
         logits = F.linear(user * self.gain, table, bias).float()
         if not self.repeats:
             return logits
+        assert seen_items is not None, "what the history holds has a bias of its own"
         return logits.scatter_add_(1, seen_items, torch.where(seen_items > 0, self.repeat_bias.float(), 0.0))
 
     def negative_log_likelihood(
@@ -79,6 +80,7 @@ class GR4ADItemHead(nn.Module):
         nll = F.cross_entropy(self.logits(trunk, table, seen_items), targets, reduction="none")
         if not self.copies:
             return nll
+        assert copy_weights is not None and item_ids is not None, "what the history holds can be copied"
         copied = copy_weights.masked_fill(item_ids != targets.unsqueeze(-1), torch.finfo(copy_weights.dtype).min)
         return F.softplus(copy_weights.logsumexp(-1)) - torch.logaddexp(-nll, copied.logsumexp(-1))
 

@@ -26,6 +26,9 @@ class GR4ADItemNeighbours(nn.Module):
     0.0 where there are no more; row 0 has none.
     """
 
+    items: torch.Tensor
+    similarity: torch.Tensor
+
     def __init__(self, config: GR4ADConfig):
         super().__init__()
         self.decay = config.neighbour_decay

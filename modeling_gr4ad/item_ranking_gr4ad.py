@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from transformers.utils import ModelOutput
 
+from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import beam_rows
 from .configuration_gr4ad import HistoryInputs
 from .ranking_weights_gr4ad import RankingWeights
@@ -22,13 +23,13 @@ class ItemRanking(ModelOutput):
     """items (int64, (B, k)): item rows, -1 where nothing is left; scores (float, (B, k)); expected_values
     (float, (B, k)); sequences (int64, (B, k, T)): the SID each item came from."""
 
-    items: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    expected_values: torch.Tensor | None = None
-    sequences: torch.Tensor | None = None
+    items: torch.Tensor = None
+    scores: torch.Tensor = None
+    expected_values: torch.Tensor = None
+    sequences: torch.Tensor = None
 
 
-class GR4ADItemRankingMixin:
+class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
     """Item ranking of [`GR4ADForRecommendation`]."""
 
     def history_leaves(self, input_ids: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
@@ -94,11 +95,13 @@ class GR4ADItemRankingMixin:
         self.check_trie(trie)
         context = self.read_histories(input_ids, attention_mask, history)
         trunk = self.model.trunk(context)
-        log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:] if item_weight else None
-        if weights.neighbour_weight:
-            log_probs = self.item_neighbours(context, log_probs, weights.neighbour_weight)
+        log_probs = None
+        if item_weight and self.item_head is not None:
+            log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:]
+            if weights.neighbour_weight and self.item_neighbours is not None:
+                log_probs = self.item_neighbours(context, log_probs, weights.neighbour_weight)
         more = [self.history_leaves(input_ids, trie)] if weights.score_history else []
-        if weights.item_candidates:
+        if weights.item_candidates and log_probs is not None:
             more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie))
         beams = self.decode_levels(
             context,
@@ -125,7 +128,7 @@ class GR4ADItemRankingMixin:
         scores = scores.masked_fill(~valid, -torch.inf).flatten(1)
         # A stable sort, so that equal scores keep the order of beams and leaves; topk promises no order among ties.
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
-        if max_per_group is not None:
+        if max_per_group is not None and item_groups is not None:
             groups = item_groups[items.flatten(1).gather(1, order)]
             beyond = (places_in_group(groups) >= max_per_group) & (groups >= 0)
             scores, places = scores.masked_fill(beyond, -torch.inf).sort(dim=-1, descending=True, stable=True)

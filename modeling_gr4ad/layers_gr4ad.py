@@ -7,6 +7,7 @@ hidden size, H query heads, G key/value groups, D head dimension.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,27 +27,27 @@ class GR4ADContext(ModelOutput):
 
     key_states, value_states (L_kv tensors of (B, G, C, D)); mask (bool, (B, 1, 1 or S, C)): True where visible; query
     (B, 1 or S, d): the last context vector of each query. For the item head, the history itself: states (B, S, d),
-    item_ids (B, S), visible (bool, (B, 1 or S, S)).
+    item_ids (B, S; None without an item table), visible (bool, (B, 1 or S, S)).
     """
 
-    key_states: tuple[torch.Tensor, ...] | None = None
-    value_states: tuple[torch.Tensor, ...] | None = None
-    mask: torch.Tensor | None = None
-    query: torch.Tensor | None = None
-    states: torch.Tensor | None = None
-    item_ids: torch.Tensor | None = None
-    visible: torch.Tensor | None = None
+    key_states: tuple[torch.Tensor, ...] = None
+    value_states: tuple[torch.Tensor, ...] = None
+    mask: torch.Tensor = None
+    query: torch.Tensor = None
+    states: torch.Tensor = None
+    item_ids: torch.Tensor = None
+    visible: torch.Tensor = None
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "GR4ADAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     groups = module.num_key_value_groups
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -90,13 +91,20 @@ class GR4ADAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.num_key_value_groups = config.num_attention_heads // config.key_value_groups
         self.scaling = self.head_dim**-0.5
         self.is_causal = False  # masks are always given
         self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
 
-    def attend(self, hidden, key, value, attention_mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def attend(
+        self,
+        hidden: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden (B', L, d), key and value (B', G, L', D), mask broadcastable to (B', H, L, L') -> (B', L, d)."""
         batch, length, _ = hidden.shape
         query = self.q_proj(hidden).view(batch, length, -1, self.head_dim).transpose(1, 2)
@@ -120,7 +128,9 @@ class GR4ADCrossAttention(GR4ADAttention):
     """Attention of all rows of a request to its one set of context keys and values: rows lie along the sequence axis,
     so the context is read once a request however many beams there are."""
 
-    def forward(self, hidden: torch.Tensor, context: GR4ADContext, **kwargs):
+    def forward(
+        self, hidden: torch.Tensor, context: GR4ADContext, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch, rows, positions, width = hidden.shape
         kv_set = self.layer_idx * self.config.num_context_kv // self.config.num_hidden_layers
         mask = context.mask
@@ -141,10 +151,12 @@ class GR4ADSelfAttention(GR4ADAttention):
 
     def __init__(self, config: GR4ADConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.key_value_groups * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.key_value_groups * self.head_dim, bias=False)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None, cache: BeamCache | None = None, **kwargs):
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor | None, cache: BeamCache | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         batch, rows, positions, width = hidden.shape
         hidden = hidden.reshape(batch * rows, positions, width)
         key = self.k_proj(hidden).unflatten(-1, (-1, self.head_dim))
@@ -198,7 +210,7 @@ class GR4ADDecoderLayer(GradientCheckpointingLayer):
         context: GR4ADContext,
         self_mask: torch.Tensor | None = None,
         cache: BeamCache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         attended, _ = self.cross_attn(self.cross_attn_norm(hidden), context, **kwargs)
         hidden = hidden + self.dropout(attended)

@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .beam_cache_gr4ad import BeamCache
-from .configuration_gr4ad import HISTORY_INPUTS, GR4ADConfig, HistoryInputs, HistoryKwargs
+from .configuration_gr4ad import HISTORY_INPUTS, GR4ADConfig, HistoryKwargs
 from .context_gr4ad import GR4ADContextProcessor
 from .generation_gr4ad import GR4ADGenerationMixin
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
@@ -51,10 +51,10 @@ class GR4ADModelOutput(ModelOutput):
     P, d): the token-free states m^K. token_free_hidden_state: the same positions run through the upper layers without
     injection (MTP)."""
 
-    last_hidden_state: torch.Tensor | None = None
-    trunk_hidden_state: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor = None
+    trunk_hidden_state: torch.Tensor = None
     token_free_hidden_state: torch.Tensor | None = None
-    context: GR4ADContext | None = None
+    context: GR4ADContext = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -252,16 +252,16 @@ class GR4ADModel(GR4ADPreTrainedModel):
                 whole.
             token_free_pass (`bool`): Also run the upper layers without injection.
         """
-        history: HistoryInputs = {name: kwargs.pop(name) for name in HISTORY_INPUTS if name in kwargs}  # type: ignore[assignment, misc]
-        context = self.encode(input_ids, attention_mask, per_prefix=per_prefix, **history, **kwargs)
-        trunk = self.trunk(context, **kwargs)
+        context = self.encode(input_ids, attention_mask, per_prefix=per_prefix, **kwargs)
+        rest: dict[str, Any] = {name: value for name, value in kwargs.items() if name not in HISTORY_INPUTS}
+        trunk = self.trunk(context, **rest)
         if decoder_input_ids is None:
             decoder_input_ids = input_ids.new_full((*trunk.shape[:2], self.num_positions), self.config.pad_token_id)
             decoder_input_ids[..., 0] = self.config.bos_token_id
         return GR4ADModelOutput(
-            last_hidden_state=self.autoregress(trunk, decoder_input_ids, context, **kwargs),
+            last_hidden_state=self.autoregress(trunk, decoder_input_ids, context, **rest),
             trunk_hidden_state=trunk,
-            token_free_hidden_state=self.autoregress(trunk, None, context, **kwargs) if token_free_pass else None,
+            token_free_hidden_state=self.autoregress(trunk, None, context, **rest) if token_free_pass else None,
             context=context,
         )
 
@@ -274,6 +274,9 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
     >>> output.sequences.shape  # (B, 512, 3) token ids, every one a valid SID
     ```
     """
+
+    config: GR4ADConfig
+    model: GR4ADModel
 
     def __init__(self, config: GR4ADConfig):
         super().__init__(config)
@@ -293,11 +296,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.embed_tokens = value
-
-    @property
-    def item_table(self) -> torch.Tensor:
-        """Item embeddings (num_items, d), which the item head is tied to."""
-        return self.model.context_processor.item_embeddings.weight
 
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:
         """SID tokens (..., T), -100 where unlabelled -> previous tokens of each position (..., P)."""
@@ -348,7 +346,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             )
 
         per_prefix = labels is not None and labels.ndim == 3
-        if per_prefix and candidate_ids is not None:
+        if labels is not None and per_prefix and candidate_ids is not None:
             raise ValueError(
                 f"`labels` beside `candidate_ids` must be (B, {self.config.num_levels}), one target after the whole "
                 f"history. Received: {tuple(labels.shape)}."
@@ -360,7 +358,9 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             )
         loss_weights = VSLLossWeights.of(self.config) if loss_weights is None else loss_weights
         wants_mtp = self.training and labels is not None and loss_weights.mtp > 0
-        rows = labels if candidate_ids is None else torch.cat([labels, candidate_ids], dim=1)
+        rows = labels
+        if labels is not None and candidate_ids is not None:
+            rows = torch.cat([labels, candidate_ids], dim=1)
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -379,9 +379,10 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             else labels[..., 0] >= 0
         )
         states = outputs.last_hidden_state[chosen]
+        logits, value_logits = self.sid_logits(states), self.value_logits(states)
         result = GR4ADRecommendationOutput(
-            logits=self.sid_logits(states),
-            value_logits=self.value_logits(states),
+            logits=logits,
+            value_logits=value_logits,
             candidate_logps=candidate_logps,
             candidate_item_logps=self.item_log_probs(outputs, candidate_items),
             hidden_states=outputs.hidden_states,
@@ -392,7 +393,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             free = outputs.token_free_hidden_state[chosen] if wants_mtp else None
             loss, losses, target_losses = vsl_loss(
                 loss_weights if self.training else replace(loss_weights, label_smoothing=0.0),
-                (result.logits, result.value_logits),
+                (logits, value_logits),
                 None if free is None else (self.sid_logits(free), self.value_logits(free)),
                 targets - torch.tensor(self.config.level_offsets, device=targets.device),
                 None if value_labels is None else value_labels[chosen],

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from .heads_gr4ad import GR4ADHeads
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 
 
-class GR4ADResizingMixin:
+class GR4ADResizingMixin(GR4ADHeads):
     """What of [`GR4ADForRecommendation`] follows a catalog and a tokenizer that grow."""
 
     @torch.no_grad()
@@ -42,7 +43,7 @@ class GR4ADResizingMixin:
                 f"Received: {tuple(vectors.shape)} and {tuple(biases.shape)}."
             )
 
-        def longer(old: nn.Parameter, new: torch.Tensor) -> nn.Parameter:
+        def longer(old: torch.Tensor, new: torch.Tensor) -> nn.Parameter:
             return replaced(old, torch.cat([old.data, new.to(old)]))
 
         table = longer(embeddings.weight, vectors)
@@ -114,11 +115,14 @@ class GR4ADResizingMixin:
         tokens.weight = replaced(tokens.weight, torch.cat([blocks[0], *levels, blocks[-1]]))
         tokens.num_embeddings = len(tokens.weight)
         for head, size in zip(self.sid_heads, new, strict=True):
+            assert isinstance(head, nn.Linear)
             head.weight = replaced(head.weight, grown(head.weight.data, size))
             head.out_features = size
         config.codebook_sizes = new
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """The input embeddings, if they have `new_num_tokens` rows already.
 
         Raises:
@@ -129,7 +133,7 @@ class GR4ADResizingMixin:
                 f"`resize_token_embeddings` cannot tell which codebook should grow from {self.config.vocab_size} to "
                 f"{new_num_tokens} tokens: call `resize_codebooks(tokenizer.level_sizes)`."
             )
-        return self.get_input_embeddings()
+        return self.model.embed_tokens
 
 
 def grown(rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -137,7 +141,7 @@ def grown(rows: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([rows, rows.mean(0, keepdim=True).expand(size - len(rows), -1)])
 
 
-def replaced(old: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+def replaced(old: torch.Tensor, data: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(data, requires_grad=old.requires_grad)
 
 

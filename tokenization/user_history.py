@@ -163,7 +163,7 @@ class UserHistory:
 
     def take(self, places: Sequence[int]) -> UserHistory:
         """The items at these places with what is known of each; all else stays."""
-        kept = {
+        kept: dict[str, Any] = {
             name: part[places] if isinstance(part, np.ndarray) else [part[place] for place in places]
             for name in ("items", *ITEM_COLUMNS)
             if (part := vars(self)[name]) is not None
@@ -176,7 +176,7 @@ class UserHistory:
         cut = self.take(range(min(count, len(self))))
         if self.cross_domain_times is None or self.cross_domain is None or self.times is None:
             return cut
-        seen = np.flatnonzero(history_places(self.times, self.cross_domain_times) <= count)
+        seen = np.flatnonzero(history_places(self.times, self.cross_domain_times) <= count).tolist()
         return replace(
             cut,
             cross_domain=[self.cross_domain[place] for place in seen],

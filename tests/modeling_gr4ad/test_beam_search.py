@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gr4ad.modeling_gr4ad import SIDTrie
+from gr4ad.modeling_gr4ad import RankingWeights, SIDTrie
 from gr4ad.modeling_gr4ad.beam_selection_gr4ad import best_children
 
 LENGTHS = [3, 6, 1]
@@ -143,9 +143,8 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
         beam_widths=[60] * 3,
         trie=trie,
         top_k=50,
-        item_weight=item_weight,
-        value_weight=value_weight,
         exclude_items=exclude,
+        weights=RankingWeights(item_weight=item_weight, value_weight=value_weight),
     )
     for user in range(len(LENGTHS)):
         scored = []
@@ -171,7 +170,9 @@ def test_recommend_equals_a_brute_force_ranking(model, history, truth, catalog, 
 @pytest.mark.parametrize("labels", [False, True])
 def test_candidates_score_as_they_are_served(model, history, labels):
     trie, share = SIDTrie.from_codes(torch.tensor(SPACE[:20])), 0.3
-    ranking = model.recommend(**history, beam_widths=[60] * 3, trie=trie, top_k=20, item_weight=share)
+    ranking = model.recommend(
+        **history, beam_widths=[60] * 3, trie=trie, top_k=20, weights=RankingWeights(item_weight=share)
+    )
     targets = {"labels": ranking.sequences[:, 0], "item_labels": ranking.items[:, 0] + 1} if labels else {}
     found = model(**history, candidate_ids=ranking.sequences, candidate_items=ranking.items + 1, **targets)
     scores = (1 - share) * found.candidate_logps + share * found.candidate_item_logps
@@ -191,7 +192,9 @@ def test_candidates_have_no_item_score_without_an_item_head(build_model, build_h
 def test_an_item_newer_than_the_item_table_ranks_last_of_its_sid(build_model, history, dtype, item_weight):
     trie = SIDTrie.from_codes(torch.tensor([[0, 0, 0], [0, 0, 0]]), torch.tensor([900, 7]))
     model = build_model().to(dtype)
-    ranking = model.recommend(**history, beam_widths=[1, 1, 1], trie=trie, top_k=2, item_weight=item_weight)
+    ranking = model.recommend(
+        **history, beam_widths=[1, 1, 1], trie=trie, top_k=2, weights=RankingWeights(item_weight=item_weight)
+    )
     assert ranking.items.tolist() == [[7, 900]] * 3
     assert ranking.scores.isfinite().all()
 
@@ -219,16 +222,20 @@ def test_a_model_without_value_token(build_model, build_history):
     with pytest.raises(ValueError, match="`value_weight` = 1.0 needs a value head"):
         bare.beam_search(**history, beam_widths=[4, 4, 4], trie=trie, value_weight=1.0)
     with pytest.raises(ValueError, match="`item_weight` = 0.5 needs an item head"):
-        bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, item_weight=0.5)
+        bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, weights=RankingWeights(item_weight=0.5))
     with pytest.raises(ValueError, match="`value_weight` = 0.5 needs a value head"):
-        bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, value_weight=0.5)
+        bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, weights=RankingWeights(value_weight=0.5))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_an_item_weight_that_is_no_share_is_refused(model, history, share):
     with pytest.raises(ValueError, match=rf"`item_weight` must be in \[0, 1\].*Received: {share}"):
         model.recommend(
-            **history, beam_widths=[4] * 3, trie=SIDTrie.from_codes(torch.tensor(SPACE)), top_k=3, item_weight=share
+            **history,
+            beam_widths=[4] * 3,
+            trie=SIDTrie.from_codes(torch.tensor(SPACE)),
+            top_k=3,
+            weights=RankingWeights(item_weight=share),
         )
 
 
@@ -249,8 +256,10 @@ def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, histo
     codes = torch.tensor(catalog)
     trie = SIDTrie.from_codes(codes)
     weights = {"value_weight": 0.5, "item_weight": 0.5}
-    wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=200, **weights)
-    ranked = model.recommend(**history, beam_widths=widths, trie=trie, top_k=200, score_history=True, **weights)
+    wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=200, weights=RankingWeights(**weights))
+    ranked = model.recommend(
+        **history, beam_widths=widths, trie=trie, top_k=200, weights=RankingWeights(score_history=True, **weights)
+    )
     valid = {tuple(sid) for sid in catalog}
     own = (history["input_ids"].view(len(LENGTHS), -1, 3) - OFFSETS).tolist()
     for user in range(len(LENGTHS)):
@@ -267,11 +276,17 @@ def test_scored_histories_join_the_beams_once_and_by_the_same_score(model, histo
 @given(catalog=CATALOGS, widths=st.tuples(*[st.integers(1, 6)] * 3), count=st.integers(1, 70), both=st.booleans())
 def test_likeliest_items_join_the_beams_once_and_by_the_same_score(model, history, catalog, widths, count, both):
     trie = SIDTrie.from_codes(torch.tensor(catalog))
-    weights = {"value_weight": 0.5, "item_weight": 0.5, "top_k": 200}
-    wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, **weights)
-    heads = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=count, item_weight=1.0)
+    weights = {"value_weight": 0.5, "item_weight": 0.5}
+    wide = model.recommend(**history, beam_widths=[4, 20, 60], trie=trie, top_k=200, weights=RankingWeights(**weights))
+    heads = model.recommend(
+        **history, beam_widths=[4, 20, 60], trie=trie, top_k=count, weights=RankingWeights(item_weight=1.0)
+    )
     ranked = model.recommend(
-        **history, beam_widths=widths, trie=trie, item_candidates=count, score_history=both, **weights
+        **history,
+        beam_widths=widths,
+        trie=trie,
+        top_k=200,
+        weights=RankingWeights(item_candidates=count, score_history=both, **weights),
     )
     for user in range(len(LENGTHS)):
         score_of = dict(zip(wide.items[user].tolist(), wide.scores[user].tolist(), strict=True))
@@ -287,8 +302,10 @@ def test_likeliest_items_join_the_beams_once_and_by_the_same_score(model, histor
 @pytest.mark.parametrize("count", [-1, 3])
 def test_item_candidates_need_an_item_weight(model, history, count):
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
-    with pytest.raises(ValueError, match="`item_candidates`.*Received: " + str(count)):
-        model.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, item_candidates=count)
+    with pytest.raises(ValueError, match=r"`item_candidates` (= 3 is part of|must be 0 or more. Received: -1)"):
+        model.recommend(
+            **history, beam_widths=[4, 4, 4], trie=trie, top_k=3, weights=RankingWeights(item_candidates=count)
+        )
 
 
 @pytest.mark.parametrize("parallel", [0, 1, 2])
@@ -394,13 +411,10 @@ def test_the_host_never_waits_for_the_device(model, history):
             beam_widths=[4, 8, 8],
             trie=trie,
             top_k=5,
-            item_weight=0.5,
-            value_weight=0.5,
-            item_candidates=9,
-            score_history=True,
             exclude_items=torch.tensor([[1], [2], [-1]]),
             item_groups=torch.arange(60) % 3,
             max_per_group=1,
+            weights=RankingWeights(item_weight=0.5, value_weight=0.5, item_candidates=9, score_history=True),
         )
     with pytest.raises(AssertionError), NoHostReads():
         torch.ones(3).sum().item()
@@ -431,7 +445,7 @@ def test_the_search_compiles_into_one_graph(model, history):
 )
 def test_a_list_holds_the_best_of_each_group(model, history, catalog, groups, most):
     trie = SIDTrie.from_codes(torch.tensor(catalog))
-    wide = {"beam_widths": [60] * 3, "trie": trie, "top_k": 60, "item_weight": 0.5}
+    wide = {"trie": trie, "top_k": 60, "weights": RankingWeights((60, 60, 60), item_weight=0.5)}
     everything = model.recommend(**history, **wide).items
     limited = model.recommend(**history, **wide, item_groups=torch.tensor(groups), max_per_group=most).items
     for user in range(len(LENGTHS)):

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights, SIDTrie
 
 LENGTHS = [6, 1, 3]
 ITEMS = 40
@@ -49,9 +50,10 @@ def test_scores_equal_plain_sums_on_either_padding_side(model, build_history, si
 @given(weight=st.floats(0.01, 3.0), item_weight=st.sampled_from([0.3, 1.0]))
 def test_recommend_adds_the_neighbours_to_the_item_head(model, build_history, weight, item_weight):
     history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(CODES)
-    arguments = {"beam_widths": [4, 20, 60], "trie": trie, "top_k": ITEMS, "item_weight": item_weight}
-    without = model.recommend(**history, **arguments)
-    ranked = model.recommend(**history, **arguments, neighbour_weight=weight)
+    arguments = {"beam_widths": [4, 20, 60], "trie": trie, "top_k": ITEMS}
+    without = model.recommend(**history, **arguments, weights=RankingWeights(item_weight=item_weight))
+    both = RankingWeights(item_weight=item_weight, neighbour_weight=weight)
+    ranked = model.recommend(**history, **arguments, weights=both)
     evidence = plain_scores(model, history)
     for user in range(len(LENGTHS)):
         scores = dict(zip(without.items[user].tolist(), without.scores[user].tolist(), strict=True))
@@ -63,9 +65,11 @@ def test_recommend_adds_the_neighbours_to_the_item_head(model, build_history, we
 
 def test_likeliest_candidates_are_chosen_with_the_neighbours(model, build_history):
     history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(CODES)
-    arguments = {"trie": trie, "item_weight": 1.0, "neighbour_weight": 2.0}
-    whole = model.recommend(**history, **arguments, beam_widths=[4, 20, 60], top_k=3)
-    narrow = model.recommend(**history, **arguments, beam_widths=[1, 1, 1], item_candidates=3, top_k=3)
+    weights = RankingWeights((4, 20, 60), item_weight=1.0, neighbour_weight=2.0)
+    whole = model.recommend(**history, trie=trie, top_k=3, weights=weights)
+    narrow = model.recommend(
+        **history, trie=trie, top_k=3, beam_widths=[1, 1, 1], weights=replace(weights, item_candidates=3)
+    )
     assert torch.equal(narrow.items, whole.items)
 
 
@@ -95,17 +99,29 @@ def test_a_fresh_table_says_nothing(build_model, build_history):
 @pytest.mark.parametrize(("weight", "item_weight"), [(-0.5, 1.0), (0.5, 0.0)])
 def test_bad_weights_are_named(model, build_history, weight, item_weight):
     history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(CODES)
-    with pytest.raises(ValueError, match=f"`neighbour_weight` must be 0 or more.*Received: {weight}"):
+    with pytest.raises(
+        ValueError, match=r"`neighbour_weight` (must be finite and >= 0|= 0.5 is part of the item head)"
+    ):
         model.recommend(
-            **history, beam_widths=[4, 4, 4], trie=trie, top_k=3, neighbour_weight=weight, item_weight=item_weight
+            **history,
+            beam_widths=[4, 4, 4],
+            trie=trie,
+            top_k=3,
+            weights=RankingWeights(neighbour_weight=weight, item_weight=item_weight),
         )
 
 
 def test_a_model_without_a_table_says_so(build_model, build_history):
     bare, trie = build_model(), SIDTrie.from_codes(CODES)
     history = build_history(bare.config, LENGTHS)
-    with pytest.raises(ValueError, match="`num_item_neighbours` = 0"):
-        bare.recommend(**history, beam_widths=[4, 4, 4], trie=trie, top_k=3, neighbour_weight=0.5, item_weight=1.0)
+    with pytest.raises(ValueError, match="`neighbour_weight` = 0.5 needs a model with item neighbours"):
+        bare.recommend(
+            **history,
+            beam_widths=[4, 4, 4],
+            trie=trie,
+            top_k=3,
+            weights=RankingWeights(neighbour_weight=0.5, item_weight=1.0),
+        )
 
 
 @pytest.mark.parametrize(

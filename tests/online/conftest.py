@@ -13,7 +13,7 @@ from online_runs import engagements, preference_lists, write_records
 from transformers.utils.logging import disable_progress_bar
 
 from gr4ad.online import OnlineConfig
-from gr4ad.trainers.online import ContinualConfig
+from gr4ad.trainers.continual import ContinualConfig
 
 disable_progress_bar()
 disable_progress_bars()

@@ -5,7 +5,7 @@ from gr4ad.online import CatalogChanges
 from gr4ad.serving import IndexChange
 from gr4ad.tokenization import UASIDTokenizer
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
-from gr4ad.trainers.online import RecordError
+from gr4ad.trainers.continual import RecordError
 
 EMBEDDING = np.random.default_rng(5).normal(size=16).tolist()
 

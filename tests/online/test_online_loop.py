@@ -136,9 +136,9 @@ def test_useless_records_are_counted_and_named(build_config, learning, tmp_path,
     bad = [
         ({**good[0], "items": ["nobody"], "values": [0.0]}, "`items`: no item of the history is in the index"),
         ({**good[0], "target_items": ["new"]}, "`target_items`: no target is in the index"),
-        ({**good[0], "target_values": [-1.0]}, "`target_values` must be finite and >= 0"),
+        ({**good[0], "target_values": [-1.0]}, "`target_values[0]` is -1.0. Allowed: finite numbers >= 0"),
         ({**good[0], "target_values": [1.0, 2.0]}, "`target_values` must be as long as `target_items`, 1"),
-        ({**good[0], "items": "ad_1"}, "`items` must be a list of 1..4096"),
+        ({**good[0], "items": "ad_1"}, "`items` must be a list. Received: 'ad_1'"),
         ({name: part for name, part in good[0].items() if name != "values"}, "`values` and `target_values` come tog"),
     ]
     write_records(tmp_path / "vsl/0.jsonl", [*good, *(record for record, _ in bad)])
@@ -155,7 +155,10 @@ def test_useless_records_are_counted_and_named(build_config, learning, tmp_path,
     assert loop.state.used == {"vsl": 2, "rl": 1} and loop.state.refused == {"vsl": 6, "rl": 3}
     for _, reason in bad:
         assert reason in caplog.text
-    assert "`rewards` are all alike" in caplog.text and "must be finite" in caplog.text
+    assert (
+        "`rewards` are all alike" in caplog.text
+        and "`rewards` must be a list, its entries finite and >= 0. Received: nan" in caplog.text
+    )
 
 
 def test_redis_streams_and_one_that_is_away_for_a_while(build_config, learning, start_redis, tmp_path, caplog):

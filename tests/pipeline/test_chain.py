@@ -13,6 +13,7 @@ from datasets import Dataset
 from gr4ad import GR4ADForRecommendation, MGMRQuantizer, Recommender, UASIDTokenizer
 from gr4ad.cli import main
 from gr4ad.data import load_prepared
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 from gr4ad.pipeline.settings import ListConfig
 from gr4ad.pipeline.training import beam_lists, impression_lists
@@ -226,7 +227,7 @@ def test_lists_from_beams_hold_what_the_model_proposes_and_nothing_else(run):
         assert row["rewards"] == [bought.get(item, 0.0) for item in row["candidates"]]
         assert len(set(row["candidates"])) == len(row["candidates"]) == 8
     assert any(any(row["rewards"]) for row in lists)
-    proposed = rank_users(recommender.model, recommender.tokenizer, lists, beam_widths=[8, 8, 8], top_k=8)
+    proposed = rank_users(recommender.model, recommender.tokenizer, lists, weights=RankingWeights((8, 8, 8)), top_k=8)
     ids = recommender.tokenizer.index.item_ids
     assert lists["candidates"][:] == [[ids[row] for row in line] for line in proposed.items]
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from gr4ad.modeling_gr4ad import GR4ADConfig
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets
-from gr4ad.tokenization.tokenization_ua_sid import history_places
+from gr4ad.tokenization.user_history import HistoryError, history_places
 
 CODES = np.array([[0, 0], [2, 3], [1, 1], [2, 3], [2, 3]])  # three items share an SID
 IDS = ["a", "b", "c", "d", "e"]
@@ -103,14 +103,15 @@ def test_user_features_that_are_not_given_are_missing(tokenizer):
     assert tokenizer.encode_histories([["a"], ["b"]])["user_feature_ids"].tolist() == [[0, 0], [0, 0]]
     some = tokenizer.encode_histories([["a"], ["b"]], user_features={"city": ["x", None]})
     assert some["user_feature_ids"].tolist() == [[0, 1], [0, 0]]
-    for wrong in ({"town": ["x", "x"]}, {"city": ["x"]}):
-        with pytest.raises(ValueError, match=r"`user_features` needs.*each of 2 users.*among age, city. Received"):
-            tokenizer.encode_histories([["a"], ["b"]], user_features=wrong)
+    with pytest.raises(HistoryError, match=r"`user_features` names 'town'. Allowed: age, city"):
+        tokenizer.encode_histories([["a"], ["b"]], user_features={"town": ["x", "x"]})
+    with pytest.raises(HistoryError, match=r"`city` needs one entry for each of the 2 histories. Received: 1"):
+        tokenizer.encode_histories([["a"], ["b"]], user_features={"city": ["x"]})
 
 
 def test_empty_histories_are_refused(tokenizer):
     for histories in ([["a"], []], [np.array([0]), np.array([], dtype=np.int64)]):
-        with pytest.raises(ValueError, match="History 1 is empty"):
+        with pytest.raises(ValueError, match="Row 1: The history is empty"):
             tokenizer.encode_histories(histories)
 
 
@@ -234,17 +235,17 @@ def test_cross_domain_rows_are_the_same_everywhere(tokenizer):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"times": [[1.0, 2.0], [3.0, 4.0]]}, "`times` must be as long as `items`.*history 1: 2 entries for 1"),
-        ({"times": [[1.0, 2.0]]}, "`times` must be as long as `items`.*history 1: None entries for 1"),
-        ({"values": [[1.0], [3.0]]}, "`values` must be as long as `items`.*history 0: 1 entries for 2"),
-        ({"cross_domain": [["x"]]}, "`cross_domain` needs one list a history, 2. Received: 1"),
+        ({"times": [[1.0, 2.0], [3.0, 4.0]]}, "Row 1: `times` must be as long as `items`, 1. Received: 2 entries"),
+        ({"times": [[1.0, 2.0]]}, "`times` needs one entry for each of the 2 histories. Received: 1"),
+        ({"values": [[1.0], [3.0]]}, "Row 0: `values` must be as long as `items`, 2. Received: 1 entries"),
+        ({"cross_domain": [["x"]]}, "`cross_domain` needs one entry for each of the 2 histories. Received: 1"),
         (
             {"cross_domain": [["x"], []], "cross_domain_times": [[1.0], []]},
             "`cross_domain_times` are compared with `times`. Received: no `times`",
         ),
         (
             {"times": [[1.0, 2.0], [3.0]], "cross_domain": [["x"], []], "cross_domain_times": [[1.0], [1.0]]},
-            "`cross_domain_times` must be as long as `cross_domain`.*history 1: 1 entries for 0",
+            "Row 1: `cross_domain_times` must be as long as `cross_domain`, 0. Received: 1 entries",
         ),
     ],
 )

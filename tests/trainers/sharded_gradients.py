@@ -16,12 +16,12 @@ from torch.distributed.fsdp import fully_shard
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 from gr4ad.trainers import RSPOConfig
+from gr4ad.trainers.finite_training import all_finite
+from gr4ad.trainers.rspo.list_grades import value_grades
 from gr4ad.trainers.rspo.preference_lists import RSPOCollator
-from gr4ad.trainers.rspo.preference_losses import counted
-from gr4ad.trainers.rspo.rspo_loss import value_grades
+from gr4ad.trainers.rspo.preference_losses import loss_of
 from gr4ad.trainers.rspo.rspo_objective import preference_objective
 from gr4ad.trainers.vsl import VSLCollator, tokenize_histories
-from gr4ad.trainers.vsl.training_metrics import all_finite
 
 disable_progress_bars()
 torch.set_num_threads(1)
@@ -43,7 +43,7 @@ def rspo(rows: list[dict]) -> torch.Tensor:
     args = RSPOConfig(str(out.parent), use_cpu=True, bf16=False, item_weight=0.6, unified=True, reference="none")
     whole = collator(everything)
     grades = value_grades(whole["rewards"], whole["candidate_mask"], max_grade=args.max_grade)
-    count = counted("rspo", grades, whole["candidate_mask"])
+    count = loss_of("rspo").counted(grades, whole["candidate_mask"])
     return preference_objective(model, collator(rows), args, count=count, num_lists=len(everything))[0]
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from gr4ad.trainers import RewardModel, RSPOConfig, RSPOTrainer
 from gr4ad.trainers.reward import ExposureCollator, candidate_lists
-from gr4ad.trainers.reward.candidate_lists import draw_candidates
+from gr4ad.trainers.reward.proposed_lists import draw_candidates
 from gr4ad.trainers.rspo import RSPOCollator
 
 WIDE = {"beam_widths": [4, 24], "list_size": 8}

@@ -1,8 +1,13 @@
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
-from gr4ad.tokenization import SIDIndex
-from gr4ad.trainers.online import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
+from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.tokenization import HISTORY_COLUMNS, HISTORY_FEATURES, ITEM_COLUMNS, SIDIndex, UserHistory
+from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
 from gr4ad.trainers.vsl.vsl_collator import VSLCollator
 from gr4ad.trainers.vsl.vsl_rows import tokenize_histories
 
@@ -16,6 +21,15 @@ ENGAGEMENT = {
     "city": "x",
 }
 LIST = {"items": ["ad_0", "ad_5"], "candidates": ["ad_10", "ad_1", "ad_2"], "rewards": [5.0, 1.0, 0.0], "city": "y"}
+
+EVERYTHING = {
+    **ENGAGEMENT,
+    "times": [100, 160.0, 400.0],
+    "target_times": [401.0, 900.0],
+    "cross_domain": ["film 1", "film 2", "film 3", "film 4"],
+    "cross_domain_times": [50.0, 120.0, 410.0, 950.0],  # the last after all targets: nothing may see it
+}
+CROSSING = {"num_time_buckets": 8, "num_cross_domain_items": 50}
 
 
 @pytest.fixture
@@ -53,9 +67,9 @@ def test_a_long_history_keeps_its_newest_items_and_all_its_targets(build):
     trainer, records = build()
     history = [f"ad_{n}" for n in range(20)]
     row, _ = records.engagement({"items": history, "target_items": ["ad_21", "ad_22"]})
-    assert row["items"].tolist() == [15, 16, 17, 18, 19, 21, 22] and row["fresh"] == 2
+    assert (row["item_ids"] - 1).tolist() == [15, 16, 17, 18, 19, 21, 22] and row["fresh"] == 2
     row, _ = records.engagement({"items": ["ad_1"], "target_items": history})
-    assert row["fresh"] == 6 == len(row["items"]) - 1
+    assert row["fresh"] == 6 == len(row["item_ids"]) - 1
 
 
 def test_records_of_other_columns_share_a_step(build):
@@ -69,6 +83,82 @@ def test_records_of_other_columns_share_a_step(build):
     both = float(trainer.rl_loss(lists)[0].detach())
     each = [float(trainer.rl_loss([row])[0].detach()) for row in lists]
     assert both == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+@pytest.fixture
+def build_crossing(build_ring_model, build_ring_tokenizer):
+    """A trainer and its records, whose tokenizer and model have every feature of a history."""
+
+    def built(**changes) -> tuple[ContinualTrainer, LogRecords]:
+        tokenizer, config = build_ring_tokenizer(**CROSSING), ContinualConfig(**changes)
+        trainer = ContinualTrainer(build_ring_model(**CROSSING, max_cross_domain_items=3), tokenizer, config)
+        return trainer, LogRecords(tokenizer, config, trainer.max_items, trainer.max_cross_domain)
+
+    return built
+
+
+def same_inputs(batch, expected) -> None:
+    """That a batch holds all of a history's inputs, and nothing is lost."""
+    assert {feature.model_input for feature in HISTORY_FEATURES} | {"user_feature_ids"} <= expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(batch[name], tensor, err_msg=name)
+
+
+def test_every_feature_of_an_engagement_reaches_the_model(build_crossing):
+    trainer, records = build_crossing()
+    assert set(HISTORY_COLUMNS) | {f"target_{name}" for name in ITEM_COLUMNS} <= EVERYTHING.keys()
+    row, ranked = records.engagement(EVERYTHING)
+    whole = {name: EVERYTHING[name] + EVERYTHING[f"target_{name}"] for name in ("items", *ITEM_COLUMNS)}
+    log = UserHistory.from_row({**EVERYTHING, **whole}, ["city"])
+    before_the_last = log.first(4)  # what the prefix of the last target may see
+    expected = trainer.tokenizer.encode_rows([before_the_last], max_cross_domain=3, return_tensors="np")
+    assert expected["cross_domain_places"].tolist() == [[0, 1, 4]]
+    same_inputs(trainer.vsl_collator([row]), expected)
+    seen = {"cross_domain": ["film 1", "film 2"], "cross_domain_times": [50.0, 120.0]}  # before the first target
+    targets = {"target_items": EVERYTHING["target_items"], "target_values": EVERYTHING["target_values"]}
+    assert ranked == {name: EVERYTHING[name] for name in (*HISTORY_COLUMNS, "city")} | seen | targets
+    loss = float(trainer.vsl_loss([row])[0].detach())
+    for name in (*(feature.name for feature in HISTORY_FEATURES), "city"):
+        gone = {name, f"target_{name}", *({"cross_domain_times"} if name in ("times", "cross_domain") else ())}
+        gone |= {"cross_domain"} if "cross_domain_times" in gone else set()
+        without = {name: part for name, part in EVERYTHING.items() if name not in gone}
+        assert float(trainer.vsl_loss([records.engagement(without)[0]])[0].detach()) != loss, name
+
+
+def test_every_feature_of_a_list_reaches_the_model(build_crossing):
+    trainer, records = build_crossing()
+    history = {name: EVERYTHING[name] for name in (*HISTORY_COLUMNS, "city")}
+    row = records.preference_list({**LIST, **history})
+    expected = trainer.tokenizer.encode_rows([history], max_cross_domain=3, return_tensors="np")
+    same_inputs(trainer.rspo_collator([row]), expected)
+
+
+def test_columns_that_do_not_fit_are_refused_by_their_name(build_crossing):
+    _, records = build_crossing()
+    for changes, message in (
+        ({"target_events": ["click", "view"]}, "`target_events` holds 'view'. Allowed: click, conversion"),
+        ({"target_times": ["now", 1.0]}, r"`target_times\[0\]` is 'now'"),
+        ({"events": ["click"]}, "`events` must be as long as `items`, 3"),
+        ({"cross_domain_times": [1.0]}, "`cross_domain_times` must be as long as `cross_domain`, 4"),
+        ({"cross_domain": "film 1"}, "`cross_domain` must be a list"),
+        ({"items": ["ad_1"] * 4097}, "`items` may have 4096 entries. Received: 4097"),
+        ({"city": 7}, "`city` must be text or None"),
+        ({"cross_domain_times": None}, "`cross_domain` needs the columns `times` and `cross_domain_times`"),
+        ({"target_times": None}, "`times` and `target_times` come together"),
+        ({"items": ["ad_1", 2, "ad_3"]}, r"`items\[1\]` must be text"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            records.engagement({**EVERYTHING, **changes})
+    for changes, message in (
+        ({"rewards": None}, "`rewards` is missing"),
+        ({"rewards": 1.0}, "`rewards` must be a list"),
+        ({"items": []}, "`items`: no item of the history is in the index"),
+        ({"rewards": [1.0, 2.0]}, "`rewards` must be as long as `candidates`, 3"),
+        ({"candidates": ["ad_1", ["ad_2"], "ad_3"]}, "`candidates` must be a list, its entries text"),
+        ({"ref_logps": [-1.0, 0.5, -1.0]}, "`ref_logps` must be a list, its entries finite and <= 0"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            records.preference_list({**LIST, **changes})
 
 
 def test_a_step_moves_every_parameter_and_lowers_the_loss(build):
@@ -137,6 +227,50 @@ def test_the_reference_is_what_was_published(build):
     assert "rl_drift" not in without.step([], [records.preference_list({**LIST, "ref_logps": [-1.0, -2.0, -3.0]})])
     logged, records = build(reference="logged")
     assert "rl_drift" in logged.step([], [records.preference_list({**LIST, "ref_logps": [-1.0, -2.0, -3.0]})])
+
+
+def test_lists_with_and_without_logged_probabilities_share_a_step(build):
+    trainer, records = build(reference="logged")
+    lists = [records.preference_list(record) for record in (LIST, {**LIST, "ref_logps": [-1.0, -2.0, -3.0]})]
+    both = float(trainer.rl_loss(lists)[0].detach())
+    each = [float(trainer.rl_loss([row])[0].detach()) for row in lists]
+    assert each[0] != each[1] and both == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("neighbour_weight", [0.0, 5.0])
+def test_the_guard_ranks_exactly_as_servers_do(build, neighbour_weight):
+    trainer, records = build()
+    ring = torch.arange(1, 25).roll(-5)  # the neighbour of an item is the one that follows it on the ring
+    items = torch.cat([torch.zeros(1, dtype=torch.long), ring]).unsqueeze(1)
+    for model in (trainer.model, trainer.reference):
+        model.set_item_neighbours(items, (items > 0).float(), 0.5)
+    plain = {name: ENGAGEMENT[name] for name in ("items", "target_items")}
+    rows = [records.engagement(record)[1] for record in (ENGAGEMENT, plain)]
+    serving = RankingWeights((4, 24), 0.5, neighbour_weight=neighbour_weight, exclude_history=True)
+    found = ProgressiveValidation(10, 1, 0.1).measure(
+        trainer.model, trainer.reference, trainer.tokenizer, rows, serving
+    )
+    scores = []
+    trainer.model.eval()
+    for row in rows:
+        batch = trainer.tokenizer.encode_rows([UserHistory.from_row(row, ["city"])], return_tensors="pt")
+        seen = torch.from_numpy(trainer.tokenizer.item_rows(row["items"])).unsqueeze(0)
+        trie = trainer.model.build_trie(trainer.tokenizer)
+        ranking = trainer.model.recommend(**batch, trie=trie, top_k=10, weights=serving, exclude_items=seen)
+        places = [ranking.items[0].tolist().index(number) for number in (15, 20) if number in ranking.items[0]]
+        gain = sum(1 / np.log2(place + 2) for place in places)
+        scores.append(gain / sum(1 / np.log2(place + 2) for place in range(2)))
+    assert found == pytest.approx((np.mean(scores),) * 2)
+    if neighbour_weight:
+        assert found[0] > 0.5  # ad_15 follows ad_10
+
+
+def test_settings_are_read_without_torch():
+    code = (
+        "import sys; from gr4ad.online import OnlineConfig; from gr4ad.trainers.continual import ContinualConfig; "
+        "ContinualConfig(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_verdict_compares_both_weights_on_the_same_users():

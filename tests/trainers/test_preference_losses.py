@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from gr4ad.trainers.rspo import dpo_loss, grpo_loss, rspo_loss, sdpo_loss, unified_weights
-from gr4ad.trainers.rspo.rspo_loss import lambda_weights
+from gr4ad.trainers.rspo.preference_losses import LOSSES, lambda_weights, loss_of
 
 
 @st.composite
@@ -172,3 +172,27 @@ def test_anchor_weights_multiply_anchors():
     one = rspo_loss(logps, grades, anchor_weight=torch.tensor([[5.0, 2.0, 0.0]]))[0]
     alone = rspo_loss(logps, grades, anchor_weight=torch.tensor([[0.0, 1.0, 0.0]]))[0]
     torch.testing.assert_close(one, 2 * alone)  # the worst is no anchor, whatever its weight
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_a_loss_divides_by_its_own_denominator(name):
+    """Of two lists: three grades, and no preference; the second alone counts nothing."""
+    grades, mask = torch.tensor([[2.0, 1.0, 1.0], [1.0, 1.0, 1.0]]), torch.tensor([[True, True, True]] * 2)
+    counted = loss_of(name).counted(grades, mask)
+    assert counted == {"rspo": 1, "dpo": 2, "sdpo": 1, "grpo": 3}[name]
+    assert loss_of(name).counted(grades[1:], mask[1:]) == 0
+    logps = torch.tensor([[-1.0, -2.0, -3.0]] * 2)
+    mean, total = (loss_of(name).function(logps, grades, logps - 0.5, mask, count=count)[0] for count in (None, 1))
+    torch.testing.assert_close(mean * counted, total)
+
+
+def test_an_unknown_loss_is_named_and_a_function_is_one():
+    with pytest.raises(ValueError, match="`loss_type` must be one of rspo, dpo, sdpo, grpo, or a function.*'ppo'"):
+        loss_of("ppo")
+    assert loss_of(dpo_loss) is LOSSES["dpo"]  # with its own denominator
+
+    def own_loss(policy_logps, grades, ref_logps, mask, *, beta, count):
+        return policy_logps.sum() / count, {}
+
+    grades, mask = torch.tensor([[2.0, 1.0], [1.0, 1.0]]), torch.ones(2, 2, dtype=torch.bool)
+    assert loss_of(own_loss).counted(grades, mask) == 1  # lists with two different grades

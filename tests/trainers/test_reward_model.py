@@ -291,7 +291,7 @@ def test_an_order_that_outcomes_contradict_is_left(caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"outcomes": None}, "Exposures need the column `outcomes`"),
+        ({"outcomes": None}, "The log of exposures needs the column `outcomes`"),
         ({"outcomes": [["impression"] * 2]}, "The exposures hold no click in 1 lists"),
         (
             {"outcomes": [["click"]]},

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from gr4ad.trainers import RSPOConfig, RSPOTrainer
 from gr4ad.trainers.bfloat16 import fast_bfloat16
 from gr4ad.trainers.rspo import RSPOCollator
-from gr4ad.trainers.rspo.rspo_loss import lambda_weights, rspo_loss, value_grades
+from gr4ad.trainers.rspo.list_grades import value_grades
+from gr4ad.trainers.rspo.preference_losses import lambda_weights, rspo_loss
 
 
 def plain_order(scores: np.ndarray, grades: np.ndarray) -> list[int]:
@@ -275,14 +276,14 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta": 0.0}, "`beta` must be > 0. Received: 0.0"),
-        ({"delta": -1.0}, "`delta` must be > 0. Received: -1.0"),
-        ({"max_grade": 0}, "`max_grade` must be > 0. Received: 0"),
+        ({"beta": 0.0}, "`beta` must be > 0 and finite. Received: 0.0"),
+        ({"delta": -1.0}, "`delta` must be > 0 and finite. Received: -1.0"),
+        ({"max_grade": 0}, "`max_grade` must be > 0 and finite. Received: 0"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be False"),
         ({"loss_type": "ppo"}, "`loss_type` must be one of rspo, dpo, sdpo, grpo. Received: 'ppo'"),
         ({"reference": "start"}, "`reference` must be one of frozen, logged, none. Received: 'start'"),
         ({"item_weight": 1.5}, r"`item_weight` is a share in \[0, 1\]. Received: 1.5"),
-        ({"vsl_weight": -0.1}, "`vsl_weight` must be >= 0. Received: -0.1"),
+        ({"vsl_weight": -0.1}, "`vsl_weight` must be >= 0 and finite. Received: -0.1"),
         ({"clip": 1.0}, r"`clip` must be in \(0, 1\). Received: 1.0"),
         ({"max_ndcg_loss": 1.0}, r"`max_ndcg_loss` is a share in \[0, 1\). Received: 1.0"),
         ({"loss_type": "grpo", "reference": "none"}, "`reference` must be frozen or logged with the GRPO loss"),
@@ -294,6 +295,14 @@ def test_lists_without_preference_are_refused(build_ring_model, ring_tokenizer, 
 def test_bad_settings(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_a_loss_of_ones_own_is_kept_by_its_name(tmp_path):
+    args = arguments(tmp_path, loss_type=lambda *lists, beta, count: (lists[0].sum() / count, {}))
+    assert args.loss_name == "<lambda>" and args.to_dict()["loss_type"] == "<lambda>"
+    torch.save(args, tmp_path / "args.bin")  # as a checkpoint does, which cannot hold the function
+    with pytest.raises(ValueError, match="`loss_type` must be one of rspo"):
+        arguments(tmp_path, loss_type=3)
 
 
 def test_defaults_fit_the_machine(tmp_path):

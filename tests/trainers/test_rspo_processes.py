@@ -13,8 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from gr4ad.trainers import RSPOConfig, RSPOTrainer
-from gr4ad.trainers.rspo.preference_losses import counted, dpo_loss, grpo_loss, sdpo_loss
-from gr4ad.trainers.rspo.rspo_loss import rspo_loss
+from gr4ad.trainers.rspo.preference_losses import dpo_loss, grpo_loss, loss_of, rspo_loss, sdpo_loss
 
 WORKER = str(Path(__file__).with_name("rspo_worker.py"))
 STEPS = 8
@@ -33,6 +32,12 @@ def uneven_lists(log, count: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def doubled_loss(policy_logps, grades, ref_logps, mask, *, beta, count):
+    """A loss of one's own."""
+    loss, metrics = sdpo_loss(policy_logps, grades, ref_logps, mask, beta=2 * beta, count=count)
+    return loss, {"margin": metrics["margin"]}
+
+
 def check_same(one, other, loss: str) -> None:
     """Equal up to the order of sums, which AdamW's steps of one size magnify."""
     assert len(one[1]) == len(other[1]) == STEPS
@@ -44,7 +49,8 @@ def check_same(one, other, loss: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "unified"), [("rspo", False), ("rspo", True), ("dpo", False), ("sdpo", False), ("grpo", False)]
+    ("loss", "unified"),
+    [("rspo", False), ("rspo", True), ("dpo", False), ("sdpo", False), ("grpo", False), (doubled_loss, False)],
 )
 def test_accumulated_batches_align_as_whole_ones(build_ring_model, ring_tokenizer, ring_log, tmp_path, loss, unified):
     results = []
@@ -62,6 +68,7 @@ def test_accumulated_batches_align_as_whole_ones(build_ring_model, ring_tokenize
         trainer.train()
         logs = [log for log in trainer.state.log_history if "loss" in log]
         results.append((trainer.model.state_dict(), logs))
+    loss = trainer.args.loss_name
     check_same(*results, loss)
     for log in results[0][1]:  # what is logged adds up to the loss
         assert log["loss"] == pytest.approx(log[f"rspo/{loss}"] + 0.1 * log["rspo/vsl"], abs=2e-3)
@@ -77,8 +84,8 @@ def test_parts_divided_by_what_the_whole_counts_add_up_to_it(loss):
     )
     grades[4] = 1.0  # a list without a preference
     whole, _ = LOSSES[loss](logps, grades, ref, mask, beta=0.5)
-    count = sum(counted(loss, grades[rows], mask[rows]) for rows in ([0], [1, 2], [3, 4, 5]))
-    assert count == counted(loss, grades, mask) > 0
+    count = sum(loss_of(loss).counted(grades[rows], mask[rows]) for rows in ([0], [1, 2], [3, 4, 5]))
+    assert count == loss_of(loss).counted(grades, mask) > 0
     parts = [LOSSES[loss](logps[rows], grades[rows], ref[rows], mask[rows], beta=0.5, count=count)[0]
              for rows in ([0], [1, 2], [3, 4, 5])]  # fmt: skip
     torch.testing.assert_close(sum(parts), whole)

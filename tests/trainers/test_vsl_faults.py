@@ -99,7 +99,7 @@ def test_an_empty_split_is_named(build_ring_model, ring_tokenizer, ring_log, tmp
         trainer(ring_log.select([]), None)
     with pytest.raises(ValueError, match="The validation split is empty: `eval_dataset` has 0 rows"):
         trainer(ring_log, ring_log.select([]))
-    with pytest.raises(ValueError, match="`eval_dataset` must be a `Dataset`"):
+    with pytest.raises(ValueError, match="`eval_dataset` must be a `Dataset`: all of it is read at once. Received: an IterableDataset"):
         trainer(ring_log, ring_log.to_iterable_dataset())
 
 
@@ -114,8 +114,8 @@ def test_a_long_history_is_read_from_its_end(build_ring_model, ring_tokenizer, r
         train_dataset=log,
         processing_class=ring_tokenizer,
     )
-    kept = trainer.train_dataset[0]["items"]
-    assert [f"ad_{row}" for row in kept] == long[-7:]  # six items of context and one more to predict
+    kept = trainer.train_dataset[0]["item_ids"]
+    assert [f"ad_{row - 1}" for row in kept] == long[-7:]  # six items of context and one more to predict
     assert trainer.train().global_step == 1
     with pytest.raises(
         ValueError, match="`max_items` must be at most the model's `max_context_items`, 6. Received: 9"
@@ -149,8 +149,9 @@ def test_values_that_are_all_zero_weigh_alike(build_ring_model, ring_tokenizer, 
 
 def test_values_that_are_no_values_are_refused(ring_tokenizer, ring_log):
     for bad in (float("nan"), float("inf"), -1000.0):
-        rows = [{**row, "values": [bad, *row["values"][1:]]} for row in ring_log.select(range(3))]
-        with pytest.raises(ValueError, match="`values` must be finite and 0 or more. Received: a total of"):
+        rows = [{**row, "values": [*row["values"][:-1], bad if n else 1.0]} for n, row in enumerate(ring_log)]
+        place = len(rows[1]["values"]) - 1
+        with pytest.raises(ValueError, match=rf"Row 1: `values\[{place}\]` is {bad}. Allowed: finite numbers >= 0"):
             tokenize_histories(Dataset.from_list(rows), ring_tokenizer, max_items=6)
     with pytest.raises(ValueError, match="needs the column `values`"):
         tokenize_histories(ring_log.remove_columns("values"), ring_tokenizer, max_items=6, target_value_power=1.0)

@@ -53,8 +53,7 @@ def streamed(parquet_files):
 
 def stream(source, tokenizer, collate=list, **changes) -> HistoryStream:
     given = {"batch_size": 8, "buffer": 40, "seed": 3, **changes}
-    columns = ["items", "events", "values", "city"]
-    tokenize = RowTokenizer(tokenizer, columns, max_items=6, means=ValueMeans(10.0, 2.0))
+    tokenize = RowTokenizer(tokenizer, max_items=6, means=ValueMeans(10.0, 2.0))
     return HistoryStream(source, tokenize, collate, **given)
 
 
@@ -76,7 +75,7 @@ def test_a_pass_holds_every_user_with_a_target_once(parquet_files, ring_tokenize
     assert len(batches) == 2 * per_pass and all(len(batch) == 8 for batch in batches)
     ids = np.array([f"ad_{row}" for row in range(24)])
     for batch in (batches[:per_pass], batches[per_pass:]):
-        seen = Counter(tuple(ids[row["items"]]) for rows in batch for row in rows)
+        seen = Counter(tuple(ids[row["item_ids"] - 1]) for rows in batch for row in rows)
         expected = Counter(map(tuple, wanted))
         assert all(seen[items] >= count for items, count in expected.items()) and seen.keys() == expected.keys()
         assert seen.total() == -(-len(wanted) // 8) * 8  # the last batch is filled up, by less than a batch
@@ -91,7 +90,7 @@ def test_rows_are_those_of_a_log_in_memory(parquet_files, ring_tokenizer, long_l
 
     means = ValueMeans(10.0, 2.0)
     rows = tokenize_histories(long_log, ring_tokenizer, max_items=6, means=means)
-    fields = ("items", "events", "values", "city", "weights")
+    fields = ("item_ids", "event_ids", "value_ids", "user_feature_ids", "weights")
     expected = Counter(json.dumps([row[name] for name in fields]) for row in rows)
     one_pass = stream(streamed(parquet_files), ring_tokenizer, batch_size=1, limit=len(rows))
     seen = Counter(json.dumps([np.asarray(row[name]).tolist() for name in fields]) for [row] in one_pass)
@@ -237,5 +236,5 @@ def test_a_stream_names_what_is_wrong_with_its_rows(ring_tokenizer):
     uneven = Dataset.from_dict(
         {"items": [["ad_1", "ad_2"]], "events": [["click"]], "values": [[1.0, 2.0]], "city": ["x"]}
     )
-    with pytest.raises(ValueError, match=r"`events` must be as long as `items`. Received: 1 entries for 2.*'ad_1'"):
+    with pytest.raises(ValueError, match=r"`events` must be as long as `items`, 2. Received: 1 entries.*'ad_1'"):
         next(iter(stream(uneven.to_iterable_dataset(), ring_tokenizer)))

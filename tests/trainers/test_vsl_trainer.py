@@ -68,9 +68,9 @@ def test_rows_keep_the_last_items_and_weigh_users_and_behaviour(ring_tokenizer):
     rows = tokenize_histories(
         log, ring_tokenizer, max_items=2, user_weight_clip=1.5, behavior_weights={"conversion": 3.0}
     )
-    assert [row["items"] for row in rows] == [[2, 3, 4], [6, 7]]  # "v" has nothing to predict
-    assert rows["length"] == [3, 2] and rows["city"] == ["x", "new"]
-    assert rows["values"] == [[1.0, 4.0, 0.0], [0.0, 1.0]]
+    assert [row["item_ids"] for row in rows] == [[3, 4, 5], [7, 8]]  # "v" has nothing to predict
+    assert rows["length"] == [3, 2] and rows["user_feature_ids"] == [[1], [0]]
+    assert rows["event_ids"] == [[0, 1, 0], [0, 1]] and rows["value_ids"] == [[2, 3, 1], [1, 2]]
     user = [1.5, 1 / 1.5]  # totals 6, 2 and 1 over their mean 3, clipped
     assert rows[0]["weights"] == pytest.approx([user[0], 3 * user[0], user[0]])
     assert rows[1]["weights"] == pytest.approx([user[1], 3 * user[1]])
@@ -86,10 +86,10 @@ def test_rows_keep_the_last_items_and_weigh_users_and_behaviour(ring_tokenizer):
 
 def test_collator_makes_the_documented_tensors(ring_tokenizer):
     rows = [
-        {"items": [2, 7, 4], "events": ["click", "conversion", "click"], "values": [0.0, 1.0, 9.0],
-         "city": "y", "weights": [1.0, 0.5, 2.0], "length": 3},
-        {"items": [9, 1], "events": ["conversion", "click"], "values": [2.0, 3.0],
-         "city": None, "weights": [3.0, 4.0], "length": 2},
+        {"item_ids": [3, 8, 5], "event_ids": [0, 1, 0], "value_ids": [1, 2, 3], "user_feature_ids": [2],
+         "weights": [1.0, 0.5, 2.0], "length": 3},
+        {"item_ids": [10, 2], "event_ids": [1, 0], "value_ids": [2, 3], "user_feature_ids": [0],
+         "weights": [3.0, 4.0], "length": 2},
     ]  # fmt: skip
     batch = VSLCollator(ring_tokenizer)(rows)
     sid = {row: [4 + row // 6, 8 + row % 6] for row in range(24)}
@@ -121,7 +121,7 @@ def test_rows_keep_gaps_and_what_happened_before_a_target(timed_tokenizer):
         }
     )
     rows = tokenize_histories(log, timed_tokenizer, max_items=2, max_cross_domain=3)
-    assert [row["items"] for row in rows] == [[1, 2], [2, 3, 4]]
+    assert [row["item_ids"] for row in rows] == [[2, 3], [3, 4, 5]]
     assert [row["time_ids"] for row in rows] == [[0, 1], [7, 3, 1]]  # the first kept item knows its gap
     # Kept are 100, 103 and 103, the last only as a target: "e" and "f" no prefix may see; of the rest the last three.
     assert [row["cross_domain_places"] for row in rows] == [[], [0, 1, 1]]
@@ -134,13 +134,16 @@ def test_rows_keep_gaps_and_what_happened_before_a_target(timed_tokenizer):
     assert all(batch[name].dtype == torch.int64 for name in ("time_ids", "cross_domain_ids", "cross_domain_places"))
 
     assert len(tokenize_histories(log, timed_tokenizer, max_items=3)[1]["cross_domain_ids"]) == 4  # no limit
-    without = tokenize_histories(log.remove_columns(["times", "cross_domain"]), timed_tokenizer, max_items=2)
-    assert set(without.column_names) == {"items", "city", "weights", "length"}
+    without = tokenize_histories(log.remove_columns(["times", "cross_domain", "cross_domain_times"]), timed_tokenizer, max_items=2)
+    assert set(without.column_names) == {"item_ids", "user_feature_ids", "weights", "length"}
 
 
 def test_cross_domain_is_not_trained_on_without_times(timed_tokenizer, timed_log):
-    for missing in ("times", "cross_domain_times"):
-        with pytest.raises(ValueError, match="`cross_domain` needs the columns `times` and `cross_domain_times`"):
+    for missing, message in (
+        ("times", "Row 0: `cross_domain_times` are compared with `times`. Received: no `times`"),
+        ("cross_domain_times", "Row 0: `cross_domain` needs the columns `times` and `cross_domain_times`"),
+    ):
+        with pytest.raises(ValueError, match=message):
             tokenize_histories(timed_log.remove_columns(missing), timed_tokenizer, max_items=6)
     short = timed_log.remove_columns("times").add_column("times", [[1.0]] * len(timed_log))
     with pytest.raises(ValueError, match="`times` must be as long as `items`"):

@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 
 from ..bfloat16 import fast_bfloat16
+from ..finite_training import FiniteTrainingMixin
 
 
 @dataclass
@@ -127,7 +128,7 @@ class CooccurrenceCollator(SentenceTransformerDataCollator):
         return {**{f"ads_{name}": value for name, value in inputs.items()}, "label": torch.tensor(ads)}
 
 
-class CooccurrenceTrainer(SentenceTransformerTrainer):
+class CooccurrenceTrainer(FiniteTrainingMixin, SentenceTransformerTrainer):
     """Draws the batches of [`CooccurrenceCollator`]; everything else is sentence-transformers' trainer (accelerate,
     checkpoints, LoRA)."""
 

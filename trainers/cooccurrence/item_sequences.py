@@ -18,6 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..bfloat16 import fast_bfloat16
+from ..finite_training import FiniteTrainingMixin
+from ..principal_components import main_components
 
 
 @dataclass
@@ -60,6 +62,10 @@ class ItemSequenceCollator:
             "attention_mask": (input_ids > 0).long(),
             "labels": input_ids.masked_fill(input_ids == 0, -100),
         }
+
+
+class ItemSequenceTrainer(FiniteTrainingMixin, Trainer):
+    """transformers' trainer, stopped where its loss is lost."""
 
 
 def train_item_vectors(
@@ -130,22 +136,15 @@ def train_item_vectors(
         seed=seed,
         dataloader_num_workers=0,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator())
+    trainer = ItemSequenceTrainer(
+        model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator()
+    )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None)
     vectors = model.transformer.wte.weight.detach().float().cpu().numpy()[1:].copy()
     seen = np.zeros(len(content), dtype=bool)
     seen[np.concatenate(rows)] = True
     vectors[~seen] = 0.0
     return vectors, trainer.state.log_history
-
-
-def main_components(vectors: np.ndarray, width: int) -> np.ndarray:
-    """The first `width` principal components of vectors (float32, (N, d)) at a common scale of standard deviation 1,
-    float32 (N, min(width, d, N))."""
-    centred = vectors - vectors.mean(0)
-    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
-    components = (left * scale)[:, :width]
-    return (components / components.std()).astype(np.float32)
 
 
 __all__ = ["ItemSequenceCollator", "ItemSequenceConfig", "main_components", "train_item_vectors"]

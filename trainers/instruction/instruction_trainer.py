@@ -10,10 +10,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import SFTTrainer
 
+from ..finite_training import FiniteTrainingMixin
 from .instruction_config import InstructionConfig
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+
+class InstructionTrainer(FiniteTrainingMixin, SFTTrainer):
+    """TRL's trainer, stopped where its loss is lost."""
 
 
 def build_instruction_trainer(
@@ -25,7 +30,7 @@ def build_instruction_trainer(
     eval_dataset: Dataset | None = None,
     peft_config: PeftConfig | None = None,
     callbacks: list[TrainerCallback] | None = None,
-) -> SFTTrainer:
+) -> InstructionTrainer:
     """A trainer of a (vision-)language model on the pairs of [`build_instruction_dataset`], with the loss on the
     answers.
 
@@ -68,7 +73,7 @@ def build_instruction_trainer(
                 f"`max_length` must be None with images, whose tokens a cut would take. Received: {args.max_length}. "
                 "Limit the texts by `max_length` of `build_instruction_dataset`."
             )
-    return SFTTrainer(
+    return InstructionTrainer(
         model=model,
         args=args,
         train_dataset=train_dataset,
@@ -94,4 +99,4 @@ def save_encoder(trainer: SFTTrainer, folder: str | Path) -> None:
         trainer.processing_class.save_pretrained(folder)
 
 
-__all__ = ["build_instruction_trainer", "save_encoder"]
+__all__ = ["InstructionTrainer", "build_instruction_trainer", "save_encoder"]

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,17 @@ from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
 
+from ..candidate_columns import (
+    candidate_batch,
+    check_candidates,
+    check_histories,
+    check_numbers,
+    padded_numbers,
+    require_columns,
+)
+
 logger = logging.getLogger(__name__)
 
-CONTEXT_COLUMNS = ("events", "values", "times", "cross_domain")
 OUTCOMES = ("impression", "click", "conversion")
 """Names of what came of an exposure, by their code."""
 
@@ -30,42 +40,36 @@ def check_exposures(exposures: Dataset) -> Dataset:
     | `candidates` | list of n item ids | the ads shown, from the top |
     | `outcomes` | list of n names | impression (nothing came of it), click or conversion; null: not known |
     | `rewards` | list of n floats >= 0 | value logged with each, one unit for all |
-    | `events`, `values`, `times`, user features | *optional* | of the history, as for `VSLTrainer` |
-    | `cross_domain` | list of ids, *optional* | what the user did elsewhere before the list was shown |
+    | further columns of [`UserHistory`] | *optional* | of the history; what happened elsewhere up to the list |
 
     Raises:
         ValueError: If a column is missing or two of one row differ in length, an outcome is unknown, a value is
             negative or not finite, or nobody clicked.
     """
-    missing = [name for name in ("items", "candidates", "outcomes", "rewards") if name not in exposures.column_names]
-    if missing:
-        raise ValueError(
-            f"Exposures need the column `{missing[0]}`. Received: {', '.join(exposures.column_names)}. Prepare the "
-            "data again (`gr4ad data`) from a log with impressions and clicks."
-        )
-    outcomes = exposures["outcomes"][:]
-    known = [row for row, items in enumerate(exposures["items"]) if len(items) and outcomes[row] is not None]
-    lists = exposures.select(known)
-    clicks = 0
-    for row, (candidates, came, rewards) in enumerate(
-        zip(lists["candidates"], lists["outcomes"], lists["rewards"], strict=True)
-    ):
-        for name, part in (("outcomes", came), ("rewards", rewards)):
-            if len(part) != len(candidates):
-                raise ValueError(
-                    f"`{name}` of row {known[row]} must have one entry for each of its {len(candidates)} candidates. "
-                    f"Received: {len(part)}."
-                )
+    require_columns(
+        exposures,
+        ("items", "candidates", "outcomes", "rewards"),
+        "The log of exposures",
+        "Prepare the data again (`gr4ad data`) from a log with impressions and clicks.",
+    )
+    check_histories(exposures)
+    candidates, outcomes = check_candidates(exposures), exposures["outcomes"][:]
+    check_numbers(exposures, "rewards", sign=1)
+    known, clicks = [], 0
+    for row, (items, shown, came) in enumerate(zip(exposures["items"], candidates, outcomes, strict=True)):
+        if came is None or not items:
+            continue
+        if len(came) != len(shown):
+            raise ValueError(
+                f"`outcomes` of row {row} must have one entry for each of its {len(shown)} candidates. Received: "
+                f"{len(came)}."
+            )
         for name in came:
             if name not in OUTCOMES:
-                raise ValueError(
-                    f"`outcomes` of row {known[row]} must be of {', '.join(OUTCOMES)}. Received: {name!r}."
-                )
+                raise ValueError(f"`outcomes` of row {row} must be of {', '.join(OUTCOMES)}. Received: {name!r}.")
+        known.append(row)
         clicks += sum(name != OUTCOMES[0] for name in came)
-        values = np.asarray(rewards, dtype=np.float64)
-        bad = values[~(np.isfinite(values) & (values >= 0))]
-        if len(bad):
-            raise ValueError(f"`rewards` of row {known[row]} must be finite and >= 0. Received: {bad[0]}.")
+    lists = exposures.select(known)
     if not clicks:
         raise ValueError(
             f"The exposures hold no click in {len(lists)} lists with known outcomes: there is nothing to learn from. "
@@ -106,7 +110,7 @@ def examination_of(exposures: Dataset, item_rows: list[np.ndarray], positions: i
 class ExposureCollator:
     """Batches lists of ads, padded on the right.
 
-    Returns the history inputs of `UASIDTokenizer.encode_histories`, and with n the longest list of the batch:
+    Returns the history inputs of `UASIDTokenizer.encode_rows`, and with n the longest list of the batch:
     `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_item_ids` (int64,
     (B, n)): item row + 1, 0 on padding and, for a share `item_dropout` of the ads, in place of it, so that the SID
     alone learns to speak for ads without a row; `candidate_mask` (bool, (B, n)). Where the rows have outcomes:
@@ -119,36 +123,23 @@ class ExposureCollator:
     item_dropout: float = 0.0
     max_cross_domain: int | None = None
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        tokenizer, first = self.tokenizer, rows[0]
-        batch = tokenizer.encode_histories(
-            [row["items"] for row in rows],
-            **{name: [row[name] for row in rows] for name in CONTEXT_COLUMNS if name in first},
-            user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
-            max_items=self.max_items,
-            max_cross_domain=self.max_cross_domain,
-            return_tensors="pt",
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        tokenizer = self.tokenizer
+        batch, items, mask = candidate_batch(
+            tokenizer, rows, max_items=self.max_items, max_cross_domain=self.max_cross_domain
         )
-        lengths = np.array([len(row["candidates"]) for row in rows])
-        width = int(lengths.max())
-        item_rows = np.zeros((len(rows), width), dtype=np.int64)
-        outcomes, values = np.zeros((len(rows), width), dtype=np.int64), np.zeros((len(rows), width), np.float32)
-        for line, row in enumerate(rows):
-            known = tokenizer.item_rows(row["candidates"])
-            item_rows[line] = known[0]
-            item_rows[line, : len(known)] = known
-            if "outcomes" in first:
-                outcomes[line, : len(known)] = [OUTCOMES.index(name) for name in row["outcomes"]]
-                values[line, : len(known)] = row["rewards"]
-        mask = np.arange(width) < lengths[:, None]
-        batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[item_rows] + tokenizer.level_offsets)
-        ids = torch.from_numpy((item_rows + 1) * mask)
+        batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
+        ids = torch.from_numpy((items + 1) * mask)
         if self.item_dropout:
             ids = ids.masked_fill(torch.rand(ids.shape) < self.item_dropout, 0)
         batch["candidate_item_ids"], batch["candidate_mask"] = ids, torch.from_numpy(mask)
-        if "outcomes" in first:
-            batch["positions"] = torch.arange(width).expand(len(rows), -1).contiguous()
-            batch["outcomes"], batch["values"] = torch.from_numpy(outcomes), torch.from_numpy(values)
+        if "outcomes" in rows[0]:
+            outcomes = np.zeros(mask.shape, dtype=np.int64)
+            for line, row in zip(outcomes, rows, strict=True):
+                line[: len(row["outcomes"])] = [OUTCOMES.index(name) for name in row["outcomes"]]
+            batch["positions"] = torch.arange(mask.shape[1]).expand(len(rows), -1).contiguous()
+            batch["outcomes"] = torch.from_numpy(outcomes)
+            batch["values"] = torch.from_numpy(padded_numbers(rows, "rewards", mask.shape[1]))
         return dict(batch)
 
 

@@ -17,10 +17,11 @@ from transformers.trainer_utils import speed_metrics
 
 from gr4ad.tokenization import UASIDTokenizer
 
-from ..vsl.whole_checkpoints import WholeCheckpointMixin
+from ..finite_training import FiniteTrainingMixin
+from ..whole_checkpoints import WholeCheckpointMixin
 from .exposure_lists import ExposureCollator, check_exposures, examination_of
+from .exposure_metrics import reward_metrics
 from .reward_config import RewardConfig
-from .reward_metrics import reward_metrics
 from .reward_model import VALUE_GIVEN, RewardModel
 from .score_calibration import fit_calibration
 
@@ -48,7 +49,7 @@ class ExposureScores:
         )
 
 
-class RewardTrainer(WholeCheckpointMixin, Trainer):
+class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
     """
     Trains a [`RewardModel`] on exposures: what users did with the ads that they were shown.
 
@@ -140,6 +141,9 @@ class RewardTrainer(WholeCheckpointMixin, Trainer):
             self.parts.clear()
             self.parts_step = self.state.global_step
         super().log(logs, start_time)
+
+    def loss_parts(self) -> dict[str, float]:
+        return {name: float(sum(parts)) for name, parts in self.parts.items()}
 
     def predict_exposures(self, dataset: Dataset) -> ExposureScores:
         """See the function of this name."""

@@ -18,7 +18,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-METHODS = ("platt", "isotonic", "none")
 LEAST_EVENTS = 10
 """Fewer positive outcomes than this fit no map."""
 
@@ -104,4 +103,4 @@ def _logit(share: float) -> float:
     return float(np.log(share / (1 - share)))
 
 
-__all__ = ["METHODS", "apply_calibration", "check_calibration", "fit_calibration"]
+__all__ = ["apply_calibration", "check_calibration", "fit_calibration"]

@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
+
+from ..candidate_columns import (
+    candidate_batch,
+    check_candidates,
+    check_histories,
+    check_numbers,
+    padded_numbers,
+    require_columns,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,36 +40,22 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
     | `candidates` | list of n item ids | what was shown, or proposed by a wide beam |
     | `rewards` | list of n floats >= 0 | the value of each, one unit for all |
     | `ref_logps` | list of n floats <= 0, *optional* | log p of each under the policy that proposed it |
-    | `events`, `values`, `times`, user features | *optional* | of the history, as for `VSLTrainer` |
-    | `cross_domain` | list of ids, *optional* | what the user did elsewhere, up to when the list was made |
+    | further columns of [`UserHistory`] | *optional* | of the history; what happened elsewhere up to the list |
 
     Raises:
-        ValueError: If a column is missing or two of one row differ in length, a reward is negative or not finite, or
-            no row is left.
+        ValueError: If a column is missing, or no row is left. Naming the row: if two columns of it differ in length, a
+            candidate is not text, the history is none of [`UserHistory`], or a number is null, not finite or of the
+            wrong sign. `ref_logps` are read, and checked, where `reference` is logged.
     """
     needed = ["items", "candidates", "rewards", *(["ref_logps"] if reference == "logged" else [])]
-    missing = [name for name in needed if name not in lists.column_names]
-    if missing:
-        raise ValueError(
-            f"`train_dataset` needs the column `{missing[0]}`. It has: {', '.join(lists.column_names)}."
-            + (" It is read because `reference` is logged." if missing[0] == "ref_logps" else "")
-        )
-    rewards = lists["rewards"][:]
-    counts = np.array([len(candidates) for candidates in lists["candidates"]])
-    for name in needed[2:]:
-        uneven = np.flatnonzero(np.array([len(part) for part in lists[name]]) != counts)
-        if len(uneven):
-            row = int(uneven[0])
-            raise ValueError(
-                f"`{name}` of row {row} must have one number for each of its {counts[row]} candidates. Received: "
-                f"{len(lists[name][row])}."
-            )
-    flat = np.array([reward for part in rewards for reward in part], dtype=np.float64)
-    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0)))
-    if len(bad):
-        row = int(np.searchsorted(np.cumsum(counts), bad[0], side="right"))
-        raise ValueError(f"`rewards` of row {row} must be finite and >= 0. Received: {flat[bad[0]]}.")
-    chosen = [i for i, items in enumerate(lists["items"]) if len(items) and len(set(rewards[i])) > 1]
+    remedy = "`ref_logps` is read because `reference` is logged." if reference == "logged" else "Give one row a list."
+    require_columns(lists, needed, "`train_dataset`", remedy)
+    check_histories(lists)
+    check_candidates(lists)
+    rewards = check_numbers(lists, "rewards", sign=1)
+    if reference == "logged":
+        check_numbers(lists, "ref_logps", sign=-1)
+    chosen = [i for i, items in enumerate(lists["items"]) if items and len(set(rewards[i])) > 1]
     if not chosen:
         raise ValueError(
             "No list of the training data has a history and two different rewards: there is nothing to prefer."
@@ -71,7 +68,7 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
             "nothing. Propose candidates that differ in value.",
             100 * len(chosen) / len(lists),
         )
-    positive = float((flat > 0).mean())
+    positive = float(np.mean([reward > 0 for part in rewards for reward in part]))
     if positive < SPARSE_SHARE:
         logger.warning(
             "Sparse rewards: %.2g%% of the candidates have a reward above 0. A policy that learns from so few forgets "
@@ -85,8 +82,7 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
 class RSPOCollator:
     """Batches list-wise preference rows, padded on the right.
 
-    Returns the history inputs of `UASIDTokenizer.encode_histories` (all of `cross_domain` is seen: a list has one
-    context), and with n the longest list of the batch:
+    Returns the history inputs of `UASIDTokenizer.encode_rows`, and with n the longest list of the batch:
     `candidate_ids` (int64, (B, n, T)): SID tokens, padding repeats the first candidate; `candidate_mask` (bool, (B,
     n)); `rewards` (float32, (B, n)): values >= 0, 0 on padding; `ref_logps` (float32, (B, n)) where the rows have
     them. Of each list's most valuable candidate, the first if there are several: `labels` (int64, (B, T)),
@@ -99,42 +95,22 @@ class RSPOCollator:
     max_cross_domain: int | None = None
     with_items: bool = False
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
-        batch = tokenizer.encode_histories(
-            [row["items"] for row in rows],
-            events=[row["events"] for row in rows] if "events" in rows[0] else None,
-            values=[row["values"] for row in rows] if "values" in rows[0] else None,
-            times=[row["times"] for row in rows] if "times" in rows[0] else None,
-            cross_domain=[row["cross_domain"] for row in rows] if "cross_domain" in rows[0] else None,
-            user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
-            max_items=self.max_items,
-            max_cross_domain=self.max_cross_domain,
-            return_tensors="pt",
+        batch, items, mask = candidate_batch(
+            tokenizer, rows, max_items=self.max_items, max_cross_domain=self.max_cross_domain
         )
-        width = max(len(row["candidates"]) for row in rows)
-        sids = [tokenizer.encode_items(row["candidates"]) for row in rows]
-        batch["candidate_ids"] = torch.from_numpy(
-            np.stack([np.concatenate([s, np.repeat(s[:1], width - len(s), axis=0)]) for s in sids])
-        )
+        batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
         if self.with_items:
-            items = [tokenizer.item_rows(row["candidates"]) + 1 for row in rows]
-            batch["candidate_items"] = torch.from_numpy(
-                np.stack([np.concatenate([i, np.repeat(i[:1], width - len(i))]) for i in items])
-            )
-        lengths = torch.tensor([len(s) for s in sids])
-        batch["candidate_mask"] = torch.arange(width) < lengths.unsqueeze(1)
+            batch["candidate_items"] = torch.from_numpy(items + 1)
+        batch["candidate_mask"] = torch.from_numpy(mask)
         for name in ("rewards", "ref_logps"):
-            if name in rows[0]:
-                lines = np.zeros((len(rows), width), dtype=np.float32)
-                for line, row in zip(lines, rows, strict=True):
-                    line[: len(row[name])] = row[name]
-                batch[name] = torch.from_numpy(lines)
+            if rows[0].get(name) is not None:
+                batch[name] = torch.from_numpy(padded_numbers(rows, name, mask.shape[1]))
         best, value = batch["rewards"].argmax(1), batch["rewards"].amax(1)
         found = value > 0
         batch["labels"] = batch["candidate_ids"][torch.arange(len(rows)), best].where(found.unsqueeze(1), -100)
-        chosen = [row["candidates"][place] for row, place in zip(rows, best.tolist(), strict=True)]
-        batch["item_labels"] = torch.from_numpy(tokenizer.item_rows(chosen) + 1).where(found, -100)
+        batch["item_labels"] = torch.from_numpy(items + 1)[torch.arange(len(rows)), best].where(found, -100)
         if tokenizer.value_bucket_means:
             batch["value_labels"] = torch.from_numpy(tokenizer.value_buckets(value.numpy())).where(found, -100)
         return dict(batch)

@@ -2,61 +2,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from ..bfloat16 import fast_bfloat16
 from ..evaluation.ranking_evaluation import RankingEvaluationConfig
+from .preference_fields import RSPOFields
 from .trl_bases import TRLConfigBase
-
-LOSS_TYPES = ("rspo", "dpo", "sdpo", "grpo")
-REFERENCES = ("frozen", "logged", "none")
 
 
 @dataclass
-class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
+class RSPOConfig(RSPOFields, RankingEvaluationConfig, TRLConfigBase):
     r"""
-    Settings of [`RSPOTrainer`]: those of [`~transformers.TrainingArguments`] and the ones of RSPO (arXiv 2602.22732,
-    eqs. 16-22).
-
-    Parameters that choose the loss:
-        loss_type (`str`, defaults to `"rspo"`): `rspo`; `dpo`, `sdpo` or `grpo` to hold it against.
-        beta (`float`, defaults to 0.1): Sharpness of the preferences, > 0; weight of the KL of `grpo`.
-        delta (`float`, defaults to 2.0): Gate of `rspo` on the mean drift |log(p / p_ref)| in nats; above it an anchor
-            ignores the reference.
-        clip (`float`, defaults to 0.2): Of the probability ratio of `grpo`, in (0, 1).
-        max_grade (`float`, defaults to 3): Values become grades in [0, max_grade] within each list.
-        vsl_weight (`float`, defaults to 0.1): Weight of the VSL loss of each list's most valuable candidate, if its
-            value is above 0: keeps probability on what is good and not only away from what is worse, and the value and
-            item heads in step with the layers below them.
-        unified (`bool`, defaults to `False`): Weigh both losses sample by sample, by how far likelihood and reward
-            disagree (UVR, eqs. 19-22); `rspo` only.
-
-    Parameters that choose the reference:
-        reference (`str`, defaults to `"frozen"`): `frozen`: a copy of the policy at its start. `logged`: the column
-            `ref_logps` of the data, which costs no pass. `none`.
-        sync_ref_model (`bool`, defaults to `False`), ref_model_mixup_alpha, ref_model_sync_steps: Moves the frozen
-            reference towards the policy now and then, as TRL does.
-
-    Parameters of the policy:
-        item_weight (`float`, defaults to 0): Share in [0, 1] of the item head in what is aligned, (1 - w) log p(SID) +
-            w log p(item): set it to the `item_weight` that will be served, so that the ranking that users get is the
-            one that learns from the lists. 0 is the paper's policy. `ref_logps` of the data must then be such scores.
-        disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be in the
-            difference between policy and reference, which gate and margins read.
-
-    Parameters that guard the run, which need an `eval_strategy`:
-        max_ndcg_loss (`float`, defaults to 0.01): Share of the NDCG@10 before training that a policy may lose and
-            still be kept. Of those, the best by `metric_for_best_model` (default `revenue@10`) is what the run ends
-            with.
-        guard_patience (`int`, defaults to 2): Validations in a row beyond `max_ndcg_loss` that stop the run; 0 =
-            never.
-
-    Others:
-        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
+    Settings of [`RSPOTrainer`]: those of [`~transformers.TrainingArguments`], of validation
+    ([`RankingEvaluationConfig`]) and of RSPO (arXiv 2602.22732, eqs. 16-22; [`RSPOFields`]).
 
     Raises:
-        ValueError: For a value outside these ranges, or settings that do not fit each other.
+        ValueError: For a value outside its range, or settings that do not fit each other.
     """
 
     remove_unused_columns: bool = field(
@@ -66,65 +29,24 @@ class RSPOConfig(RankingEvaluationConfig, TRLConfigBase):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
-    loss_type: str = field(default="rspo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}."})
-    beta: float = field(default=0.1, metadata={"help": "Sharpness of the preferences, > 0; GRPO's weight of the KL."})
-    delta: float = field(default=2.0, metadata={"help": "Gate: largest mean drift from the reference, in nats."})
-    clip: float = field(default=0.2, metadata={"help": "GRPO's bound of the probability ratio, in (0, 1)."})
-    max_grade: float = field(
-        default=3.0, metadata={"help": "Values become grades in [0, max_grade] within each list."}
-    )
-    vsl_weight: float = field(default=0.1, metadata={"help": "Weight of VSL on each list's most valuable candidate."})
-    item_weight: float = field(
-        default=0.0, metadata={"help": "Share in [0, 1] of the item head in the score that is aligned; as served."}
-    )
-    unified: bool = field(default=False, metadata={"help": "Weigh VSL and RSPO sample by sample (UVR)."})
-    reference: str = field(default="frozen", metadata={"help": f"One of {', '.join(REFERENCES)}."})
-    sync_ref_model: bool = field(default=False, metadata={"help": "Move the frozen reference towards the policy."})
-    ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "How far, in (0, 1]: 1 copies the policy."})
-    ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between two such moves."})
-    disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout, as the reference runs."})
-    max_ndcg_loss: float = field(default=0.01, metadata={"help": "Share of NDCG@10 that a kept policy may lose."})
-    guard_patience: int = field(default=2, metadata={"help": "Validations beyond that loss that stop the run."})
-    max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
-
     def __post_init__(self):
         if self.bf16 is None:  # TRL would turn it on, and a machine without it refuse
             self.bf16 = fast_bfloat16() and not self.fp16
             self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         super().__post_init__()
-        for name, choices in (("loss_type", LOSS_TYPES), ("reference", REFERENCES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}.")
-        for name in ("beta", "delta", "max_grade"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
-        if self.vsl_weight < 0:
-            raise ValueError(f"`vsl_weight` must be >= 0. Received: {self.vsl_weight}.")
-        if not 0 <= self.item_weight <= 1:
-            raise ValueError(f"`item_weight` is a share in [0, 1]. Received: {self.item_weight}.")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"`clip` must be in (0, 1). Received: {self.clip}.")
-        if not 0 <= self.max_ndcg_loss < 1:
-            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1). Received: {self.max_ndcg_loss}.")
-        if self.loss_type == "grpo" and self.reference == "none":
-            raise ValueError(
-                "`reference` must be frozen or logged with the GRPO loss, whose ratio is to the policy that made the "
-                "lists. Received: none."
-            )
-        if self.unified and (self.loss_type != "rspo" or not self.vsl_weight):
-            raise ValueError(
-                "`unified` mixes VSL with RSPO: it needs `loss_type` = rspo and `vsl_weight` > 0. Received: "
-                f"{self.loss_type} and {self.vsl_weight}."
-            )
-        if self.sync_ref_model and self.reference != "frozen":
-            raise ValueError(
-                f"`sync_ref_model` moves a frozen reference. Received: `reference` = {self.reference}. Set it to "
-                "frozen, or `sync_ref_model` to False."
-            )
+        self.check_rspo_fields()
         if self.remove_unused_columns:
             raise ValueError(
                 "`remove_unused_columns` must be False: the collator reads the data columns. Received: True."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', a loss of your own by its name."""
+        return {**super().to_dict(), "loss_type": self.loss_name}
 
-__all__ = ["LOSS_TYPES", "REFERENCES", "RSPOConfig"]
+    def __getstate__(self) -> dict[str, Any]:
+        # What a checkpoint keeps of the arguments: a function of a notebook cannot be written into a file.
+        return {**self.__dict__, "loss_type": self.loss_name}
+
+
+__all__ = ["RSPOConfig"]

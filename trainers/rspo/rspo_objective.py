@@ -4,36 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from .preference_losses import dpo_loss, grpo_loss, sdpo_loss
-from .rspo_loss import rspo_loss, value_grades
-from .unified_weights import unified_weights
+from .list_grades import unified_weights, value_grades
+from .preference_fields import PreferenceFields
+from .preference_losses import loss_of
 
 Reference = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 VSL_LABELS = ("labels", "item_labels", "value_labels")
 
 
-class PreferenceSettings(Protocol):
-    """What chooses the loss; see [`RSPOConfig`]."""
-
-    loss_type: str
-    beta: float
-    delta: float
-    clip: float
-    max_grade: float
-    vsl_weight: float
-    unified: bool
-    item_weight: float
-
-
 def preference_objective(
     model: nn.Module,
     inputs: Mapping[str, torch.Tensor],
-    args: PreferenceSettings,
+    args: PreferenceFields,
     reference: Reference | None = None,
     *,
     count: torch.Tensor | float | None = None,
@@ -44,8 +31,8 @@ def preference_objective(
     Args:
         reference: Gives the scores of the batch's candidates (float, (B, n)) under the reference; default, the
             batch's `ref_logps`, or none where it has none.
-        count, num_lists: What the sums of the preference loss and of VSL are divided by, see `counted`; default, what
-            this batch counts and its lists.
+        count, num_lists: What the sums of the preference loss and of VSL are divided by, see
+            `PreferenceLoss.counted`; default, what this batch counts and its lists.
 
     Returns:
         The scalar loss; detached metrics, see [`RSPOTrainer`]; and the model's outputs.
@@ -60,11 +47,12 @@ def preference_objective(
         with torch.no_grad():
             ref_logps = reference(batch)
     grades = value_grades(rewards, mask, max_grade=args.max_grade).to(logps.dtype)
-    imitate = rank = None
+    imitate, weights = None, {}
     if args.unified:
         imitate, rank = unified_weights(logps, grades, mask)
-    loss, metrics = preference_loss(args, logps, grades, ref_logps, mask, rank, count)
-    metrics |= {args.loss_type: loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
+        weights = {"anchor_weight": rank}
+    loss, metrics = loss_of(args.loss_type)(args, logps, grades, ref_logps, mask, count, **weights)
+    metrics |= {args.loss_name: loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
     if args.vsl_weight:
         # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.
         taught = targets["labels"][:, 0] >= 0
@@ -82,25 +70,6 @@ def candidate_scores(outputs: Any, item_weight: float) -> torch.Tensor:
     return (1 - item_weight) * outputs.candidate_logps + item_weight * outputs.candidate_item_logps
 
 
-def preference_loss(args: PreferenceSettings, logps, grades, ref_logps, mask, anchor_weight, count):
-    """The loss that `loss_type` names, and its metrics."""
-    if args.loss_type == "rspo":
-        return rspo_loss(
-            logps,
-            grades,
-            ref_logps,
-            mask,
-            beta=args.beta,
-            delta=args.delta,
-            anchor_weight=anchor_weight,
-            count=count,
-        )
-    if args.loss_type == "grpo":
-        return grpo_loss(logps, grades, ref_logps, mask, beta=args.beta, clip=args.clip, count=count)
-    loss = {"dpo": dpo_loss, "sdpo": sdpo_loss}[args.loss_type]
-    return loss(logps, grades, ref_logps, mask, beta=args.beta, count=count)
-
-
 @torch.no_grad()
 def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
     best = logps.gather(1, rewards.masked_fill(~mask, -1.0).argmax(1, keepdim=True))
@@ -111,4 +80,4 @@ def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
     return metrics
 
 
-__all__ = ["PreferenceSettings", "candidate_scores", "preference_objective"]
+__all__ = ["candidate_scores", "preference_objective"]

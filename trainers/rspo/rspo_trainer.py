@@ -16,19 +16,20 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
-from ..vsl.whole_checkpoints import WholeCheckpointMixin
+from ..finite_training import FiniteTrainingMixin
+from ..whole_checkpoints import WholeCheckpointMixin
 from .alignment_card import write_alignment_card
 from .held_out_guard import HeldOutGuard
+from .list_grades import value_grades
 from .policy_alarms import PolicyAlarms
 from .preference_lists import RSPOCollator, check_lists
-from .preference_losses import counted
+from .preference_losses import loss_of
 from .rspo_config import RSPOConfig
-from .rspo_loss import value_grades
 from .rspo_objective import candidate_scores, preference_objective
 from .trl_bases import SyncRefModelCallback, TRLTrainerBase, disable_dropout_in_model
 
 
-class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
+class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMixin, TRLTrainerBase):
     """
     Aligns a [`GR4ADForRecommendation`] with the value of whole lists (arXiv 2602.22732, eqs. 16-22).
 
@@ -131,11 +132,11 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         """The batches of one step, and over all processes what its losses are divided by: int64 (2,), what the
         preference loss counts and lists."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(2, dtype=torch.int64)
+        counts, loss = torch.zeros(2, dtype=torch.int64), loss_of(self.args.loss_type)
         for batch in batches:
             mask = batch["candidate_mask"]
             grades = value_grades(batch["rewards"], mask, max_grade=self.args.max_grade)
-            counts += torch.stack([counted(self.args.loss_type, grades, mask), torch.tensor(len(mask))]).cpu()
+            counts += torch.stack([loss.counted(grades, mask), torch.tensor(len(mask))]).cpu()
         return batches, self.accelerator.gather(counts.to(device)).view(-1, 2).sum(0)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -153,7 +154,7 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
         shares = self.accelerator.num_processes
         shares *= 1 if count is None else self.current_gradient_accumulation_steps
         for name, metric in metrics.items():
-            self.loss_metrics[name].append((shares * metric if name in (args.loss_type, "vsl") else metric).float())
+            self.loss_metrics[name].append((shares * metric if name in (args.loss_name, "vsl") else metric).float())
         # Gradients are averaged over the processes, whose sums are divided by what all of them count.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -174,6 +175,9 @@ class RSPOTrainer(WholeCheckpointMixin, RankingEvaluationMixin, TRLTrainerBase):
             logs |= {f"rspo/{name}": part for name, part in parts.items()}
             self.loss_metrics.clear()
         super().log(logs, start_time)
+
+    def loss_parts(self) -> dict[str, float]:
+        return {name: float(sum(parts)) for name, parts in self.loss_metrics.items()}
 
     # TRL's arguments, which are not transformers'.
     def create_model_card(self, model_name=None, dataset_name=None, tags=None, **kwargs) -> None:  # type: ignore[override]

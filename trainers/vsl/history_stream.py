@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import IterableDataset
 
+from gr4ad.tokenization import HistoryError
+
 from .vsl_rows import RowTokenizer, ValueMeans
 
 POSITION_FILE = "data_position.json"
@@ -89,7 +91,7 @@ class HistoryStream(IterableDataset):
         start: Where to begin; batches before it are yielded empty, for a loader that counts and drops them.
 
     Raises:
-        ValueError: While iterating: if no user has two events, or list columns differ in length.
+        ValueError: While iterating: if no user has two events, or as [`UserHistory`].
     """
 
     def __init__(
@@ -142,9 +144,7 @@ class HistoryStream(IterableDataset):
             for users in self.own_batches(table, position)[drawn:]:
                 rows = table.take(users).to_pylist()
                 draws = [(position.number, position.buffer, int(user)) for user in users]
-                yield self.collate(
-                    [{**self.tokenize(row), "draw": draw} for row, draw in zip(rows, draws, strict=True)]
-                )
+                yield self.collate([self.training_row(row, draw) for row, draw in zip(rows, draws, strict=True)])
                 batches += 1
                 if batches == self.limit:
                     return
@@ -184,17 +184,15 @@ class HistoryStream(IterableDataset):
 
     def trainable(self, block: pa.Table) -> pa.Table:
         """The users of a block with two or more events."""
-        for name, like in self.tokenize.aligned_columns():
-            given, wanted = (pc.fill_null(pc.list_value_length(block[column]), 0) for column in (name, like))
-            uneven = pc.indices_nonzero(pc.not_equal(given, wanted))
-            if len(uneven):
-                row = uneven[0].as_py()
-                raise ValueError(
-                    f"`{name}` must be as long as `{like}`. Received: {given[row]} entries for {wanted[row]}, in the "
-                    f"row whose items begin {block['items'][row].as_py()[:3]}. Give one for each, or leave the "
-                    "column out."
-                )
         return block.filter(pc.greater_equal(pc.list_value_length(block["items"]), 2))
+
+    def training_row(self, row: dict, draw: tuple[int, int, int]) -> dict:
+        try:
+            return {**self.tokenize(row), "draw": draw}
+        except HistoryError as error:
+            raise HistoryError(
+                error.field, f"{error.message} It is the row whose items begin {row['items'][:3]}."
+            ) from None
 
     def own_batches(self, table: pa.Table, position: StreamPosition) -> list[np.ndarray]:
         """Users of each batch of this process, as rows of a buffer."""

@@ -1,18 +1,17 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""What a training run logs beside its loss, and how it notices that the loss is lost."""
+"""What a training run logs beside its loss."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.distributed.tensor import DTensor
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import HISTORY_INPUTS, GR4ADForRecommendation
 
 
 class StepMetrics:
-    """Sums over the batches since the last log. Nothing is read back from the device before `reduced` and `bad_step`.
+    """Sums over the batches since the last log. Nothing is read back from the device before `reduced`.
 
     Args:
         level_offsets: Token id of code 0 of each SID level.
@@ -25,14 +24,12 @@ class StepMetrics:
         self.reset()
 
     def reset(self) -> None:
-        self.losses: list[tuple[int, torch.Tensor]] = []
         self.parts: dict[str, torch.Tensor] = {}
         self.counts: torch.Tensor | None = None
 
     @torch.no_grad()
-    def add(self, step: int, outputs, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Takes in one batch of step `step` (1 is the first): its loss, the parts of it, and its logits' hits."""
-        self.losses.append((step, outputs.loss.detach()))
+    def add(self, outputs, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Takes in one batch: the parts of its loss, and its logits' hits."""
         for name, part in outputs.losses.items():
             self.parts[name] = self.parts.get(name, 0.0) + part
         labels = inputs["labels"][inputs["labels"][..., 0] >= 0]  # (N, T), in the order of the logits
@@ -54,13 +51,6 @@ class StepMetrics:
         means = outputs.value_logits.new_tensor(self.bucket_means, dtype=torch.float32)
         expected = outputs.value_logits.float().softmax(-1) @ means
         return (expected * known).sum(), (means[buckets.clamp(min=0)] * known).sum()
-
-    def bad_step(self) -> int | None:
-        """The first step whose loss is not finite, or None."""
-        if not self.losses:
-            return None
-        finite = torch.stack([loss for _, loss in self.losses]).isfinite().tolist()
-        return next((step for (step, _), good in zip(self.losses, finite, strict=True) if not good), None)
 
     def reduced(self, accelerator, steps: int) -> dict[str, float]:
         """`loss_*` a step, `acc_level_*` and `value_ratio` over all processes; {} where nothing was added."""
@@ -85,11 +75,8 @@ def item_accuracy(model: GR4ADForRecommendation, batch: Mapping[str, torch.Tenso
     """
     was_training = model.training
     model.eval()
-    features = {
-        name: value for name, value in batch.items() if name not in ("labels", "item_labels", "value_labels",
-                                                                     "sample_weight", "input_ids", "attention_mask")
-    }  # fmt: skip
-    context = model.model.encode(batch["input_ids"], batch["attention_mask"], **features)
+    features = {name: batch[name] for name in HISTORY_INPUTS if name in batch}
+    context = model.model.encode(batch["input_ids"], **features)
     log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)
     last = (batch["item_labels"] >= 0).sum(1) - 1
     targets = batch["item_labels"].gather(1, last.unsqueeze(1)).squeeze(1)
@@ -97,14 +84,4 @@ def item_accuracy(model: GR4ADForRecommendation, batch: Mapping[str, torch.Tenso
     return float((log_probs.argmax(-1) == targets).sum()), float(len(targets))
 
 
-@torch.no_grad()
-def all_finite(model: torch.nn.Module) -> bool:
-    """Whether every parameter, or this process's shard of it, is finite."""
-    flags = []
-    for parameter in model.parameters():
-        values = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        flags.append(values.isfinite().all())
-    return bool(torch.stack(flags).all())
-
-
-__all__ = ["StepMetrics", "all_finite", "item_accuracy"]
+__all__ = ["StepMetrics", "item_accuracy"]

@@ -3,61 +3,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from gr4ad.modeling_gr4ad import HISTORY_INPUTS
 from gr4ad.tokenization import UASIDTokenizer
-from gr4ad.tokenization.tokenization_ua_sid import padded
+from gr4ad.tokenization.user_history import ITEM_INPUTS
 
 
 @dataclass
 class VSLCollator:
     """Batches the rows of [`tokenize_histories`], padded on the right.
 
-    Returns, with B users, S history items and X cross-domain entries (the longest of the batch): `input_ids` and
-    `attention_mask` (int64, (B, S * T)), `item_ids` (B, S); `event_ids`, `value_ids`, `time_ids` (B, S),
-    `cross_domain_ids`, `cross_domain_places` (B, X) and `user_feature_ids` (B, features) where the tokenizer and the
-    rows have them; `labels` (int64, (B, S, T)): the SID tokens of the target of each prefix, -100 on padding;
-    `item_labels`, `value_labels` (int64, (B, S)): its item row + 1 and value bucket; `sample_weight` (float32, (B,
-    S)): w of its event. The target is the next item, or with `target_window` > 1 one drawn uniformly from the next so
-    many: a function of `seed` and the row's `draw` (ints), so that a resumed run and one of many processes draw alike.
+    Returns, with B users and S history items (the longest of the batch): the history inputs of
+    `UASIDTokenizer.encode_rows` of all items but each row's last; `labels` (int64, (B, S, T)): the SID tokens of the
+    target of each prefix, -100 on padding; `item_labels`, `value_labels` (int64, (B, S)): its item row + 1 and value
+    bucket, -100 where a row has no values; `sample_weight` (float32, (B, S)): w of its event. The target is the next
+    item, or with `target_window` > 1 one drawn uniformly from the next so many: a function of `seed` and the row's
+    `draw` (ints), so that a resumed run and one of many processes draw alike.
     """
 
     tokenizer: UASIDTokenizer
     target_window: int = 1
     seed: int = 0
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
-        items = [np.asarray(row["items"]) for row in rows]
-        batch = tokenizer.encode_histories(
-            [part[:-1] for part in items],
-            events=[row["events"][:-1] for row in rows] if "events" in rows[0] else None,
-            values=[row["values"][:-1] for row in rows] if "values" in rows[0] else None,
-            user_features={name: [row[name] for row in rows] for name in tokenizer.user_features} or None,
+        given = [{name: row[name] for name in HISTORY_INPUTS if row.get(name) is not None} for row in rows]
+        batch = tokenizer.pad_rows(
+            [{name: part[:-1] if name in ITEM_INPUTS else part for name, part in row.items()} for row in given],
             return_tensors="pt",
         )
         size, length = batch["item_ids"].shape
-        if "time_ids" in rows[0]:
-            batch["time_ids"] = torch.from_numpy(padded([row["time_ids"][:-1] for row in rows]))
-        for name in ("cross_domain_ids", "cross_domain_places"):
-            if name in rows[0]:
-                batch[name] = torch.from_numpy(padded([row[name] for row in rows]))
         labels = np.full((size, length, tokenizer.num_levels), -100, dtype=np.int64)
         item_labels = np.full((size, length), -100, dtype=np.int64)
         value_labels = np.full((size, length), -100, dtype=np.int64)
         weights = np.zeros((size, length), dtype=np.float32)
-        for line, (row, part) in enumerate(zip(rows, items, strict=True)):
-            count = len(part) - 1
+        for line, (row, inputs) in enumerate(zip(rows, given, strict=True)):
+            items = np.asarray(inputs["item_ids"])
+            count = len(items) - 1
             targets = self.target_places(count, row.get("draw", (line,)))
-            labels[line, :count] = tokenizer.index.codes[part[targets]] + tokenizer.level_offsets
-            item_labels[line, :count] = part[targets] + 1
+            labels[line, :count] = tokenizer.index.codes[items[targets] - 1] + tokenizer.level_offsets
+            item_labels[line, :count] = items[targets]
             weights[line, :count] = np.asarray(row["weights"])[targets]
-            if tokenizer.value_bucket_means and "values" in row:
-                value_labels[line, :count] = tokenizer.value_buckets(np.asarray(row["values"])[targets])
+            if "value_ids" in inputs:
+                value_labels[line, :count] = np.asarray(inputs["value_ids"])[targets] - 1
         batch["labels"] = torch.from_numpy(labels)
         batch["item_labels"] = torch.from_numpy(item_labels)
         batch["sample_weight"] = torch.from_numpy(weights)

@@ -4,28 +4,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from torch.utils.data import Dataset as TorchDataset
 
-from gr4ad.tokenization import UASIDTokenizer
-from gr4ad.tokenization.user_history import history_places
+from gr4ad.modeling_gr4ad import HISTORY_INPUTS
+from gr4ad.tokenization import HistoryError, UASIDTokenizer, UserHistory
+from gr4ad.tokenization.user_history import entries, history_places
 
 logger = logging.getLogger(__name__)
 
-
-def check_aligned(name, lists, like, others) -> None:
-    for number, (given, wanted) in enumerate(zip_longest(map(len, lists), map(len, others))):
-        if given != wanted:
-            raise ValueError(
-                f"`{name}` must be as long as `{like}`. Received for history {number}: {given} entries for {wanted}. "
-                "Give one for each, or leave the argument out."
-            )
+ROW_INPUTS = tuple(name for name in HISTORY_INPUTS if name != "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -53,25 +46,41 @@ class ValueMeans:
 
 
 def dataset_means(dataset: Dataset) -> ValueMeans | None:
-    """Means of a log in memory; None without `values`. Raises ValueError as `ValueMeans.from_totals`."""
+    """Means of a log in memory; None without `values`. Raises ValueError, naming the row, where a value is negative or
+    not finite."""
     if "values" not in dataset.column_names:
         return None
-    totals = [sum(values) for values in dataset["values"]]
-    return ValueMeans.from_totals(float(sum(totals)), len(totals), sum(map(len, dataset["values"])))
+    totals, events = [], 0
+    for row, values in enumerate(dataset["values"]):
+        try:
+            checked = [] if values is None else entries("values", "amount", values)
+        except HistoryError as error:
+            raise error.at(row) from None
+        totals.append(sum(map(float, checked)))
+        events += len(checked)
+    return ValueMeans.from_totals(float(sum(totals)), len(totals), events)
+
+
+def check_log_columns(columns: Collection[str], tokenizer: UASIDTokenizer, target_value_power: float) -> None:
+    """Raises ValueError if a log lacks a column that the tokenizer or the weights need."""
+    for name in ("items", *(["values"] if target_value_power else []), *tokenizer.user_features):
+        if name not in columns:
+            raise ValueError(
+                f"The training log needs the column `{name}`. Received: {', '.join(sorted(columns))}. Add "
+                "it, or leave out what needs it: `target_value_power`, or that feature of the tokenizer."
+            )
 
 
 class RowTokenizer:
     """Turns one user's log into a training row; see `tokenize_histories` for arguments, rows and errors.
 
     Args:
-        columns: Names of the log's columns.
         means: See [`ValueMeans`]; None where the log has no `values`.
     """
 
     def __init__(
         self,
         tokenizer: UASIDTokenizer,
-        columns: Iterable[str],
         *,
         max_items: int,
         max_cross_domain: int | None = None,
@@ -80,64 +89,54 @@ class RowTokenizer:
         target_value_power: float = 0.0,
         means: ValueMeans | None = None,
     ):
-        columns = set(columns)
         self.tokenizer = tokenizer
-        self.columns = columns
-        self.timed = "times" in columns and bool(tokenizer.num_time_buckets)
-        self.crossing = "cross_domain" in columns and bool(tokenizer.num_cross_domain_items)
-        if self.crossing and not {"times", "cross_domain_times"} <= columns:
-            raise ValueError(
-                "`cross_domain` needs the columns `times` and `cross_domain_times` in training: without them a prefix "
-                f"would see what the user did after its target. Received: {', '.join(sorted(columns))}. Add the two, "
-                "or remove `cross_domain`."
-            )
-        wanted = ("items", *(["values"] if target_value_power else []), *tokenizer.user_features)
-        missing = [name for name in wanted if name not in columns]
-        if missing:
-            raise ValueError(
-                f"The training log needs the column `{missing[0]}`. Received: {', '.join(sorted(columns))}. Add "
-                "it, or leave out what needs it: `target_value_power`, or that feature of the tokenizer."
-            )
-        self.max_items = max_items
-        self.last_entries = slice(-max_cross_domain, None) if max_cross_domain else slice(None)
+        self.max_items, self.max_cross_domain = max_items, max_cross_domain
         self.clip = user_weight_clip
         self.behavior_weights = behavior_weights or {}
         self.power = target_value_power
         self.means = means or ValueMeans(0.0, 0.0)
 
-    def aligned_columns(self) -> list[tuple[str, str]]:
-        """Pairs of list columns that must be of one length in every row."""
-        pairs: list[tuple[str, str]] = [(name, "items") for name in ("events", "values") if name in self.columns]
-        if self.timed or self.crossing:
-            pairs.append(("times", "items"))
-        if self.crossing:
-            pairs.append(("cross_domain_times", "cross_domain"))
-        return pairs
-
     def user_weight(self, total: float) -> float:
         """w_user of a user's total value, in [1 / clip, clip]; 1 where nobody has any value."""
         return float(np.clip(total / self.means.user, 1 / self.clip, self.clip)) if self.means.user > 0 else 1.0
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        tokenizer = self.tokenizer
+    def target_weights(self, history: UserHistory) -> list[float]:
+        """w of each kept item as a target."""
         keep = slice(-self.max_items - 1, None)
-        items = tokenizer.item_rows(row["items"][keep])
-        tail: dict[str, Any] = {name: row[name][keep] for name in ("events", "values") if name in self.columns}
-        user_weight = self.user_weight(sum(row["values"])) if "values" in self.columns else 1.0
-        events = tail.get("events", [""] * len(items))
-        weights = [user_weight * self.behavior_weights.get(event, 1.0) for event in events]
-        if self.power and self.means.event > 0:
-            weights = [w * (v / self.means.event) ** self.power for w, v in zip(weights, tail["values"], strict=True)]
-        if self.timed:
-            tail["time_ids"] = tokenizer.time_indices(row["times"])[keep]
-        if self.crossing:
-            places = history_places(row["times"][keep], row["cross_domain_times"])
-            # What no prefix sees goes first: a long log of later entries would push out the rest.
-            seen = np.flatnonzero(places < len(items))[self.last_entries]
-            tail["cross_domain_ids"] = tokenizer.cross_domain_indices(row["cross_domain"])[seen]
-            tail["cross_domain_places"] = places[seen]
-        features = {name: row[name] for name in tokenizer.user_features}
-        return {"items": items, **tail, **features, "weights": weights, "length": len(items)}
+        values = None if history.values is None else np.asarray(history.values).tolist()
+        events = [""] * len(history) if history.events is None else list(history.events)
+        user_weight = 1.0 if values is None else self.user_weight(sum(values))
+        weights = [user_weight * self.behavior_weights.get(event, 1.0) for event in events[keep]]
+        if self.power and self.means.event > 0 and values is not None:
+            weights = [w * (v / self.means.event) ** self.power for w, v in zip(weights, values[keep], strict=True)]
+        return weights
+
+    def seen_by_a_prefix(self, history: UserHistory) -> UserHistory:
+        """The history with the last of those cross-domain entries that a prefix of its kept items sees: what none sees
+        goes first, since a long log of later entries would push out the rest."""
+        if history.times is None or history.cross_domain_times is None or history.cross_domain is None:
+            raise HistoryError(
+                "cross_domain",
+                "`cross_domain` needs the columns `times` and `cross_domain_times` in training: without them a prefix "
+                "would see what the user did after its target. Add the two, or remove `cross_domain`.",
+            )
+        times = np.asarray(history.times)[-self.max_items - 1 :]
+        moments = np.asarray(history.cross_domain_times)
+        last = slice(-self.max_cross_domain, None) if self.max_cross_domain else slice(None)
+        seen = np.flatnonzero(history_places(times, moments) < len(times))[last]
+        return replace(
+            history, cross_domain=[history.cross_domain[place] for place in seen], cross_domain_times=moments[seen]
+        )
+
+    def __call__(self, row: Mapping[str, Any] | UserHistory) -> dict[str, Any]:
+        tokenizer = self.tokenizer
+        history = row if isinstance(row, UserHistory) else UserHistory.from_row(row, tokenizer.user_features)
+        if not len(history):
+            return {"item_ids": np.zeros(0, np.int64), "weights": [], "length": 0}
+        if history.cross_domain is not None and tokenizer.num_cross_domain_items:
+            history = self.seen_by_a_prefix(history)
+        encoded = tokenizer.encode_row(history, max_items=self.max_items + 1)
+        return {**encoded, "weights": self.target_weights(history), "length": len(encoded["item_ids"])}
 
 
 def tokenize_histories(
@@ -154,29 +153,25 @@ def tokenize_histories(
     """Turns user logs into training rows.
 
     Args:
-        dataset: Rows of `items` (list of item ids, oldest first), optionally `events`, `values`, `times` (seconds),
-            `cross_domain` (list of ids, oldest first) with `cross_domain_times` (on the clock of `times`), and
-            user-feature columns; see `UASIDTokenizer.encode_histories`.
+        dataset: Rows as `UserHistory.from_row` takes them. `cross_domain` needs `times` and `cross_domain_times`.
         max_items: S; a row keeps its last S + 1 items, so that every kept item but the first is a target.
         max_cross_domain: X; a row keeps the last X cross-domain entries of those that a prefix of it sees.
         user_weight_clip, behavior_weights, target_value_power: See [`VSLConfig`].
         means: What weights are relative to; default, the log's own. Where they are 0 all users weigh alike.
 
     Returns:
-        Rows of `items` (item rows), `events`, `values` (as given), the tokenizer's user features, `weights` (float,
-        one an item) and `length`; where the tokenizer has the feature and the dataset the columns, `time_ids` (one an
-        item), `cross_domain_ids` and `cross_domain_places`. Users with fewer than two items are left out.
+        Rows of what `UASIDTokenizer.encode_row` makes of the kept items (`item_ids`, ...), null where a row has not
+        what another has; `weights` (float, one an item) and `length`. Users with fewer than two items are left out.
 
     Raises:
-        ValueError: If nothing is left, lengths differ, values are negative or not finite, or `cross_domain` comes
-            without the times that say which prefixes may see it. KeyError: If an item is not in the tokenizer's table.
+        ValueError: If nothing is left, a column is missing, or, naming the row, as [`UserHistory`] and where
+            `cross_domain` comes without times. KeyError: If an item is not in the tokenizer's table.
     """
     if not len(dataset):
         raise ValueError("The training log is empty: `train_dataset` has 0 rows. Give one row a user.")
-    columns = dataset.column_names
+    check_log_columns(dataset.column_names, tokenizer, target_value_power)
     tokenize = RowTokenizer(
         tokenizer,
-        columns,
         max_items=max_items,
         max_cross_domain=max_cross_domain,
         user_weight_clip=user_weight_clip,
@@ -184,11 +179,21 @@ def tokenize_histories(
         target_value_power=target_value_power,
         means=means or dataset_means(dataset),
     )
-    for name, like in tokenize.aligned_columns():
-        check_aligned(name, dataset[name], like, dataset[like])
+
+    def training_row(row: dict[str, Any], number: int) -> dict[str, Any]:
+        try:
+            return {**dict.fromkeys(ROW_INPUTS), **tokenize(row)}
+        except HistoryError as error:
+            raise error.at(number) from None
+
     rows = dataset.map(
-        tokenize,
-        remove_columns=columns,
+        training_row,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        features=Features(
+            {name: List(Value("int64")) for name in ROW_INPUTS}
+            | {"weights": List(Value("float64")), "length": Value("int64")}
+        ),
         desc="Tokenizing histories",
         keep_in_memory=True,
         load_from_cache_file=False,
@@ -202,7 +207,9 @@ def tokenize_histories(
     )
     if not len(rows):
         raise ValueError("The training log holds no user with two or more events: there is no next item to predict.")
-    return rows
+    return rows.select_columns(
+        [name for name in rows.column_names if rows.data.column(name).null_count < len(rows.data)]
+    )
 
 
 class EpochRows(TorchDataset):
@@ -224,4 +231,11 @@ class EpochRows(TorchDataset):
         return [{**row, "draw": draw} for row, draw in zip(rows, draws, strict=True)]
 
 
-__all__ = ["EpochRows", "RowTokenizer", "ValueMeans", "dataset_means", "tokenize_histories"]
+__all__ = [
+    "EpochRows",
+    "RowTokenizer",
+    "ValueMeans",
+    "check_log_columns",
+    "dataset_means",
+    "tokenize_histories",
+]

@@ -12,30 +12,31 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, VSLLossWeights
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
+from ..finite_training import FiniteTrainingMixin, NonFiniteTrainingError
+from ..row_datasets import Rows, as_dataset, as_table
+from ..whole_checkpoints import WholeCheckpointMixin, last_checkpoint
 from .epoch_sampler import LengthGroupedEpochSampler
 from .history_stream import HistoryStream, StreamPosition, stream_means
-from .training_metrics import StepMetrics, all_finite, item_accuracy
+from .model_start import start_model
+from .training_metrics import StepMetrics, item_accuracy
 from .vsl_collator import VSLCollator
 from .vsl_config import VSLConfig
-from .vsl_rows import EpochRows, RowTokenizer, ValueMeans, dataset_means, tokenize_histories
-from .whole_checkpoints import WholeCheckpointMixin, last_checkpoint
+from .vsl_rows import EpochRows, RowTokenizer, ValueMeans, check_log_columns, dataset_means, tokenize_histories
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteTrainingError(ValueError):
-    """The loss or a parameter became NaN or infinite."""
-
-
-class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
+class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMixin, Trainer):
     """
     Trains a [`GR4ADForRecommendation`] on user logs with the value-aware loss of GR4AD (arXiv 2602.22732, eqs. 12-15).
 
-    Every prefix of a history predicts the next item in one pass. Validation is a real beam search over the catalog:
+    Every prefix of a history predicts the next item in one pass. A model that was never trained starts with what is
+    known already: the item head from the items' events, the item vectors from those that the tokenizer carries (see
+    `start_model`). Validation is a real beam search over the catalog:
     its metrics are item-level (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...).
 
     Beside the loss and its parts it logs `acc_level_1`..`acc_level_T`, how often the code of a level is the likeliest
@@ -58,13 +59,12 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
     Args:
         model ([`GR4ADForRecommendation`]): Its config must fit the tokenizer, as one of
             `GR4ADConfig.from_tokenizer(tokenizer)` does; it may leave features out.
-        args ([`VSLConfig`]): Its loss weights are written into the model's config.
-        train_dataset (`Dataset` or `IterableDataset`): One row a user: `items` (list of item ids, oldest first),
-            optionally `events`, `values`, `times`, `cross_domain` with `cross_domain_times`, and user features; see
+        args ([`VSLConfig`]): Settings; its loss weights hold in place of those of the model's config.
+        train_dataset (`Dataset`, `IterableDataset`, `DataFrame` or list of dicts): One row a user, see
             `tokenize_histories`. Of an `IterableDataset`, such as `load_dataset("parquet", streaming=True)`,
             `shuffle_buffer` users are held in memory; it needs `max_steps`.
-        eval_dataset (`Dataset`, *optional*): The same, with `target_items` and `target_values`; its `cross_domain`
-            must end before the targets.
+        eval_dataset (`Dataset`, `DataFrame` or list of dicts, *optional*): The same, with `target_items` and
+            `target_values`; its `cross_domain` must end before the targets.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
 
@@ -77,29 +77,31 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
         self,
         model: GR4ADForRecommendation,
         args: VSLConfig,
-        train_dataset: datasets.Dataset | datasets.IterableDataset,
+        train_dataset: Rows,
         processing_class: UASIDTokenizer,
-        eval_dataset: datasets.Dataset | None = None,
+        eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
         config = model.config
         config.check_tokenizer(processing_class)
-        config.value_loss_weight = args.value_loss_weight
-        config.mtp_loss_weight = args.mtp_loss_weight
-        config.item_loss_weight = args.item_loss_weight
-        config.label_smoothing = args.label_smoothing
-        check_settings(args, config.max_context_items, eval_dataset)
+        log, validation = as_dataset(train_dataset, "train_dataset"), as_table(eval_dataset, "eval_dataset")
+        check_settings(args, config.max_context_items, validation)
+        self.loss_weights = VSLLossWeights(
+            args.value_loss_weight, args.mtp_loss_weight, args.item_loss_weight, args.label_smoothing
+        )
         collator = VSLCollator(processing_class, args.target_window, args.data_seed or args.seed)
         self.metrics = StepMetrics(config.level_offsets, config.value_bucket_means or [])
         self.metrics_step = 0  # the step of the last log
         self.last_batch: dict[str, torch.Tensor] | None = None
         self.epoch_sampler: LengthGroupedEpochSampler | None = None
+        rows = training_rows(log, processing_class, args, config, collator)
+        start_model(model, processing_class, log, args.item_embedding_std)
         super().__init__(
             model=model,
             args=args,
-            train_dataset=training_rows(train_dataset, processing_class, args, config, collator),
-            eval_dataset=eval_dataset,
+            train_dataset=rows,
+            eval_dataset=validation,
             processing_class=processing_class,
             data_collator=collator,
             callbacks=callbacks,
@@ -112,7 +114,7 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
             )
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-        self.add_callback(TrainingWatch(self))  # the last one: it sees what the others asked for
+        self.add_callback(RunStart(self))
 
     # --- data
     # ------------------------------------------------------------------------------------------------------------
@@ -153,8 +155,8 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
     # ------------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        self.metrics.add(self.state.global_step + 1, outputs, inputs)
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, loss_weights=self.loss_weights)
+        self.metrics.add(outputs, inputs)
         self.last_batch = inputs
         # The sum is divided by the targets of all processes, whose gradients DDP and FSDP then average.
         loss = outputs.loss * max(self.accelerator.num_processes, self.args.n_gpu)
@@ -172,33 +174,12 @@ class VSLTrainer(WholeCheckpointMixin, RankingEvaluationMixin, Trainer):
             self.metrics_step, self.last_batch = self.state.global_step, None
         super().log(logs, start_time)
 
-    def check_finite(self, *, parameters: bool) -> None:
-        """Looks at the losses since the last log, and if asked at the parameters of this very step.
-
-        Raises:
-            NonFiniteTrainingError: In every process, if one of them has any that is not finite.
-        """
-        bad = self.metrics.bad_step() or 0
-        lost = bad or (parameters and not all_finite(self.model))
-        found = torch.tensor([bad, int(bool(lost))], device=self.args.device)
-        steps, flags = self.accelerator.gather(found).view(-1, 2).unbind(1)
-        if not flags.any():
-            return
-        named = steps[steps > 0]
-        step = int(named.min()) if len(named) else self.state.global_step
-        parts = ", ".join(f"{name} {float(part):g}" for name, part in self.metrics.parts.items())
-        what = "the loss" if len(named) else "a parameter, after a step whose loss was finite,"
-        last = last_checkpoint(self.args.output_dir)
-        raise NonFiniteTrainingError(
-            f"Step {step}: {what} is not finite. Sums of the loss's parts since the last log: {parts}; learning rate "
-            f"{self._get_learning_rate():g}. "
-            + (f"The last checkpoint, {last}, is good: resume it" if last else "There is no checkpoint: start anew")
-            + " with a lower `learning_rate`, a longer warmup, a lower `max_grad_norm`, or bf16 in place of fp16."
-        )
+    def loss_parts(self) -> dict[str, float]:
+        return {name: float(part) for name, part in self.metrics.parts.items()}
 
 
-class TrainingWatch(TrainerCallback):
-    """Stops a training whose loss is lost before it is logged, validated or saved, and tells the sampler its epoch."""
+class RunStart(TrainerCallback):
+    """Empties the metrics of an earlier run, and tells the sampler its epoch."""
 
     def __init__(self, trainer: VSLTrainer):
         self.trainer = trainer
@@ -211,16 +192,6 @@ class TrainingWatch(TrainerCallback):
         # accelerate does not reach the sampler of a run that many processes resume within an epoch.
         if self.trainer.epoch_sampler is not None:
             self.trainer.epoch_sampler.set_epoch(int(state.epoch + 1e-6))
-
-    def on_step_end(self, args, state, control, **kwargs):
-        kept = control.should_evaluate or control.should_save
-        if kept or control.should_log:
-            self.trainer.check_finite(parameters=kept)
-
-    on_epoch_end = on_step_end
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.check_finite(parameters=True)
 
 
 def check_settings(args: VSLConfig, max_context_items: int, eval_dataset: datasets.Dataset | None) -> None:
@@ -236,11 +207,6 @@ def check_settings(args: VSLConfig, max_context_items: int, eval_dataset: datase
         raise ValueError(
             "`average_tokens_across_devices` must be True with several processes: the weighted sum of the loss is "
             "divided by the targets of all of them. Received: False."
-        )
-    if isinstance(eval_dataset, datasets.IterableDataset):
-        raise ValueError(
-            "`eval_dataset` must be a `Dataset`: validation draws users from all of it. Received: an IterableDataset. "
-            "Take some users: `Dataset.from_list(list(stream.take(2000)))`."
         )
     if eval_dataset is not None and not len(eval_dataset):
         raise ValueError(
@@ -275,7 +241,8 @@ def training_rows(
                 f"`{name}` must be {required}. Received: {getattr(args, name)}. Set it, or give a `Dataset`."
             )
     columns = list((log if log.column_names is not None else log._resolve_features()).column_names)
-    # What no weight is relative to costs no pass over the log.
+    check_log_columns(columns, tokenizer, args.target_value_power)
+    # A mean that no weight is relative to is not measured: that would read the whole log.
     unused = {"user": args.user_weight_clip == 1, "event": not args.target_value_power}
     if all(unused[name] or name in known for name in given):
         means = ValueMeans(**{name: known.get(name, 0.0) for name in given})
@@ -284,7 +251,7 @@ def training_rows(
         means = measured and replace(measured, **known)
     return HistoryStream(
         log,
-        RowTokenizer(tokenizer, columns, means=means, **settings),
+        RowTokenizer(tokenizer, means=means, **settings),
         collator,
         batch_size=args.train_batch_size,
         accumulation=args.gradient_accumulation_steps,

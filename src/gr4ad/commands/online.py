@@ -8,15 +8,17 @@ from typing import Any
 from tqdm import tqdm
 from trl import TrlParser
 
+from gr4ad.online import OnlineConfig
+from gr4ad.trainers.continual import ContinualConfig
+
 
 def online(arguments: list[str]) -> None:
-    from transformers.utils.logging import disable_progress_bar
-
-    from gr4ad.online import OnlineConfig, OnlineLoop
-    from gr4ad.trainers.online import ContinualConfig
-
     kinds: Any = (OnlineConfig, ContinualConfig)
     config, learning = TrlParser(kinds, prog="gr4ad online").parse_args_and_config(arguments)
+    from transformers.utils.logging import disable_progress_bar
+
+    from gr4ad.online import OnlineLoop  # brings torch, which the lines above do without
+
     disable_progress_bar()  # of every saved model: they would break the one line
     loop = OnlineLoop(config, learning)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -31,7 +33,7 @@ def online(arguments: list[str]) -> None:
 
 
 def progress(metrics: dict[str, Any]) -> str:
-    """What one line has room for."""
+    """What fits into one line."""
     parts = [f"{name} {count}" for name, count in sorted(metrics["used"].items())]
     parts += [f"{name} {metrics[name]:.3f}" for name in ("loss", "ndcg@10") if name in metrics]
     parts.append(f"published at {metrics['published_step']}")

@@ -1,17 +1,22 @@
-"""Records of the catalog stream as changes of the index: a new ad gets its semantic ID."""
+"""Records of the catalog stream as changes of the index, and the published changes as the trainer follows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gr4ad.serving import IndexChange
+from gr4ad.serving import IndexChange, PublishedModel
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
-from gr4ad.trainers.online import RecordError
+from gr4ad.trainers.continual import RecordError
+
+from .record_stream import Record, Unreadable
+
+logger = logging.getLogger(__name__)
 
 FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
 MAX_DIMENSIONS = 65_536
@@ -59,21 +64,21 @@ class CatalogChanges:
         unknown = sorted(set(record) - FIELDS)
         if unknown:
             raise RecordError(f"`{unknown[0]}` is no field of a catalog record. Put columns into `attributes`.")
+        priority, attributes = record.get("priority"), record.get("attributes")
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
         try:
             if record.get("remove"):
                 return IndexChange("remove", [item])
-            codes = self._codes(record, item, index)
-            priority = record.get("priority")
-            attributes = record.get("attributes")
-            if attributes is not None and not isinstance(attributes, Mapping):
-                raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
-            return IndexChange(
+            change = IndexChange(
                 "add",
                 [item],
-                [codes],
+                [self._codes(record, item, index)],
                 None if priority is None else [priority],
                 None if attributes is None else {name: [value] for name, value in attributes.items()},
             )
+            self.check_codes(change)
+            return change
         except RecordError:
             raise
         except ValueError as error:
@@ -90,13 +95,7 @@ class CatalogChanges:
         codes, embedding = record.get("codes"), record.get("embedding")
         if (codes is None) == (embedding is None):
             raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both or none.")
-        sizes = self.tokenizer.level_sizes
-        if codes is not None:
-            fits = isinstance(codes, Sequence) and len(codes) == len(sizes)
-            if not fits or not all(type(c) is int and 0 <= c < size for c, size in zip(codes, sizes, strict=True)):
-                raise RecordError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
-            return list(codes)
-        return self._encoded(record, item, index)
+        return self._encoded(record, item, index) if codes is None else codes
 
     def _encoded(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
         quantizer, embedding = self.quantizer, record["embedding"]
@@ -142,4 +141,52 @@ class CatalogChanges:
         return key
 
 
-__all__ = ["CatalogChanges"]
+class IndexFollower:
+    """Follows the index changes of a published model as servers do, and appends those of catalog records."""
+
+    def __init__(self, published: PublishedModel, catalog: CatalogChanges):
+        self.published, self.catalog = published, catalog
+
+    def followed(self, index: SIDIndex, number: int, last: int | None = None) -> SIDIndex:
+        """An index with the changes after `number`, up to `last`; the very index it was given if there are none."""
+        for place, change in self.published.changes_after(number):
+            if last is not None and place > last:
+                break
+            after = index.snapshot()
+            try:
+                self.catalog.check_codes(change)
+                change.apply_to(after)
+            except ValueError as error:
+                logger.error("Index change %d does not fit the index and is left out: %s", place, error)
+                continue
+            index = after
+        return index
+
+    def append(self, records: Sequence[Record], index: SIDIndex, refuse: Callable[[ValueError], None]) -> int:
+        """Appends the changes that records make of an index which all changes are in, but for those that stand
+        already: appended before this process was killed, or by another one. Returns how many records were refused,
+        and says why to `refuse`."""
+        refused = 0
+        for record in records:
+            try:
+                change = self.catalog.change(readable(record), index)
+                after = index.snapshot()
+                change.apply_to(after)
+            except ValueError as error:  # also what the index says of a change that does not fit it
+                refused += 1
+                refuse(error)
+                continue
+            if after.version != index.version:
+                self.published.append_change(change)
+                index = after
+        return refused
+
+
+def readable(record: Record) -> dict[str, Any]:
+    """A record that is one. Raises RecordError if it could not be read."""
+    if isinstance(record, Unreadable):
+        raise RecordError(record.reason)
+    return record
+
+
+__all__ = ["CatalogChanges", "IndexFollower", "readable"]

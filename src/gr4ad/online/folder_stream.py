@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .record_stream import LostRecordsError, Offset, Record, Unreadable
+from .record_stream import LostRecordsError, Offset, Record, json_record
 
 KINDS = (".parquet", ".jsonl")
 MAX_FILE_BYTES = 1 << 30
@@ -41,33 +39,31 @@ class FolderStream:
         return sorted(path.name for path in paths)
 
     def read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
+        """As `RecordStream.read`."""
         files = self.files()
-        place = dict(after) if after is not None else None
-        if place is not None:
-            earlier = sum(name < place["file"] for name in files)
-            if earlier > place["earlier"]:
-                raise LostRecordsError(
-                    f"{self.folder}: {earlier} complete files sort before {place['file']!r}, which was read last; "
-                    f"there were {place['earlier']}. Give new files names that sort after all others."
-                )
-            if place["row"] < place["rows"] and place["file"] not in files:
-                raise LostRecordsError(
-                    f"{self.folder}: {place['file']!r} is gone after {place['row']} of its {place['rows']} records. "
-                    "Put it back."
-                )
-            place["earlier"] = earlier
+        place: Offset = {"file": "", "row": 0, "rows": 0, "earlier": 0} if after is None else dict(after)
+        earlier = sum(name < place["file"] for name in files)
+        if earlier > place["earlier"]:
+            raise LostRecordsError(
+                f"{self.folder}: {earlier} complete files sort before {place['file']!r}, which was read last; "
+                f"there were {place['earlier']}. Give new files names that sort after all others."
+            )
+        if place["row"] < place["rows"] and place["file"] not in files:
+            raise LostRecordsError(
+                f"{self.folder}: {place['file']!r} is gone after {place['row']} of its {place['rows']} records. "
+                "Put it back."
+            )
+        place["earlier"] = earlier
         records: list[Record] = []
         for earlier, name in enumerate(files):
-            if place is not None and name < place["file"]:
-                continue
-            done = place is not None and name == place["file"]
-            first = place["row"] if done and place is not None else 0
-            if done and place is not None and first == place["rows"]:
+            begun = name == place["file"]
+            first = place["row"] if begun else 0
+            if name < place["file"] or (begun and first == place["rows"]):
                 continue
             if len(records) == limit:
                 break
             rows = self._rows(name)
-            if done and place is not None and len(rows) != place["rows"]:
+            if begun and len(rows) != place["rows"]:
                 raise LostRecordsError(
                     f"{self.folder / name} has {len(rows)} records, and had {place['rows']}: a complete file must not "
                     "change."
@@ -75,7 +71,7 @@ class FolderStream:
             taken = rows[first : first + limit - len(records)]
             records += taken
             place = {"file": name, "row": first + len(taken), "rows": len(rows), "earlier": earlier}
-        return records, place
+        return records, place if place["file"] else None
 
     def _rows(self, name: str) -> list[Record]:
         if self._cached is None or self._cached[0] != name:
@@ -102,13 +98,4 @@ def json_rows(path: Path) -> list[Record]:
     return [json_record(line) for line in lines if line.strip()]
 
 
-def json_record(line: bytes | str) -> Record:
-    """One JSON object, or why it is none."""
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Unreadable(f"not JSON ({error}): {line[:100]!r}")
-    return record if isinstance(record, dict) else Unreadable(f"not a JSON object: {line[:100]!r}")
-
-
-__all__ = ["FolderStream", "json_record"]
+__all__ = ["FolderStream"]

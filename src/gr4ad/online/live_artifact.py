@@ -7,10 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig
-
-from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.pipeline.artifact import complete_auto_map
+from gr4ad.tokenization import UASIDTokenizer
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE
 
 CODEBOOKS = "codebooks.safetensors"
@@ -18,11 +17,11 @@ CODEBOOKS = "codebooks.safetensors"
 
 @dataclass
 class LiveArtifact:
-    """Model, tokenizer and serving defaults; `fixed` is the folder of what never changes: codebooks, fusion."""
+    """Model, tokenizer and how servers rank; `fixed` is the folder of what never changes: codebooks, fusion."""
 
     model: GR4ADForRecommendation
     tokenizer: UASIDTokenizer
-    serving: GenerationConfig
+    serving: RankingWeights
     fixed: Path
 
     @classmethod
@@ -30,17 +29,18 @@ class LiveArtifact:
         """Reads an artifact, and copies into `fixed` what a later one needs of it, unless it is there.
 
         Raises:
-            ValueError: If a file is missing or damaged.
+            ValueError: If a file is missing or damaged, or the model cannot rank as it is to be served.
         """
         try:
             model = GR4ADForRecommendation.from_pretrained(folder)
             tokenizer = UASIDTokenizer.from_pretrained(folder)
-            serving = GenerationConfig.from_pretrained(folder)
+            serving = RankingWeights.from_pretrained(str(folder))
         except OSError as error:
             message = str(error).splitlines()[0]
             raise ValueError(
                 f"{folder}: not a GR4AD artifact ({message}). Give the `--out` folder of a finished `gr4ad run`."
             ) from error
+        serving.check(model.config)
         for parameter in model.parameters():
             # What was read lies wherever its file put it; products of matrices differ in their last bits by that.
             parameter.data = parameter.data.clone()
@@ -61,7 +61,7 @@ class LiveArtifact:
         """Writes all that `Recommender.from_pretrained` reads."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        self.serving.save_pretrained(folder)
+        self.serving.save_pretrained(str(folder))
         complete_auto_map(folder / "config.json")
         if (self.fixed / FUSION_FILE).is_file():
             shutil.copyfile(self.fixed / FUSION_FILE, folder / FUSION_FILE)

@@ -7,24 +7,24 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from gr4ad.serving import PublishedModel, PublishedModelError
-from gr4ad.tokenization import SIDIndex
-from gr4ad.trainers.online import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
+from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
 
-from .catalog_changes import CatalogChanges
+from .catalog_changes import CatalogChanges, IndexFollower, readable
 from .live_artifact import LiveArtifact
+from .log_streams import LogStreams
 from .online_config import OnlineConfig
-from .record_stream import LostRecordsError, Offset, Record, RecordStream, Unreadable, open_stream
 from .step_journal import StepJournal, StepPlan
 from .trainer_state import STATE_FILE, TENSOR_FILE, Checkpoints, OnlineState
 
 logger = logging.getLogger(__name__)
+Row = TypeVar("Row")
 
-TRAINING = ("vsl", "rl")
 METRICS_FILE = "metrics.jsonl"
 SHOWN_REASONS = 20  # of refused records, in the log of a run
 
@@ -55,9 +55,8 @@ class OnlineLoop:
         self.published = PublishedModel(config.root)
         self.checkpoints = Checkpoints(self.folder)
         self.journal = StepJournal(self.folder / "journal.jsonl")
-        self.streams: dict[str, RecordStream] = {
-            name: open_stream(source) for name, source in config.sources().items()
-        }
+        self.streams = LogStreams(config.sources(), config.poll_seconds, lambda: self.stopping)
+        self.stopping = False
         place = self.checkpoints.newest()
         if place is None:
             self.state = OnlineState()
@@ -68,8 +67,11 @@ class OnlineLoop:
         self._saved = self.state.number
         self.artifact = LiveArtifact.load(source, self.folder / "fixed")
         self.trainer = ContinualTrainer(self.artifact.model, self.artifact.tokenizer, learning)
-        self.records = LogRecords(self.artifact.tokenizer, learning, self.trainer.max_items)
-        self.catalog = CatalogChanges(self.artifact.tokenizer, self.folder / "fixed")
+        self.records = LogRecords(
+            self.artifact.tokenizer, learning, self.trainer.max_items, self.trainer.max_cross_domain
+        )
+        catalog = CatalogChanges(self.artifact.tokenizer, self.folder / "fixed")
+        self.follower = IndexFollower(self.published, catalog)
         self.validation = ProgressiveValidation(config.guard_window, config.guard_users, config.max_ndcg_loss)
         if place is None:
             self._save()
@@ -79,7 +81,6 @@ class OnlineLoop:
             logger.info("Resumed %s: %s.", place, self.counts())
         self._publish_what_is_due()
         self.replayed = self.journal.after(self.state.number)
-        self.stopping = False
         self._waiting_since: float | None = None
         self._told = 0
 
@@ -148,13 +149,16 @@ class OnlineLoop:
         offsets, taken, refused = dict(state.offsets), {}, {}
         if "catalog" in self.streams:
             refused["catalog"] = 0
-            records, offset = self._read("catalog", state.offsets.get("catalog"), config.catalog_batch_size)
+            records, offset = self.streams.read("catalog", offsets.get("catalog"), config.catalog_batch_size)
             if records:
-                refused["catalog"] = self._append_changes(records)
+                index = self.follower.followed(self.artifact.tokenizer.index, state.changes)
+                refused["catalog"] = self.follower.append(records, index, partial(self._tell, "catalog"))
                 offsets["catalog"], taken["catalog"] = offset, len(records)
         sizes = {"vsl": config.vsl_batch_size, "rl": config.rl_batch_size}
         found = {
-            name: self._read(name, state.offsets.get(name), sizes[name]) for name in TRAINING if name in self.streams
+            name: self.streams.read(name, offsets.get(name), size)
+            for name, size in sizes.items()
+            if name in self.streams
         }
         if self._ready({name: len(records) for name, (records, _) in found.items()}, sizes):
             for name, (records, offset) in found.items():
@@ -180,56 +184,6 @@ class OnlineLoop:
             return True
         return False
 
-    def _read(self, name: str, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
-        """Reads a stream, and waits while it cannot be reached: a store that restarts must not end the learning."""
-        told = False
-        while True:
-            try:
-                return self.streams[name].read(after, limit)
-            except ConnectionError as error:
-                if self.stopping:
-                    raise
-                if not told:
-                    logger.warning("%s Waiting for it.", error)
-                told = True
-                time.sleep(self.config.poll_seconds)
-
-    def _append_changes(self, records: list[Record]) -> int:
-        """Appends the index changes of catalog records, but for those that stand already: appended before this
-        process was killed, or by another one. Returns how many records were refused."""
-        index = self._followed(self.artifact.tokenizer.index, self.state.changes)
-        refused = 0
-        for record in records:
-            try:
-                if isinstance(record, Unreadable):
-                    raise RecordError(record.reason)
-                change = self.catalog.change(record, index)
-                after = index.snapshot()
-                change.apply_to(after)
-            except ValueError as error:  # also what the index says of a change that does not fit it
-                refused += 1
-                self._tell("catalog", error)
-                continue
-            if after.version != index.version:
-                self.published.append_change(change)
-                index = after
-        return refused
-
-    def _followed(self, index: SIDIndex, number: int, last: int | None = None) -> SIDIndex:
-        """An index with the published changes after `number`, up to `last`."""
-        for place, change in self.published.changes_after(number):
-            if last is not None and place > last:
-                break
-            after = index.snapshot()
-            try:
-                self.catalog.check_codes(change)
-                change.apply_to(after)
-            except ValueError as error:
-                logger.error("Index change %d does not fit the index and is left out: %s", place, error)
-                continue
-            index = after
-        return index
-
     # --- carrying out
     # -------------------------------------------------------------------------------------------------------
 
@@ -237,46 +191,15 @@ class OnlineLoop:
         """Does what a plan says; the same plan after the same state has the same effect."""
         begun, state = time.monotonic(), self.state
         if plan.changes > state.changes:
-            index = self._followed(self.artifact.tokenizer.index, state.changes, plan.changes)
+            index = self.follower.followed(self.artifact.tokenizer.index, state.changes, plan.changes)
             if index is not self.artifact.tokenizer.index:
                 self.trainer.adopt(index)
             state.changes = plan.changes
-        metrics: dict[str, Any] = {}
-        engagements, rankable = [], []
-        for record in self._planned(plan, "vsl"):
-            try:
-                row, ranked = self.records.engagement(readable(record))
-            except RecordError as error:
-                self._refuse("vsl", error)
-                continue
-            engagements.append(row)
-            rankable.append(ranked)
-        lists = []
-        for record in self._planned(plan, "rl"):
-            try:
-                lists.append(self.records.preference_list(readable(record)))
-            except RecordError as error:
-                self._refuse("rl", error)
-        if engagements or lists:
-            if rankable and state.steps % self.config.guard_steps == 0:
-                metrics["ndcg@10"], metrics["published_ndcg@10"] = self.validation.measure(
-                    self.trainer.model,
-                    self.trainer.reference,
-                    self.artifact.tokenizer,
-                    rankable,
-                    self.artifact.serving,
-                )
-            metrics |= self.trainer.step(engagements, lists)
-            state.steps += 1
-        used = {"vsl": len(engagements), "rl": len(lists)}
         if "catalog" in plan.taken:
-            state.refused["catalog"] = state.refused.get("catalog", 0) + plan.refused["catalog"]
-            used["catalog"] = plan.taken["catalog"] - plan.refused["catalog"]
-        for name, count in used.items():
-            if name in self.streams:
-                state.used[name] = state.used.get(name, 0) + count
+            self._count("catalog", plan.taken["catalog"] - plan.refused["catalog"], plan.refused["catalog"])
+        metrics: dict[str, Any] = self._learn(plan)
         state.offsets, state.number = dict(plan.offsets), plan.number
-        publishing = bool(engagements or lists) and self._may_publish()
+        publishing = bool(metrics) and self._may_publish()
         if publishing or state.number - self._saved >= self.config.save_steps:
             self._save()
             self._publish_what_is_due()
@@ -296,28 +219,47 @@ class OnlineLoop:
             file.write(json.dumps(metrics) + "\n")
         return metrics
 
-    def _planned(self, plan: StepPlan, name: str) -> list[Record]:
-        """The records that a plan takes from a stream. Raises LostRecordsError if they are not those it was made
-        of."""
-        if name not in plan.taken:
-            return []
-        if name not in self.streams:
-            raise ValueError(
-                f"The journal of {self.folder} takes records from `{name}`, which is not given. Name the stream again."
+    def _learn(self, plan: StepPlan) -> dict[str, float]:
+        """The step of a plan: its engagements are ranked, then learned together with its lists. Returns the metrics,
+        none where nothing can be learned from any record."""
+        engagements = self._rows(plan, "vsl", self.records.engagement)
+        lists = self._rows(plan, "rl", self.records.preference_list)
+        if not engagements and not lists:
+            return {}
+        metrics: dict[str, float] = {}
+        if engagements and self.state.steps % self.config.guard_steps == 0:
+            metrics["ndcg@10"], metrics["published_ndcg@10"] = self.validation.measure(
+                self.trainer.model,
+                self.trainer.reference,
+                self.artifact.tokenizer,
+                [ranked for _, ranked in engagements],
+                self.artifact.serving,
             )
-        records, offset = self._read(name, self.state.offsets.get(name), plan.taken[name])
-        if len(records) != plan.taken[name] or offset != plan.offsets[name]:
-            raise LostRecordsError(
-                f"{self.streams[name].name}: {plan.taken[name]} records up to {plan.offsets[name]} were to be used "
-                f"again, and {len(records)} up to {offset} were found. Restore the stream."
-            )
-        return records
+        metrics |= self.trainer.step([row for row, _ in engagements], lists)
+        self.state.steps += 1
+        return metrics
 
-    def _refuse(self, name: str, error: ValueError) -> None:
-        self.state.refused[name] = self.state.refused.get(name, 0) + 1
-        self._tell(name, error)
+    def _rows(self, plan: StepPlan, name: str, row_of: Callable[[Mapping[str, Any]], Row]) -> list[Row]:
+        """What the records that a plan takes from a stream are learned as; counts them."""
+        if name not in self.streams and name not in plan.taken:
+            return []
+        rows, taken = [], plan.taken.get(name, 0)
+        after = self.state.offsets.get(name)
+        for record in self.streams.read_again(name, after, taken, plan.offsets[name]) if taken else ():
+            try:
+                rows.append(row_of(readable(record)))
+            except RecordError as error:
+                self._tell(name, error)
+        self._count(name, len(rows), taken - len(rows))
+        return rows
+
+    def _count(self, name: str, used: int, refused: int) -> None:
+        self.state.used[name] = self.state.used.get(name, 0) + used
+        if refused:
+            self.state.refused[name] = self.state.refused.get(name, 0) + refused
 
     def _tell(self, name: str, error: ValueError) -> None:
+        """Says why a record is left out, for the first of them."""
         self._told += 1
         if self._told <= SHOWN_REASONS:
             logger.warning("A record of `%s` is left out: %s", name, error)
@@ -375,13 +317,6 @@ class OnlineLoop:
         )
         self.published.prune(self.config.keep_versions)
         logger.info("Published version %d: %s.", number, self.counts())
-
-
-def readable(record: Record) -> dict[str, Any]:
-    """Raises RecordError if it is not."""
-    if isinstance(record, Unreadable):
-        raise RecordError(record.reason)
-    return record
 
 
 def copied(checkpoint: Path, folder: Path) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 Offset = dict[str, Any]
 """A place in a stream, JSON: all before it was read. What it holds is the stream's own."""
 
 
+@dataclass(frozen=True)
 class Unreadable:
     """In the place of a record that cannot be read as one; counted, and left out."""
 
-    def __init__(self, reason: str):
-        self.reason = reason
-
-    def __repr__(self) -> str:
-        return f"Unreadable({self.reason!r})"
+    reason: str
 
 
 Record = dict[str, Any] | Unreadable
@@ -42,19 +41,13 @@ class RecordStream(Protocol):
         """
 
 
-def open_stream(source: str) -> RecordStream:
-    """The stream of a folder, or of `redis://HOST:PORT/DB/KEY` (`rediss://`, `unix://` alike).
-
-    Raises:
-        ValueError: If a URL names no key. ImportError: If the package `redis` is missing.
-    """
-    if "://" in source:
-        from .redis_stream import RedisStream
-
-        return RedisStream(source)
-    from .folder_stream import FolderStream
-
-    return FolderStream(source)
+def json_record(line: bytes | str) -> Record:
+    """One JSON object, or why it is none."""
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"not JSON ({error}): {line[:100]!r}")
+    return record if isinstance(record, dict) else Unreadable(f"not a JSON object: {line[:100]!r}")
 
 
-__all__ = ["LostRecordsError", "Offset", "Record", "RecordStream", "Unreadable", "open_stream"]
+__all__ = ["LostRecordsError", "Offset", "Record", "RecordStream", "Unreadable", "json_record"]

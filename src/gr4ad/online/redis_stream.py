@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from .folder_stream import json_record
-from .record_stream import LostRecordsError, Offset, Record, Unreadable
+from .record_stream import LostRecordsError, Offset, Record, Unreadable, json_record
 
 FIELD = "record"
 """Field of an entry that holds its JSON: `XADD key * record '{...}'`."""

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gr4ad.trainers.vsl.whole_checkpoints import write_through
+from gr4ad.trainers.whole_checkpoints import write_through
 
 from .record_stream import Offset
 

@@ -12,7 +12,7 @@ import numpy as np
 from gr4ad.data import load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import ExploreConfig, ListConfig
-from gr4ad.pipeline.training import LISTS_FILE, finish_training, impression_lists
+from gr4ad.pipeline.training import LISTS_FILE, finish_training, logged_impressions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,11 +51,12 @@ def train_reward_model(
 
     from gr4ad import GR4ADForRecommendation, RewardModel, RewardTrainer, UASIDTokenizer
     from gr4ad.trainers.reward import candidate_lists
+    from gr4ad.trainers.rspo import impression_lists
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     policy = GR4ADForRecommendation.from_pretrained(train_dir / "model")
-    exposures = impression_lists(data)
+    exposures = impression_lists(logged_impressions(data), data.train)
     shown, calibrating, measured = split_users(exposures, explore.held_out_share, arguments.seed)
     torch.manual_seed(arguments.seed)
     longest = max(len(part) for part in exposures["candidates"])

@@ -126,13 +126,6 @@ class ModelSettings:
     )
     user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
-    item_embedding_std: float = field(
-        default=0.05,
-        metadata={
-            "help": "Item vectors start at this scale as the main components of the collaborative vectors, or else of "
-            "the ad embeddings; 0 = at random."
-        },
-    )
 
 
 LIST_SOURCES = ("impressions", "beams", "reward_model")

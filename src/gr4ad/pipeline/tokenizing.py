@@ -85,7 +85,8 @@ def with_neighbours(collaborative: np.ndarray, fused: np.ndarray) -> np.ndarray:
 
 def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int) -> dict:
     """Fits the quantizer, writes the tokenizer folder `tokenizer/`, `item_embeddings.safetensors` (the vectors that
-    were quantized) and `quality.json`.
+    were quantized) and `quality.json`. The item vectors that the tokenizer carries are the collaborative ones, which a
+    model would else have to learn from the log, or where there are none the quantized.
 
     Raises:
         SIDCollapseError: If less of a quantized codebook is in use than `min_used`.
@@ -128,6 +129,12 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
     columns = {name: data.catalog[name] for name in kept if name in data.catalog.column_names}
     SIDIndex(item_ids, codes, item_counts, columns).save(out_dir / "items.parquet")
     quantizer.save(out_dir / "codebooks.safetensors")
+    vectors = {"item_embeddings": embeddings}
+    if collaborative is not None and fusion.collaborative_mean is not None:
+        vectors["collaborative"] = with_neighbours(collaborative, embeddings[:, content.shape[1] :])
+    save_file(vectors, out_dir / "item_embeddings.safetensors")
+    start = vectors.get("collaborative", embeddings)
+    save_file({"item_vectors": start}, out_dir / "item_vectors.safetensors")
     tokenizer = UASIDTokenizer(
         str(out_dir / "items.parquet"),
         str(out_dir / "codebooks.safetensors"),
@@ -139,15 +146,12 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
         value_bucket_means=means,
         value_unit=data.summary["value_unit"],
         num_time_buckets=config.num_time_buckets,
+        item_vectors_file=str(out_dir / "item_vectors.safetensors"),
     )
     tokenizer.save_pretrained(out_dir / "tokenizer")
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)
     if (embed_dir / CATEGORY_FILE).is_file():
         shutil.copyfile(embed_dir / CATEGORY_FILE, out_dir / "tokenizer" / CATEGORY_FILE)
-    vectors = {"item_embeddings": embeddings}
-    if collaborative is not None and fusion.collaborative_mean is not None:
-        vectors["collaborative"] = with_neighbours(collaborative, embeddings[:, content.shape[1] :])
-    save_file(vectors, out_dir / "item_embeddings.safetensors")
     code_counts = [np.bincount(codes[:, t], minlength=size).tolist() for t, size in enumerate(tokenizer.level_sizes)]
     write_json(out_dir / "quality.json", {"quality": quality, "code_counts": code_counts})
     return {"quality": quality}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +14,15 @@ from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.recipe import RecipeError
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import ListConfig, ModelSettings
-from gr4ad.pipeline.tokenizing import SEQUENCE_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from gr4ad import GR4ADConfig, GR4ADForRecommendation, RSPOConfig, UASIDTokenizer, VSLConfig
+    from gr4ad import GR4ADConfig, RSPOConfig, UASIDTokenizer, VSLConfig
 
 
 LISTS_FILE = "lists.parquet"
+LOSS_WEIGHTS = ("value_loss_weight", "mtp_loss_weight", "item_loss_weight", "label_smoothing")
 
 
 def trainer_arguments(kind: type, section: str, values: dict[str, Any], output_dir: Path, seed: int) -> Any:
@@ -49,13 +48,13 @@ def trainer_arguments(kind: type, section: str, values: dict[str, Any], output_d
         raise RecipeError(f"Section `{section}`: {error}") from error
 
 
-def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADConfig:
-    """The network's configuration: the recipe's shape, and what follows from the tokenizer."""
+def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer, **loss_weights: float) -> GR4ADConfig:
+    """The network's configuration: the recipe's shape, what follows from the tokenizer, and the loss weights that
+    alignment and online learning go on with."""
     from gr4ad import GR4ADConfig
 
     values = asdict(settings)
     item_embeddings = values.pop("item_embeddings")
-    values.pop("item_embedding_std")
     values["context_values"] = values["context_values"] and bool(tokenizer.value_bucket_means)
     without: dict[str, dict[str, Any]] = {
         "context_events": {"num_events": 0},
@@ -66,39 +65,8 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer) -> GR4ADCon
         if not values.pop(switch):
             values |= left_out
     return GR4ADConfig.from_tokenizer(
-        tokenizer, num_items=len(tokenizer.index) + 1 if item_embeddings else 0, **values
+        tokenizer, num_items=len(tokenizer.index) + 1 if item_embeddings else 0, **values, **loss_weights
     )
-
-
-def start_item_head(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, train: Dataset) -> None:
-    """Starts the item head from what the log says, so that it need not be learned: its bias from the log of each
-    item's training events (+ 1), centred; its repeat bias from the log of the share of events that repeat an item."""
-    import torch
-
-    head = model.item_head
-    assert head is not None
-    counts = torch.log1p(torch.from_numpy(tokenizer.index.priority.copy()))
-    repeats = events = 1
-    for items in train["items"]:
-        repeats += len(items) - len(set(items))
-        events += max(0, len(items) - 1)
-    with torch.no_grad():
-        head.bias[1:] = (counts - counts.mean()).to(head.bias)
-        if head.repeats:
-            head.repeat_bias.fill_(math.log(min(repeats / events, 1.0)))
-
-
-def start_item_embeddings(model: GR4ADForRecommendation, embeddings: np.ndarray, std: float) -> None:
-    """Sets the item table to the main components of ad embeddings (float32, (N, d)), at standard deviation `std`; what
-    is wider than the embeddings have components stays random."""
-    import torch
-
-    from gr4ad.trainers.cooccurrence import main_components
-
-    components = std * main_components(embeddings, model.config.hidden_size)
-    table = model.model.context_processor.item_embeddings.weight
-    with torch.no_grad():
-        table[1:, : components.shape[1]] = torch.from_numpy(components).to(table)
 
 
 def train_model(
@@ -106,7 +74,6 @@ def train_model(
 ) -> dict:
     """VSL from scratch, or from the last checkpoint in `out_dir/checkpoints`; writes `model/` and `log.json`."""
     import torch
-    from safetensors.numpy import load_file
     from transformers.trainer_utils import get_last_checkpoint
 
     from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLTrainer
@@ -114,14 +81,8 @@ def train_model(
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     torch.manual_seed(arguments.seed)
-    model = GR4ADForRecommendation(model_config(settings, tokenizer))
-    if settings.item_embedding_std and settings.item_embeddings:
-        vectors = load_file(tokenizer_dir / "item_embeddings.safetensors")
-        # Vectors learned from sequences are what the model would have to learn itself; content is the second best.
-        start = vectors.get("collaborative", vectors["item_embeddings"])
-        start_item_embeddings(model, start, settings.item_embedding_std)
-    if model.config.item_head:
-        start_item_head(model, tokenizer, data.train)
+    loss_weights = {name: getattr(arguments, name) for name in LOSS_WEIGHTS}
+    model = GR4ADForRecommendation(model_config(settings, tokenizer, **loss_weights))
     trainer = VSLTrainer(
         model=model,
         args=arguments,
@@ -169,6 +130,7 @@ def align_model(
     from transformers.trainer_utils import get_last_checkpoint
 
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
+    from gr4ad.trainers.rspo import beam_lists, impression_lists
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
@@ -176,15 +138,15 @@ def align_model(
     if lists.source == "reward_model":
         rows = reward_lists(reward_dir)
     elif lists.source == "impressions":
-        rows = impression_lists(data)
+        rows = impression_lists(logged_impressions(data), data.train)
     else:
         rows = beam_lists(
-            data,
+            data.train,
             model,
             tokenizer,
-            lists,
-            item_weight=arguments.item_weight,
-            score_history=arguments.eval_score_history,
+            weights=arguments.eval_weights,
+            list_size=lists.list_size,
+            held_share=lists.held_share,
         )
     if len(rows) > lists.max_lists:
         chosen = np.random.default_rng(arguments.seed).permutation(len(rows))[: lists.max_lists]
@@ -210,79 +172,11 @@ def reward_lists(folder: Path | None) -> Dataset:
     return Dataset(pq.read_table(folder / LISTS_FILE, memory_map=False))
 
 
-def impression_lists(data: PreparedData) -> Dataset:
-    """The shown lists of the training log, with the values logged for them.
-
-    Raises:
-        RecipeError: If the log has no impressions.
-    """
+def logged_impressions(data: PreparedData) -> Dataset:
+    """The shown lists of prepared data. Raises RecipeError if the log has none."""
     if data.impressions is None:
         raise RecipeError("`lists.source` is impressions, but the log has none: use `beams`, or leave `align` out.")
-    users = {user: row for row, user in enumerate(data.train["user_id"])}
-    lists = data.impressions.filter(lambda user: user in users, input_columns="user_id", keep_in_memory=True)
-    columns = [name for name in data.train.column_names if name not in ("user_id", "items")]
-    logs = {name: data.train[name][:] for name in columns}
-
-    def with_context(row: dict) -> dict:
-        # The history of a list is a prefix of the user's training log, so what is known of its items stands there too.
-        user, length = users[row["user_id"]], len(row["items"])
-        return {name: logs[name][user][:length] if name in SEQUENCE_COLUMNS else logs[name][user] for name in columns}
-
-    return lists.map(with_context, keep_in_memory=True, load_from_cache_file=False, desc="Preference lists")
-
-
-def beam_lists(
-    data: PreparedData,
-    model: GR4ADForRecommendation,
-    tokenizer: UASIDTokenizer,
-    config: ListConfig,
-    *,
-    item_weight: float = 0.0,
-    score_history: bool = False,
-) -> Dataset:
-    """Lists out of the model's own beams, one a user: the history is the first part of the training log, the
-    candidates are what the model ranks first from there (`item_weight`, `score_history`: as it is served), and one
-    that the user bought in the held-back last part has its value, the others 0.
-
-    What was bought and not proposed stays out: a list that holds it because it was bought says of everything else that
-    it was not, and teaches to push the likeliest ads down.
-    """
-    from datasets import Dataset
-
-    from gr4ad.modeling_gr4ad import RankingWeights
-    from gr4ad.trainers.evaluation.model_ranking import rank_users
-
-    columns = [name for name in data.train.column_names if name != "user_id"]
-    kept: list[dict] = []
-    bought: list[dict[str, float]] = []
-    for row in data.train.select_columns(columns):
-        cut = len(row["items"]) - max(1, round(config.held_share * len(row["items"])))
-        if cut < 1:
-            continue
-        kept.append({name: row[name][:cut] if name in SEQUENCE_COLUMNS else row[name] for name in columns})
-        money: dict[str, float] = {}
-        for item, value in zip(row["items"][cut:], row["values"][cut:], strict=True):
-            money[item] = money.get(item, 0.0) + value
-        bought.append(money)
-    histories = Dataset.from_list(kept)
-    width = config.list_size
-    rankings = rank_users(
-        model,
-        tokenizer,
-        histories,
-        weights=RankingWeights(
-            (width,) * tokenizer.num_levels,
-            item_weight=item_weight,
-            item_candidates=width if item_weight else 0,
-            score_history=score_history,
-        ),
-        top_k=width,
-        progress=True,
-    )
-    ids = tokenizer.index.item_ids
-    candidates = [[ids[row] for row in ranked if row >= 0] for ranked in rankings.items]
-    rewards = [[money.get(item, 0.0) for item in items] for items, money in zip(candidates, bought, strict=True)]
-    return histories.add_column("candidates", candidates).add_column("rewards", rewards)
+    return data.impressions
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -294,9 +188,8 @@ def read_log(folder: Path) -> list[dict]:
 __all__ = [
     "LISTS_FILE",
     "align_model",
-    "beam_lists",
     "finish_training",
-    "impression_lists",
+    "logged_impressions",
     "read_log",
     "reward_lists",
     "train_model",

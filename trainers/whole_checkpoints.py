@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container")
+TrainerBase = Trainer if TYPE_CHECKING else object
 UNFINISHED = ".unfinished"  # a folder that neither resuming nor the rotation of checkpoints looks into
 
 
@@ -26,7 +28,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return get_last_checkpoint(str(folder)) if os.path.isdir(folder) else None
 
 
-class WholeCheckpointMixin:
+class WholeCheckpointMixin(TrainerBase):
     """Gives a Trainer checkpoints that are written beside their place and then renamed: killed while it saves, or on a
     full disk, a run keeps its last checkpoint and `get_last_checkpoint` finds that one."""
 
@@ -37,20 +39,20 @@ class WholeCheckpointMixin:
         """What else a checkpoint is to hold; called in the main process."""
 
     def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)  # type: ignore[misc]
+        folder = super()._get_output_dir(trial)
         return os.path.join(folder, UNFINISHED) if self.saving else folder
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.saving:  # the upload reads the folder in the background: not before it has its name
             self.postponed_push = lambda: self._push_from_checkpoint(checkpoint_folder.replace(f"{UNFINISHED}/", ""))
         else:
-            super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers', but whole or not at all.
 
         Raises:
-            OSError: If it cannot be written: names the folder, the room it takes and the last good checkpoint.
+            OSError: If it cannot be written: names the folder, the space it takes and the last good checkpoint.
         """
         run_dir = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
@@ -61,7 +63,7 @@ class WholeCheckpointMixin:
             self.accelerator.wait_for_everyone()
             self.saving = True
             try:
-                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                super()._save_checkpoint(model, trial)
             finally:
                 self.saving = False
             if self.state.best_global_step:
@@ -102,11 +104,11 @@ class WholeCheckpointMixin:
             raise OSError(
                 f"{run_dir / name} could not be written and was removed: {' '.join(str(error).split())[:300]}. It "
                 f"takes about {self.checkpoint_bytes() / 1e6:.1f} MB; {free / 1e6:.1f} MB are free. {kept}: free some "
-                "room, or set `save_total_limit`, and resume."
+                "space, or set `save_total_limit`, and resume."
             ) from error
 
     def checkpoint_bytes(self) -> int:
-        """Room that model and optimizer take, without the tokenizer."""
+        """Bytes that model and optimizer take, without the tokenizer."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         for values in self.optimizer.state.values() if self.optimizer is not None else ():
             tensors.extend(value for value in values.values() if isinstance(value, torch.Tensor))

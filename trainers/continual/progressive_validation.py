@@ -58,27 +58,21 @@ class ProgressiveValidation:
         published: GR4ADForRecommendation,
         tokenizer: UASIDTokenizer,
         rows: Sequence[Mapping[str, Any]],
-        serving: Any,
+        serving: RankingWeights,
     ) -> tuple[float, float]:
-        """Ranks for validation rows of [`LogRecords`] before they are learned, as `serving`, the artifact's generation
-        config, says; mean NDCG@10 of both weights."""
-        names = set.intersection(*(set(row) for row in rows))
-        dataset = Dataset.from_list([{name: row[name] for name in sorted(names)} for row in rows])
+        """Ranks for validation rows of [`LogRecords`] before they are learned, exactly as servers do with `serving`;
+        rows may differ in what they have. Returns the mean NDCG@10 of both weights."""
+        names = sorted({name for row in rows for name in row})
+        dataset = Dataset.from_list([{name: row.get(name) for name in names} for row in rows])
         index = tokenizer.index
         targets = Sequences.from_lists(
             [[index.rows[item] for item in row["target_items"]] for row in rows],
             [row["target_values"] for row in rows],
         )
-        weights = RankingWeights.from_generation_config(serving)
+        top_k = min(TOP, serving.widths(tokenizer.num_levels)[-1])
         ndcg = []
         for each in (model, published):
-            ranked = rank_users(
-                each,
-                tokenizer,
-                dataset,
-                weights=weights,
-                top_k=min(TOP, weights.widths(tokenizer.num_levels)[-1]),
-            ).items
+            ranked = rank_users(each, tokenizer, dataset, weights=serving, top_k=top_k).items
             items = np.pad(ranked, ((0, 0), (0, TOP - ranked.shape[1])), constant_values=-1)
             ndcg.append(ranking_metrics(items, targets, ks=(TOP,), catalog_size=len(index))[f"ndcg@{TOP}"])
         self.scores.extend(zip(ndcg[0].tolist(), ndcg[1].tolist(), strict=True))

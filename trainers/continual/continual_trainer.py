@@ -14,11 +14,11 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.peer_vectors import extend_tables
 
+from ..finite_training import NonFiniteTrainingError
 from ..rspo.preference_lists import RSPOCollator
 from ..rspo.rspo_objective import candidate_scores, preference_objective
 from ..rspo.trl_bases import disable_dropout_in_model
 from ..vsl.vsl_collator import VSLCollator
-from ..vsl.vsl_trainer import NonFiniteTrainingError
 from .continual_config import ContinualConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -58,12 +58,12 @@ class ContinualTrainer:
             disable_dropout_in_model(model)
         torch.manual_seed(config.seed)
         self.model, self.tokenizer, self.config = model.train(), tokenizer, config
-        self.max_items = config.max_items or limit
+        self.max_items, self.max_cross_domain = config.max_items or limit, model.config.max_cross_domain_items
         self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         self.steps = 0
         self.vsl_collator = VSLCollator(tokenizer)
         self.rspo_collator = RSPOCollator(
-            tokenizer, self.max_items, model.config.max_cross_domain_items, with_items=config.item_weight > 0
+            tokenizer, self.max_items, self.max_cross_domain, with_items=config.item_weight > 0
         )
         self.optimizer = self._new_optimizer()
 
@@ -114,30 +114,21 @@ class ContinualTrainer:
         return {"loss": float(loss.detach()), **metrics, "grad_norm": float(norm)}
 
     def vsl_loss(self, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean over the new targets of all rows, which may differ in the columns they have."""
+        """Mean over the new targets of all rows, which may differ in what they have."""
+        batch = fresh_targets(self.vsl_collator(list(rows)), rows)
         targets = sum(row["fresh"] for row in rows)
-        groups: dict[frozenset[str], list] = defaultdict(list)
-        for row in rows:
-            groups[frozenset(row)].append(row)
-        loss = torch.zeros((), device=self.model.device)
-        parts: dict[str, float] = defaultdict(float)
-        for group in groups.values():
-            batch = fresh_targets(self.vsl_collator(group), group)
-            outputs = self.model(**self._moved(batch), num_items_in_batch=targets * self.tokenizer.num_levels)
-            loss = loss + outputs.loss
-            for name, part in outputs.losses.items():
-                parts[f"vsl_{name}"] += float(part)
-        return loss, {"vsl": float(loss.detach()), **parts}
+        outputs = self.model(**self._moved(batch), num_items_in_batch=targets * self.tokenizer.num_levels)
+        parts = {f"vsl_{name}": float(part) for name, part in outputs.losses.items()}
+        return outputs.loss, {"vsl": float(outputs.loss.detach()), **parts}
 
     def rl_loss(self, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean over lists, which may differ in the columns they have."""
-        groups: dict[frozenset[str], list] = defaultdict(list)
-        for row in rows:
-            groups[frozenset(row)].append(row)
+        """Mean over lists, which may differ in what they have; those with `ref_logps` are one batch, and those without
+        any are another."""
         loss = torch.zeros((), device=self.model.device)
         sums: dict[str, float] = defaultdict(float)
         reference = self.reference_logps if self.config.reference == "published" else None
-        for group in groups.values():
+        groups = [[row for row in rows if ("ref_logps" in row) is referred] for referred in (True, False)]
+        for group in filter(None, groups):
             share = len(group) / len(rows)
             batch = self._moved(self.rspo_collator(group))
             part, metrics, _ = preference_objective(self.model, batch, self.config, reference)

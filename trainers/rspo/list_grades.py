@@ -1,11 +1,30 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Unified VSL and RSPO: how much a sample is imitated and how much it is ranked (arXiv 2602.22732, eqs. 19-22)."""
+"""What the values of a list become before a loss reads them: bounded grades, and the weights that unify VSL and RSPO
+(arXiv 2602.22732, eqs. 19-22)."""
 
 from __future__ import annotations
 
 import torch
 
 from .preference_losses import check_shapes
+
+
+def value_grades(values: torch.Tensor, mask: torch.Tensor | None = None, *, max_grade: float = 3.0) -> torch.Tensor:
+    """Bounded grades of raw values, per list: `max_grade * log(1 + v / mean) / log(1 + max / mean)` (a value of 0
+    keeps grade 0).
+
+    Args:
+        values (float, (B, n)): >= 0, any unit: the scale of a list cancels out. mask (bool, (B, n), *optional*).
+
+    Returns:
+        Grades in [0, max_grade], (B, n); all 0 for a list without value.
+    """
+    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    values = values.masked_fill(~mask, 0.0)
+    mean = values.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    ratio = values / mean.clamp(min=torch.finfo(values.dtype).tiny)
+    top = torch.log1p(ratio.amax(1, keepdim=True))
+    return torch.where(top > 0, max_grade * torch.log1p(ratio) / top.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
 
 
 def unified_weights(
@@ -44,4 +63,4 @@ def unified_weights(
     return imitate, rank
 
 
-__all__ = ["unified_weights"]
+__all__ = ["unified_weights", "value_grades"]

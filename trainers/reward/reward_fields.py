@@ -1,0 +1,41 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Settings of the reward model's training and their ranges, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CALIBRATION_METHODS = ("platt", "isotonic", "none")
+
+
+@dataclass
+class RewardFields:
+    """
+    What [`RewardConfig`] has beside transformers' arguments:
+
+    Parameters:
+        train_context (`bool`, defaults to `False`): Whether the copy of the policy's context processor goes on
+            learning.
+        item_dropout (`float`, defaults to 0.1): Share of ads, in [0, 1), that are trained as new: by their SID alone.
+        calibration (`str`, defaults to `"platt"`): `platt`, which keeps every order; `isotonic`; or `none`.
+        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
+    """
+
+    train_context: bool = field(default=False, metadata={"help": "The copied context processor goes on learning."})
+    item_dropout: float = field(default=0.1, metadata={"help": "Share of ads, in [0, 1), trained by SID alone."})
+    calibration: str = field(default="platt", metadata={"help": f"One of {', '.join(CALIBRATION_METHODS)}."})
+    max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
+
+    def check_reward_fields(self) -> None:
+        """Raises ValueError for a value outside its range."""
+        if not 0 <= self.item_dropout < 1:
+            raise ValueError(f"`item_dropout` is a share in [0, 1). Received: {self.item_dropout}.")
+        if self.calibration not in CALIBRATION_METHODS:
+            raise ValueError(
+                f"`calibration` must be one of {', '.join(CALIBRATION_METHODS)}. Received: {self.calibration!r}."
+            )
+        if self.max_items is not None and self.max_items < 1:
+            raise ValueError(f"`max_items` must be >= 1. Received: {self.max_items}.")
+
+
+__all__ = ["CALIBRATION_METHODS", "RewardFields"]

@@ -1,0 +1,143 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Settings of a preference loss and their ranges, without torch: a command line checks them before it imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from .preference_losses import PreferenceLossFunction
+
+    LossType = str | PreferenceLossFunction
+else:
+    LossType = str  # what a command line can give
+
+LOSS_TYPES = ("rspo", "dpo", "sdpo", "grpo")
+"""Names of the losses in `preference_losses.LOSSES`."""
+NEED_REFERENCE = ("grpo",)
+
+
+@dataclass
+class PreferenceFields:
+    """
+    How lists teach a model: shared by [`RSPOConfig`] and [`ContinualConfig`].
+
+    Parameters that choose the loss:
+        loss_type (`str`, defaults to `"rspo"`): `rspo`; `dpo`, `sdpo` or `grpo` to hold it against. In Python also a
+            function of your own, see [`PreferenceLossFunction`].
+        beta (`float`, defaults to 0.1): Sharpness of the preferences, > 0; weight of the KL of `grpo`.
+        delta (`float`, defaults to 2.0): Gate of `rspo` on the mean drift |log(p / p_ref)| in nats; above it an anchor
+            ignores the reference.
+        clip (`float`, defaults to 0.2): Bound of the probability ratio of `grpo`, in (0, 1).
+        max_grade (`float`, defaults to 3): Values become grades in [0, max_grade] within each list.
+        vsl_weight (`float`, defaults to 0.1): Weight of the VSL loss of each list's most valuable candidate, if its
+            value is above 0: keeps probability on what is good and not only away from what is worse, and the value and
+            item heads in step with the layers below them.
+        unified (`bool`): Weigh both losses sample by sample, by how far likelihood and reward disagree (UVR,
+            eqs. 19-22); `rspo` only.
+
+    Parameters of the policy:
+        reference (`str`): What the policy is compared with, one of `REFERENCES`.
+        item_weight (`float`, defaults to 0): Share in [0, 1] of the item head in what is aligned, (1 - w) log p(SID) +
+            w log p(item): set it to the `item_weight` that will be served, so that the ranking that users get is the
+            one that learns from the lists. 0 is the paper's policy. `ref_logps` of the data must then be such scores.
+        disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be in the
+            difference between policy and reference, which gate and margins read.
+        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
+    """
+
+    REFERENCES: ClassVar[tuple[str, ...]] = ("frozen", "logged", "none")
+
+    loss_type: LossType = field(default="rspo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}."})
+    beta: float = field(default=0.1, metadata={"help": "Sharpness of the preferences, > 0; GRPO's weight of the KL."})
+    delta: float = field(default=2.0, metadata={"help": "Gate: largest mean drift from the reference, in nats."})
+    clip: float = field(default=0.2, metadata={"help": "GRPO's bound of the probability ratio, in (0, 1)."})
+    max_grade: float = field(
+        default=3.0, metadata={"help": "Values become grades in [0, max_grade] within each list."}
+    )
+    vsl_weight: float = field(default=0.1, metadata={"help": "Weight of VSL on each list's most valuable candidate."})
+    item_weight: float = field(
+        default=0.0, metadata={"help": "Share in [0, 1] of the item head in the score that is aligned; as served."}
+    )
+    unified: bool = field(default=False, metadata={"help": "Weigh VSL and RSPO sample by sample (UVR, eqs. 19-22)."})
+    reference: str = field(default="frozen", metadata={"help": f"One of {', '.join(REFERENCES)}."})
+    max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout, as the reference runs."})
+
+    @property
+    def loss_name(self) -> str:
+        """The loss as logs and files name it: a function by its own name."""
+        return self.loss_type if isinstance(self.loss_type, str) else self.loss_type.__name__
+
+    def check_preference_fields(self) -> None:
+        """Raises ValueError for a value outside its range, or settings that do not fit each other."""
+        if self.loss_type not in LOSS_TYPES and not isinstance(self.loss_type, FunctionType):
+            raise ValueError(
+                f"`loss_type` must be one of {', '.join(LOSS_TYPES)}. Received: {self.loss_type!r}. In Python it may "
+                "also be a function."
+            )
+        if self.reference not in self.REFERENCES:
+            raise ValueError(f"`reference` must be one of {', '.join(self.REFERENCES)}. Received: {self.reference!r}.")
+        for name in ("beta", "delta", "max_grade"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must be > 0 and finite. Received: {getattr(self, name)}.")
+        if not 0 <= self.vsl_weight < float("inf"):
+            raise ValueError(f"`vsl_weight` must be >= 0 and finite. Received: {self.vsl_weight}.")
+        if not 0 <= self.item_weight <= 1:
+            raise ValueError(f"`item_weight` is a share in [0, 1]. Received: {self.item_weight}.")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"`clip` must be in (0, 1). Received: {self.clip}.")
+        if self.loss_type in NEED_REFERENCE and self.reference == "none":
+            raise ValueError(
+                f"`reference` must be {' or '.join(self.REFERENCES[:-1])} with the {self.loss_name.upper()} loss, "
+                "whose ratio is to the policy that made the lists. Received: none."
+            )
+        if self.unified and (self.loss_type != "rspo" or not self.vsl_weight):
+            raise ValueError(
+                "`unified` mixes VSL with RSPO: it needs `loss_type` = rspo and `vsl_weight` > 0. Received: "
+                f"{self.loss_name} and {self.vsl_weight}. Set it to False for another loss."
+            )
+        if self.max_items is not None and self.max_items < 1:
+            raise ValueError(f"`max_items` must be >= 1. Received: {self.max_items}.")
+
+
+@dataclass
+class RSPOFields(PreferenceFields):
+    """
+    What [`RSPOConfig`] has beside the arguments of its trainer: [`PreferenceFields`], and
+
+    Parameters that choose the reference:
+        reference (`str`, defaults to `"frozen"`): `frozen`: a copy of the policy at its start. `logged`: the column
+            `ref_logps` of the data, which costs no pass. `none`.
+        sync_ref_model (`bool`, defaults to `False`), ref_model_mixup_alpha, ref_model_sync_steps: Moves the frozen
+            reference towards the policy now and then, as TRL does.
+
+    Parameters that guard the run, which need an `eval_strategy`:
+        max_ndcg_loss (`float`, defaults to 0.01): Share of the NDCG@10 before training that a policy may lose and
+            still be kept. Of those, the best by `metric_for_best_model` (default `revenue@10`) is what the run ends
+            with.
+        guard_patience (`int`, defaults to 2): Validations in a row beyond `max_ndcg_loss` that stop the run; 0 =
+            never.
+    """
+
+    sync_ref_model: bool = field(default=False, metadata={"help": "Move the frozen reference towards the policy."})
+    ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "How far, in (0, 1]: 1 copies the policy."})
+    ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between two such moves."})
+    max_ndcg_loss: float = field(default=0.01, metadata={"help": "Share of NDCG@10 that a kept policy may lose."})
+    guard_patience: int = field(default=2, metadata={"help": "Validations beyond that loss that stop the run."})
+
+    def check_rspo_fields(self) -> None:
+        """Raises ValueError as `check_preference_fields`."""
+        self.check_preference_fields()
+        if not 0 <= self.max_ndcg_loss < 1:
+            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1). Received: {self.max_ndcg_loss}.")
+        if self.sync_ref_model and self.reference != "frozen":
+            raise ValueError(
+                f"`sync_ref_model` moves a frozen reference. Received: `reference` = {self.reference}. Set it to "
+                "frozen, or `sync_ref_model` to False."
+            )
+
+
+__all__ = ["LOSS_TYPES", "LossType", "PreferenceFields", "RSPOFields"]

@@ -1,0 +1,108 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Where a model that was never trained starts from: what log and tokenizer know already need not be learned."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.tokenization import UASIDTokenizer
+
+from ..principal_components import main_components
+
+logger = logging.getLogger(__name__)
+
+READ_ROWS = 1000
+
+
+def start_model(
+    model: GR4ADForRecommendation,
+    tokenizer: UASIDTokenizer,
+    train: Dataset | IterableDataset,
+    item_embedding_std: float,
+) -> bool:
+    """Starts item head and item vectors of a model that was never trained; leaves any other as it is.
+
+    Args:
+        train: The training log, rows with `items`. Read only where the item head tells repeats apart.
+        item_embedding_std: Scale of the item vectors; 0 leaves them as they are.
+
+    Returns:
+        Whether the model was started.
+    """
+    if isinstance(model, PeftModel) or not never_trained(model):
+        return False
+    if item_embedding_std and model.config.num_items:
+        vectors = tokenizer.item_vectors()
+        if vectors is None:
+            logger.warning(
+                "The tokenizer carries no item vectors: the model's start at random, and it has to learn from the log "
+                "alone which items are alike. Build the tokenizer with `item_vectors_file`, or set "
+                "`item_embedding_std` to 0."
+            )
+        else:
+            start_item_vectors(model, vectors, item_embedding_std)
+    if model.item_head is not None:
+        start_item_head(model, tokenizer, train)
+    return True
+
+
+def never_trained(model: GR4ADForRecommendation) -> bool:
+    """Whether no step of an optimizer has moved the model: its fusion is where `_init_weights` puts it."""
+    fusion = model.model.fusion.weight
+    start = torch.eye(len(fusion), dtype=fusion.dtype, device=fusion.device).repeat(1, 2)
+    untouched = torch.equal(fusion, start) and bool((model.model.fusion.gate_bias == 1).all())
+    return untouched and (model.item_head is None or not model.item_head.bias.any())
+
+
+def start_item_head(
+    model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, train: Dataset | IterableDataset
+) -> None:
+    """Sets the item head's bias to the log of each item's training events (+ 1), which the tokenizer's index counts,
+    centred; and its repeat bias to the log of the share of the log's events that repeat an item of their user."""
+    head = model.item_head
+    assert head is not None
+    counts = torch.log1p(torch.from_numpy(tokenizer.index.priority.copy()))
+    with torch.no_grad():
+        head.bias[1 : len(counts) + 1] = (counts - counts.mean()).to(head.bias)
+        if head.repeats:
+            head.repeat_bias.fill_(math.log(repeat_share(train)))
+
+
+def repeat_share(train: Dataset | IterableDataset) -> float:
+    """Share, in (0, 1], of the events after a user's first that repeat an item; one event more of each kind, so that a
+    log without repeats has a logarithm."""
+    repeats = events = 1
+    for block in train.select_columns(["items"]).with_format("arrow").iter(READ_ROWS):
+        for items in block["items"].drop_null():
+            repeats += len(items) - pc.count_distinct(items.values).as_py()
+            events += max(0, len(items) - 1)
+    return min(repeats / events, 1.0)
+
+
+def start_item_vectors(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:
+    """Sets the item table to the main components of vectors of the items (float32, (N, d)), at standard deviation
+    `std`; what is wider than the vectors have components, and items that came later, stay random.
+
+    Raises:
+        ValueError: If there are more vectors than the model has items.
+    """
+    table = model.item_table
+    if len(vectors) >= len(table):
+        raise ValueError(
+            f"The tokenizer carries {len(vectors)} item vectors, the model has {len(table) - 1} items. Build the "
+            "model by `GR4ADConfig.from_tokenizer(tokenizer, num_items=len(tokenizer.index) + 1)`."
+        )
+    components = std * main_components(vectors, model.config.hidden_size)
+    with torch.no_grad():
+        table[1 : len(vectors) + 1, : components.shape[1]] = torch.from_numpy(components).to(table)
+
+
+__all__ = ["never_trained", "start_item_head", "start_item_vectors", "start_model"]

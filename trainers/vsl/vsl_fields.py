@@ -1,0 +1,111 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Settings of VSL and their ranges, without torch: a command line checks them before it imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TargetWeightFields:
+    """
+    How much each target of a log counts: shared by [`VSLConfig`] and [`ContinualConfig`].
+
+    Parameters:
+        user_weight_clip (`float`): w_user is the user's total value over the mean user's, clipped to [1 / clip, clip];
+            1 gives every user the same weight.
+        behavior_weights (`dict`, *optional*): w_behavior by event name, e.g. `{"click": 1.0, "conversion": 3.0}`;
+            others 1.
+        target_value_power (`float`, defaults to 0): Multiplies w by (value / mean value) ** power. At 1 the model
+            learns an item's share of revenue instead of its share of events.
+        user_value_mean, event_value_mean (`float`, *optional*): Mean total value of a user and mean value of an event,
+            which w_user and `target_value_power` are relative to.
+    """
+
+    user_weight_clip: float = field(
+        default=5.0, metadata={"help": "w_user lies in [1/clip, clip]; 1 weights users equally."}
+    )
+    behavior_weights: dict | None = field(default=None, metadata={"help": "w_behavior by event name; default 1."})
+    target_value_power: float = field(
+        default=0.0, metadata={"help": "Weights targets by (value / mean value) ** power."}
+    )
+    user_value_mean: float | None = field(
+        default=None, metadata={"help": "Mean total value of a user; default: the log's."}
+    )
+    event_value_mean: float | None = field(
+        default=None, metadata={"help": "Mean value of an event; default: the log's."}
+    )
+
+    def check_target_weight_fields(self) -> None:
+        """Raises ValueError for a value outside its range."""
+        if not self.user_weight_clip >= 1:
+            raise ValueError(f"`user_weight_clip` must be >= 1. Received: {self.user_weight_clip}.")
+        for name, weight in (self.behavior_weights or {}).items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"`behavior_weights` must be >= 0 and finite. Received: {weight} for {name!r}.")
+        for name in ("user_value_mean", "event_value_mean"):
+            given = getattr(self, name)
+            if given is not None and not 0 < given < float("inf"):
+                raise ValueError(
+                    f"`{name}` must be above 0 and finite. Received: {given}. Leave it out to measure it."
+                )
+
+
+@dataclass
+class VSLFields(TargetWeightFields):
+    """
+    What [`VSLConfig`] has beside transformers' arguments: [`TargetWeightFields`], and
+
+    Parameters:
+        value_loss_weight (`float`, defaults to 0.1): lambda_e, weight of the value token's loss.
+        mtp_loss_weight (`float`, defaults to 0.3): lambda_mtp, weight of the token-free pass; 0 skips its cost.
+        item_loss_weight (`float`, defaults to 0.5): Weight of the item head's loss.
+        label_smoothing (`float`, defaults to 0): Of the SID softmaxes, in [0, 1).
+        item_embedding_std (`float`, defaults to 0.05): A fresh model's item vectors start at this scale as the main
+            components of the tokenizer's item vectors, where it has any; 0 leaves them random.
+        target_window (`int`, defaults to 1): The target of a prefix is drawn from the next so many events, anew each
+            time; 1 is the next event. Logs of baskets, where order within a basket says nothing and nothing repeats,
+            want more.
+        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`. Of a longer log the
+            last so many are read and the one after them predicted; what came before is left out.
+        shuffle_buffer (`int`, defaults to 20000): Users of a streamed log held in memory, to be shuffled and batched
+            by length.
+        early_stopping_patience (`int`, defaults to 0): Stop after so many validations in a row without a new best
+            `metric_for_best_model`; 0 = never.
+    """
+
+    value_loss_weight: float = field(
+        default=0.1, metadata={"help": "lambda_e, weight of the value token's loss (eq. 14)."}
+    )
+    mtp_loss_weight: float = field(default=0.3, metadata={"help": "lambda_mtp (eq. 15); 0 skips the token-free pass."})
+    item_loss_weight: float = field(default=0.5, metadata={"help": "Weight of the item head's loss."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Of the SID softmaxes, in [0, 1)."})
+    item_embedding_std: float = field(
+        default=0.05,
+        metadata={"help": "A fresh model's item vectors start at this scale from the tokenizer's; 0 = at random."},
+    )
+    target_window: int = field(default=1, metadata={"help": "Targets are drawn from the next so many events."})
+    max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
+    shuffle_buffer: int = field(default=20_000, metadata={"help": "Users of a streamed log held in memory."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Validations without a new best before training stops; 0 = never stops."}
+    )
+
+    def check_vsl_fields(self) -> None:
+        """Raises ValueError for a value outside its range."""
+        self.check_target_weight_fields()
+        for name in ("value_loss_weight", "mtp_loss_weight", "item_loss_weight", "item_embedding_std"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must be >= 0 and finite. Received: {getattr(self, name)}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1). Received: {self.label_smoothing}.")
+        for name in ("target_window", "shuffle_buffer", "max_items"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be >= 1. Received: {getattr(self, name)}.")
+        if self.early_stopping_patience < 0:
+            raise ValueError(
+                f"`early_stopping_patience` must be 0 (never) or more. Received: {self.early_stopping_patience}."
+            )
+
+
+__all__ = ["TargetWeightFields", "VSLFields"]
