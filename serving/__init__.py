@@ -1,37 +1,58 @@
 """Serving: a recommender object, the beam policy, an HTTP server, and the folder through which trainers reach it.
 
-The server needs the extra `gr4ad[serve]` and is imported when first named, so that a recommender alone does not.
+A name is imported when it is first used: options and policy need no torch, a recommender no HTTP library. The server
+needs the extra `gr4ad[serve]`.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from .beam_policy import BeamPolicy, Load, level_widths
-from .index_change import IndexChange
-from .published_model import PublishedModel, PublishedModelError
-from .recommender import Recommendation, Recommender, UnknownItemError
-from .server_config import ServerConfig
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .ad_recommender import AdRecommender
+    from .beam_policy import BeamPolicy, Load, level_widths
     from .http_server import create_app, serve
+    from .index_change import IndexChange
+    from .loading import load_recommender
+    from .published_model import PublishedModel, PublishedModelError
+    from .recommender import Recommender
+    from .request_types import Recommendation, UnknownItemError
+    from .server_config import ServerConfig
 
-SERVER_NAMES = ("create_app", "serve")
+MODULES = {
+    "AdRecommender": "ad_recommender",
+    "BeamPolicy": "beam_policy",
+    "IndexChange": "index_change",
+    "Load": "beam_policy",
+    "PublishedModel": "published_model",
+    "PublishedModelError": "published_model",
+    "Recommendation": "request_types",
+    "Recommender": "recommender",
+    "ServerConfig": "server_config",
+    "UnknownItemError": "request_types",
+    "create_app": "http_server",
+    "level_widths": "beam_policy",
+    "load_recommender": "loading",
+    "serve": "http_server",
+}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in SERVER_NAMES:
+def __getattr__(name: str) -> object:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        server = import_module(".http_server", __name__)
+        module = import_module(f".{MODULES[name]}", __name__)
     except ModuleNotFoundError as error:
+        if MODULES[name] != "http_server":
+            raise
         raise ImportError(f"`{name}` needs {error.name!r}: pip install 'gr4ad[serve]'.", name=error.name) from error
-    return vars(server)[name]
+    return vars(module)[name]
 
 
 __all__ = [
+    "AdRecommender",
     "BeamPolicy",
-    "Load",
     "IndexChange",
+    "Load",
     "PublishedModel",
     "PublishedModelError",
     "Recommendation",
@@ -40,5 +61,6 @@ __all__ = [
     "UnknownItemError",
     "create_app",
     "level_widths",
+    "load_recommender",
     "serve",
 ]

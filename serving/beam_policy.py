@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from .latency_model import LatencyModel
 
@@ -49,7 +50,44 @@ class Load:
     running: int = 0
 
 
-class BeamPolicy:
+class WidthPolicy(Protocol):
+    """What engines ask before a batch, and tell after it. [`BeamPolicy`] is one; `ServingOptions.beam_policy` says
+    which one is asked."""
+
+    base_widths: tuple[int, ...]
+    """W_1..W_T of the weights that are served; set anew when others take their place."""
+    max_batch: int
+    scales: list[float]
+    """All factors that it may choose, ascending; 1 is among them."""
+
+    @property
+    def scale(self) -> float:
+        """Factor of the base widths now."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it needs to know what batches cost, so that some are run before the first request."""
+
+    def scaled(self, scale: float) -> tuple[int, ...]:
+        """W_1..W_T of a scale, each at least 1."""
+
+    def arrived(self, now: float, requests: int = 1) -> None:
+        """Takes note of requests that joined the queue."""
+
+    def finished(self, requests: int, rows: int, context_items: int, seconds: float) -> None:
+        """Takes note of a batch: its requests, beam rows (all levels of all requests), history items, and seconds."""
+
+    def widths(self, load: Load) -> tuple[int, ...]:
+        """Decides W_1..W_T of the batch that is about to start."""
+
+    def admits(self, load: Load, deadline: float) -> bool:
+        """Whether one more request, behind all that wait, can be answered within `deadline` seconds."""
+
+    def backlog(self, load: Load) -> float:
+        """Seconds until one more request, behind all that wait, is answered; 0 while nothing is known."""
+
+
+class BeamPolicy(WidthPolicy):
     """Base widths by level, scaled by load: B_t = B_base,t * f(Q_t, C_avail).
 
     The service level objective is the one knob. The policy learns what a batch costs (`finished`) and how many
@@ -112,7 +150,7 @@ class BeamPolicy:
         self.slo, self.max_batch, self.max_utilization = slo, max_batch, max_utilization
         self.patience = patience
         self.latency = LatencyModel() if latency is None else latency
-        self.scales = (
+        self.scales: list[float] = (
             [1.0]
             if slo is None
             else sorted({min_scale, max_scale, *(step for step in SCALES if min_scale < step < max_scale)})
@@ -124,24 +162,19 @@ class BeamPolicy:
 
     @property
     def scale(self) -> float:
-        """Factor of the base widths now."""
         return self.scales[self._place]
 
     @property
-    def arrival_rate(self) -> float:
-        """Requests a second, as of the last arrival."""
-        return self._rate.value
+    def learns(self) -> bool:
+        return self.slo is not None
 
     def scaled(self, scale: float) -> tuple[int, ...]:
-        """W_1..W_T of a scale, each at least 1."""
         return tuple(max(1, round(width * scale)) for width in self.base_widths)
 
     def arrived(self, now: float, requests: int = 1) -> None:
-        """Takes note of requests that joined the queue."""
         self._rate.add(now, requests)
 
     def finished(self, requests: int, rows: int, context_items: int, seconds: float) -> None:
-        """Takes note of a batch: its requests, beam rows (all levels of all requests), history items, and seconds."""
         self.latency.observe(requests, rows, context_items, seconds)
         self._context_items.add(context_items / max(requests, 1))
 
@@ -229,6 +262,3 @@ class _Mean:
     def add(self, value: float) -> None:
         self.value += (value - self.value) * (1.0 if self._empty else self.weight)
         self._empty = False
-
-
-__all__ = ["PRESETS", "SCALES", "BeamPolicy", "Load", "level_widths"]

@@ -67,6 +67,3 @@ def compile_search(
 
     model.decode_levels = search
     logger.info("Compiled the search in %.0f s.", time.perf_counter() - begun)
-
-
-__all__ = ["compile_search"]

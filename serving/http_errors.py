@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from .http_schema import ErrorResponse, readable_error
+from .request_types import Refusal, RefusedError
 
 
 class UnauthorizedError(PermissionError):
@@ -44,7 +45,15 @@ def refused_body(error: RequestValidationError) -> JSONResponse:
 def unreadable_body(error: HTTPException) -> JSONResponse:
     """What the JSON reader raises beside JSONDecodeError, e.g. of bytes that are not UTF-8."""
     reason = str(error.__cause__ or error.detail)[:100]
+    if isinstance(error.__cause__, RecursionError):
+        reason = "it is nested too deeply"
     return error_response(400, f"The body is not JSON: {reason}. Send a JSON object in UTF-8.")
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """A refusal as a response of its own."""
+    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    return error_response(refusal.status, refusal.detail, refusal.field, **headers)
 
 
 def unauthorized(error: UnauthorizedError) -> JSONResponse:
@@ -65,6 +74,8 @@ class ExplainedRoute(APIRoute):
                 return refused_body(error)
             except UnauthorizedError as error:
                 return unauthorized(error)
+            except RefusedError as error:
+                return refused(error.refusal)
             except HTTPException as error:
                 if error.status_code != 400:
                     raise
@@ -73,4 +84,15 @@ class ExplainedRoute(APIRoute):
         return explained
 
 
-__all__ = ["ExplainedRoute", "UnauthorizedError", "error_response", "refused_body", "unreadable_body"]
+class AnyContentRoute(ExplainedRoute):
+    """Reads every body as JSON, whatever its header says, so that `curl -d` works."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def as_json(request: Request) -> Response:
+            headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+            scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+            return await handler(Request(scope, request.receive))
+
+        return as_json

@@ -6,55 +6,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)  # requests
+from .server_metrics import ServerMetrics
+
 DISCARD_SECONDS = 2.0
 DISCARD_FACTOR = 16
-
-
-class ServerMetrics:
-    """Prometheus metrics of one app, in a registry of their own."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "gr4ad_requests",
-            "Requests to /v1/recommend by HTTP status; 499: the client left.",
-            ["status"],
-            registry=self.registry,
-        )
-        self.latency = Histogram(
-            "gr4ad_request_latency_seconds",
-            "From the head of a request to the end of its response.",
-            registry=self.registry,
-            buckets=LATENCY_BUCKETS,
-        )
-        self.queue_depth = Gauge("gr4ad_queue_depth", "Users waiting for a batch.", registry=self.registry)
-        self.batch_size = Histogram(
-            "gr4ad_batch_size", "Users answered by one call.", registry=self.registry, buckets=BATCH_BUCKETS
-        )
-        self.beam_rows = Counter(
-            "gr4ad_beam_rows",
-            "Beam rows asked of the model: all beam widths of all users, summed.",
-            registry=self.registry,
-        )
-        self.beam_scale = Gauge(
-            "gr4ad_beam_scale", "Factor of the model's beam widths that the load allows.", registry=self.registry
-        )
-        self.cache_lookups = Counter(
-            "gr4ad_cache_lookups", "Requests looked up in the result cache.", ["result"], registry=self.registry
-        )
-        self.model_version = Gauge("gr4ad_model_version", "Version of the weights served.", registry=self.registry)
-        self.index_changes = Gauge(
-            "gr4ad_index_changes", "Number of the last change of the ads that was applied.", registry=self.registry
-        )
-        self.reload_failures = Counter(
-            "gr4ad_reload_failures", "Weights or changes that could not be taken.", registry=self.registry
-        )
 
 
 class MeasureRequests:
@@ -86,13 +44,14 @@ class MeasureRequests:
 
 
 class LimitBody:
-    """Answers 413 to a body of more than `max_bytes`, announced or counted while it streams in; never holds more."""
+    """Answers 413 to a body of more than `max_bytes`, announced or counted while it streams in; never holds more.
+    Only requests to paths that begin with one of `paths` are looked at."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, paths: tuple[str, ...] = ("/",)):
+        self.app, self.max_bytes, self.paths = app, max_bytes, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not scope["path"].startswith(self.paths):
             await self.app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
@@ -137,6 +96,3 @@ class LimitBody:
         detail = f"The body is larger than {self.max_bytes} bytes. Send fewer requests or shorter histories."
         response = JSONResponse({"detail": detail, "field": None}, status_code=413, headers={"connection": "close"})
         await response(scope, receive, send)
-
-
-__all__ = ["LimitBody", "MeasureRequests", "ServerMetrics"]

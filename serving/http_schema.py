@@ -3,29 +3,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
+
+from gr4ad.tokenization import HISTORY_FEATURES, HistoryError, UserHistory
+
+from .request_types import RecommendQuery, Refusal, RefusedError
+from .serving_options import RequestLimits
 
 MAX_TEXT_LENGTH = 256  # characters of an item id, an event name, a feature name or category
 MAX_USER_FEATURES = 64
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
-Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Time = Annotated[float, Field(allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class RequestLimits:
-    """max_history (items), max_top_k (items), max_beam_width (beams), levels (T), max_requests (of one body)."""
-
-    max_history: int
-    max_top_k: int
-    max_beam_width: int
-    levels: int
-    max_requests: int
+ENTRIES: dict[str, Any] = {
+    "id": Text,
+    "text": Text,
+    "amount": Annotated[float, Field(ge=0, allow_inf_nan=False)],
+    "time": Annotated[float, Field(allow_inf_nan=False)] | None,
+}
+"""What an entry of a history feature is in JSON, by its kind."""
 
 
 class RecommendRequest(BaseModel):
@@ -33,46 +31,91 @@ class RecommendRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    history: list[str] = Field(description="Item ids the user engaged with, oldest first; unknown ids are skipped.")
-    events: list[str] | None = Field(default=None, description="Event name of each history item.")
-    values: list[float] | None = Field(default=None, description="Value of each history item, >= 0, in `value_unit`.")
-    times: list[float] | None = Field(
-        default=None,
-        description="When each history item was engaged with, in seconds of any clock, e.g. Unix time.",
-    )
-    cross_domain: list[str] | None = Field(
-        default=None, description="What the user did elsewhere, any ids, oldest first; of any length."
-    )
-    user_features: dict[str, str | None] | None = Field(
-        default=None,
-        description="Category of each structured user feature; missing or new categories count as unknown.",
-    )
-    top_k: int | None = Field(
-        default=None, description="Items to return, at most the last beam width; default: the server's."
-    )
-    beam_widths: list[int] | None = Field(
-        default=None,
-        description="Beams kept after each level of the semantic ID; default: the model's, scaled by load.",
-    )
-    exclude_history: bool | None = Field(
-        default=None, description="Never return an item of the history; default: the model's."
-    )
-    max_per_account: int | None = Field(
-        default=None, description="Items of one account that the list may hold; default: no limit."
-    )
-    deadline_ms: float | None = Field(
-        default=None,
-        description="Milliseconds that the request may wait before the model starts on it; at most the server's.",
-    )
+    history: list[str]
+    user_features: dict[str, str | None] | None
+    top_k: int | None
+    beam_widths: list[int] | None
+    exclude_history: bool | None
+    max_per_account: int | None
+    deadline_ms: float | None
 
     @model_validator(mode="after")
     def _aligned(self) -> RecommendRequest:
-        for name, given in (("events", self.events), ("values", self.values), ("times", self.times)):
-            if given is not None and len(given) != len(self.history):
+        for feature in HISTORY_FEATURES:
+            given = self.__dict__[feature.name]
+            if given is not None and feature.along == "items" and len(given) != len(self.history):
                 raise ValueError(
-                    f"`{name}` needs one entry for each of the {len(self.history)} history items, not {len(given)}"
+                    f"`{feature.name}` needs one entry for each of the {len(self.history)} history items, not "
+                    f"{len(given)}"
                 )
         return self
+
+    def query(self) -> RecommendQuery:
+        """The same for an engine.
+
+        Raises:
+            RefusedError: If features do not go together.
+        """
+        given = self.__dict__
+        try:
+            user = UserHistory(
+                self.history,
+                **{feature.name: given[feature.name] for feature in HISTORY_FEATURES},
+                user_features=self.user_features or {},
+            )
+        except HistoryError as error:
+            raise RefusedError(Refusal(422, error.message, error.field)) from error
+        return RecommendQuery(
+            user,
+            self.top_k,
+            None if self.beam_widths is None else tuple(self.beam_widths),
+            self.exclude_history,
+            self.max_per_account,
+            self.deadline_ms,
+        )
+
+
+def request_fields(limits: RequestLimits) -> dict[str, Any]:
+    """Type and limits of each field of a request: the history, its features of `HISTORY_FEATURES`, the options."""
+    length = limits.max_history
+
+    def optional(annotation: Any, description: str, **limit: Any) -> Any:
+        return annotation | None, Field(default=None, description=description, **limit)
+
+    history = "Item ids the user engaged with, oldest first; unknown ids are skipped."
+    widths = list[Annotated[int, Field(ge=1, le=limits.max_beam_width)]]
+    return {
+        # An empty one is refused with what it lacks, not with pydantic's words.
+        "history": (list[Text], Field(max_length=length, json_schema_extra={"minItems": 1}, description=history)),
+        **{
+            feature.name: optional(list[ENTRIES[feature.kind]], feature.description, max_length=length)
+            for feature in HISTORY_FEATURES
+        },
+        "user_features": optional(
+            dict[Text, Text | None],
+            "Category of each structured user feature; missing or new categories count as unknown.",
+            max_length=MAX_USER_FEATURES,
+        ),
+        "top_k": optional(
+            int,
+            "Items to return, at most the last beam width; default: the server's.",
+            ge=1,
+            le=limits.max_top_k,
+        ),
+        "beam_widths": optional(
+            widths,
+            "Beams kept after each level of the semantic ID; default: the model's, scaled by load.",
+            min_length=limits.levels,
+            max_length=limits.levels,
+        ),
+        "exclude_history": optional(bool, "Never return an item of the history; default: the model's."),
+        "max_per_account": optional(
+            int, "Items of one account that the list may hold; default: no limit.", ge=1, le=limits.max_top_k
+        ),
+        "deadline_ms": optional(
+            Duration, "Milliseconds that the request may wait before the model starts on it; at most the server's."
+        ),
+    }
 
 
 class BatchRequest(BaseModel):
@@ -131,40 +174,26 @@ def body_kind(body: Any) -> str:
     return "batch" if isinstance(body, BatchRequest) or (isinstance(body, dict) and "requests" in body) else "single"
 
 
-def request_body(limits: RequestLimits) -> Any:
-    """The annotation of a `/v1/recommend` body: `RecommendRequest | BatchRequest` narrowed to `limits`."""
-
-    def narrowed(annotation: Any, name: str, **limit: Any) -> Any:
-        wide = RecommendRequest.model_fields[name]
-        return annotation, Field(default=wide.default, description=wide.description, **limit)
-
-    length = limits.max_history
-    fields: dict[str, Any] = {
-        # An empty one is refused with what it lacks, not with pydantic's words.
-        "history": narrowed(list[Text], "history", max_length=length, json_schema_extra={"minItems": 1}),
-        "events": narrowed(list[Text] | None, "events", max_length=length),
-        "values": narrowed(list[Value] | None, "values", max_length=length),
-        "times": narrowed(list[Time] | None, "times", max_length=length),
-        "cross_domain": narrowed(list[Text] | None, "cross_domain", max_length=length),
-        "deadline_ms": narrowed(Duration | None, "deadline_ms"),
-        "user_features": narrowed(dict[Text, Text | None] | None, "user_features", max_length=MAX_USER_FEATURES),
-        "top_k": narrowed(int | None, "top_k", ge=1, le=limits.max_top_k),
-        "max_per_account": narrowed(int | None, "max_per_account", ge=1, le=limits.max_top_k),
-        "beam_widths": narrowed(
-            list[Annotated[int, Field(ge=1, le=limits.max_beam_width)]] | None,
-            "beam_widths",
-            min_length=limits.levels,
-            max_length=limits.levels,
-        ),
-    }
-    single = create_model("RecommendRequest", __base__=RecommendRequest, __doc__=RecommendRequest.__doc__, **fields)
+def request_models(limits: RequestLimits) -> tuple[type[RecommendRequest], type[BatchRequest]]:
+    """The bodies of `/v1/recommend` within limits: one request, or several."""
+    single = create_model(
+        "RecommendRequest", __base__=RecommendRequest, __doc__=RecommendRequest.__doc__, **request_fields(limits)
+    )
     batch = create_model(
         "BatchRequest",
         __base__=BatchRequest,
         __doc__=BatchRequest.__doc__,
         requests=(list[single], Field(min_length=1, max_length=limits.max_requests)),  # type: ignore[valid-type]
     )
+    return single, batch
+
+
+def either(single: Any, batch: Any) -> Any:
+    """The annotation of a body that is one or the other."""
     return Annotated[Annotated[single, Tag("single")] | Annotated[batch, Tag("batch")], Discriminator(body_kind)]
+
+
+REQUEST_FIELDS = tuple(request_fields(RequestLimits(1, 1, 1, 1, 1)))
 
 
 def readable_error(error: dict[str, Any]) -> ErrorResponse:
@@ -176,7 +205,7 @@ def readable_error(error: dict[str, Any]) -> ErrorResponse:
     received = received if len(received) <= 100 else f"{received[:100]}..."
     subject = f"`{name or 'body'}`"
     if error["type"] == "extra_forbidden":
-        allowed = ", ".join(RecommendRequest.model_fields)
+        allowed = ", ".join(REQUEST_FIELDS)
         detail = f"{subject} is not a field of this request. Remove it; allowed are {allowed}."
     elif error["type"] == "missing":
         detail = f"{subject} is missing: add it; /openapi.json lists what is allowed."
@@ -188,17 +217,3 @@ def readable_error(error: dict[str, Any]) -> ErrorResponse:
             remedy = "Send a JSON object with the header `content-type: application/json`."
         detail = f"{subject}: {error['msg']}. Received: {received}. {remedy}"
     return ErrorResponse(detail=detail, field=name or None)
-
-
-__all__ = [
-    "BatchRequest",
-    "BatchResponse",
-    "ErrorResponse",
-    "FailedRequest",
-    "RecommendRequest",
-    "RecommendResponse",
-    "RecommendedItem",
-    "RequestLimits",
-    "readable_error",
-    "request_body",
-]

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gr4ad.tokenization import SIDIndex
-
-from .recommender import Recommender
 
 OPERATIONS = ("add", "replace", "remove")
 MAX_ADS = 10_000  # of one change: it is applied between two requests
@@ -21,6 +19,16 @@ MAX_ID_CHARACTERS = 1000
 MAX_LEVELS = 26
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
+
+
+class ChangesIndex(Protocol):
+    """What a change asks of a recommender."""
+
+    def check_codes(self, codes: np.ndarray) -> None:
+        """Raises ValueError for a code beyond its codebook."""
+
+    def change_index(self, change: Callable[[SIDIndex], None]) -> bool:
+        """Applies a change to a copy of the index and serves that; False if it changed nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class IndexChange:
         self._check_codes()
         self._check_priority()
         self._check_attributes()
-        given = [name for name in ("codes", "priority", "attributes") if getattr(self, name)]
+        given = [name for name in ("codes", "priority", "attributes") if vars(self)[name]]
         if self.op == "remove" and given:
             raise ValueError(f"`{given[0]}` must be left out where ads are removed. Received: {given[0]}.")
         if self.op == "replace" and not given:
@@ -156,7 +164,7 @@ class IndexChange:
     # --- applying
     # -----------------------------------------------------------------------------------------------------------
 
-    def apply(self, recommender: Recommender) -> bool:
+    def apply(self, recommender: ChangesIndex) -> bool:
         """Changes what a recommender serves from the next request on, all of it or nothing.
 
         Changes set a state, so that applying them again in their order, from any point before, ends in the same one:
@@ -257,6 +265,3 @@ def is_attribute(value: Any) -> bool:
 def attribute_kind(value: Any) -> str:
     """What a column of the item table can hold together."""
     return "booleans" if isinstance(value, bool) else "numbers" if isinstance(value, int | float) else "strings"
-
-
-__all__ = ["IndexChange"]

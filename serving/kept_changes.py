@@ -73,6 +73,3 @@ def change_of(op: str, item: str, given: dict[str, Any]) -> IndexChange:
     values: dict[str, Any] = {name: [given[name]] for name in ("codes", "priority") if name in given}
     attributes = {name: [value] for name, value in given.get("attributes", {}).items()}
     return IndexChange(op, [item], **values, attributes=attributes or None)
-
-
-__all__ = ["KeptChanges"]

@@ -76,6 +76,3 @@ class LatencyModel:
         """
         fit = self.coefficients @ (rows, context_items, requests, 1.0)
         return float(fit) * self._tail
-
-
-__all__ = ["LatencyModel"]

@@ -20,6 +20,7 @@ from .index_change import IndexChange
 from .kept_changes import KeptChanges
 from .published_model import PublishedModel
 from .recommender import Recommender
+from .request_types import ReloadError, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,17 @@ class Served:
     version: int
     changes: int
 
-
-class ReloadError(ValueError):
-    """The new weights cannot take the place of those that are served, which stay."""
+    def described(self) -> ServedModel:
+        """The same in words and numbers."""
+        tokenizer = self.recommender.tokenizer
+        return ServedModel(
+            model=self.recommender.name,
+            model_version=self.version,
+            index_changes=self.changes,
+            ads=int(tokenizer.index.num_active),
+            features=self.recommender.features,
+            user_features=tuple(tokenizer.user_features),
+        )
 
 
 @dataclass(eq=False)
@@ -292,6 +301,3 @@ def tried(recommender: Recommender, changes: list[IndexChange], index: SIDIndex)
         except ValueError as error:
             refused.append((place, error))
     return refused
-
-
-__all__ = ["LiveModel", "ReloadError", "Served"]

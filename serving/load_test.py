@@ -142,8 +142,3 @@ def timeline(outcomes: Sequence[Outcome], seconds: float, slices: int = 48) -> l
         {"time": (place + 0.5) * width, "rate": len(part) / width, **summarize(part, None, width)}
         for place, part in enumerate(parts)
     ]
-
-
-__all__ = [
-    "Outcome", "constant_rate", "day_rate", "poisson_arrivals", "run_load", "summarize", "timeline",
-]  # fmt: skip

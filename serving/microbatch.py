@@ -275,6 +275,3 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         for entry, answer in zip(entries, answers, strict=True):
             if not entry.future.done():
                 entry.future.set_result(answer)
-
-
-__all__ = ["DeadlineError", "DrainingError", "MicroBatcher", "QueueFullError"]

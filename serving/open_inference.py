@@ -1,32 +1,57 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """The Open Inference Protocol, version 2, for clients of Triton and KServe: tensors in, tensors out.
 
-Inputs: `history` BYTES (B, S), item ids, oldest first, "" = padding; optional `top_k` INT32 (1). Outputs, n = ads of
-the longest list: `item_id` BYTES (B, n), "" = none; `score` FP32 (B, n); `value` FP32 (B, n).
+Inputs: `history` BYTES (B, S), item ids, oldest first, "" = padding; those of `HISTORY_FEATURES` that the model reads,
+text as BYTES and numbers as FP64, (B, S) or of a width of their own; `user_feature.NAME` BYTES (B), "" = missing;
+`top_k` INT32 (1). All but `history` may be left out. Outputs, n = ads of the longest list: `item_id` BYTES (B, n),
+"" = none; `score` FP32 (B, n); `value` FP32 (B, n).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
-from .http_schema import ErrorResponse, FailedRequest, RecommendRequest, RequestLimits
+from gr4ad.tokenization import HISTORY_FEATURES
+
+from .client_connection import while_connected
+from .http_errors import ExplainedRoute
+from .http_schema import MAX_TEXT_LENGTH, MAX_USER_FEATURES, ErrorResponse, RecommendRequest, readable_error
 from .recommend_service import RecommendService
+from .request_types import Answer, RecommendQuery, Refusal, RefusedError, ServedModel
+from .serving_options import RequestLimits
+
+INFERENCE_PATH = "/v2"
+MAX_TRIES = 3
+MAX_INPUTS = len(HISTORY_FEATURES) + MAX_USER_FEATURES + 2
+USER_FEATURE = "user_feature."
+NUMBERS = ("FP64", "FP32", "INT64", "INT32")
+DATATYPES = {"id": ("BYTES",), "text": ("BYTES",), "amount": NUMBERS, "time": NUMBERS}
+ALONG = {"history": "history"} | {
+    feature.name: "history" if feature.along == "items" else feature.along for feature in HISTORY_FEATURES
+}
+"""The input whose padding an input shares."""
+OUTPUTS: list[dict[str, Any]] = [
+    {"name": "item_id", "datatype": "BYTES", "shape": [-1, -1]},
+    {"name": "score", "datatype": "FP32", "shape": [-1, -1]},
+    {"name": "value", "datatype": "FP32", "shape": [-1, -1]},
+]
 
 
 class InputTensor(BaseModel):
-    name: str = Field(max_length=256)
+    name: str = Field(max_length=MAX_TEXT_LENGTH + len(USER_FEATURE))
     shape: list[int] = Field(min_length=1, max_length=2)
-    datatype: Literal["BYTES", "INT32", "INT64"]
+    datatype: Literal["BYTES", "INT32", "INT64", "FP32", "FP64"]
     data: list[Any]
 
 
 class InferenceRequest(BaseModel):
     id: str | None = Field(default=None, max_length=256)
-    inputs: list[InputTensor] = Field(min_length=1, max_length=8)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_INPUTS)
 
 
 class OutputTensor(BaseModel):
@@ -43,152 +68,215 @@ class InferenceResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
-MAX_TRIES = 3
-INPUTS = [
-    {"name": "history", "datatype": "BYTES", "shape": [-1, -1]},
-    {"name": "top_k", "datatype": "INT32", "shape": [1]},
-]
-OUTPUTS = [
-    {"name": "item_id", "datatype": "BYTES", "shape": [-1, -1]},
-    {"name": "score", "datatype": "FP32", "shape": [-1, -1]},
-    {"name": "value", "datatype": "FP32", "shape": [-1, -1]},
-]
-
-
 class TensorError(ValueError):
     """An input that is not as this model's metadata says."""
 
 
-def read_requests(request: InferenceRequest, limits: RequestLimits) -> list[RecommendRequest]:
-    """One request a row of `history`.
+def offered_inputs(served: ServedModel) -> dict[str, tuple[str, ...]]:
+    """Datatypes of each input that a model takes; the first is what its metadata says."""
+    features = {feature.name: DATATYPES[feature.kind] for feature in HISTORY_FEATURES}
+    return {
+        "history": ("BYTES",),
+        **{name: features[name] for name in served.features},
+        **{USER_FEATURE + name: ("BYTES",) for name in served.user_features},
+        "top_k": ("INT32", "INT64"),
+    }
+
+
+def metadata(served: ServedModel) -> dict[str, Any]:
+    """What the protocol says of a model."""
+    inputs = [
+        {
+            "name": name,
+            "datatype": datatypes[0],
+            "shape": [1] if name == "top_k" else [-1] if name.startswith(USER_FEATURE) else [-1, -1],
+        }
+        for name, datatypes in offered_inputs(served).items()
+    ]
+    return {
+        "name": served.model,
+        "versions": [str(served.model_version)],
+        "platform": "gr4ad",
+        "inputs": inputs,
+        "outputs": OUTPUTS,
+    }
+
+
+def read_queries(
+    request: InferenceRequest, served: ServedModel, single: type[RecommendRequest], limits: RequestLimits
+) -> list[RecommendQuery]:
+    """One query a row of `history`, checked as a request of `/v1/recommend`.
 
     Raises:
-        TensorError: If an input is missing, unknown, or not of its shape; names it.
+        TensorError: If an input is missing, not offered, or not of its type or shape; names it.
     """
+    offered = offered_inputs(served)
     tensors = {tensor.name: tensor for tensor in request.inputs}
-    unknown = sorted(set(tensors) - {"history", "top_k"})
-    if unknown:
-        raise TensorError(f"Input {unknown[0]!r} is unknown; there are history and top_k. Leave it out.")
-    history = tensors.get("history")
-    if history is None:
+    for name, tensor in tensors.items():
+        if name not in offered:
+            raise TensorError(f"Input {name!r} is unknown; {served.model!r} takes {', '.join(offered)}. Leave it out.")
+        if tensor.datatype not in offered[name]:
+            raise TensorError(
+                f"Input {name!r} must be {' or '.join(offered[name])}. Received: {tensor.datatype} of shape "
+                f"{tensor.shape}."
+            )
+    if "history" not in tensors:
         raise TensorError("Input 'history' is missing: BYTES of shape [users, items].")
-    flat = flattened(history.data)
-    if history.datatype != "BYTES" or len(history.shape) != 2 or len(flat) != history.shape[0] * history.shape[1]:
-        raise TensorError(
-            f"Input 'history' must be BYTES with users x items entries. Received: {history.datatype} of shape "
-            f"{history.shape} with {len(flat)} entries."
-        )
-    users, items = history.shape
-    if not 1 <= users <= limits.max_requests or not 1 <= items <= limits.max_history:
+    shape = tensors["history"].shape
+    users = shape[0]
+    if not 1 <= users <= limits.max_requests or not 1 <= shape[-1] <= limits.max_history:
         raise TensorError(
             f"Input 'history' may hold 1..{limits.max_requests} users and 1..{limits.max_history} items. Received: "
-            f"shape {history.shape}."
+            f"shape {shape}."
         )
-    top_k = None
-    if "top_k" in tensors:
-        given = flattened(tensors["top_k"].data)
-        if len(given) != 1 or type(given[0]) is not int or not 1 <= given[0] <= limits.max_top_k:
-            raise TensorError(f"Input 'top_k' must be one number in 1..{limits.max_top_k}. Received: {given!r:.100}.")
-        top_k = given[0]
-    requests = []
+    lists = {name: user_lines(tensors[name], users) for name in ALONG if name in tensors}
+    features = {
+        name: user_lines(tensors[USER_FEATURE + name], users, dimensions=1)
+        for name in served.user_features
+        if USER_FEATURE + name in tensors
+    }
+    top_k = read_top_k(tensors["top_k"], limits) if "top_k" in tensors else None
+    queries = []
     for user in range(users):
-        row = [item for item in flat[user * items : (user + 1) * items] if item != ""]
-        if not all(isinstance(item, str) and len(item) <= 256 for item in row):
-            raise TensorError("Input 'history' must hold texts of at most 256 characters.")
+        row: dict[str, Any] = {"top_k": top_k}
+        for name, lines in lists.items():
+            masks = lists.get(ALONG[name])
+            if masks is None or len(masks[user]) != len(lines[user]):
+                raise TensorError(f"Input {name!r} must have the shape of {ALONG[name]!r}. Give both, or neither.")
+            row[name] = [value for value, mask in zip(lines[user], masks[user], strict=True) if mask != ""]
+        row["user_features"] = {name: lines[user][0] or None for name, lines in features.items()}
         try:
-            requests.append(RecommendRequest(history=row, top_k=top_k))
-        except ValidationError as error:  # half of a surrogate pair, which JSON can hold
-            raise TensorError(f"Input 'history' cannot be read: {error.errors()[0]['msg']}.") from error
-    return requests
+            queries.append(single.model_validate(row).query())
+        except ValidationError as error:
+            first: dict[str, Any] = dict(error.errors()[0])
+            detail = readable_error({**first, "loc": ("body", *first["loc"])}).detail
+            raise TensorError(f"Row {user}: {detail}") from error
+    return queries
+
+
+def user_lines(tensor: InputTensor, users: int, dimensions: int = 2) -> list[list[Any]]:
+    """The values of each user of a tensor (users, n), or (users,) where it has one dimension; they may be nested once,
+    as the protocol allows."""
+    flat = flattened(tensor.data)
+    width = tensor.shape[-1] if dimensions == 2 else 1
+    if len(tensor.shape) != dimensions or tensor.shape[0] != users or len(flat) != users * width:
+        raise TensorError(
+            f"Input {tensor.name!r} must be {tensor.datatype} with users{' x items' if dimensions == 2 else ''} "
+            f"entries. Received: {tensor.datatype} of shape {tensor.shape} with {len(flat)} entries."
+        )
+    if tensor.datatype == "BYTES" and not all(isinstance(text, str) and len(text) <= MAX_TEXT_LENGTH for text in flat):
+        raise TensorError(f"Input {tensor.name!r} must hold texts of at most {MAX_TEXT_LENGTH} characters.")
+    return [flat[user * width : (user + 1) * width] for user in range(users)]
+
+
+def read_top_k(tensor: InputTensor, limits: RequestLimits) -> int:
+    given = flattened(tensor.data)
+    if len(given) != 1 or type(given[0]) is not int or not 1 <= given[0] <= limits.max_top_k:
+        raise TensorError(f"Input 'top_k' must be one number in 1..{limits.max_top_k}. Received: {given!r:.100}.")
+    return given[0]
 
 
 def flattened(data: list[Any]) -> list[Any]:
-    """Values of a tensor that may be nested once, as the protocol allows."""
     flat: list[Any] = []
     for part in data:
         flat.extend(part) if isinstance(part, list) else flat.append(part)
     return flat
 
 
-def add_open_inference_routes(app: FastAPI, service: RecommendService, limits: RequestLimits) -> None:
+def failed(status: int, detail: str, retry_after: int | None = None) -> JSONResponse:
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return JSONResponse(
+        {"error": detail, "detail": detail, "field": None}, status_code=status, headers=headers or None
+    )
+
+
+def add_open_inference_routes(
+    app: FastAPI, service: Callable[[], RecommendService], single: type[RecommendRequest], limits: RequestLimits
+) -> None:
     """Adds the protocol's routes under `/v2`. A row that cannot be answered fails the whole call, as the protocol has
-    no place for errors of rows."""
+    no place for errors of rows.
+
+    Args:
+        service: Gives it when a request comes. single: What a row is checked as.
+    """
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in (400, 404, 413, 422, 429, 500, 503, 504)
     }
+    router = APIRouter(prefix=INFERENCE_PATH, route_class=ExplainedRoute)
 
-    def failed(status: int, detail: str) -> JSONResponse:
-        return JSONResponse({"error": detail, "detail": detail, "field": None}, status_code=status)
+    def unknown(name: str) -> JSONResponse | None:
+        model = service().engine.served.model
+        return None if name == model else failed(404, f"No model {name!r}; there is {model!r}.")
 
-    @app.get("/v2")
+    @router.get("")
     async def server() -> dict[str, Any]:
         return {"name": "gr4ad", "version": "2", "extensions": []}
 
-    @app.get("/v2/health/live")
+    @router.get("/health/live")
     async def alive() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready", responses={503: {"description": "Starting or draining."}})
+    @router.get("/health/ready", responses={503: {"description": "Starting or draining."}})
     async def ready() -> Response:
-        accepting = service.batcher.accepting
+        accepting = service().engine.accepting
         return JSONResponse({"ready": accepting}, status_code=200 if accepting else 503)
 
-    @app.get("/v2/models/{name}/ready", responses=errors)
+    @router.get("/models/{name}/ready", responses=errors)
     async def model_ready(name: str) -> Response:
-        if name != service.live.recommender.name:
-            return failed(404, f"No model {name!r}; there is {service.live.recommender.name!r}.")
-        return await ready()
+        return unknown(name) or await ready()
 
-    @app.get("/v2/models/{name}", responses=errors)
+    @router.get("/models/{name}", responses=errors)
     async def model(name: str) -> Response:
-        served = service.live.served
-        if name != served.recommender.name:
-            return failed(404, f"No model {name!r}; there is {served.recommender.name!r}.")
-        return JSONResponse(
-            {
-                "name": name,
-                "versions": [str(served.version)],
-                "platform": "gr4ad",
-                "inputs": INPUTS,
-                "outputs": OUTPUTS,
-            }
-        )
+        return unknown(name) or JSONResponse(metadata(service().engine.served))
 
-    @app.post("/v2/models/{name}/infer", responses=errors, response_model=InferenceResponse)
-    async def infer(name: str, request: InferenceRequest) -> Any:
+    @router.post("/models/{name}/infer", responses=errors, response_model=InferenceResponse)
+    async def infer(name: str, body: InferenceRequest, request: Request) -> Any:
         """Ads for each row of `history`."""
-        if name != service.live.recommender.name:
-            return failed(404, f"No model {name!r}; there is {service.live.recommender.name!r}.")
+        if missing := unknown(name):
+            return missing
+        lists: list[Answer] = []
         try:
-            rows = read_requests(request, limits)
+            queries = read_queries(body, service().engine.served, single, limits)
+            for _ in range(MAX_TRIES):
+                outcomes = await while_connected(request, service().answer(queries))
+                if outcomes is None:
+                    return Response(status_code=499)
+                for row, outcome in enumerate(outcomes):
+                    if isinstance(outcome, Refusal):
+                        return failed(outcome.status, f"Row {row}: {outcome.detail}", outcome.retry_after)
+                lists = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+                if len({answer.version for answer in lists}) == 1:
+                    return inference_response(body.id, lists)
         except TensorError as error:
             return failed(422, str(error))
-        for _ in range(MAX_TRIES):
-            lists = []
-            for row, answer in enumerate(await service.answer(rows)):
-                if isinstance(answer, FailedRequest):
-                    return failed(answer.status, f"Row {row}: {answer.error.detail}")
-                lists.append(answer)
-            if len({answer.model_version for answer in lists}) == 1:
-                break
-        else:  # rows go into several batches, and an answer here has one version
-            return failed(503, f"The weights changed during the request, {MAX_TRIES} times. Send it again.")
-        most = max(len(answer.recommendations) for answer in lists)
-        ads = [[*answer.recommendations, *[None] * (most - len(answer.recommendations))] for answer in lists]
-        shape = [len(lists), most]
-        return InferenceResponse(
-            model_name=lists[0].model,
-            model_version=str(lists[0].model_version),
-            id=request.id,
-            outputs=[
-                OutputTensor(name="item_id", shape=shape, datatype="BYTES",
-                             data=["" if ad is None else ad.item_id for row in ads for ad in row]),
-                OutputTensor(name="score", shape=shape, datatype="FP32",
-                             data=[0.0 if ad is None else ad.score for row in ads for ad in row]),
-                OutputTensor(name="value", shape=shape, datatype="FP32",
-                             data=[0.0 if ad is None or ad.value is None else ad.value for row in ads for ad in row]),
-            ],
-        )  # fmt: skip
+        except RefusedError as error:
+            return failed(error.refusal.status, error.refusal.detail, error.refusal.retry_after)
+        # Rows go into several batches, and an answer here has one version.
+        return failed(503, f"The weights changed during the request, {MAX_TRIES} times. Send it again.")
+
+    app.include_router(router)
 
 
-__all__ = ["add_open_inference_routes"]
+def inference_response(request_id: str | None, lists: Sequence[Answer]) -> InferenceResponse:
+    """Lists of ads as tensors, padded to the longest."""
+    most = max(len(answer.ranked) for answer in lists)
+    ads = [ad for answer in lists for ad in (*answer.ranked, *[None] * (most - len(answer.ranked)))]
+    columns = {
+        "item_id": ["" if ad is None else ad.item_id for ad in ads],
+        "score": [0.0 if ad is None else ad.score for ad in ads],
+        "value": [0.0 if ad is None or ad.value is None else ad.value for ad in ads],
+    }
+    return InferenceResponse(
+        model_name=lists[0].model,
+        model_version=str(lists[0].version),
+        id=request_id,
+        outputs=[
+            OutputTensor(
+                name=output["name"],
+                shape=[len(lists), most],
+                datatype=output["datatype"],
+                data=columns[output["name"]],
+            )
+            for output in OUTPUTS
+        ],
+    )

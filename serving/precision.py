@@ -52,6 +52,3 @@ def quantize_layers(model: GR4ADForRecommendation) -> None:
 
         for layers in (model.model.context_processor.layers, model.model.layers):
             quantize_dynamic(layers, {nn.Linear: per_channel_dynamic_qconfig}, dtype=torch.qint8, inplace=True)
-
-
-__all__ = ["PRECISIONS", "precision_of", "quantize_layers"]

@@ -351,6 +351,3 @@ def synced(path: Path) -> None:
 def write_through(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         synced(path)
-
-
-__all__ = ["PublishedModel", "PublishedModelError"]

@@ -91,6 +91,3 @@ def build(options: RayOptions) -> serve.Application:
         request_router_config={"request_router_class": ROUTER},
     )(serve.ingress()(RecommenderReplica))
     return deployment.bind(options.model, config)
-
-
-__all__ = ["REPLICA_HEADER", "SESSION_HEADER", "RayOptions", "build"]

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from cachetools import TTLCache
 
+from .serving_options import ServingOptions
+
 logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT = 0.05  # seconds: a cache slower than that costs more than it saves
@@ -113,4 +115,8 @@ class RedisCache:
         await self._client.aclose()
 
 
-__all__ = ["MemoryCache", "RedisCache", "ResultCache", "cache_key"]
+def result_cache(options: ServingOptions) -> ResultCache | None:
+    """The cache that options ask for; None without one."""
+    if options.cache_url is not None:
+        return RedisCache(options.cache_url, options.cache_seconds)
+    return MemoryCache(options.cache_seconds, options.cache_bytes) if options.cache_seconds else None

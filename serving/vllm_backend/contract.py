@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""What this room relies on in vLLM beyond its public interface, checked against the vLLM that is installed.
+"""What this package relies on in vLLM beyond its public interface, checked against the vLLM that is installed.
 
 ```
 python -m gr4ad.serving.vllm_backend.contract
@@ -17,6 +17,7 @@ from dataclasses import fields
 
 from vllm.config import ModelConfig, VllmConfig
 from vllm.entrypoints.launchers.api_server import entry
+from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX
 from vllm.model_executor.layers.pooler import Pooler
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
@@ -47,7 +48,7 @@ def source(function: object) -> str:
 
 
 def assumptions() -> Iterator[tuple[str, bool, str]]:
-    """(module of this room, whether it holds, what it relies on)."""
+    """(module of this package, whether it holds, what it relies on)."""
     in_init = source(Scheduler.__init__)
     for name in EXTENDED:
         own = name in vars(Scheduler) and callable(vars(Scheduler)[name])
@@ -132,10 +133,11 @@ def assumptions() -> Iterator[tuple[str, bool, str]]:
         "`EndpointPlugin` is `name`, `required_tasks`, `attach_router` and `init_state`",
     )
     yield (
-        "endpoint",
+        "engine",
         parameters(AsyncLLM.encode)[:4] == ["self", "prompt", "pooling_params", "request_id"],
         "`AsyncLLM.encode` takes a prompt, pooling parameters and a request id",
     )
+    yield "endpoint", "/v2" in GUARDED_PREFIX, "`--api-key` guards Open Inference, which stands under /v2"
     yield "launch", callable(entry.main), "`vllm.entrypoints.launchers.api_server.entry.main` starts a server"
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""`gr4ad serve --backend vllm`: vLLM's own API server, with GR4AD's route in it."""
+"""`gr4ad serve --backend vllm`: vLLM's own API server, with GR4AD's routes in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 from .options import VLLMOptions
@@ -32,18 +32,22 @@ class VLLMServerConfig(VLLMOptions):
         if not 1 <= self.port <= 65535:
             raise ValueError(f"`port` must be in 1..65535. Received: {self.port}.")
 
-    @property
-    def options(self) -> VLLMOptions:
-        own = VLLMOptions.__dataclass_fields__
-        return VLLMOptions(**{name: value for name, value in asdict(self).items() if name in own})
-
 
 def serve_arguments(model: str, config: VLLMServerConfig) -> list[str]:
-    """What `vllm serve` is given."""
+    """What `vllm serve` is given; of a published model, its current version and the root that is followed.
+
+    Raises:
+        ValueError: If the published model cannot be read.
+    """
+    from ..published_model import PublishedModel  # which needs torch, unlike the options
+
+    if PublishedModel.exists_at(model):
+        config = replace(config, published=model)
+        model = str(PublishedModel(model).current()[1])
     more = [] if config.vllm_args is None else config.vllm_args.split()
     return [
         "--model", model, "--host", config.host, "--port", str(config.port), "--dtype", config.dtype,
-        "--additional-config", json.dumps(config.options.to_additional_config()), *more,
+        "--additional-config", json.dumps(config.to_additional_config()), *more,
     ]  # fmt: skip
 
 
@@ -71,6 +75,3 @@ def run(arguments: Sequence[str]) -> None:
 
     sys.argv[1:] = arguments
     main()
-
-
-__all__ = ["VLLMServerConfig", "allow_plugin", "serve", "serve_arguments"]

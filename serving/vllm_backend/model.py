@@ -6,32 +6,34 @@ replicas, the API server and its metrics. It contributes no layers: `modeling_gr
 step and for all requests that finished their prompt in it. A beam search that reads one context per request and keeps
 its beams as rows of one batch needs no token-by-token decoding, no paged KV cache and no sampler. vLLM is told that
 the model is free of attention, so that it reserves no cache, and the forward pass that it runs on the prompt's tokens
-does nothing. A step runs to completion: what bounds it are `max_step_requests` and `max_step_rows`.
+does nothing. A step runs to completion: what bounds it are `max_batch` and `max_batch_rows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.pooler import Pooler
 from vllm.model_executor.models.utils import AutoWeightsLoader
 from vllm.v1.pool.metadata import PoolingMetadata
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
-from gr4ad.tokenization import UASIDTokenizer
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, RankingWeights
+from gr4ad.tokenization import UASIDTokenizer, UserHistory
 
+from ..answering import answer_each
 from ..live_model import LiveModel
-from ..recommender import Recommender
-from ..server_config import ServerConfig
-from .answering import Query, answer_queries
+from ..recommender import Recommender, check_finite
+from ..request_types import Answer, RecommendQuery, Refusal
 from .options import VLLMOptions
 from .query import POOLING_TASK, QUERY, REFUSAL, WIDTHS, encode_answer
+
+NOTHING = torch.zeros(1, dtype=torch.uint8)
+"""The answer to a prompt that is not complete."""
 
 
 class GR4ADPooler(Pooler):
@@ -40,7 +42,6 @@ class GR4ADPooler(Pooler):
     def __init__(self, options: VLLMOptions):
         super().__init__()
         self.options = options
-        self.config = ServerConfig(top_k=options.top_k)
         self.live: LiveModel | None = None  # not before the weights are
 
     def get_supported_tasks(self) -> Set[Any]:
@@ -52,37 +53,37 @@ class GR4ADPooler(Pooler):
         given = [params.extra_kwargs for params in pooling_metadata.pooling_params]
         if not any(given):
             return self.profile(len(given))
-        answers: list[dict] = [{} for _ in given]
-        asked, places = [], []
+        answers: dict[int, Answer | Refusal] = {}
+        asked: dict[int, tuple[RecommendQuery, Sequence[int] | None]] = {}
         for place, (done, extra) in enumerate(zip(finished, given, strict=True)):
             extra = extra or {}
             if not done:
                 continue
             if QUERY not in extra:
                 detail = "The request carries no query. Send it to /v1/recommend, or use `to_pooling_params`."
-                answers[place] = {"status": 422, "field": None, "detail": detail}
+                answers[place] = Refusal(422, detail)
             elif REFUSAL in extra:
-                answers[place] = extra[REFUSAL]
+                answers[place] = Refusal(**extra[REFUSAL])
             else:
-                asked.append(Query(extra[QUERY], extra.get(WIDTHS)))
-                places.append(place)
+                asked[place] = RecommendQuery.from_fields(extra[QUERY]), extra.get(WIDTHS)
         assert self.live is not None
-        for place, answer in zip(places, answer_queries(self.live.served, self.config, asked), strict=True):
-            answers[place] = answer
-        return [encode_answer(answer) for answer in answers]
+        found = answer_each(self.live.served, list(asked.values()), self.options.top_k)
+        answers.update(zip(asked, found, strict=True))
+        return [encode_answer(answers[place]) if place in answers else NOTHING for place in range(len(given))]
 
     def profile(self, requests: int) -> list[torch.Tensor]:
         """What a full step may take: vLLM's dry run, whose requests carry nothing, measures its memory."""
         assert self.live is not None
         recommender = self.live.recommender
-        widths = [max(1, round(width * self.options.max_scale)) for width in recommender.beam_widths]
-        asked = min(requests, self.options.max_step_requests, max(1, self.options.max_step_rows // sum(widths)))
+        policy = self.options.beam_policy(recommender.beam_widths)
+        widths = policy.scaled(policy.scales[-1])
+        asked = min(requests, self.options.max_batch, max(1, self.options.max_batch_rows // sum(widths)))
         items = recommender.tokenizer.index.item_ids[: recommender.model.config.max_context_items].tolist()
-        query = Query({"history": items}, widths)
-        for answer in answer_queries(self.live.served, self.config, [query] * asked):
-            if "status" in answer:
-                raise RuntimeError(f"The model fails on a history of {len(items)} ads: {answer['detail']}")
-        return [torch.zeros(1, dtype=torch.uint8)] * requests
+        query = RecommendQuery(UserHistory(items))
+        for answer in answer_each(self.live.served, [(query, widths)] * asked, self.options.top_k):
+            if isinstance(answer, Refusal):
+                raise RuntimeError(f"The model fails on a history of {len(items)} ads: {answer.detail}")
+        return [NOTHING] * requests
 
 
 class GR4ADForVLLM(nn.Module):
@@ -142,17 +143,16 @@ class GR4ADForVLLM(nn.Module):
         missing = sorted(self.gr4ad.state_dict().keys() - loaded)
         if missing:
             raise ValueError(f"{self.served.model}: lacks the weights {missing[0]!r}. Save the model again.")
-        self.pooler.live = LiveModel(self.served.model, self.read_artifact)
+        check_finite(self.gr4ad, self.served.model)
+        self.pooler.live = LiveModel(self.pooler.options.published or self.served.model, self.read_artifact)
         return {f"gr4ad.{name}" for name in loaded}
 
     def read_artifact(self, name_or_path: str | Path) -> Recommender:
-        """The first time around the weights that vLLM has loaded, from then on an artifact of its own."""
-        if self.pooler.live is not None:
+        """The first time around the weights that vLLM has loaded; from then on, and where another version was
+        published meanwhile, an artifact of its own."""
+        if self.pooler.live is not None or str(name_or_path) != self.served.model:
             weight = next(self.gr4ad.parameters())
             return Recommender.from_pretrained(name_or_path, device=weight.device, dtype=weight.dtype)
         tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **self.hub_kwargs)
-        generation_config = GenerationConfig.from_pretrained(name_or_path, **self.hub_kwargs)
-        return Recommender(self.gr4ad, tokenizer, generation_config, name=Path(name_or_path).name)
-
-
-__all__ = ["GR4ADForVLLM", "GR4ADPooler"]
+        weights = RankingWeights.from_pretrained(self.served.model, **self.hub_kwargs)
+        return Recommender(self.gr4ad, tokenizer, weights, name=Path(name_or_path).name)

@@ -10,19 +10,19 @@ from typing import Any
 
 from vllm import LLM
 
-from ..recommender import Recommendation, UnknownItemError, of_each
-from .answering import FIELDS
+from ..ad_recommender import AdRecommender
+from ..request_types import Answer, Recommendation, RecommendQuery, Refusal, UnknownItemError
 from .options import VLLMOptions
 from .query import POOLING_TASK, decode_answer, to_pooling_params, to_prompt
 
 NO_DEADLINE_MS = 1e12  # offline, all requests arrive at once and none is late
 
 
-class VLLMRecommender:
-    """An artifact on vLLM, asked as a [`Recommender`] is: `recommend`, `add_ads`, `replace_ads`, `remove_ads`.
+class VLLMRecommender(AdRecommender):
+    """An artifact on vLLM.
 
     ```python
-    >>> recommender = Recommender.from_pretrained("out/beauty", backend="vllm")
+    >>> recommender = load_recommender("out/beauty", backend="vllm")
     >>> recommender.recommend([["B001", "B002"]], top_k=10)[0][0].item_id
     ```
 
@@ -54,71 +54,24 @@ class VLLMRecommender:
         config = self.llm.llm_engine.vllm_config.model_config.hf_config
         self.levels, self.max_items = config.num_levels, config.max_context_items
 
-    def recommend(
-        self,
-        histories: Sequence[Sequence[str]],
-        *,
-        events: Sequence[Sequence[str]] | None = None,
-        values: Sequence[Sequence[float]] | None = None,
-        user_features: Mapping[str, Sequence[str | None]] | None = None,
-        times: Sequence[Sequence[float | None]] | None = None,
-        cross_domain: Sequence[Sequence[str]] | None = None,
-        top_k: int | Sequence[int] = 10,
-        beam_widths: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        exclude_history: bool | Sequence[bool] | None = None,
-        max_per_account: int | None = None,
-    ) -> list[list[Recommendation]]:
-        """As [`Recommender.recommend`], for any number of histories: vLLM makes batches of them."""
-        users = len(histories)
-        for name, lists in (("events", events), ("values", values), ("times", times), ("cross_domain", cross_domain)):
-            if lists is not None and len(lists) != users:
-                raise ValueError(f"`{name}` needs one list for each of the {users} users. Received: {len(lists)}.")
-        each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
-        widths: list = of_each(beam_widths, users, "beam_widths") if each else [beam_widths] * users
-        lengths, exclude = of_each(top_k, users, "top_k"), of_each(exclude_history, users, "exclude_history")
-        queries = []
-        for user, history in enumerate(histories):
-            query = {
-                "history": list(history),
-                "events": None if events is None else list(events[user]),
-                "values": None if values is None else [float(value) for value in values[user]],
-                "times": None if times is None else list(times[user]),
-                "cross_domain": None if cross_domain is None else list(cross_domain[user]),
-                "user_features": {name: of_users[user] for name, of_users in (user_features or {}).items()},
-                "top_k": int(lengths[user]),
-                "beam_widths": None if widths[user] is None else [int(width) for width in widths[user]],
-                "exclude_history": exclude[user],
-                "max_per_account": max_per_account,
-            }
-            queries.append({name: value for name, value in query.items() if value is not None})
+    def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
+        """For any number of queries: vLLM makes batches of them."""
         outputs = self.llm.encode(
             [to_prompt(query, self.levels, self.max_items) for query in queries],
             [to_pooling_params(query) for query in queries],
             pooling_task=POOLING_TASK,
             use_tqdm=False,
         )
-        return [to_recommendations(decode_answer(output.outputs.data)) for output in outputs]
-
-    def add_ads(self, item_ids: Sequence[str], codes: Any, **kwargs: Any) -> None:
-        """As [`Recommender.add_ads`]."""
-        self._change("add", item_ids, codes=codes, **kwargs)
-
-    def replace_ads(self, item_ids: Sequence[str], codes: Any = None, **kwargs: Any) -> None:
-        """As [`Recommender.replace_ads`]."""
-        self._change("replace", item_ids, codes=codes, **kwargs)
-
-    def remove_ads(self, item_ids: Sequence[str]) -> None:
-        """As [`Recommender.remove_ads`]."""
-        self._change("remove", item_ids)
+        return [ranked_of(decode_answer(output.outputs.data)) for output in outputs]
 
     def reload(self, name_or_path: str | Path | None = None) -> None:
         """Serves another artifact, or the same one anew, with the ads as they were changed; the engine goes on
         running."""
         self.llm.collective_rpc("gr4ad_reload", args=(None if name_or_path is None else str(name_or_path),))
 
-    def _change(self, op: str, item_ids: Sequence[str], **kwargs: Any) -> None:
-        given = {name: plain_lists(value) for name, value in kwargs.items() if value is not None}
-        self.llm.collective_rpc("gr4ad_change_ads", args=({"op": op, "item_ids": list(item_ids), **given},))
+    def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
+        plain = {name: plain_lists(value) for name, value in given.items() if value is not None}
+        self.llm.collective_rpc("gr4ad_change_ads", args=({"op": op, "item_ids": list(item_ids), **plain},))
 
 
 def plain_lists(value: Any) -> Any:
@@ -128,15 +81,12 @@ def plain_lists(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) else value.tolist()
 
 
-def to_recommendations(answer: dict[str, Any]) -> list[Recommendation]:
+def ranked_of(answer: Answer | Refusal) -> list[Recommendation]:
     """Raises what the native recommender raises, where the engine refused."""
-    if "status" not in answer:
-        return [Recommendation(**dict(zip(FIELDS, ad, strict=True))) for ad in answer["ads"]]
-    if answer["field"] == "history":
-        raise UnknownItemError(answer["detail"])
-    if answer["status"] == 422:
-        raise ValueError(answer["detail"])
-    raise RuntimeError(answer["detail"])
-
-
-__all__ = ["VLLMRecommender"]
+    if isinstance(answer, Answer):
+        return answer.ranked
+    if answer.field == "history":
+        raise UnknownItemError(answer.detail)
+    if answer.status == 422:
+        raise ValueError(answer.detail)
+    raise RuntimeError(answer.detail)

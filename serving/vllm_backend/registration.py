@@ -94,6 +94,3 @@ def register() -> None:
     ModelRegistry.register_model(ARCHITECTURE, f"{PACKAGE}.model:GR4ADForVLLM")
     MODELS_CONFIG_MAP[ARCHITECTURE] = GR4ADConfigCheck
     MODEL_ARCH_CONFIG_CONVERTORS["gr4ad"] = GR4ADArchConvertor
-
-
-__all__ = ["ARCHITECTURE", "CHUNKED_PREFILL_KEY", "GR4ADArchConvertor", "GR4ADConfigCheck", "register"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""vLLM's schedulers with beam widths by load: one [`BeamPolicy`] decides, what it says is written into the requests.
+"""vLLM's schedulers with beam widths by load: one [`WidthPolicy`] decides, what it says is written into the requests.
 
 Of vLLM's schedulers, whose interface is not public, four methods are extended and none is replaced; which of their
 attributes are touched stands in `TOUCHED`, which are new in `ADDED`, and `contract` compares both with the vLLM that
@@ -9,17 +9,21 @@ is installed.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from transformers import GenerationConfig
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from ..beam_policy import BeamPolicy, Load
+from gr4ad.modeling_gr4ad import RankingWeights
+
+from ..beam_policy import Load
+from ..request_types import Refusal
 from .options import VLLMOptions
 from .query import QUERY, REFUSAL, WIDTHS
 from .registration import CHUNKED_PREFILL_KEY
@@ -54,13 +58,9 @@ class LevelAdaptiveScheduler(Scheduler):
         model = vllm_config.model_config
         revision = {"revision": model.revision} if model.revision else {}
         self.sid_levels = model.hf_config.num_levels
-        generation_config = GenerationConfig.from_pretrained(model.model, **revision)
-        self.beam_policy = BeamPolicy(
-            generation_config.to_dict()["beam_widths"],
-            slo=None if self.gr4ad_options.slo_ms is None else self.gr4ad_options.slo_ms / 1000,
-            min_scale=self.gr4ad_options.min_scale,
-            max_scale=self.gr4ad_options.max_scale,
-            max_batch=min(self.gr4ad_options.max_step_requests, self.max_num_active_reqs),
+        weights = RankingWeights.from_pretrained(model.model, **revision)
+        self.beam_policy = self.gr4ad_options.beam_policy(
+            weights.widths(self.sid_levels), min(self.gr4ad_options.max_batch, self.max_num_active_reqs)
         )
         self.most_active = self.max_num_active_reqs
         self.last_step_finished = 0.0  # seconds of `time.time`, the clock that vLLM stamps arrivals with
@@ -76,16 +76,15 @@ class LevelAdaptiveScheduler(Scheduler):
         load = Load(now=now, waiting=len(self.waiting), running=len(self.running))
         if QUERY in extra and not self.beam_policy.admits(load, deadline):
             seconds = self.beam_policy.backlog(load)
-            self.refuse(
-                request,
-                429,
+            detail = (
                 f"{len(self.waiting)} requests wait, and the answer would take {seconds:.2f} s, more than the "
-                f"deadline of {deadline:g} s. Send the request again later, or start more replicas.",
+                f"deadline of {deadline:g} s. Send the request again later, or start more replicas."
             )
+            self.refuse(request, Refusal(429, detail, retry_after=max(1, math.ceil(seconds - deadline))))
 
-    def refuse(self, request: Request, status: int, detail: str) -> None:
+    def refuse(self, request: Request, refusal: Refusal) -> None:
         """Answers a waiting request in the next step, ahead of those that need the model."""
-        query_of(request)[REFUSAL] = {"status": status, "field": None, "detail": detail}
+        query_of(request)[REFUSAL] = asdict(refusal)
         self.waiting.remove_request(request)
         self.waiting.prepend_request(request)
 
@@ -103,15 +102,14 @@ class LevelAdaptiveScheduler(Scheduler):
         """Refuses those past their deadline, writes widths into the requests of the coming step, and counts them."""
         late = [request for request in self.waiting_queries() if now - request.arrival_time > self.deadline(request)]
         for request in late:
-            self.refuse(
-                request,
-                504,
+            detail = (
                 f"The deadline of {self.deadline(request) * 1000:g} ms passed while the request waited for its turn. "
-                "Send it again later, ask for narrower beams, or start more replicas.",
+                "Send it again later, ask for narrower beams, or start more replicas."
             )
+            self.refuse(request, Refusal(504, detail))
         widths: tuple[int, ...] | None = None
-        rows_left = self.gr4ad_options.max_step_rows - sum(self.rows(request) for request in self.running)
-        places_left = self.gr4ad_options.max_step_requests - len(self.running)
+        rows_left = self.gr4ad_options.max_batch_rows - sum(self.rows(request) for request in self.running)
+        places_left = self.gr4ad_options.max_batch - len(self.running)
         admitted = 0
         for request in self.waiting:
             extra = query_of(request)
@@ -125,7 +123,7 @@ class LevelAdaptiveScheduler(Scheduler):
                 # A list as long as was asked for.
                 extra[WIDTHS] = [*widths[:-1], max(widths[-1], extra[QUERY].get("top_k") or 1)]
             rows = self.rows(request)
-            if rows > rows_left and (self.running or places_left < self.gr4ad_options.max_step_requests):
+            if rows > rows_left and (self.running or places_left < self.gr4ad_options.max_batch):
                 break
             rows_left -= rows
             places_left -= 1
@@ -172,6 +170,3 @@ class LevelAdaptiveScheduler(Scheduler):
 
 class AsyncLevelAdaptiveScheduler(LevelAdaptiveScheduler, AsyncScheduler):
     """The same for `--async-scheduling`."""
-
-
-__all__ = ["AsyncLevelAdaptiveScheduler", "LevelAdaptiveScheduler"]

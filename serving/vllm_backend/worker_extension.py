@@ -9,15 +9,17 @@ nothing has changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 from ..index_change import IndexChange
-from ..live_model import LiveModel, ReloadError
+from ..live_model import LiveModel
+from ..request_types import ReloadError
 
 
 class GR4ADWorkerExtension:
-    """Methods added to vLLM's workers; each returns what is served then: `model`, `model_version`, `index_changes` and
-    `ads`, those that can be recommended.
+    """Methods added to vLLM's workers; each returns what is served then: the fields of a
+    [`ServedModel`].
 
     ```python
     >>> llm.collective_rpc("gr4ad_change_ads", args=({"op": "remove", "item_ids": ["ad_3"]},))
@@ -33,7 +35,7 @@ class GR4ADWorkerExtension:
         """
         live = self.gr4ad_live_model()
         live.change(IndexChange(**change))
-        return described(live)
+        return asdict(live.served.described())
 
     def gr4ad_reload(self, name_or_path: str | None = None) -> dict[str, Any]:
         """Serves another artifact, or the same one anew, with the changes made here. Both are in memory for a moment.
@@ -43,14 +45,30 @@ class GR4ADWorkerExtension:
         """
         live = self.gr4ad_live_model()
         live.reload(name_or_path)
-        self.model_runner.get_model().gr4ad = live.recommender.model  # type: ignore[attr-defined]  # frees the old one
-        return described(live)
+        return self.gr4ad_exchanged(live)
 
-    def gr4ad_administer(self, action: Literal["change_ads", "reload"], argument: Any) -> dict[str, Any]:
-        """`gr4ad_change_ads` or `gr4ad_reload` for clients that need to know why one was refused: what an engine
-        raises comes out of vLLM as text. `status` 200 and what is served, or 422 or 409 and `detail`."""
+    def gr4ad_follow(self) -> dict[str, Any]:
+        """Takes what was published since the last look, where the model is a published one.
+
+        Raises:
+            ValueError: As `LiveModel.follow`; what was served still is.
+        """
+        live = self.gr4ad_live_model()
+        live.follow()
+        return self.gr4ad_exchanged(live)
+
+    def gr4ad_exchanged(self, live: LiveModel) -> dict[str, Any]:
+        self.model_runner.get_model().gr4ad = live.recommender.model  # type: ignore[attr-defined]  # frees the old one
+        return asdict(live.served.described())
+
+    def gr4ad_administer(self, action: Literal["change_ads", "reload", "follow"], argument: Any) -> dict[str, Any]:
+        """One of the methods above for clients that need to know why it was refused: what an engine raises comes out
+        of vLLM as text. `status` 200 and what is served, or 422 or 409 and `detail`."""
         try:
-            served = self.gr4ad_reload(argument) if action == "reload" else self.gr4ad_change_ads(argument)
+            if action == "change_ads":
+                served = self.gr4ad_change_ads(argument)
+            else:
+                served = self.gr4ad_follow() if action == "follow" else self.gr4ad_reload(argument)
         except ReloadError as error:
             return {"status": 409, "detail": str(error)}
         except ValueError as error:
@@ -58,20 +76,7 @@ class GR4ADWorkerExtension:
         return {"status": 200, **served}
 
     def gr4ad_served(self) -> dict[str, Any]:
-        return described(self.gr4ad_live_model())
+        return asdict(self.gr4ad_live_model().served.described())
 
     def gr4ad_live_model(self) -> LiveModel:
         return self.model_runner.get_model().pooler.live  # type: ignore[attr-defined]
-
-
-def described(live: LiveModel) -> dict[str, Any]:
-    served = live.served
-    return {
-        "model": served.recommender.name,
-        "model_version": served.version,
-        "index_changes": served.changes,
-        "ads": int(served.recommender.tokenizer.index.num_active),
-    }
-
-
-__all__ = ["GR4ADWorkerExtension"]

@@ -1,11 +1,12 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import GenerationConfig, set_seed
+from transformers import set_seed
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 
 
@@ -24,8 +25,7 @@ def account_artifact(tiny_artifact, tmp_path_factory) -> Path:
     model = GR4ADForRecommendation(config)
     neighbours = torch.randint(1, config.num_items, (config.num_items, 3))
     model.set_item_neighbours(neighbours, torch.rand(neighbours.shape), 0.8)
-    serving = GenerationConfig.from_pretrained(tiny_artifact)
-    serving.item_weight, serving.neighbour_weight = 0.5, 0.3
+    serving = replace(RankingWeights.from_pretrained(str(tiny_artifact)), item_weight=0.5, neighbour_weight=0.3)
     for part in (model, tokenizer, serving):
         part.save_pretrained(folder)
     return folder

@@ -29,13 +29,13 @@ class GatedRecommender(Recommender):
         self.gate.set()
         self.begun = 0
 
-    def recommend(self, histories, **kwargs):
-        if any(item in self.tokenizer.index.rows for item in histories[0]):
+    def rank(self, queries):
+        if any(item in self.tokenizer.index.rows for item in queries[0].user.items):
             self.begun += 1
             assert self.gate.wait(10)
-        if any("ad_13" in history for history in histories):
+        if any("ad_13" in query.user.items for query in queries):
             raise ArithmeticError("thirteen")
-        return super().recommend(histories, **kwargs)
+        return super().rank(queries)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_a_large_body_is_refused_announced_or_streamed(recommender):
 
 def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room(recommender):
     with served(recommender, max_queue=1, max_wait_ms=0.0, deadline_ms=20000.0) as (server, client):
-        batcher = server.service.batcher
+        batcher = server.service.engine.batcher
         recommender.gate.clear()
         [first] = in_background(lambda: client.post(URL, json={"history": ["ad_1"]}))
         wait_until(lambda: recommender.begun == 1)
@@ -280,7 +280,7 @@ def test_draining_refuses_new_requests_and_finishes_old_ones(recommender):
         recommender.gate.clear()
         [first] = in_background(lambda: client.post(URL, json={"history": ["ad_1"]}))
         wait_until(lambda: recommender.begun == 1)
-        server.service.batcher.drain()
+        server.service.engine.batcher.drain()
         assert client.get("/readyz").status_code == 503
         refused = client.post(URL, json={"history": ["ad_2"]})
         assert refused.status_code == 503

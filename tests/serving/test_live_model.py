@@ -4,15 +4,17 @@ import threading
 import pytest
 import torch
 
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.serving import IndexChange, PublishedModel, Recommender
-from gr4ad.serving.live_model import LiveModel, ReloadError
+from gr4ad.serving.live_model import LiveModel
+from gr4ad.serving.request_types import ReloadError
 
 HISTORY = [["ad_1", "ad_7"]]
 WIDE = {"top_k": 128, "beam_widths": [128] * 3}
 
 
 def save(recommender: Recommender, folder) -> None:
-    for part in (recommender.model, recommender.tokenizer, recommender.generation_config):
+    for part in (recommender.model, recommender.tokenizer, recommender.weights):
         part.save_pretrained(folder)
 
 
@@ -173,18 +175,28 @@ def test_weights_that_give_no_numbers_are_refused(tiny_artifact, root, tmp_path)
         torch.nn.init.constant_(parameter, torch.nan)
     live = LiveModel(tiny_artifact)
     save(broken, tmp_path / "broken")
-    with pytest.raises(ReloadError, match="may be damaged"):
+    with pytest.raises(ReloadError, match=r"`model\.embed_tokens\.weight` holds 512 weights that are NaN or infinite"):
         live.reload(tmp_path / "broken")
     live = LiveModel(root.root)
     root.publish(lambda folder: save(broken, folder), changes=0)
-    with pytest.raises(ReloadError, match="may be damaged"):
+    with pytest.raises(ReloadError, match=r"`model\.embed_tokens\.weight` holds 512 weights that are NaN or infinite"):
         live.follow()
     assert live.served.version == 1
 
 
+def test_weights_that_overflow_are_refused(tiny_artifact, tmp_path):
+    broken = Recommender.from_pretrained(tiny_artifact)
+    with torch.no_grad():
+        for head in broken.model.sid_heads:
+            head.weight.fill_(3e38)
+    save(broken, tmp_path / "broken")
+    with pytest.raises(ReloadError, match="may be damaged|fails on a history"):
+        LiveModel(tiny_artifact).reload(tmp_path / "broken")
+
+
 def test_widths_of_another_depth_are_refused(tiny_artifact, tmp_path):
     other = Recommender.from_pretrained(tiny_artifact)
-    other.generation_config.beam_widths = [8, 16]
+    other.weights = RankingWeights(beam_widths=(8, 16))
     save(other, tmp_path / "other")
-    with pytest.raises(ReloadError, match="fails on a history"):
+    with pytest.raises(ReloadError, match=r"`beam_widths` must hold 3 numbers, one a level. Received: \(8, 16\)"):
         LiveModel(tiny_artifact).reload(tmp_path / "other")

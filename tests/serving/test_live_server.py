@@ -160,7 +160,7 @@ def test_no_request_fails_or_mixes_versions_while_weights_and_ads_change(tiny_ar
 def test_beams_narrow_when_requests_queue_and_recover(tiny_artifact):
     recommender = Recommender.from_pretrained(tiny_artifact)
     with served(recommender, slo_ms=1000.0, max_wait_ms=1.0, max_queue=512, max_batch=4) as (server, client):
-        policy = server.service.policy
+        policy = server.service.engine.policy
         assert policy.latency.ready  # learned before the first request
         policy.patience = 0.05
         # Ten full batches: the burst takes a hundred, whatever the machine.
@@ -197,8 +197,8 @@ def test_an_ad_removed_while_a_batch_runs_is_not_served(tiny_artifact, token):
     begun, gate = threading.Event(), threading.Event()
 
     class Gated(Recommender):
-        def recommend(self, histories, **options):
-            ranked = super().recommend(histories, **options)
+        def rank(self, queries):
+            ranked = super().rank(queries)
             begun.set()
             assert gate.wait(10)
             return ranked

@@ -1,5 +1,9 @@
+import gzip
+import json
+from pathlib import Path
+
 import pytest
-from loopback import served
+from loopback import URL, served
 
 from gr4ad.serving import Recommender
 from gr4ad.serving.live_model import LiveModel
@@ -23,7 +27,7 @@ def test_health_and_metadata(client, recommender):
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     about = client.get(f"/v2/models/{recommender.name}").json()
-    assert [tensor["name"] for tensor in about["inputs"]] == ["history", "top_k"]
+    assert [tensor["name"] for tensor in about["inputs"]] == ["history", "values", "top_k"]
     assert [tensor["name"] for tensor in about["outputs"]] == ["item_id", "score", "value"]
     assert client.get(f"/v2/models/{recommender.name}/ready").status_code == 200
     for path in ("/v2/models/other", "/v2/models/other/ready"):
@@ -55,7 +59,7 @@ def test_tensors_hold_what_the_recommender_gives(client, recommender, data):
         ([{**HISTORY, "shape": [4]}], "of shape [4]"),
         ([{**HISTORY, "shape": [0, 0], "data": []}], "1..20 items"),
         ([{**HISTORY, "datatype": "INT32"}], "must be BYTES"),
-        ([{**HISTORY, "datatype": "FP8"}], "'BYTES', 'INT32' or 'INT64'"),
+        ([{**HISTORY, "datatype": "FP8"}], "'BYTES', 'INT32', 'INT64', 'FP32' or 'FP64'"),
         ([{**HISTORY, "data": [1, 2, 3, 4]}], "texts of at most 256 characters"),
         ([HISTORY, {"name": "top_k", "datatype": "INT32", "shape": [1], "data": [0]}], "one number in 1.."),
         ([{**HISTORY, "data": ["ad_1", "ad_2", "new", ""]}], "Row 1: History 0 names no item"),
@@ -67,6 +71,71 @@ def test_bad_tensors_are_named(client, recommender, inputs, reason):
     assert reason in response.json()["detail"], response.text
 
 
+def tensor(name: str, datatype: str, rows: list, padding) -> dict:
+    """A tensor of lists, padded to the longest; of single values where `padding` is None."""
+    if padding is None:
+        return {"name": name, "datatype": datatype, "shape": [len(rows)], "data": rows}
+    most = max(map(len, rows))
+    data = [value for row in rows for value in (*row, *[padding] * (most - len(row)))]
+    return {"name": name, "datatype": datatype, "shape": [len(rows), most], "data": data}
+
+
+def test_all_features_rank_as_over_v1_recommend():
+    stored = Path(__file__).parent.parent / "stored" / "all_features"
+    with gzip.open(stored / "rankings.json.gz", "rt", encoding="utf-8") as file:
+        rows = json.load(file)["users"][:8]
+    recommender = Recommender.from_pretrained(stored)
+    names = ("events", "values", "times", "cross_domain")
+    bodies = [
+        {"history": row["items"], **{name: row[name] for name in names}, "top_k": 6,
+         "user_features": {name: row[name] for name in ("age", "region")}}
+        for row in rows
+    ]  # fmt: skip
+    inputs = [
+        tensor("history", "BYTES", [row["items"] for row in rows], ""),
+        tensor("events", "BYTES", [row["events"] for row in rows], ""),
+        tensor("values", "FP64", [row["values"] for row in rows], 0.0),
+        tensor("times", "FP64", [row["times"] for row in rows], 0.0),
+        tensor("cross_domain", "BYTES", [row["cross_domain"] for row in rows], ""),
+        tensor("user_feature.age", "BYTES", [row["age"] or "" for row in rows], None),
+        tensor("user_feature.region", "BYTES", [row["region"] or "" for row in rows], None),
+        tensor("top_k", "INT32", [6], None),
+    ]
+    with served(recommender) as (_, client):
+        url = f"/v2/models/{recommender.name}"
+        about = {given["name"]: given for given in client.get(url).json()["inputs"]}
+        assert set(about) == {given["name"] for given in inputs} | {"cross_domain_times"}
+        for given in inputs:
+            assert about[given["name"]]["datatype"] == given["datatype"]
+            assert len(about[given["name"]]["shape"]) == len(given["shape"])
+        answers = client.post(URL, json={"requests": bodies}).raise_for_status().json()["responses"]
+        got = client.post(f"{url}/infer", json={"inputs": inputs}).raise_for_status().json()
+        outputs = {output["name"]: output for output in got["outputs"]}
+        ranked = [ad for answer in answers for ad in answer["recommendations"]]
+        assert outputs["item_id"]["shape"] == [8, 6]
+        for name in ("item_id", "score", "value"):
+            expected = [ad[name] for ad in ranked]
+            assert outputs[name]["data"] == (expected if name == "item_id" else pytest.approx(expected, abs=1e-4))
+        plain = client.post(f"{url}/infer", json={"inputs": [inputs[0], inputs[-1]]}).raise_for_status().json()
+        assert plain["outputs"][1]["data"] != outputs["score"]["data"]  # they are read
+        for wrong, reason in (
+            ([inputs[0], tensor("events", "BYTES", [["buy"]] * 8, "")], "Input 'events' must have the shape of"),
+            ([inputs[0], {**inputs[2], "datatype": "BYTES"}], "Input 'values' must be FP64 or FP32"),
+            ([inputs[0], {**inputs[2], "data": [-1.0] * len(inputs[2]["data"])}], "Row 0: `values.0`"),
+            ([inputs[0], {**inputs[5], "name": "user_feature.shoe"}], "Input 'user_feature.shoe' is unknown"),
+            ([inputs[0], {**inputs[5], "shape": [8, 1]}], "Input 'user_feature.age' must be BYTES with users entries"),
+        ):
+            refused = client.post(f"{url}/infer", json={"inputs": wrong})
+            assert refused.status_code == 422 and reason in refused.json()["detail"], refused.text
+
+
+def test_a_feature_the_model_does_not_read_is_refused_by_name(client, recommender):
+    inputs = [HISTORY, tensor("times", "FP64", [[1.0, 2.0], [1.0, 2.0]], 0.0)]
+    refused = client.post(f"/v2/models/{recommender.name}/infer", json={"inputs": inputs})
+    assert refused.status_code == 422
+    assert "Input 'times' is unknown" in refused.json()["detail"] and "takes history, values, top_k" in refused.text
+
+
 @pytest.mark.parametrize(("reloads", "status"), [(1, 200), (9, 503)])
 def test_all_rows_are_of_one_version(tiny_artifact, reloads, status):
     class Reloading(Recommender):
@@ -74,9 +143,9 @@ def test_all_rows_are_of_one_version(tiny_artifact, reloads, status):
 
         left = 0
 
-        def recommend(self, histories, **options):
-            ranked = super().recommend(histories, **options)
-            if Reloading.left and "beam_widths" in options:  # a batch, not the look at new weights
+        def rank(self, queries):
+            ranked = super().rank(queries)
+            if Reloading.left and queries[0].beam_widths:  # a batch, not the look at new weights
                 Reloading.left -= 1
                 live.reload()
             return ranked

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from gr4ad import Recommender
+from gr4ad.serving import load_recommender
 from gr4ad.serving.precision import precision_of, quantize_layers
 
 HISTORIES = [["ad_3", "ad_7", "ad_11"], ["ad_40"], [f"ad_{n}" for n in range(50, 58)]]
@@ -47,7 +48,7 @@ def test_another_precision_is_refused(tiny_artifact):
     with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, float16, int8. Received: 'int4'"):
         Recommender.from_pretrained(tiny_artifact, dtype="int4")
     with pytest.raises(ValueError, match="int8 is of `backend"):
-        Recommender.from_pretrained(tiny_artifact, dtype="int8", backend="vllm")
+        load_recommender(tiny_artifact, dtype="int8", backend="vllm")
     assert precision_of(torch.float16) is precision_of("torch.float16") is torch.float16
 
 

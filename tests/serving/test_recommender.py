@@ -1,14 +1,20 @@
 import copy
+import json
+import shutil
 import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from loopback import URL
+from loopback import served as served_over_http
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
+from gr4ad.modeling_gr4ad.ranking_weights_gr4ad import DEFAULT_BEAM_WIDTH
 from gr4ad.serving import Recommender, UnknownItemError
 from gr4ad.tokenization import UASIDTokenizer
 
@@ -73,8 +79,8 @@ def test_times_and_cross_domain_reach_the_model(account_artifact):
         return_tensors="pt",
     )
     assert batch["time_ids"].tolist() == [[0, 7], [0, 1]]
-    weights = {"item_weight": 0.5, "neighbour_weight": 0.3}  # as this artifact is served
-    beams = recommender.model.recommend(**batch, beam_widths=[8, 16, 16], trie=recommender.trie, top_k=10, **weights)
+    weights = RankingWeights(beam_widths=(8, 16, 16), item_weight=0.5, neighbour_weight=0.3)  # as it is served
+    beams = recommender.model.recommend(**batch, weights=weights, trie=recommender.trie, top_k=10)
     for ranked, scores in zip((first, second), beams.scores.tolist(), strict=True):
         assert [ad.score for ad in ranked] == pytest.approx(scores, abs=1e-5)
     for changed in ({"times": [[7, 0, 8], [5, 5]]}, {"cross_domain": [["x", "b"], []]}, {"times": None}):
@@ -87,14 +93,14 @@ def test_features_the_model_lacks_are_ignored_and_lengths_checked(recommender):
     [given] = recommender.recommend([["ad_5", "ad_9"]], times=[[1, 2]], cross_domain=[["x"]])
     assert given == plain
     for name in ("events", "values", "times"):
-        with pytest.raises(ValueError, match=f"`{name}` must be as long as `histories`.*history 0: 1 entries for 2"):
-            recommender.recommend([["ad_5", "ad_9"]], **{name: [[1]]})
+        with pytest.raises(ValueError, match=f"Row 0: `{name}` must be as long as `items`, 2. Received: 1 entries"):
+            recommender.recommend([["ad_5", "ad_9"]], **{name: [["click" if name == "events" else 1]]})
 
 
 def test_model_and_tokenizer_of_two_artifacts_are_refused(recommender, tiny_artifact):
     other = UASIDTokenizer.from_pretrained(tiny_artifact, value_bucket_edges=[], value_bucket_means=[])
     with pytest.raises(ValueError, match="`num_value_buckets` of the model is .*Load both from one folder") as caught:
-        Recommender(recommender.model, other, recommender.generation_config)
+        Recommender(recommender.model, other, recommender.weights)
     assert "\n" not in str(caught.value)
 
 
@@ -113,10 +119,52 @@ def test_bad_top_k_and_missing_folder_are_named(recommender, tmp_path):
         Recommender.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "kept", [{}, {"beam_widths": [4, 4, 12]}, {"item_weight": 0.5}, {"beam_widths": None, "score_history": None}]
+)
+def test_what_generation_config_does_not_say_has_its_default(tiny_artifact, tmp_path, kept):
+    shutil.copytree(tiny_artifact, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text(json.dumps(kept))
+    recommender = Recommender.from_pretrained(tmp_path)
+    widths = kept.get("beam_widths") or [DEFAULT_BEAM_WIDTH] * 3
+    assert recommender.beam_widths == widths and not recommender.excludes_history
+    told = Recommender.from_pretrained(tiny_artifact)
+    told.weights = RankingWeights(beam_widths=tuple(widths), item_weight=kept.get("item_weight", 0.0))
+    expected = told.recommend(HISTORIES, top_k=12)
+    assert recommender.recommend(HISTORIES, top_k=12) == expected
+    with served_over_http(recommender) as (_, client):
+        answer = client.post(URL, json={"history": HISTORIES[0], "top_k": 12}).raise_for_status().json()
+    assert answer["beam_widths"] == widths
+    assert [ad["item_id"] for ad in answer["recommendations"]] == [ad.item_id for ad in expected[0]]
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_weights_that_are_no_numbers_are_refused_by_name(tiny_artifact, tmp_path, wrong, dtype):
+    broken = Recommender.from_pretrained(tiny_artifact)
+    with torch.no_grad():
+        broken.model.sid_heads[1].weight[2, 3] = wrong
+    for part in (broken.model, broken.tokenizer, broken.weights):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`sid_heads\.1\.weight` holds 1 weights that are NaN or infinite") as caught:
+        Recommender.from_pretrained(tmp_path, dtype=dtype)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_recommender_does_not_import_the_server():
     server = ("fastapi", "uvicorn", "prometheus_client")
     code = f"import sys, gr4ad.serving; sys.exit(any(name in sys.modules for name in {server}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    code = f"import sys; from gr4ad import Recommender; sys.exit(any(name in sys.modules for name in {server}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["server_config", "vllm_backend.options", "vllm_backend.launch", "beam_policy"])
+def test_options_and_policy_import_neither_torch_nor_the_server(module):
+    heavy = ("torch", "fastapi", "uvicorn", "prometheus_client", "vllm")
+    code = f"import sys, gr4ad.serving.{module}; sys.exit([name for name in {heavy} if name in sys.modules] or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 EVERYTHING = {"top_k": 200, "beam_widths": [8, 64, 200]}  # as wide as the tree of valid SIDs: every ad comes back
@@ -126,7 +174,7 @@ EVERYTHING = {"top_k": 200, "beam_widths": [8, 64, 200]}  # as wide as the tree 
 def changing(tiny_artifact) -> Recommender:
     """A recommender of its own, which ranks by the item head alone."""
     recommender = Recommender.from_pretrained(tiny_artifact)
-    recommender.generation_config.item_weight = 1.0
+    recommender.weights = replace(recommender.weights, item_weight=1.0)
     return recommender
 
 
@@ -229,7 +277,7 @@ def test_refused_changes_of_ads_change_nothing(changing):
 def test_a_grown_model_is_saved_and_loaded_whole(changing, tmp_path):
     changing.add_ads(["new", "newer"], [[0, 1, 2], [7, 7, 7]], attributes={"title": ["N", "M"]})
     changing.remove_ads(["ad_5"])
-    for part in (changing.model, changing.tokenizer, changing.generation_config):
+    for part in (changing.model, changing.tokenizer, changing.weights):
         part.save_pretrained(tmp_path)
     again = Recommender.from_pretrained(tmp_path)
     assert again.model.config.num_items == 123 and again.tokenizer.index.version == 2
@@ -253,7 +301,7 @@ class Watched(Recommender):
 @pytest.fixture
 def accounts(account_artifact) -> Recommender:
     recommender = Watched.from_pretrained(account_artifact)
-    recommender.generation_config.item_weight = 1.0
+    recommender.weights = replace(recommender.weights, item_weight=1.0)
     return recommender
 
 
@@ -368,8 +416,7 @@ def test_ads_are_added_to_a_model_without_item_tables(changing):
     bare = GR4ADForRecommendation(config)
     with pytest.raises(ValueError, match="This model has no item tables"):
         bare.extend_item_tables(torch.ones(2, 16))
-    changing.generation_config.item_weight = 0.0
-    recommender = Recommender(bare, changing.tokenizer, changing.generation_config)
+    recommender = Recommender(bare, changing.tokenizer, replace(changing.weights, item_weight=0.0))
     recommender.add_ads(["new"], [[1, 2, 3]])
     assert len(served(recommender, ["new"])) == 121 and "new" in served(recommender)
 

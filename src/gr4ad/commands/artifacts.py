@@ -92,9 +92,9 @@ def serve(arguments: list[str]) -> None:
 
     from gr4ad import Recommender
     from gr4ad.serving.compiled_search import compile_search
-    from gr4ad.serving.http_server import ServerConfig
     from gr4ad.serving.http_server import serve as serve_http
     from gr4ad.serving.live_model import LiveModel
+    from gr4ad.serving.server_config import ServerConfig
 
     served, config = TrlParser([ModelOnTorch, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
     if served.backend != "torch":
@@ -118,7 +118,12 @@ def serve_on_vllm(arguments: list[str]) -> None:
 
     from gr4ad.serving.vllm_backend.launch import VLLMServerConfig
     from gr4ad.serving.vllm_backend.launch import serve as serve_vllm
+    from gr4ad.serving.vllm_backend.options import RENAMED
 
+    for argument in arguments:
+        name = argument.split("=")[0].removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and name in RENAMED:
+            raise ValueError(f"`--{name}` is called `--{RENAMED[name]}`. Write that.")
     parser = TrlParser([ServedModel, VLLMServerConfig], prog="gr4ad serve --backend vllm")  # type: ignore[list-item]
     served, config = parser.parse_args_and_config(arguments)
     serve_vllm(served.model, config)

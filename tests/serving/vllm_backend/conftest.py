@@ -4,17 +4,22 @@ on one worker."""
 
 import json
 import os
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from transformers import GenerationConfig
 from vllm_processes import ENVIRONMENT, START_SECONDS, TOKEN, free_port, started
 
+from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.serving import PublishedModel
+
 HERE = Path(__file__).parent
+STORED = HERE.parent.parent / "stored" / "all_features"
 
 
 def pytest_collection_modifyitems(items):
@@ -55,9 +60,8 @@ def wide_artifact(account_artifact, tmp_path_factory) -> Path:
     folder.mkdir()
     for file in Path(account_artifact).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    config = GenerationConfig.from_pretrained(account_artifact)
-    config.beam_widths = [32, 96, 96]
-    config.save_pretrained(folder)
+    weights = RankingWeights.from_pretrained(str(account_artifact))
+    replace(weights, beam_widths=(32, 96, 96)).save_pretrained(folder)
     return folder
 
 
@@ -73,7 +77,28 @@ def served(wide_artifact, vllm_distribution, tmp_path_factory):
     environment = {
         "VLLM_PLUGINS": "gr4ad",
         "GR4AD_ADMIN_TOKEN": TOKEN,
-        "PYTHONPATH": str(vllm_distribution),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(vllm_distribution), os.environ.get("PYTHONPATH")])),
     }
     with started(command, port, tmp_path_factory.mktemp("log") / "server.log", **environment) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> PublishedModel:
+    """A published model whose one version is the stored artifact with all features."""
+    published = PublishedModel(tmp_path_factory.mktemp("published") / "live")
+    published.publish(lambda folder: shutil.copytree(STORED, folder, dirs_exist_ok=True), changes=0)
+    return published
+
+
+@pytest.fixture(scope="session")
+def followed(published, tmp_path_factory):
+    """A client of `gr4ad serve --backend vllm` that follows a published model and keeps answers."""
+    port = free_port()
+    command = [
+        str(Path(sys.executable).with_name("gr4ad")), "serve", "--backend", "vllm", "--model", str(published.root),
+        "--port", str(port), "--cache-seconds", "600", "--watch-seconds", "0.2",
+    ]  # fmt: skip
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with started(command, port, log, GR4AD_ADMIN_TOKEN=TOKEN) as client:
         yield client

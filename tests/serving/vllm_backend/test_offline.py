@@ -4,7 +4,9 @@ import re
 import numpy as np
 import pytest
 
-from gr4ad.serving import Recommender, UnknownItemError
+from gr4ad.serving import Recommender, UnknownItemError, load_recommender
+from gr4ad.serving.request_types import Answer, RecommendQuery
+from gr4ad.tokenization import UserHistory
 
 pytestmark = pytest.mark.needs_vllm
 
@@ -48,26 +50,34 @@ def alone(recommender, request: dict) -> list:
     return recommender.recommend([request["history"]], **per_user, **plain)[0]
 
 
+def query_of(request: dict) -> RecommendQuery:
+    features = {name: request[name] for name in ("values", "times", "cross_domain") if name in request}
+    options = {name: request[name] for name in ("top_k", "exclude_history", "max_per_account") if name in request}
+    widths = tuple(request["beam_widths"]) if "beam_widths" in request else None
+    return RecommendQuery(UserHistory(request["history"], **features), beam_widths=widths, **options)
+
+
 def start(kind: str, artifact: str) -> None:
     if kind not in ENGINES:
         ENGINES.clear()
-        ENGINES[kind] = Recommender.from_pretrained(artifact, backend="vllm", **LLM_OPTIONS[kind])
+        ENGINES[kind] = load_recommender(artifact, backend="vllm", **LLM_OPTIONS[kind])
 
 
-def answers_together(kind: str, artifact: str, requests: list[dict]) -> tuple[list, list[int]]:
+def answers_together(kind: str, artifact: str, requests: list[dict]) -> tuple[list[Answer], list[int]]:
     """What an engine answers to all of them at once, and how many requests its pooler saw in each step."""
     from gr4ad.serving.vllm_backend.query import POOLING_TASK, decode_answer, to_pooling_params, to_prompt
 
     start(kind, artifact)
     engine = ENGINES[kind]
+    queries = [query_of(request) for request in requests]
     steps: list[int] = []
     pooler = (
         engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.model.pooler
     )
     hook = pooler.register_forward_hook(lambda module, given, answers: steps.append(len(answers)))
     outputs = engine.llm.encode(
-        [to_prompt(request, engine.levels, engine.max_items) for request in requests],
-        [to_pooling_params(request) for request in requests],
+        [to_prompt(query, engine.levels, engine.max_items) for query in queries],
+        [to_pooling_params(query) for query in queries],
         pooling_task=POOLING_TASK,
         use_tqdm=False,
     )
@@ -99,13 +109,13 @@ def test_items_and_scores_equal_the_native_engines(engine_process, native, accou
     assert sum(steps) > REQUESTS if kind == "chunked" else sum(steps) == REQUESTS
     for request, answer in zip(requests, answers, strict=True):
         expected = alone(native, request)
-        assert [ad[0] for ad in answer["ads"]] == [ad.item_id for ad in expected]
-        assert [ad[1] for ad in answer["ads"]] == pytest.approx([ad.score for ad in expected], abs=TOLERANCE)
-        assert [ad[2] for ad in answer["ads"]] == pytest.approx([ad.value for ad in expected], abs=TOLERANCE)
-        assert [ad[4] for ad in answer["ads"]] == [ad.attributes for ad in expected]
-        assert answer["beam_widths"] == request.get("beam_widths", native.beam_widths)
-        for ad in answer["ads"]:
-            assert tuple(int(part.split("_")[1]) for part in ad[3][1:-1].split("><")) in leaves
+        assert [ad.item_id for ad in answer.ranked] == [ad.item_id for ad in expected]
+        assert [ad.score for ad in answer.ranked] == pytest.approx([ad.score for ad in expected], abs=TOLERANCE)
+        assert [ad.value for ad in answer.ranked] == pytest.approx([ad.value for ad in expected], abs=TOLERANCE)
+        assert [ad.attributes for ad in answer.ranked] == [ad.attributes for ad in expected]
+        assert list(answer.widths) == request.get("beam_widths", native.beam_widths)
+        for ad in answer.ranked:
+            assert tuple(int(part.split("_")[1]) for part in ad.sid[1:-1].split("><")) in leaves
 
 
 def refused(artifact: str, query: dict) -> str:
@@ -226,8 +236,9 @@ def refusal_at_start(artifact: str, options: dict) -> str:
         ({"pipeline_parallel_size": 2}, "on one rank only"),
         ({"enable_lora": True}, "Merge the adapter into the model"),
         ({"quantization": "fp8"}, "GR4AD has none of them"),
-        ({"additional_config": {"gr4ad": {"slo": 3}}}, "has no option `slo`. It has: slo_ms"),
+        ({"additional_config": {"gr4ad": {"slo": 3}}}, "has no option `slo`. It has: top_k, slo_ms"),
         ({"additional_config": {"gr4ad": {"slo_ms": -1}}}, "must be above 0 milliseconds"),
+        ({"additional_config": {"gr4ad": {"max_step_rows": 4}}}, "`max_step_rows` is called `max_batch_rows`"),
     ],
 )
 def test_what_does_not_work_is_refused_at_start(engine_process, tiny_artifact, options, reason):
@@ -252,7 +263,7 @@ def broken_after_a_change() -> list[str]:
         Scheduler.schedule = schedule
 
 
-def test_vllm_is_as_this_room_relies_on_it(engine_process):
+def test_vllm_is_as_this_package_relies_on_it(engine_process):
     assert engine_process(broken) == []
 
 

@@ -202,7 +202,10 @@ def test_the_route_stands_in_the_openapi_document(served):
     document = served.get("/openapi.json").json()
     route = document["paths"][URL]["post"]
     assert set(route["responses"]) >= {"200", "413", "422", "429", "504"}
-    assert "history" in json.dumps(route["requestBody"])
+    assert "RecommendRequest" in json.dumps(route["requestBody"])
+    fields = document["components"]["schemas"]["RecommendRequest"]["properties"]
+    assert fields["history"]["maxItems"] == 1000 and "cross_domain" in fields
+    assert {"/v2/models/{name}/infer", "/v1/index", "/v1/reload", "/readyz"} <= set(document["paths"])
 
 
 @pytest.mark.slow

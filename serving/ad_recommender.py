@@ -1,0 +1,155 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""The face of a recommender, whichever engine computes: which ads for these users?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from gr4ad.tokenization.user_history import UserHistory, user_histories
+
+from .request_types import Recommendation, RecommendQuery
+
+T = TypeVar("T")
+
+
+class AdRecommender(Protocol):
+    """An artifact that answers, and whose ads can be changed while it does."""
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]] | Sequence[UserHistory],
+        *,
+        events: Sequence[Sequence[str]] | None = None,
+        values: Sequence[Sequence[float]] | None = None,
+        user_features: Mapping[str, Sequence[str | None]] | None = None,
+        times: Sequence[Sequence[float | None]] | None = None,
+        cross_domain: Sequence[Sequence[str]] | None = None,
+        top_k: int | Sequence[int] = 10,
+        beam_widths: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        exclude_history: bool | Sequence[bool] | None = None,
+        max_per_account: int | None = None,
+    ) -> list[list[Recommendation]]:
+        """Ranks ads for a batch of users; a user's list does not depend on the others of the batch.
+
+        Args:
+            histories: Item ids of each user, oldest first; ids that the index does not know are skipped. Or a
+                [`UserHistory`] of each, which holds all that is known of a user; then the arguments up to
+                `cross_domain` are left out.
+            events, values: Event name and value of each item, same lengths as `histories`.
+            user_features: Category of each feature for each user; missing features count as unknown.
+            times: When each item was engaged with, seconds of any clock, same lengths as `histories`.
+            cross_domain: What each user did elsewhere, any ids, oldest first; the last `max_cross_domain_items` of the
+                model's are read. What the model was trained without is ignored.
+            top_k: 1.. number of beams, for all or for each user. beam_widths: W_t, default the artifact's; or a line
+                of T widths for each user.
+            exclude_history: Never return an item of the history, for all or for each user; default the artifact's.
+            max_per_account: Items of one account that a list may hold, the best of them; accounts are the item table's
+                column `account_id`, and an item without one is not limited. Where the beams hold too few others, the
+                list is shorter than `top_k`: widen them. Default: no limit.
+
+        Returns:
+            At most `top_k` recommendations a user, best first; every one an active item of the index.
+
+        Raises:
+            UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
+                item.
+            ValueError: On a bad `top_k`, bad widths, lists of other lengths than the histories, or a `max_per_account`
+                below 1 or without accounts in the item table.
+        """
+        columns = {"events": events, "values": values, "times": times, "cross_domain": cross_domain}
+        users = users_of(histories, user_features, columns)
+        each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
+        widths: list[Any] = of_each(beam_widths, len(users), "beam_widths") if each else [beam_widths] * len(users)
+        lengths, exclude = of_each(top_k, len(users), "top_k"), of_each(exclude_history, len(users), "exclude_history")
+        return self.rank(
+            [
+                RecommendQuery(user, length, None if line is None else tuple(line), excludes, max_per_account)
+                for user, length, line, excludes in zip(users, lengths, widths, exclude, strict=True)
+            ]
+        )
+
+    def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
+        """`recommend` of queries that name their `top_k` and have one `max_per_account`."""
+
+    def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
+        """`add`, `replace` or `remove`, with what is given of `codes`, `priority` and `attributes`."""
+
+    def add_ads(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray,
+        *,
+        priority: np.ndarray | None = None,
+        attributes: Mapping[str, Sequence] | None = None,
+    ) -> None:
+        """Serves new ads, or removed ones again, from the next request on.
+
+        A new ad starts with the mean item vector and bias of the active ads that share the longest prefix of its SID
+        (of all active ads where none shares its first code), so that the item head ranks it at once. An ad that comes
+        back keeps what was learned of it.
+
+        Args:
+            item_ids: n distinct ids. codes (int, (n, T)): Their SIDs, e.g. from the quantizer's `encode`.
+            priority (float, (n,)): Rank among ads of one SID; default 0.
+            attributes: n values of columns of the item table, e.g. `{"title": [...]}`; the others are None.
+
+        Raises:
+            ValueError: As `SIDIndex.add`, or if a code is outside its codebook. Nothing has changed then.
+        """
+        self.change_ads("add", item_ids, codes=codes, priority=priority, attributes=attributes)
+
+    def replace_ads(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray | None = None,
+        *,
+        priority: np.ndarray | None = None,
+        attributes: Mapping[str, Sequence] | None = None,
+    ) -> None:
+        """Changes SIDs, priorities or attributes of ads that are served; item vectors stay.
+
+        Args:
+            As of `add_ads`; what is not given stays.
+
+        Raises:
+            ValueError: As `SIDIndex.replace`, or if a code is outside its codebook. Nothing has changed then.
+        """
+        self.change_ads("replace", item_ids, codes=codes, priority=priority, attributes=attributes)
+
+    def remove_ads(self, item_ids: Sequence[str]) -> None:
+        """Serves ads no more from the next request on; histories may still hold them.
+
+        Raises:
+            ValueError: As `SIDIndex.remove`, or if no ad would be left. Nothing has changed then.
+        """
+        self.change_ads("remove", item_ids)
+
+
+def users_of(histories: Sequence[Any], user_features: Any, columns: Mapping[str, Any]) -> list[UserHistory]:
+    """One history a user, of whole histories or of columns with one list a user.
+
+    Raises:
+        ValueError: As [`user_histories`], or if columns are given beside whole histories.
+    """
+    if not len(histories) or not isinstance(histories[0], UserHistory):
+        return user_histories(histories, user_features=user_features, **columns)
+    given = [name for name, lists in {**columns, "user_features": user_features}.items() if lists is not None]
+    if given:
+        raise ValueError(f"`{given[0]}` stands in the histories, which are of UserHistory. Leave the argument out.")
+    return list(histories)
+
+
+def of_each(value: T | Sequence[T], users: int, name: str) -> list[T]:
+    """One value a user, of one for all or one for each.
+
+    Raises:
+        ValueError: If there is neither one nor one a user.
+    """
+    if not isinstance(value, Sequence):
+        return [value] * users
+    if len(value) != users:
+        raise ValueError(f"`{name}` needs one value, or one for each of the {users} users. Received: {len(value)}.")
+    return list(value)

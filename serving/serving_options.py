@@ -1,0 +1,154 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Options that every server has, whatever its engine; needs neither torch nor HTTP libraries."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .beam_policy import SCALES, BeamPolicy, WidthPolicy
+
+TOKEN_VARIABLE = "GR4AD_ADMIN_TOKEN"
+MIN_TOKEN_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """max_history (items), max_top_k (items), max_beam_width (beams), levels (T), max_requests (of one body)."""
+
+    max_history: int
+    max_top_k: int
+    max_beam_width: int
+    levels: int
+    max_requests: int
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """What can be set of serving on any engine.
+
+    Raises:
+        ValueError: If a number is out of its range; names the field.
+    """
+
+    top_k: int = field(
+        default=10,
+        metadata={"help": "Items returned when a request names no `top_k`; never more than its last beam width."},
+    )
+    slo_ms: float | None = field(
+        default=None,
+        metadata={
+            "help": "Milliseconds from arrival to answer that 99 of 100 requests should stay within. Beams narrow and "
+            "widen with the load to keep it. Default: beams of constant width."
+        },
+    )
+    min_beam_scale: float = field(
+        default=0.25, metadata={"help": "Quality floor: least share of the model's own beam widths, in (0, 1]."}
+    )
+    max_beam_scale: float = field(
+        default=1.6, metadata={"help": "Largest multiple of the model's own beam widths, when there is little to do."}
+    )
+    max_batch: int = field(default=16, metadata={"help": "Users answered by one call of the model, at most."})
+    max_batch_rows: int = field(
+        default=65536,
+        metadata={
+            "help": "Beam rows of one batch, all levels and users summed, at most: bounds memory. A wider request "
+            "runs alone."
+        },
+    )
+    max_queue: int = field(default=256, metadata={"help": "Users that may wait; beyond that a request gets 429."})
+    max_history: int = field(default=1000, metadata={"help": "Items of one history, at most."})
+    max_beam_width: int = field(default=512, metadata={"help": "Beams a request may ask for at one level, at most."})
+    max_body_bytes: int = field(default=1 << 20, metadata={"help": "Bytes of a request body, at most."})
+    deadline_ms: float = field(
+        default=2000.0,
+        metadata={
+            "help": "Milliseconds a request may wait before the model starts on it; then it gets 504. A request may "
+            "ask for less."
+        },
+    )
+    cache_seconds: float = field(
+        default=0.0, metadata={"help": "Seconds in which the same request gets the same answer; 0 = no cache."}
+    )
+    cache_bytes: int = field(default=256 << 20, metadata={"help": "Bytes of the answers kept in this process."})
+    cache_url: str | None = field(
+        default=None, metadata={"help": "redis://HOST:PORT/DB of a cache that replicas share, in place of memory."}
+    )
+    watch_seconds: float = field(
+        default=1.0, metadata={"help": "Seconds between looks at a published model for new weights and ads."}
+    )
+    admin_token_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with the token that /v1/index and /v1/reload ask for; default: the environment variable "
+            "GR4AD_ADMIN_TOKEN; without either they answer 403."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in (
+            "top_k", "max_batch", "max_batch_rows", "max_queue", "max_history", "max_beam_width", "max_body_bytes",
+            "cache_bytes",
+        ):  # fmt: skip
+            if self.__dict__[name] < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {self.__dict__[name]}.")
+        if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:
+            raise ValueError(f"`slo_ms` must be above 0 milliseconds. Received: {self.slo_ms}. Leave it out for none.")
+        if not 0 < self.deadline_ms < math.inf:
+            raise ValueError(f"`deadline_ms` must be above 0 milliseconds. Received: {self.deadline_ms}.")
+        if not 0 < self.min_beam_scale <= 1 <= self.max_beam_scale <= SCALES[-1]:
+            raise ValueError(
+                f"`min_beam_scale` must be in (0, 1] and `max_beam_scale` in [1, {SCALES[-1]}]. Received: "
+                f"{self.min_beam_scale} and {self.max_beam_scale}."
+            )
+        if not 0 <= self.cache_seconds < math.inf:
+            raise ValueError(f"`cache_seconds` must be >= 0 seconds. Received: {self.cache_seconds}.")
+        if self.cache_url is not None and not self.cache_seconds:
+            raise ValueError(
+                f"`cache_url` needs `cache_seconds` above 0. Received: {self.cache_url!r} with {self.cache_seconds}."
+            )
+        if not 0 < self.watch_seconds < math.inf:
+            raise ValueError(f"`watch_seconds` must be above 0 seconds. Received: {self.watch_seconds}.")
+
+    def beam_policy(self, base_widths: Sequence[int], max_batch: int | None = None) -> WidthPolicy:
+        """The policy of a model with these widths, in batches of at most `max_batch` (default: the option's). The one
+        place that says which policy an engine asks."""
+        return BeamPolicy(
+            base_widths,
+            slo=None if self.slo_ms is None else self.slo_ms / 1000,
+            min_scale=self.min_beam_scale,
+            max_scale=self.max_beam_scale,
+            max_batch=self.max_batch if max_batch is None else max_batch,
+        )
+
+    def request_limits(self, widths: Sequence[int]) -> RequestLimits:
+        """What a body may hold, for a model that is served with these widths."""
+        return RequestLimits(
+            max_history=self.max_history,
+            max_top_k=max(self.max_beam_width, widths[-1]),
+            max_beam_width=self.max_beam_width,
+            levels=len(widths),
+            max_requests=self.max_queue,
+        )
+
+    def admin_token(self) -> str | None:
+        """The token of the administration, from the file or the environment; None if there is none.
+
+        Raises:
+            ValueError: If it is shorter than 16 characters. OSError: If its file cannot be read.
+        """
+        if self.admin_token_file is not None:
+            token = Path(self.admin_token_file).read_text(encoding="utf-8").strip()
+        else:
+            token = os.environ.get(TOKEN_VARIABLE, "").strip()
+            if not token:
+                return None
+        if len(token) < MIN_TOKEN_LENGTH:
+            raise ValueError(
+                f"The token in {self.admin_token_file or TOKEN_VARIABLE} must have at least {MIN_TOKEN_LENGTH} "
+                f"characters. Received: {len(token)}."
+            )
+        return token
