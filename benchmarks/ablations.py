@@ -27,7 +27,7 @@ DECODER: dict[str, Changes] = {
 }
 PARTS: dict[str, Changes] = {
     "no item head": {"model": {"item_head": False, "item_head_copy": False, "item_head_repeat": False}},
-    "no item vectors of the log": {"model": {"item_embedding_std": 0.0}},
+    "no item vectors of the log": {"train": {"item_embedding_std": 0.0}},
     "MTP loss": {"train": {"mtp_loss_weight": 0.3}},
 }
 GUARDED: dict[str, Any] = {

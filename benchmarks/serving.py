@@ -39,6 +39,7 @@ from gr4ad.serving import Recommendation, ServerConfig, create_app
 from gr4ad.serving.compiled_search import compile_search
 from gr4ad.serving.http_server import RecommendServer
 from gr4ad.serving.precision import quantize_layers
+from gr4ad.serving.request_types import RecommendQuery
 
 TOP_K = 10
 FULL = {"codebooks": [1024, 256, 64], "ads": 100_000, "hidden": 256, "layers": 6, "parallel": 4, "history": 50}
@@ -49,7 +50,7 @@ class GenerateRecommender(Recommender):
     """Answers with `generate` of a Llama, one user after another: it knows no batch of several histories with an
     allowed-tokens function of its own for each at less."""
 
-    def serve_with(self, search: Any) -> GenerateRecommender:
+    def serve_with(self, search: Callable) -> GenerateRecommender:
         self.search = search
         tokens = torch.from_numpy(self.tokenizer.index.codes[self.tokenizer.index.rows_by_sid()].copy())
         sids = tokens + torch.tensor(self.model.config.level_offsets)
@@ -59,13 +60,14 @@ class GenerateRecommender(Recommender):
         return self
 
     @torch.no_grad()
-    def recommend(self, histories, *, top_k, beam_widths, **unused):  # type: ignore[override]
+    def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
         levels = self.tokenizer.num_levels
         lists = []
-        for history, length, widths in zip(histories, top_k, beam_widths, strict=True):
-            prompt = torch.from_numpy(self.tokenizer.encode_items(history))[:, 0].unsqueeze(0)
-            found = self.search(self.llama, prompt, self.allowed, beams=widths[-1], levels=levels)
-            items = [names[0] for names in self.tokenizer.decode_items(found[:, -levels:].tolist())[:length]]
+        for query in queries:
+            prompt = torch.from_numpy(self.tokenizer.encode_items(query.user.items))[:, 0].unsqueeze(0)
+            beams = (query.beam_widths or self.beam_widths)[-1]
+            found = self.search(self.llama, prompt, self.allowed, beams=beams, levels=levels)
+            items = [names[0] for names in self.tokenizer.decode_items(found[:, -levels:].tolist())[: query.top_k]]
             lists.append([Recommendation(item, 0.0, None, "", {}) for item in items])
         return lists
 

@@ -40,7 +40,7 @@ from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.evaluating import sample_users
 from gr4ad.pipeline.tokenizing import build_tokenizer
-from gr4ad.pipeline.training import model_config, start_item_embeddings, start_item_head, trainer_arguments
+from gr4ad.pipeline.training import model_config, trainer_arguments
 from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 
@@ -105,8 +105,6 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
         tokenizer = UASIDTokenizer.from_pretrained(folder / "tokenizer")
         torch.manual_seed(seed)
         model = GR4ADForRecommendation(model_config(recipe.model, tokenizer))
-        start_item_embeddings(model, vectors["content"], recipe.model.item_embedding_std)
-        start_item_head(model, tokenizer, data.train)
 
         def score(model) -> dict[str, float]:
             found = {}

@@ -6,7 +6,7 @@ One request at a time: a history of 100 items, three SID levels, the same number
 random: speed does not depend on them. Systems:
 
 - `gr4ad, native`: `Recommender.recommend` in this process.
-- `gr4ad, vLLM`: the same artifact and requests through `Recommender.from_pretrained(..., backend="vllm")`; both must
+- `gr4ad, vLLM`: the same artifact and requests through `load_recommender(..., "vllm")`; both must
   return the same ads before a clock starts.
 - `Llama, vLLM`: `LLM.beam_search` of a Llama of as many layers, as wide and, by the size of its feed-forward layers,
   of equal parameters within 2%. Its prompt is one position an item, as long as gr4ad's context; users of decoder-only
@@ -38,6 +38,7 @@ from measurement.timing import interleaved, milliseconds, ratio
 from opponents.transformers_beams import llama, with_parameters
 
 from gr4ad import Recommender
+from gr4ad.serving import load_recommender
 
 KV_CACHE_BYTES = 2 << 30  # of Llama
 BLOCK_TOKENS = 32  # the CPU build takes multiples of it
@@ -76,7 +77,7 @@ class Systems:
         if apart > 0.02:
             raise SystemExit(f"The models differ in parameters by {apart:.1%}, more than 2%: {self.parameters}.")
         opponent.save_pretrained(folder / "llama")
-        self.vllm = Recommender.from_pretrained(folder / "artifact", backend="vllm")
+        self.vllm = load_recommender(folder / "artifact", "vllm")
         self.llama = LLM(
             str(folder / "llama"), tokenizer=str(folder / "artifact"), dtype="float32", enforce_eager=not compiled,
             max_model_len=-(-(self.history + self.levels + 1) // BLOCK_TOKENS) * BLOCK_TOKENS,

@@ -11,7 +11,7 @@ import torch
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
 from gr4ad.pipeline import Recipe
-from gr4ad.pipeline.training import model_config, start_item_embeddings, trainer_arguments
+from gr4ad.pipeline.training import model_config, trainer_arguments
 from measurement.runs import FinishedRun, recipe_of, seed_folder
 
 UNPLACED = ("item_head_copy", "item_head_repeat")
@@ -56,10 +56,6 @@ def train_decoder(
     """Trains by the recipe's schedule on SIDs alone; returns the trainer, at its end, and its seconds."""
     torch.manual_seed(stages.recipe.seed)
     model = build()
-    if std := stages.recipe.model.item_embedding_std:
-        start_item_embeddings(
-            model, stages.run.vectors.get("collaborative", stages.run.vectors["item_embeddings"]), std
-        )
     settings = {**stages.recipe.train, **DECODER_ALONE}
     args = trainer_arguments(VSLConfig, "train", settings, folder / "training", stages.recipe.seed)
     started = time.monotonic()

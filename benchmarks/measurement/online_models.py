@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import GenerationConfig, set_seed
+from safetensors.numpy import save_file
+from transformers import set_seed
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer
-from gr4ad.pipeline.training import start_item_embeddings, start_item_head
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets
 from measurement.market_log import MAX_ITEMS, Log
 
@@ -79,10 +80,10 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
         num_attention_heads=2,
         max_context_items=MAX_ITEMS,
     )
-    model = GR4ADForRecommendation(config)
-    train = Dataset.from_list(rows)
-    start_item_embeddings(model, embeddings, 0.1)
-    start_item_head(model, tokenizer, train)
+    model, train = GR4ADForRecommendation(config), Dataset.from_list(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.item_vectors_file = str(folder / "item_vectors.safetensors")  # which the training starts from
+    save_file({"item_vectors": embeddings}, tokenizer.item_vectors_file)
     arguments = VSLConfig(
         str(folder / "checkpoints"),
         num_train_epochs=size.epochs,
@@ -93,6 +94,7 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
         mtp_loss_weight=0.1,
         value_loss_weight=0.5,
         item_loss_weight=1.0,
+        item_embedding_std=0.1,
         save_strategy="no",
         disable_tqdm=True,
         logging_strategy="no",
@@ -103,13 +105,8 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
     artifact = folder / "artifact"
     model.save_pretrained(artifact)
     tokenizer.save_pretrained(artifact)
-    GenerationConfig(
-        beam_widths=[32, 64, 64],
-        item_weight=0.5,
-        value_weight=0.5,
-        item_candidates=32,
-        score_history=True,
-        exclude_history=False,
+    RankingWeights(
+        (32, 64, 64), item_weight=0.5, value_weight=0.5, item_candidates=32, score_history=True
     ).save_pretrained(artifact)
     return artifact
 

@@ -10,10 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
-from safetensors.numpy import load_file
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from gr4ad import UASIDTokenizer
@@ -67,11 +65,6 @@ class FinishedRun:
     @cached_property
     def item_ids(self) -> list[str]:
         return list(self.data.catalog["item_id"])
-
-    @cached_property
-    def vectors(self) -> dict[str, np.ndarray]:
-        """Name -> float32 (N, d), what item vectors may start from."""
-        return load_file(self.stage("tokenize") / "item_embeddings.safetensors")
 
     def held_out(self, split: Dataset) -> Sequences:
         return SequenceTable.from_dataset(split, self.item_ids).held_out
