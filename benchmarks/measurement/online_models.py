@@ -16,6 +16,10 @@ from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets
 from measurement.market_log import MAX_ITEMS, Log
 
 
+LOSS = {"mtp_loss_weight": 0.1, "value_loss_weight": 0.5, "item_loss_weight": 1.0}
+"""Of the training, and of the learning online that goes on from there."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How much is simulated and trained."""
@@ -79,6 +83,7 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
         num_parallel_layers=2,
         num_attention_heads=2,
         max_context_items=MAX_ITEMS,
+        **LOSS,
     )
     model, train = GR4ADForRecommendation(config), Dataset.from_list(rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +96,8 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
         learning_rate=2e-3,
         lr_scheduler_type="cosine",
         warmup_steps=20,
-        mtp_loss_weight=0.1,
-        value_loss_weight=0.5,
-        item_loss_weight=1.0,
         item_embedding_std=0.1,
+        **LOSS,
         save_strategy="no",
         disable_tqdm=True,
         logging_strategy="no",
