@@ -41,7 +41,9 @@ def test_help_is_light():
 def test_unknown_commands_are_refused():
     done = run("recomend")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.strip().splitlines() == [f"gr4ad: no command 'recomend'. Commands: {', '.join(COMMANDS)}."]
+    assert done.stderr.strip().splitlines() == [
+        f"gr4ad: no command 'recomend'. Did you mean `recommend`? Commands: {', '.join(COMMANDS)}."
+    ]
 
 
 def test_recommend_prints_a_table_or_json(tiny_artifact, capsys):

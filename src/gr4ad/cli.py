@@ -7,31 +7,35 @@ import logging
 import os
 import sys
 
-COMMANDS = {
+from gr4ad.commands.stages import run_command
+from gr4ad.pipeline.config_fields import suggestion
+from gr4ad.pipeline.stages import STAGES
+
+CHAIN = {
     "demo": ("chain", "simulated market -> SIDs -> VSL -> RSPO -> evaluation -> report -> a served request"),
     "run": ("chain", "the same chain on your data, from a recipe; finished stages are kept"),
-    "simulate": ("stages", "write the tables of a simulated ad market"),
-    "data": ("stages", "read, check and split catalog, events and users"),
-    "tune": ("stages", "tune the ad encoder on which ads are engaged with together"),
-    "embed": ("stages", "embed the ads of a catalog"),
-    "tokenize": ("stages", "fit semantic IDs and write the tokenizer"),
-    "train": ("stages", "train a model by VSL"),
-    "neighbours": ("stages", "count which items stand together in the log, for the item head"),
-    "reward": ("stages", "learn what impressions are worth, and value the policy's own lists"),
-    "align": ("stages", "align a model with list value by RSPO"),
-    "online": ("online", "keep learning from streams of logs, and publish to running servers"),
-    "evaluate": ("evaluation", "choose on validation and measure on test, beside baselines"),
+}
+OTHERS = {
+    "artifact": ("stages", "write the artifact from stages that were run one by one"),
     "compare": ("evaluation", "compare finished runs user by user: seeds, or different models"),
     "recommend": ("artifacts", "rank ads for a history"),
     "serve": ("artifacts", "serve an artifact over HTTP"),
+    "online": ("online", "keep learning from streams of logs, and publish to running servers"),
     "bench": ("bench", "put load on a server, or find the beam widths to serve with"),
     "card": ("artifacts", "show an artifact's model card"),
     "push": ("artifacts", "upload an artifact to the hub"),
 }
+STAGE_COMMANDS = {stage.command or stage.name: stage for stage in STAGES}
+COMMANDS = {
+    **{name: text for name, (_, text) in CHAIN.items()},
+    **{name: stage.help for name, stage in STAGE_COMMANDS.items()},
+    **{name: text for name, (_, text) in OTHERS.items()},
+}
+"""Command -> what it does."""
 
 
 def usage() -> str:
-    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     return (
         "usage: gr4ad COMMAND [--help] [...]\n\n"
         + "\n".join(lines)
@@ -68,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"gr4ad: no command {name!r}. Commands: {', '.join(COMMANDS)}.", file=sys.stderr)  # noqa: T201
+        hint = suggestion(name, COMMANDS)
+        print(f"gr4ad: no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)  # noqa: T201
         return 2
     debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
@@ -79,8 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer of the text encoder, after a fork
     keep_freed_memory()
     try:
-        command = getattr(importlib.import_module(f"gr4ad.commands.{COMMANDS[name][0]}"), name)
-        command(rest)
+        if name in STAGE_COMMANDS:
+            run_command(STAGE_COMMANDS[name], rest)
+        else:
+            module, _ = {**CHAIN, **OTHERS}[name]
+            getattr(importlib.import_module(f"gr4ad.commands.{module}"), name)(rest)
     except KeyboardInterrupt:
         print(f"gr4ad {name}: interrupted; the same command resumes.", file=sys.stderr)  # noqa: T201
         return 130

@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gr4ad.data import DataConfig, DataError, load_prepared, preparation, prepare
+from gr4ad.data import DataConfig, DataError, events, load_prepared, preparation, prepare, tables
+from gr4ad.data.event_columns import EventFeature
+from gr4ad.tokenization import user_history
 
 EVENTS = pd.DataFrame(
     {
@@ -67,8 +69,20 @@ def test_round_trip(shop):
         "city": "R",
     }
     assert data.impressions.to_list() == [
-        {"user_id": "1", "items": ["X"], "candidates": ["X"], "rewards": [0.0], "outcomes": ["impression"]}
+        {
+            "user_id": "1",
+            "items": ["X"],
+            "events": ["click"],
+            "values": [0.25],
+            "times": [1],
+            "candidates": ["X"],
+            "rewards": [0.0],
+            "outcomes": ["impression"],
+            "age": None,
+            "city": None,
+        }
     ]
+    assert data.user_features == ["age", "city"]
     for name in ("catalog", "train", "validation", "test", "impressions"):
         assert getattr(data, name).to_list() == getattr(written, name).to_list()
         assert getattr(data, name).features == getattr(written, name).features
@@ -97,9 +111,24 @@ def test_loaded_data_supports_the_operations_of_a_dataset(shop):
     assert train.filter(lambda row: row["user_id"] == "2").num_rows == 1
 
 
+def test_a_further_column_of_events_reaches_every_row(shop, monkeypatch):
+    def read_devices(table, checks, event):
+        return table["device"].combine_chunks() if "device" in table.column_names else None
+
+    further = (*events.EVENT_FEATURES, EventFeature("device", "devices", read_devices))
+    monkeypatch.setattr(events, "EVENT_FEATURES", further)
+    monkeypatch.setattr(user_history, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
+    assert "devices" not in prepare(config(shop), shop / "out").train.column_names
+    EVENTS.assign(device=list("abcdefg")).to_parquet(shop / "events.parquet")
+    data = prepare(config(shop, users="users.parquet"), shop / "out")
+    assert data.train["devices"][:] == [["a"], ["e"]] and data.validation["devices"][:] == [["a"], ["e"]]
+    assert data.test["devices"][:] == [["a", "c"], ["e", "f"]] and data.impressions["devices"][:] == [["a"]]
+    assert data.user_features == ["age", "city"]
+
+
 def test_chunks_give_the_same_rows(shop, monkeypatch):
     whole = prepare(config(shop, users="users.parquet"), shop / "out")
-    monkeypatch.setattr(preparation, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(tables, "CHUNK_ENTRIES", 1)
     parts = prepare(config(shop, users="users.parquet"), shop / "out")
     for name in ("train", "validation", "test", "impressions"):
         assert getattr(whole, name).to_list() == getattr(parts, name).to_list()

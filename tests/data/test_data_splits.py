@@ -34,6 +34,15 @@ def furthest(rows):
     return next((event for event in ("conversion", "click") if event in events), "impression")
 
 
+def history_of(rows):
+    return {
+        "items": [row["item_id"] for row in rows],
+        "events": [row["event"] for row in rows],
+        "values": [float(row["value"]) for row in rows],
+        "times": [row["timestamp"] for row in rows],
+    }
+
+
 def brute(rows, split, history_events, minimum, bounds, by_request):
     """(train, validation, test, impressions) as lists of dicts, straight from the definitions."""
     logs = defaultdict(list)
@@ -63,13 +72,7 @@ def brute(rows, split, history_events, minimum, bounds, by_request):
         ):
             if not history or held_out == []:
                 continue
-            entry = {
-                "user_id": user,
-                "items": [row["item_id"] for row in history],
-                "events": [row["event"] for row in history],
-                "values": [float(row["value"]) for row in history],
-                "times": [row["timestamp"] for row in history],
-            }
+            entry = {"user_id": user, **history_of(history)}
             if held_out is not None:
                 sums = defaultdict(float)
                 for row in held_out:
@@ -82,14 +85,14 @@ def brute(rows, split, history_events, minimum, bounds, by_request):
             if row["event"] == "impression" and row["timestamp"] < limit:
                 lists[row["request_id"] if by_request else row["timestamp"]].append(row)
         for shown in lists.values():
-            before = [row["item_id"] for row in past if row["timestamp"] < shown[0]["timestamp"]]
-            if before:
+            before = history_of([row for row in past if row["timestamp"] < shown[0]["timestamp"]])
+            if before["items"]:
                 came = [responses(logs[user], row, by_request) for row in shown]
                 known = all(row["timestamp"] < limit for part in came for row in part)
                 impressions.append(
                     {
                         "user_id": user,
-                        "items": before,
+                        **before,
                         "candidates": [row["item_id"] for row in shown],
                         "rewards": [float(row["value"]) for row in shown],
                         "outcomes": [furthest(part) for part in came] if known else None,

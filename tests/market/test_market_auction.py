@@ -1,10 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gr4ad.market import AdMarket, MarketConfig, draws
-from gr4ad.market.auction import second_prices
-from gr4ad.market.simulation import Budgets, charge
+from gr4ad.market.auction import examination, second_prices
+from gr4ad.market.simulation import DIURNAL, Budgets, behave, charge, draw_requests
 
 MONEY = st.floats(0, 100, allow_subnormal=False)
 
@@ -68,7 +69,7 @@ def test_budgets_hold_each_day_and_in_total():
     )
     log, budgets = market.auctions, market.budgets()
     row, position = np.nonzero(log.clicked)
-    account = market._ads.account[log.ad[row, position]]
+    account = market.rules.ads.account[log.ad[row, position]]
     day = (log.time[row] - market.config.start_time) // 86_400
     spent = np.zeros((6, market.config.accounts))
     np.add.at(spent, (day, account), log.charged[row, position].astype(float))
@@ -94,3 +95,44 @@ def test_draws_are_uniform_and_depend_on_every_key():
     ):
         off_diagonal = ~np.eye(300, dtype=bool)
         assert abs(np.corrcoef(values[off_diagonal], other[off_diagonal])[0, 1]) < 0.015
+
+
+def test_examination_falls_from_one_as_a_power():
+    config = MarketConfig(examination_decay=0.5)
+    np.testing.assert_allclose(examination(config, 4), [1, 2**-0.5, 3**-0.5, 0.5])
+
+
+def test_requests_lie_within_the_log_and_follow_the_activity():
+    config = MarketConfig(users=4000, days=10)
+    activity = np.repeat([0.5, 4.0], 2000)
+    user, time = draw_requests(config, activity, np.random.default_rng(0))
+    assert (np.diff(time) >= 0).all() and config.start_time <= time.min() and time.max() < config.end_time
+    counts = np.bincount(user, minlength=4000)
+    # Five standard errors of a compound Poisson number with geometric sessions of 2.5 requests; a session that crosses
+    # the end of the log loses its rest.
+    assert counts[:2000].mean() / 10 == pytest.approx(0.5, rel=0.1)
+    assert counts[2000:].mean() / 10 == pytest.approx(4.0, rel=0.04)
+    hours = np.bincount((time - config.start_time) // 3600 % 24, minlength=24)
+    assert np.corrcoef(hours, DIURNAL)[0, 1] > 0.95
+
+
+def test_behaviour_against_a_loop():
+    config = MarketConfig(seed=9)
+    rng = np.random.default_rng(0)
+    request, ads = np.arange(50), rng.integers(-1, 20, size=(50, 6))
+    ctr, cvr = rng.random((50, 6)), rng.random((50, 6))
+    clicked, converted = behave(config, request, ads, ctr, cvr)
+    for row, position in np.ndindex(ads.shape):
+        ad = ads[row, position]
+        draw = {
+            stream: draws.uniform(9, stream, keys).item()
+            for stream, keys in (
+                (draws.DEPTH, ([row],)),
+                (draws.CLICK, ([row], [max(ad, 0)])),
+                (draws.CONVERSION, ([row], [max(ad, 0)])),
+            )
+        }
+        seen = draw[draws.DEPTH] < (position + 1) ** -config.examination_decay
+        click = ad >= 0 and seen and draw[draws.CLICK] < ctr[row, position]
+        assert clicked[row, position] == click
+        assert converted[row, position] == (click and draw[draws.CONVERSION] < cvr[row, position])

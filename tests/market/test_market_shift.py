@@ -12,9 +12,9 @@ def shifted(small) -> AdMarket:
 
 
 def test_a_shift_moves_the_interests_of_its_share_of_users_from_its_day_on(small, shifted):
-    before, after = small._users.slot_category, shifted._users.slot_category
+    before, after = small.rules.users.slot_category, shifted.rules.users.slot_category
     np.testing.assert_array_equal(before[:4], after[:4])
-    np.testing.assert_array_equal(small._users.slot_weight, shifted._users.slot_weight)
+    np.testing.assert_array_equal(small.rules.users.slot_weight, shifted.rules.users.slot_weight)
     moved = (before[4:] != after[4:]).all(axis=(0, 2))
     stayed = (before[4:] == after[4:]).all(axis=(0, 2))
     assert moved.sum() == 150 and stayed.sum() == 150
@@ -23,7 +23,7 @@ def test_a_shift_moves_the_interests_of_its_share_of_users_from_its_day_on(small
 
 
 def test_a_shift_changes_what_lists_earn_only_afterwards(small, shifted):
-    users, start = small._users.user_ids, small.config.start_time
+    users, start = small.rules.users.user_ids, small.config.start_time
     best = small.oracle_list(users, start + 3 * 86_400, 6)
     for day, alike in ((3, True), (6, False)):
         time = start + day * 86_400
@@ -34,7 +34,7 @@ def test_a_shift_changes_what_lists_earn_only_afterwards(small, shifted):
 
 def test_a_market_without_a_share_has_no_shift(small):
     other = AdMarket(replace(small.config, shift_day=4))
-    np.testing.assert_array_equal(small._users.slot_category, other._users.slot_category)
+    np.testing.assert_array_equal(small.rules.users.slot_category, other.rules.users.slot_category)
     assert small.statistics() == other.statistics()
 
 
@@ -43,9 +43,9 @@ def test_entry_times_are_those_after_which_ads_earn(small):
     assert entry.index.tolist() == small.catalog()["item_id"].tolist()
     late = entry[entry > small.config.start_time]
     assert 0 < len(late) < len(entry)
-    user, item, time = small._users.user_ids[:1], [[late.index[0]]], int(late.iloc[0])
+    user, item, time = small.rules.users.user_ids[:1], [[late.index[0]]], int(late.iloc[0])
     assert small.expected_revenue(user, item, time - 1)[0] == 0
-    assert small.expected_revenue(small._users.user_ids, [item[0]] * 300, time).sum() > 0
+    assert small.expected_revenue(small.rules.users.user_ids, [item[0]] * 300, time).sum() > 0
 
 
 def test_shift_settings_have_ranges():

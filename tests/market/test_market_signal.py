@@ -21,7 +21,7 @@ def test_texts_recover_category_and_product(medium):
     similarity = ((tfidf @ tfidf.T).toarray() / lengths[:, None]) / lengths[None]
     np.fill_diagonal(similarity, -1)
     nearest = similarity.argmax(axis=1)
-    ads = medium._ads
+    ads = medium.rules.ads
     assert (ads.category[nearest] == ads.category).mean() > 0.85
     # Within a category, texts of the same product lie closer, as the vectors do.
     same_category = ads.category[:, None] == ads.category[None]
@@ -61,9 +61,9 @@ def test_item_knn_beats_popularity_on_the_last_click(medium):
 
 def test_features_tell_of_interests(medium):
     user, ad = _clicks(medium)
-    vertical = medium._ads.category[ad] // 6
+    vertical = medium.rules.ads.category[ad] // 6
     once = np.unique(np.stack([user, vertical], axis=1), axis=0)
-    for feature in (medium._users.age, medium._users.device):
+    for feature in (medium.rules.users.age, medium.rules.users.device):
         table = np.zeros((6, 8))
         np.add.at(table, (feature[once[:, 0]], once[:, 1]), 1)
         assert chi2_contingency(table).pvalue < 1e-6
@@ -74,10 +74,10 @@ def test_value_depends_on_ad_and_user_and_is_heavy_tailed(medium):
     row, position = np.nonzero(log.clicked)
     value = np.log(log.cpm[row, position])
     total = value.var()
-    for group in (medium._ads.account[log.ad[row, position]], log.user[row]):
+    for group in (medium.rules.ads.account[log.ad[row, position]], log.user[row]):
         sums, counts = np.bincount(group, value), np.bincount(group)
         means = sums[counts > 0] / counts[counts > 0]
         within = ((value - (sums / np.maximum(counts, 1))[group]) ** 2).sum() / (len(value) - len(means))
         assert 1 - within / total > 0.08
-    bids = np.exp(medium._ads.log_bid)
+    bids = np.exp(medium.rules.ads.log_bid)
     assert np.quantile(bids, 0.99) / np.median(bids) > 4

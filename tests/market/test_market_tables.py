@@ -1,4 +1,6 @@
+import hashlib
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from gr4ad.market import AdMarket, MarketConfig
+from gr4ad.market.vocabulary import load_vocabulary
 
 
 def test_config_parses_from_flags_and_names_a_bad_field():
@@ -27,6 +30,29 @@ def test_equal_seeds_give_equal_tables_and_others_do_not(small):
     other = AdMarket(MarketConfig(users=300, ads=500, accounts=40, days=8, seed=4))
     assert not small.catalog()["title"].equals(other.catalog()["title"])
     assert len(other.simulate()) != len(small.simulate())
+
+
+def test_tables_of_a_seed_stay_what_they_were():
+    # Values are left out: their last digits are the machine's.
+    market = AdMarket(MarketConfig(users=60, ads=80, accounts=12, days=3, seed=5))
+    tables = market.catalog(), market.users(), market.simulate().drop(columns="value")
+    digests = [hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16] for table in tables]
+    assert digests == ["7d29cfe5f372227c", "b538b8d2b9aa06ed", "354da96f0a52bca3"]
+
+
+def test_the_vocabulary_is_rectangular_and_its_templates_are_filled():
+    words = load_vocabulary()
+    shapes = {
+        (len(v.categories), len(v.selling_points), len(v.audiences), *(len(c.products) for c in v.categories))
+        for v in words.verticals
+    }
+    assert len(words.verticals) == 8 and shapes == {(6, 8, 4, *[6] * 6)}
+    for vertical in words.verticals:
+        assert sum(vertical.conversion_types.values()) == pytest.approx(1)
+        assert vertical.conversion_types.keys() <= words.calls.keys()
+    fields = {field for text in (*words.titles, *words.openings) for field in re.findall(r"{(\w+)}", text)}
+    known = "brand point product product_start purpose category category_lower audience"
+    assert fields == set(known.split())
 
 
 def test_events_follow_the_raw_contract(small):
@@ -58,7 +84,7 @@ def test_clicks_come_from_impressions_and_conversions_from_clicks(small):
 def test_ads_enter_over_time_and_are_not_shown_before(small):
     events = small.simulate()
     first = events.groupby("item_id")["timestamp"].min()
-    entry = pd.Series(small._ads.entry_day, index=small._ads.item_ids)
+    entry = pd.Series(small.rules.ads.entry_day, index=small.rules.ads.item_ids)
     assert (first >= small.config.start_time + 86_400 * entry[first.index]).all()
     assert 0.15 < (entry > 0).mean() < 0.35
 

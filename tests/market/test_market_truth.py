@@ -11,8 +11,8 @@ from gr4ad.market.auction import examination
 def asked(small):
     """Users (40,), random lists (40, 6) of ads there from the start, times (40,)."""
     rng = np.random.default_rng(0)
-    users = small._users.user_ids[rng.choice(300, size=40, replace=False)]
-    there = small._ads.item_ids[small._ads.entry_day == 0]
+    users = small.rules.users.user_ids[rng.choice(300, size=40, replace=False)]
+    there = small.rules.ads.item_ids[small.rules.ads.entry_day == 0]
     lists = np.array([rng.choice(there, size=6, replace=False) for _ in users], dtype=object)
     return users, lists, small.config.start_time + rng.integers(0, 15 * 86_400, size=40)
 
@@ -21,13 +21,14 @@ def test_expected_revenue_against_the_definition(small, asked):
     users, lists, times = asked
     revenue = small.expected_revenue(users, lists, times)
     rules, who = small.rules, np.array([int(name[5:]) for name in users])
+    catalog = rules.ads
     for row in range(len(users)):
         ads = np.array([[int(name[3:]) for name in lists[row]]])
-        vector = small._users.vectors(who[row : row + 1], times[row : row + 1])[0]
-        ctr = np.exp(rules.level + rules.slope * (small._ads.vectors[ads[0]] @ vector + small._ads.quality[ads[0]]))
-        cvr = np.exp(rules.cvr_level + small._ads.log_cvr[ads[0]] + small._users.spending[who[row]])
+        vector = rules.users.vectors(who[row : row + 1], times[row : row + 1])[0]
+        ctr = np.exp(rules.level + rules.slope * (catalog.vectors[ads[0]] @ vector + catalog.quality[ads[0]]))
+        cvr = np.exp(rules.cvr_level + catalog.log_cvr[ads[0]] + rules.users.spending[who[row]])
         ctr, cvr = np.minimum(ctr, 0.9), np.minimum(cvr, 0.9)
-        bid = np.exp(rules.bid_level + small._ads.log_bid[ads[0]])
+        bid = np.exp(rules.bid_level + catalog.log_bid[ads[0]])
         cpm = rules.cpm(np.log(1000 * ctr * cvr * bid))
         total = 0.0
         for position in range(6):
@@ -64,8 +65,10 @@ def test_replay_uses_common_random_numbers(small, asked):
 
 def test_replaying_the_log_reproduces_its_behaviour(small):
     log = small.auctions
-    names = np.append(small._ads.item_ids, "")[log.ad]
-    outcome = AdMarket(small.config).replay(small._users.user_ids[log.user], names, log.time, np.arange(len(log.user)))
+    names = np.append(small.rules.ads.item_ids, "")[log.ad]
+    outcome = AdMarket(small.config).replay(
+        small.rules.users.user_ids[log.user], names, log.time, np.arange(len(log.user))
+    )
     # Equal up to float32 rounding of a probability beside its draw.
     assert (outcome.clicked != log.clicked).sum() <= 1
     assert (outcome.converted != log.converted).sum() <= 1
@@ -82,8 +85,8 @@ def test_oracle_list_is_the_best_of_all_orders(small):
 
 def test_oracle_list_beats_the_production_lists(small):
     log, rows = small.auctions, np.arange(0, 2000, 10)
-    names = np.append(small._ads.item_ids, "")[log.ad[rows]]
-    users = small._users.user_ids[log.user[rows]]
+    names = np.append(small.rules.ads.item_ids, "")[log.ad[rows]]
+    users = small.rules.users.user_ids[log.user[rows]]
     production = small.expected_revenue(users, names, log.time[rows])
     oracle = small.expected_revenue(users, small.oracle_list(users, log.time[rows], k=6), log.time[rows])
     assert (oracle >= production - 1e-9).all()
@@ -103,7 +106,7 @@ def test_a_further_entry_prices_the_last_position(small):
 def test_repeated_and_absent_ads_earn_nothing(small):
     user, time = ["user_000001"], small.config.start_time
     best = list(small.oracle_list(user, time, k=3)[0])
-    late = small._ads.item_ids[small._ads.entry_day > 0][0]
+    late = small.rules.ads.item_ids[small.rules.ads.entry_day > 0][0]
     with_gap = small.expected_revenue(user, [[best[0], "", best[1]]], time)
     assert small.expected_revenue(user, [[best[0], best[0], best[1]]], time) == with_gap
     assert small.expected_revenue(user, [[best[0], late, best[1]]], time) == with_gap
@@ -113,8 +116,8 @@ def test_repeated_and_absent_ads_earn_nothing(small):
 def test_state_does_not_depend_on_the_simulation(small):
     fresh = AdMarket(small.config)
     users, time = np.arange(300), np.full(300, small.config.start_time + 12 * 86_400)
-    assert (fresh._users.vectors(users, time) == small._users.vectors(users, time)).all()
-    moved = small._users.slot_weight[0] - small._users.slot_weight[-1]
+    assert (fresh.rules.users.vectors(users, time) == small.rules.users.vectors(users, time)).all()
+    moved = small.rules.users.slot_weight[0] - small.rules.users.slot_weight[-1]
     assert 0.02 < np.abs(moved).mean() < 0.3
 
 

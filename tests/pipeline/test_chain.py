@@ -282,7 +282,7 @@ def test_the_neighbours_command_replaces_the_table(run, tmp_path, capsys):
     assert main([*command, "--model", f"{stages}/train", "--neighbours", "3", "--decay", "0.5"]) == 0
     model = GR4ADForRecommendation.from_pretrained(tmp_path / "model")
     assert (model.config.num_item_neighbours, model.config.neighbour_decay) == (3, 0.5)
-    summary = json.loads((tmp_path / "neighbours.json").read_text())
+    summary = json.loads((tmp_path / "stage.json").read_text())["summary"]
     assert 0 < summary["neighbours"] <= 3 and summary["items_with_neighbours"] > 0
     assert main([*command, "--model", f"{stages}/train", "--decay", "1.5"]) == 2
     assert "`decay` should be above 0 and at most 1 (no decay). Received: 1.5" in capsys.readouterr().err

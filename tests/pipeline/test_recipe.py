@@ -1,6 +1,7 @@
 import pytest
 
 from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
+from gr4ad.pipeline.settings import EvaluateConfig
 
 
 @pytest.mark.parametrize(
@@ -8,13 +9,14 @@ from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
     [
         ("nmae: x", r"unknown.*nmae"),
         ("tokenizer: {}", r"unknown.*tokenizer"),
-        ("embed: {encodr: x}", r"unknown field `embed\.encodr`\. Fields are: encoder, text_columns"),
+        ("embed: {encodr: x}", r"unknown field `embed\.encodr`\. Did you mean `encoder`"),
+        ("embed: {nothing_like_it: x}", r"unknown field `embed\.nothing_like_it`\. Fields are: encoder, text_columns"),
         ("model: {hidden: 3}", r"unknown field `model\.hidden`"),
         ("model: 5", r"section `model` must be a map of fields\. Received: 5"),
-        ("model: {hidden_size: wide}", r"`model\.hidden_size` must be a number\. Received: 'wide'"),
-        ("model: {hidden_size: true}", r"`model\.hidden_size` must be like its default, 128\. Received: True"),
-        ("model: {item_head: 1}", r"`model\.item_head` must be like its default, True\. Received: 1"),
-        ("model: {context_times: 1}", r"`model\.context_times` must be like its default, True\. Received: 1"),
+        ("model: {hidden_size: wide}", r"`model\.hidden_size` must be a whole number\. Received: 'wide'"),
+        ("model: {hidden_size: true}", r"`model\.hidden_size` must be a whole number\. Received: True"),
+        ("model: {item_head: 1}", r"`model\.item_head` must be true or false\. Received: 1"),
+        ("model: {context_times: 1}", r"`model\.context_times` must be true or false\. Received: 1"),
         ("tokenize: {num_time_buckets: -1}", r"section `tokenize`: `num_time_buckets` must be 0.*Received: -1"),
         (
             "lists: {source: nowhere}",
@@ -50,6 +52,21 @@ def test_values_arrive_and_flags_win(tmp_path):
     assert recipe.text == path.read_text()
     moved = load_recipe(path, data_root=tmp_path / "data", seed=9)
     assert moved.seed == 9 and moved.data.root == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_ndcg_loss": 1.5}, "`max_ndcg_loss` is a share in .* Received: 1.5"),
+        ({"max_ndcg_loss": 0.02, "value_weights": [0.5]}, "`value_weights` must hold 0. Received: .0.5."),
+        ({"neighbour_weights": [-1.0]}, "`neighbour_weights` must be 0 or more. Received: .-1.0"),
+        ({"neighbour_weights": [0.5], "item_weights": [0.0]}, "`neighbour_weights` add to .* Received: .0.5."),
+        ({"item_weights": []}, "`item_weights` should hold at least one weight"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluateConfig(**changes)
 
 
 @pytest.mark.parametrize("name", packaged_recipes())

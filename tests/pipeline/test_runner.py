@@ -35,7 +35,7 @@ def test_finished_stages_are_kept_and_changes_run_what_follows(tmp_path):
     assert done == ["one", "two", "side"]
     kept = chain(tmp_path, done, Setting(), {"a": 1})
     assert len(done) == 3
-    assert kept.summaries["two"] == {"name": "two"} and set(kept.seconds) == {"one", "two", "side"}
+    assert kept.records["two"].summary == {"name": "two"} and set(kept.seconds) == {"one", "two", "side"}
     chain(tmp_path, done, Setting(), {"a": 2})
     assert done[3:] == ["two"]
     chain(tmp_path, done, Setting(4), {"a": 2})

@@ -9,7 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 from gr4ad import UASIDTokenizer
 from gr4ad.cli import main
-from gr4ad.pipeline.tokenizing import with_neighbours
+from gr4ad.data import load_prepared
+from gr4ad.pipeline.tokenizing import FITTED, with_neighbours
+from gr4ad.tokenization import HISTORY_FEATURES
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 
 ITEMS = 24
@@ -91,8 +93,15 @@ def test_a_good_folder_is_written_whole(data, tmp_path):
         "quality.json",
     }
     kept = {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()}
-    assert {"items.parquet", "codebooks.safetensors", "embedding_fusion.safetensors"} <= kept
+    assert {
+        "items.parquet",
+        "codebooks.safetensors",
+        "embedding_fusion.safetensors",
+        "item_vectors.safetensors",
+    } <= kept
     tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    quantized = load_file(tmp_path / "out" / "item_embeddings.safetensors")["item_embeddings"]
+    np.testing.assert_array_equal(tokenizer.item_vectors(), quantized)
     assert tokenizer.num_time_buckets == 0 and list(tokenizer.index.columns) == ["title", "account_id"]
 
 
@@ -114,6 +123,8 @@ def test_an_ad_without_a_log_starts_from_its_neighbours(data, tmp_path):
     assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 0
     kept = load_file(tmp_path / "out" / "item_embeddings.safetensors")
     np.testing.assert_allclose(kept["collaborative"], filled, rtol=1e-5)
+    tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    np.testing.assert_array_equal(tokenizer.item_vectors(), kept["collaborative"])
 
 
 def test_accounts_are_kept_whatever_else_is_shown(data, tmp_path):
@@ -141,3 +152,29 @@ def test_time_buckets_without_times_are_refused(data, tmp_path, capsys, clock):
     assert f"the clock of the prepared data is {clock!r}. Map a column of times to `timestamp`" in error
     assert list((tmp_path / "out").iterdir()) == []
     assert tokenize(copy, tmp_path, "--codebook_sizes", "4", "4") == 0
+
+
+def test_cross_domain_rows_need_what_users_did_elsewhere(data, tmp_path, capsys):
+    save_file({"content": vectors()}, tmp_path / "embeddings.safetensors")
+    options = ["--codebook_sizes", "4", "4", "--num_cross_domain_items"]
+    assert tokenize(data, tmp_path, *options, "50") == 2
+    assert "`num_cross_domain_items` = 50 needs what users did elsewhere and when" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+    assert tokenize(data, tmp_path, *options, "1") == 2
+    assert "`num_cross_domain_items` must be 0 (none), or at least 2" in capsys.readouterr().err
+    seen = pd.DataFrame({"user_id": ["user 1", "user 2"], "item_id": ["video 1", "video 2"], "timestamp": [5, 40]})
+    seen.to_csv(data.parent / "seen.csv", index=False)
+    arguments = ["--root", str(data.parent), "--out", str(tmp_path / "more"), "--cross_domain", "seen.csv"]
+    assert main(["data", *arguments]) == 0
+    assert tokenize(tmp_path / "more", tmp_path, *options, "50") == 0
+    tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    assert tokenizer.num_cross_domain_items == 50
+    prepared = load_prepared(tmp_path / "more")
+    row = next(row for row in prepared.test if row["user_id"] == "user 2")
+    encoded = tokenizer.encode_rows([row])
+    assert encoded["cross_domain_ids"].tolist() == [tokenizer.cross_domain_indices(["video 2"]).tolist()]
+
+
+def test_every_column_of_a_history_is_fitted():
+    own = {feature.name for feature in HISTORY_FEATURES if feature.model_input != "cross_domain_places"}
+    assert set(FITTED) == own

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gr4ad.report.sid_page import EmbeddingMap, SIDReport, write_sid_report
-from gr4ad.report.sid_plots import HUES, usage_plot
+from gr4ad.report.plots import usage_plot
+from gr4ad.report.sid_plots import HUES
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 BOLD = "Cream <b>50 ml</b> & $5"

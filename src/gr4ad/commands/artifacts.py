@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass, field
@@ -12,9 +11,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from gr4ad.commands.arguments import CommandParser, parse_configs
+
 
 def recommend(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gr4ad recommend", description="Ranks ads for one history.")
+    parser = CommandParser(prog="gr4ad recommend", description="Ranks ads for one history.")
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`, or hub id")
     parser.add_argument("--history", required=True, help="item ids, oldest first, separated by commas")
     parser.add_argument("--top-k", "--top_k", type=int, default=10, help="ads to return (default: %(default)s)")
@@ -83,12 +84,14 @@ class ModelOnTorch(ServedModel):
 
 
 def serve(arguments: list[str]) -> None:
-    chosen = argparse.ArgumentParser(prog="gr4ad serve", add_help=False, allow_abbrev=False)
+    chosen = CommandParser(prog="gr4ad serve", add_help=False)
     chosen.add_argument("--backend", default="torch", choices=("torch", "vllm"))
     if chosen.parse_known_args(arguments)[0].backend == "vllm":
         serve_on_vllm(arguments)
         return
-    from trl import TrlParser
+    served, config = parse_configs(
+        "gr4ad serve", (f"{__name__}.ModelOnTorch", "gr4ad.serving.server_config.ServerConfig"), arguments
+    )
 
     from gr4ad import Recommender
     from gr4ad.serving.compiled_search import compile_search
@@ -96,7 +99,6 @@ def serve(arguments: list[str]) -> None:
     from gr4ad.serving.live_model import LiveModel
     from gr4ad.serving.server_config import ServerConfig
 
-    served, config = TrlParser([ModelOnTorch, ServerConfig], prog="gr4ad serve").parse_args_and_config(arguments)  # type: ignore[list-item]
     if served.backend != "torch":
         raise ValueError(
             f"`backend` = {served.backend!r} stands in a config file, but the options depend on it: give `--backend "
@@ -114,23 +116,24 @@ def serve(arguments: list[str]) -> None:
 
 
 def serve_on_vllm(arguments: list[str]) -> None:
-    from trl import TrlParser
-
-    from gr4ad.serving.vllm_backend.launch import VLLMServerConfig
-    from gr4ad.serving.vllm_backend.launch import serve as serve_vllm
     from gr4ad.serving.vllm_backend.options import RENAMED
 
     for argument in arguments:
         name = argument.split("=")[0].removeprefix("--").replace("-", "_")
         if argument.startswith("--") and name in RENAMED:
             raise ValueError(f"`--{name}` is called `--{RENAMED[name]}`. Write that.")
-    parser = TrlParser([ServedModel, VLLMServerConfig], prog="gr4ad serve --backend vllm")  # type: ignore[list-item]
-    served, config = parser.parse_args_and_config(arguments)
+    served, config = parse_configs(
+        "gr4ad serve --backend vllm",
+        (f"{__name__}.ServedModel", "gr4ad.serving.vllm_backend.launch.VLLMServerConfig"),
+        arguments,
+    )
+    from gr4ad.serving.vllm_backend.launch import serve as serve_vllm
+
     serve_vllm(served.model, config)
 
 
 def card(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gr4ad card", description="Shows an artifact's model card.")
+    parser = CommandParser(prog="gr4ad card", description="Shows an artifact's model card.")
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`")
     options = parser.parse_args(arguments)
     from huggingface_hub import ModelCard
@@ -142,9 +145,7 @@ def card(arguments: list[str]) -> None:
 
 
 def push(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gr4ad push", description="Uploads an artifact (without its stages) to the hub."
-    )
+    parser = CommandParser(prog="gr4ad push", description="Uploads an artifact (without its stages) to the hub.")
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`")
     parser.add_argument("--repo", required=True, help="hub id, owner/name")
     parser.add_argument("--private", action="store_true", help="create the repository as private")

@@ -10,9 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from gr4ad.commands.arguments import CommandParser
+
 
 def bench(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gr4ad bench", description="Measures a server, or what beams are worth.")
+    parser = CommandParser(prog="gr4ad bench", description="Measures a server, or what beams are worth.")
     kinds = parser.add_subparsers(dest="kind", required=True)
     serve = kinds.add_parser("serve", help="open-loop load on a running server")
     serve.add_argument("--url", required=True, help="of the server, e.g. http://127.0.0.1:8000")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -16,13 +15,16 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.table import Table
 
+from gr4ad.commands.arguments import CommandParser
 from gr4ad.commands.evaluation import show_comparison, show_metrics
-from gr4ad.pipeline import load_recipe, packaged_recipes, run_recipe
 from gr4ad.pipeline.runner import process_rank
 
 
 def run(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gr4ad run", description="Runs a recipe; finished stages are kept.")
+    from gr4ad.pipeline.recipe import load_recipe, packaged_recipes
+    from gr4ad.pipeline.run import run_recipe
+
+    parser = CommandParser(prog="gr4ad run", description="Runs a recipe; finished stages are kept.")
     parser.add_argument("recipe", help=f"YAML file, or one of: {', '.join(packaged_recipes())}")
     parser.add_argument("--data", help="folder that the recipe's data files resolve against")
     parser.add_argument("--out", required=True, help="folder to write: the artifact, its report and the stages")
@@ -50,6 +52,8 @@ def run_seeds(source: str, data_root: str | None, out: Path, seeds: list[int], c
         ValueError: A seed is given twice, or as `run_recipe`.
     """
     from gr4ad.pipeline.comparing import compare_runs, save_comparison, seed_folder
+    from gr4ad.pipeline.recipe import load_recipe
+    from gr4ad.pipeline.run import run_recipe
 
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"`--seeds` should name each seed once. Received: {' '.join(map(str, seeds))}.")
@@ -67,12 +71,14 @@ def run_seeds(source: str, data_root: str | None, out: Path, seeds: list[int], c
 
 
 def demo(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gr4ad demo", description="The chain on a simulated ad market, then a served request."
-    )
+    parser = CommandParser(prog="gr4ad demo", description="The chain on a simulated ad market, then a served request.")
     parser.add_argument("--out", default="demo", help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of market and training (default: the recipe's)")
     options = parser.parse_args(arguments)
+
+    from gr4ad.pipeline.recipe import load_recipe
+    from gr4ad.pipeline.run import run_recipe
+
     out = Path(options.out)
     recipe = load_recipe("demo", seed=options.seed)
     if recipe.market is not None and options.seed is not None:

@@ -1,17 +1,15 @@
-"""What is measured: `gr4ad evaluate` on one data set, `gr4ad compare` over finished runs."""
+"""What was measured, on a terminal; and `gr4ad compare` over finished runs."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gr4ad.pipeline.settings import EvaluateConfig
+from gr4ad.commands.arguments import CommandParser
 
 if TYPE_CHECKING:
     from gr4ad.report.tables import PairedCell
@@ -19,46 +17,8 @@ if TYPE_CHECKING:
 TITLES = {"test": "test", "test_history_excluded": "test, items of the history excluded"}
 
 
-def evaluate(arguments: list[str]) -> None:
-    from gr4ad.commands.stages import EvaluateFolders, created, parse
-
-    folders, config = parse((EvaluateFolders, EvaluateConfig), "evaluate", arguments)
-
-    from gr4ad.pipeline.evaluating import evaluate_models
-
-    out = created(folders.out)
-    metrics = evaluate_models(
-        config,
-        data_dir=Path(folders.data),
-        tokenizer_dir=Path(folders.tokenizer),
-        candidates=named_models(folders.models),
-        out_dir=out,
-        seed=folders.sample_seed,
-    )
-    console = Console()
-    show_metrics(metrics, console)
-    files = ("metrics.json", "metrics.md", "per_user.parquet", "plots/")
-    # Not wrapped: a path is there to be copied.
-    console.print(f"{out}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)
-
-
-def named_models(folders: Sequence[str]) -> dict[str, Path]:
-    """Name of each model folder: its last part, or the whole path where two end alike.
-
-    Raises:
-        ValueError: A folder is given twice.
-    """
-    names = [Path(folder).name for folder in folders]
-    models = {
-        folder if names.count(name) > 1 else name: Path(folder) for folder, name in zip(folders, names, strict=True)
-    }
-    if len(models) < len(folders):
-        raise ValueError(f"`models` should name each folder once. Received: {', '.join(folders)}.")
-    return models
-
-
 def compare(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="gr4ad compare", description="Compares finished runs on the same users: seeds, or different models."
     )
     parser.add_argument(
@@ -109,7 +69,7 @@ def show_metrics(metrics: dict, console: Console) -> None:
             name = metrics["final"] if own else tables.system_name(system)
             table.add_row(escape(name), *cells, style="bold" if own else None)
         console.print(table)
-        columns, rows = tables.paired_rows(metrics.get("paired", {}).get(protocol, {}))
+        columns, rows = tables.paired_rows(metrics["paired"].get(protocol, {}))
         if rows:
             print_differences(console, f"{metrics['final']} less", columns, rows)
     show_notes(metrics, console)
@@ -119,8 +79,8 @@ def show_notes(metrics: dict, console: Console) -> None:
     """Prints what is no table of systems: calibration, cold items, illegal SIDs."""
     from gr4ad.report import tables
 
-    values = metrics.get("values", {"logged": True})
-    calibration = metrics.get("value_calibration", {}).get(metrics["final"], {})
+    values = metrics["values"]
+    calibration = metrics["value_calibration"].get(metrics["final"], {})
     if calibration:
         # Figures as lines: two columns fit any terminal, eight do not.
         lines = list(zip(tables.CALIBRATION_COLUMNS, *tables.calibration_rows(calibration), strict=True))

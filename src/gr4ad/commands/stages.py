@@ -1,148 +1,160 @@
-"""One stage each: `gr4ad simulate | data | tune | embed | tokenize | train | neighbours | reward | align`."""
+"""The stages of `gr4ad.pipeline.stages` as commands of their own, and `gr4ad artifact`, which ends a chain of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import argparse
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trl import TrlParser
+from gr4ad.commands.arguments import CommandParser, parse_flags, spellings
+from gr4ad.pipeline.stages import INPUTS, SECTIONS, STAGES, Job, Stage
 
-from gr4ad.data import DataConfig, load_prepared
-from gr4ad.data import prepare as prepare_data
-from gr4ad.market import AdMarket, MarketConfig
-from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.settings import (
-    EmbedConfig,
-    ExploreConfig,
-    ListConfig,
-    ModelSettings,
-    NeighbourConfig,
-    TokenizeConfig,
-)
+if TYPE_CHECKING:
+    from gr4ad.pipeline.runner import StageRecord
 
 
-@dataclass
-class OutFolder:
-    """Where a stage writes."""
+def run_command(stage: Stage, arguments: Sequence[str]) -> None:
+    """Runs a stage on the folders that flags name and leaves its record in `--out`, as a run does."""
+    command = stage.command or stage.name
+    parser = CommandParser(prog=f"gr4ad {command}", description=f"{stage.help[0].upper()}{stage.help[1:]}.")
+    parser.add_argument("--out", required=True, help="folder to write")
+    for flag in stage.reads:
+        source = INPUTS[flag]
+        more: dict[str, Any] = {"nargs": "+"} if source.many else {}
+        parser.add_argument(f"--{flag}", required=source.required, help=source.help, **more)
+    if stage.seed_flag:
+        text = "seed of what is random in this stage (default: 0)"
+        parser.add_argument(*spellings(stage.seed_flag), type=int, default=0, help=text)
+    if stage.name == "tokenize":
+        add_report_flags(parser)
+    options, given = parse_flags(parser, {name: SECTIONS[name] for name in stage.sections}, arguments)
+    # A trainer's own seed is that of its stage, as in a recipe.
+    own = given[stage.sections[-1]].pop("seed", 0) if stage.together else 0
+    seed = getattr(options, stage.seed_flag) if stage.seed_flag else own
 
-    out: str = field(metadata={"help": "Folder to write."})
+    from gr4ad.pipeline.recipe import built_section
+    from gr4ad.pipeline.run import stage_folder, stage_settings
+    from gr4ad.pipeline.runner import StageRecord, plain, stage_key
+
+    sections = {name: built_section("", name, given[name]) for name in stage.sections}
+    paths = {flag: getattr(options, flag) for flag in stage.reads if flag != "models"}
+    folders = {flag: stage_folder(checked_folder(flag, path)) for flag, path in paths.items() if path is not None}
+    models = named_models(options.models) if "models" in stage.reads else {}
+    if stage.name == "tokenize":
+        check_report_flags(options, folders["data"])
+    earlier: list[StageRecord | None] = [StageRecord.read(folder) for folder in (*folders.values(), *models.values())]
+    keys = [record.key if record else "" for record in earlier]
+    settings, out = stage_settings(stage, sections, seed), Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    summary = stage.work(Job(sections, folders, models, out, seed)) or {}
+    key = stage_key(stage.name, settings, keys)
+    StageRecord(stage.name, key, keys, plain(settings), time.monotonic() - start, summary).write(out)
+    if stage.name == "tokenize" and options.report:
+        print_sid_report(out, folders["data"], options.category_column)
+    elif stage.name == "evaluate":
+        print_metrics(summary, out)
 
 
-@dataclass
-class EmbedFolders(OutFolder):
-    data: str = field(metadata={"help": "Folder of `gr4ad data`."})
-    train_seed: int = field(default=0, metadata={"help": "Seed of what is trained in this stage."})
+def checked_folder(flag: str, path: str) -> Path:
+    """The folder that a flag names. Raises ValueError if there is none."""
+    if not Path(path).is_dir():
+        raise ValueError(f"`--{flag}` should be the {INPUTS[flag].help}. Received: {path}, which is no folder.")
+    return Path(path)
 
 
-@dataclass
-class TokenizeFolders(OutFolder):
-    data: str = field(metadata={"help": "Folder of `gr4ad data`."})
-    embeddings: str = field(metadata={"help": "Folder of `gr4ad embed`."})
-    codebook_seed: int = field(default=0, metadata={"help": "Seed of the k-means initialisation."})
-    report: bool = field(
-        default=False, metadata={"help": "Also write OUT/sid_report.html and sid_quality.json: how good the SIDs are."}
+def named_models(words: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder of each word FOLDER or NAME=FOLDER; without a name its last part, or all of it where two end
+    alike.
+
+    Raises:
+        ValueError: A name or folder is given twice, or a folder holds no model.
+    """
+    ends = [Path(word).name for word in words]
+    models: dict[str, Path] = {}
+    for word, end in zip(words, ends, strict=True):
+        name, equals, folder = word.partition("=")
+        if not equals:
+            name, folder = (word if ends.count(end) > 1 else end), word
+        if name in models or Path(folder) in models.values():
+            raise ValueError(f"`models` should name each folder once. Received: {', '.join(words)}.")
+        models[name] = Path(folder)
+    for folder in models.values():
+        if not (folder / "model" / "config.json").is_file():
+            raise ValueError(
+                f"{folder}: holds no trained model (no model/config.json). Give an `--out` folder of `gr4ad train` or "
+                "`gr4ad align`."
+            )
+    return models
+
+
+def artifact(arguments: list[str]) -> None:
+    parser = CommandParser(
+        prog="gr4ad artifact",
+        description="Writes the artifact, its card and its report from finished stages, as `gr4ad run` does.",
     )
-    category_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Catalog column that the report compares SID prefixes with. Default: the first of category, "
-            "product_category, department, industry that is there."
-        },
+    parser.add_argument("--stages", nargs="+", required=True, help="folders of all stages, in any order")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--name", help="what the artifact is called (default: the name of that folder)")
+    options = parser.parse_args(arguments)
+
+    import yaml
+
+    from gr4ad.pipeline.run import write_artifact
+    from gr4ad.pipeline.runner import StageRecord
+
+    records: dict[str, StageRecord] = {}
+    folders: dict[str, Path] = {}
+    for folder in map(Path, options.stages):
+        record = StageRecord.read(folder)
+        if record is None:
+            raise ValueError(f"{folder}: holds no finished stage (no stage.json). Give `--out` folders of stages.")
+        if record.stage in folders:
+            raise ValueError(
+                f"`--stages` should hold one {record.stage}. Received: {folders[record.stage]}, {folder}."
+            )
+        records[record.stage], folders[record.stage] = record, folder
+    name = options.name or Path(options.out).resolve().name
+    settings = {
+        section: records[stage.name].settings[section]
+        for stage in STAGES
+        if stage.name in records
+        for section in stage.sections
+    }
+    text = yaml.safe_dump({"name": name, **settings}, sort_keys=False)
+    seed = records["train"].settings["seed"] if "train" in records else 0
+    command = "gr4ad artifact --stages ... --out OUT"
+    write_artifact(folders, Path(options.out), name=name, text=text, seed=seed, command=command)
+    print(f"artifact: {options.out}")  # noqa: T201
+
+
+def add_report_flags(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write OUT/sid_report.html and sid_quality.json: how good the SIDs are",
     )
+    parser.add_argument(
+        "--category_column", "--category-column",
+        help="catalog column that the report compares SID prefixes with (default: the first of category, "
+        "product_category, department, industry that is there)",
+    )  # fmt: skip
 
 
-@dataclass
-class TrainFolders(OutFolder):
-    data: str = field(metadata={"help": "Folder of `gr4ad data`."})
-    tokenizer: str = field(metadata={"help": "Folder of `gr4ad tokenize`."})
-
-
-@dataclass
-class ModelFolders(TrainFolders):
-    model: str = field(metadata={"help": "Folder of `gr4ad train` or `neighbours`."})
-
-
-@dataclass
-class AlignFolders(ModelFolders):
-    reward: str | None = field(
-        default=None, metadata={"help": "Folder of `gr4ad reward`, for lists of source reward_model."}
-    )
-
-
-@dataclass
-class EvaluateFolders(TrainFolders):
-    models: list[str] = field(
-        metadata={"help": "Folders of `gr4ad train`, `neighbours` or `align`; the best on validation is final."}
-    )
-    sample_seed: int = field(default=0, metadata={"help": "Seed of the validation sample."})
-
-
-def parse(kinds: tuple[Any, ...], command: str, arguments: list[str]) -> tuple[Any, ...]:
-    """Dataclass objects from flags and `--config FILE.yaml`; flags win."""
-    return tuple(TrlParser(kinds, prog=f"gr4ad {command}").parse_args_and_config(arguments))
-
-
-def created(folder: str) -> Path:
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def simulate(arguments: list[str]) -> None:
-    folders, config = parse((OutFolder, MarketConfig), "simulate", arguments)
-    AdMarket(config).write(created(folders.out))
-
-
-def data(arguments: list[str]) -> None:
-    folders, config = parse((OutFolder, DataConfig), "data", arguments)
-    prepare_data(config, folders.out)
-
-
-def tune(arguments: list[str]) -> None:
-    from gr4ad.pipeline.embedding import tune_ad_encoder
-    from gr4ad.trainers.cooccurrence import EncoderTuningConfig
-
-    folders, config, tuning = parse((EmbedFolders, EmbedConfig, EncoderTuningConfig), "tune", arguments)
-    out = created(folders.out)
-    summary = tune_ad_encoder(config, vars(tuning), data_dir=Path(folders.data), out_dir=out, seed=folders.train_seed)
-    write_json(out / "tune.json", summary)
-
-
-def embed(arguments: list[str]) -> None:
-    from gr4ad.pipeline.embedding import embed_ads
-    from gr4ad.trainers.cooccurrence import ItemSequenceConfig
-
-    folders, config, sequences = parse((EmbedFolders, EmbedConfig, ItemSequenceConfig), "embed", arguments)
-    out = created(folders.out)
-    summary = embed_ads(config, vars(sequences), data_dir=Path(folders.data), out_dir=out, seed=folders.train_seed)
-    write_json(out / "embed.json", summary)
-
-
-def tokenize(arguments: list[str]) -> None:
-    from gr4ad.pipeline.tokenizing import build_tokenizer
-
-    folders, config = parse((TokenizeFolders, TokenizeConfig), "tokenize", arguments)
-    if folders.category_column and not folders.report:
+def check_report_flags(options: argparse.Namespace, data_dir: Path) -> None:
+    """Raises ValueError for a column that the report could not use: before the quantizer is fitted, not after."""
+    if options.category_column and not options.report:
         raise ValueError(
-            f"`category_column` is {folders.category_column!r}, but only the report uses it. Add --report, or leave "
-            "it out."
+            f"`category_column` is {options.category_column!r}, but only the report uses it. Add --report, or "
+            "leave it out."
         )
-    if folders.report:
+    if options.report:
+        from gr4ad.data import load_prepared
         from gr4ad.pipeline.sid_report import choose_category_column
 
-        # A wrong name is told before the quantizer is fitted, not after.
-        choose_category_column(load_prepared(folders.data).catalog.column_names, folders.category_column)
-    out = created(folders.out)
-    build_tokenizer(
-        config,
-        data_dir=Path(folders.data),
-        embed_dir=Path(folders.embeddings),
-        out_dir=out,
-        seed=folders.codebook_seed,
-    )
-    if folders.report:
-        print_sid_report(out, Path(folders.data), folders.category_column)
+        choose_category_column(load_prepared(data_dir).catalog.column_names, options.category_column)
 
 
 def print_sid_report(folder: Path, data_dir: Path, category_column: str | None) -> None:
@@ -182,64 +194,15 @@ def print_sid_report(folder: Path, data_dir: Path, category_column: str | None) 
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
-def train(arguments: list[str]) -> None:
-    from gr4ad import VSLConfig
-    from gr4ad.pipeline.training import train_model
+def print_metrics(metrics: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
 
-    folders, settings, config = parse((TrainFolders, ModelSettings, VSLConfig), "train", arguments)
-    out = created(folders.out)
-    config.output_dir = str(out / "checkpoints")
-    train_model(settings, config, data_dir=Path(folders.data), tokenizer_dir=Path(folders.tokenizer), out_dir=out)
+    from gr4ad.commands.evaluation import show_metrics
 
-
-def neighbours(arguments: list[str]) -> None:
-    from gr4ad.pipeline.neighbours import add_item_neighbours
-
-    folders, config = parse((ModelFolders, NeighbourConfig), "neighbours", arguments)
-    out = created(folders.out)
-    summary = add_item_neighbours(
-        config,
-        data_dir=Path(folders.data),
-        tokenizer_dir=Path(folders.tokenizer),
-        model_dir=Path(folders.model),
-        out_dir=out,
-    )
-    write_json(out / "neighbours.json", summary)
+    console = Console()
+    show_metrics(metrics, console)
+    files = ("metrics.json", "metrics.md", "per_user.parquet", "plots/")
+    console.print(f"{out}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def reward(arguments: list[str]) -> None:
-    from gr4ad import RewardConfig
-    from gr4ad.pipeline.rewarding import train_reward_model
-
-    folders, lists, explore, config = parse(
-        (ModelFolders, ListConfig, ExploreConfig, RewardConfig), "reward", arguments
-    )
-    out = created(folders.out)
-    config.output_dir = str(out / "checkpoints")
-    train_reward_model(
-        lists,
-        explore,
-        config,
-        data_dir=Path(folders.data),
-        tokenizer_dir=Path(folders.tokenizer),
-        train_dir=Path(folders.model),
-        out_dir=out,
-    )
-
-
-def align(arguments: list[str]) -> None:
-    from gr4ad import RSPOConfig
-    from gr4ad.pipeline.training import align_model
-
-    folders, lists, config = parse((AlignFolders, ListConfig, RSPOConfig), "align", arguments)
-    out = created(folders.out)
-    config.output_dir = str(out / "checkpoints")
-    align_model(
-        lists,
-        config,
-        data_dir=Path(folders.data),
-        tokenizer_dir=Path(folders.tokenizer),
-        train_dir=Path(folders.model),
-        reward_dir=Path(folders.reward) if folders.reward else None,
-        out_dir=out,
-    )
+__all__ = ["artifact", "run_command"]

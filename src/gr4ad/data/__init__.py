@@ -1,4 +1,4 @@
-"""The data room: raw tables in, checked and split sequences out.
+"""Data reading: raw tables in, checked and split sequences out.
 
 ```python
 from gr4ad.data import DataConfig, load_prepared, prepare

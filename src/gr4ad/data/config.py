@@ -5,14 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from .checking import DROP_REASONS, DataError, shown
+from .event_columns import EVENT_COLUMNS, EVENT_NAMES
 
-EVENT_NAMES = ("impression", "click", "conversion")
+FileRole = Literal["catalog", "events", "users", "cross_domain"]
 
-EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "position", "event", "value", "request_id")
-"""Our column names of an event log; all but the first two and one of the next two are optional."""
+COLUMN_MAPS = {
+    "catalog": "catalog_columns",
+    "events": "event_columns",
+    "users": "user_columns",
+    "cross_domain": "cross_domain_columns",
+}
+"""The field of `DataConfig` that maps the columns of each table."""
 
 
 @dataclass
@@ -39,6 +45,13 @@ class DataConfig:
     )
     events: str = field(default="events.parquet", metadata={"help": "Event log, in the same formats."})
     users: str | None = field(default=None, metadata={"help": "User features, in the same formats. Default: none."})
+    cross_domain: str | None = field(
+        default=None,
+        metadata={
+            "help": "What users did elsewhere (videos watched, pages read): user_id, item_id (any ids) and timestamp, "
+            "in the same formats. Default: none."
+        },
+    )
     # The union with str is what makes transformers' argument parser hand the flag's text over unparsed.
     catalog_columns: dict[str, str] | str | None = field(
         default=None,
@@ -52,6 +65,9 @@ class DataConfig:
     )
     user_columns: dict[str, str] | str | None = field(
         default=None, metadata={"help": "The same for the users. As a flag: JSON."}
+    )
+    cross_domain_columns: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "The same for `cross_domain`, e.g. {item_id: video}. As a flag: JSON."}
     )
     split: Literal["leave_one_out", "temporal"] = field(
         default="leave_one_out",
@@ -73,7 +89,7 @@ class DataConfig:
     )
     history_events: list[str] = field(
         default_factory=lambda: ["click", "conversion"],
-        metadata={"help": "Events that form a user's history and targets, of: impression, click, conversion."},
+        metadata={"help": f"Kinds of events that make up histories and targets: {', '.join(EVENT_NAMES)}."},
     )
     min_user_events: int = field(
         default=0,
@@ -85,13 +101,17 @@ class DataConfig:
     value_unit: str = field(default="count", metadata={"help": "Unit of `value`, e.g. USD or CNY per 1000 shown."})
     drop: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Kinds of bad rows to drop and count; all others raise. Of: {', '.join(DROP_REASONS)}."},
+        metadata={
+            "help": "Kinds of bad rows to drop and count; a bad row of any other kind is an error. Possible kinds: "
+            f"{', '.join(DROP_REASONS)}."
+        },
     )
 
     def __post_init__(self) -> None:
-        self.catalog_columns = _column_map("catalog", self.catalog_columns)
-        self.event_columns = _column_map("events", self.event_columns)
-        self.user_columns = _column_map("users", self.user_columns)
+        for role in get_args(FileRole):
+            setattr(self, COLUMN_MAPS[role], _column_map(role, getattr(self, COLUMN_MAPS[role])))
+        if self.cross_domain_columns and self.cross_domain is None:
+            raise DataError("`cross_domain_columns` names columns of no file. Name the file in `cross_domain`.")
         if self.split not in ("leave_one_out", "temporal"):
             raise DataError(f"`split` should be leave_one_out or temporal. Received: {shown(self.split)}.")
         if self.min_user_events < 0:
@@ -109,12 +129,16 @@ class DataConfig:
                 f"{self.test_start}. Give both in the unit of `split_column` ({self.split_column})."
             )
 
-    def columns_of(self, role: str) -> dict[str, str]:
-        """The column map of `role` (catalog, events or users): our name to the file's name."""
-        maps = {"catalog": self.catalog_columns, "events": self.event_columns, "users": self.user_columns}
-        columns = maps[role]
+    def columns_of(self, role: FileRole) -> dict[str, str]:
+        """The column map of a table: our name to the file's name."""
+        columns = getattr(self, COLUMN_MAPS[role])
         assert isinstance(columns, dict)
         return columns
+
+    def sources(self) -> dict[FileRole, str]:
+        """The files and hub data sets that are read, by role; those that are not given are left out."""
+        given = {role: getattr(self, role) for role in get_args(FileRole)}
+        return {role: source for role, source in given.items() if source}
 
 
 def _plain(bound: int | str | None) -> int | str | None:
@@ -122,7 +146,7 @@ def _plain(bound: int | str | None) -> int | str | None:
     return bound.isoformat() if isinstance(bound, datetime.date) else bound
 
 
-def _column_map(role: str, columns: dict[str, str] | str | None) -> dict[str, str]:
+def _column_map(role: FileRole, columns: dict[str, str] | str | None) -> dict[str, str]:
     if isinstance(columns, str):
         try:
             columns = json.loads(columns)
@@ -135,8 +159,9 @@ def _column_map(role: str, columns: dict[str, str] | str | None) -> dict[str, st
         return {}
     if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
         raise DataError(f"the column map of the {role} should map names to names. Received: {shown(columns)}.")
-    if role == "events":
-        _require_names("event_columns", list(columns), EVENT_COLUMNS)
+    allowed = {"events": EVENT_COLUMNS, "cross_domain": ("user_id", "item_id", "timestamp")}
+    if role in allowed:
+        _require_names(COLUMN_MAPS[role], list(columns), allowed[role])
     return columns
 
 

@@ -1,4 +1,4 @@
-"""The checked event log: integer arrays sorted by user and time."""
+"""The checked event log, and what users did elsewhere: arrays sorted by user and time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .checking import DataError, RowChecks
-from .columns import MICROSECONDS, as_ids, as_numbers, as_times, nulls, whole
-from .config import EVENT_NAMES, DataConfig
-
-IMPRESSION = EVENT_NAMES.index("impression")
+from .checking import DataError, RowChecks, shown
+from .columns import MICROSECONDS, as_ids, as_times, nulls, whole
+from .config import DataConfig
+from .event_columns import EVENT_FEATURES, EVENT_NAMES, IMPRESSION, read_event_names
 
 
 @dataclass
@@ -23,7 +22,7 @@ class EventLog:
         user: (n,) int64, rows of `user_ids`.
         item: (n,) int64, rows of the catalog.
         event: (n,) int8, rows of `EVENT_NAMES`.
-        value: (n,) float64, >= 0; of rows without one: 0 for impressions, 1 for the others.
+        features: (n,) entries of each of `EVENT_FEATURES` that the log has, by the history's column.
         clock: (n,) int64, the time or position; microseconds when `clock_is_date`.
         cut: (n,) int64, the column that a temporal split cuts, on its own clock.
         request: (n,) int64, code of `request_id`, or None when the log has no such column.
@@ -36,7 +35,7 @@ class EventLog:
     user: np.ndarray
     item: np.ndarray
     event: np.ndarray
-    value: np.ndarray
+    features: dict[str, pa.Array]
     clock: np.ndarray
     cut: np.ndarray
     request: np.ndarray | None
@@ -47,9 +46,33 @@ class EventLog:
     unsorted: int
 
     @property
-    def times(self) -> np.ndarray:
-        """(n,) int64: whole seconds since 1970 UTC, or the log's own numbers."""
-        return self.clock // MICROSECONDS if self.clock_is_date else self.clock
+    def value(self) -> np.ndarray:
+        """(n,) float64, >= 0; of rows without one: 0 for impressions, 1 for the others."""
+        return self.features["values"].to_numpy()
+
+    def times(self, clock: np.ndarray) -> np.ndarray:
+        """Whole seconds since 1970 UTC, or the log's own numbers, int64, of moments on its clock."""
+        return clock // MICROSECONDS if self.clock_is_date else clock
+
+
+@dataclass
+class CrossDomain:
+    """What the users of a log did elsewhere, sorted by (user, clock).
+
+    Attributes:
+        user: (n,) int64, rows of `EventLog.user_ids`.
+        item: (n,) text, any ids.
+        clock: (n,) int64, on the clock of the log.
+        unmatched_users, unmatched_entries: users of the file that the log lacks, and their rows, which are left out.
+        unsorted: rows that stood before an earlier row of the same user in the file.
+    """
+
+    user: np.ndarray
+    item: pa.Array
+    clock: np.ndarray
+    unmatched_users: int
+    unmatched_entries: int
+    unsorted: int
 
 
 def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: DataConfig) -> EventLog:
@@ -72,17 +95,15 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
             "`timestamp` (seconds or dates) or `position` (whole numbers) in the column map of the events."
         )
 
-    ids = {name: as_ids(table[name], name, file) for name in ("user_id", "item_id")}
-    for name, column in ids.items():
-        checks.refuse(nulls(column), "missing", name, table[name], "a non-empty id")
+    ids = _read_ids(table, ("user_id", "item_id"), checks)
     clock, clock_is_date = _read_clock(table, clock_name, checks)
     cut, cut_is_date = clock, clock_is_date
     if config.split == "temporal":
         cut_name = _split_column(names, file, config)
         if cut_name != clock_name:
             cut, cut_is_date = _read_clock(table, cut_name, checks)
-    event = _read_events(table, checks)
-    value = _read_values(table, checks, event == IMPRESSION)
+    event = read_event_names(table, checks)
+    read = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
     item = pc.index_in(ids["item_id"], value_set=item_keys.cast(ids["item_id"].type))
     checks.refuse(
         nulls(item), "unknown_item", "item_id", table["item_id"], "an item of the catalog; see also `event_key`"
@@ -106,13 +127,12 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
         )
     unsorted = _check_order(table, clock_name, user, clock, checks)
 
-    rows = np.flatnonzero(checks.keep)
-    rows = rows[np.lexsort((clock[rows], user[rows]))]
+    rows = _in_order(user, clock, checks.keep)
     log = EventLog(
         user=user[rows],
         item=pc.fill_null(item, 0).to_numpy(zero_copy_only=False).astype(np.int64)[rows],
         event=event[rows],
-        value=value[rows],
+        features={name: column.take(pa.array(rows)) for name, column in read.items() if column is not None},
         clock=clock[rows],
         cut=cut[rows],
         request=None if request is None else request[rows],
@@ -131,6 +151,61 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
             f"else histories would hold later events. Split by `{clock_name}`, or fix the file."
         )
     return log
+
+
+def read_cross_domain(table: pa.Table, checks: RowChecks, log: EventLog) -> CrossDomain:
+    """Checks every row of what users did elsewhere and joins it to the users of the log.
+
+    Args:
+        table: raw rows with the columns `user_id`, `item_id` (any ids) and `timestamp`.
+        checks: the verdicts on its rows; filled here.
+
+    Raises:
+        DataError: the first row that is bad for a reason not in `DataConfig.drop`; a log of positions, which no time
+            can be compared with; no user of the log in the file.
+    """
+    if log.clock_name != "timestamp":
+        raise DataError(
+            f"{checks.file}: what users did elsewhere is placed in their histories by time, but the events have no "
+            "`timestamp`. Map a column of times to `timestamp` in `event_columns`, or leave `cross_domain` out."
+        )
+    ids = _read_ids(table, ("user_id", "item_id"), checks)
+    clock, is_date = _read_clock(table, "timestamp", checks)
+    if is_date and not log.clock_is_date:
+        clock = clock // MICROSECONDS
+    elif log.clock_is_date and not is_date:
+        too_large = np.abs(clock) > 2**43
+        checks.refuse(too_large, "bad_time", "timestamp", table["timestamp"], "seconds, as the events have dates")
+        clock = np.where(too_large, 0, clock) * MICROSECONDS
+    checks.require_rows()
+    of_file, file_ids = _codes(ids["user_id"])
+    unsorted = _check_order(table, "timestamp", of_file, clock, checks)
+    place = pc.fill_null(pc.index_in(file_ids, value_set=log.user_ids.cast(file_ids.type)), -1)
+    user = np.r_[place.to_numpy(zero_copy_only=False).astype(np.int64), -1][of_file]  # a missing id has the code -1
+    known = checks.keep & (user >= 0)
+    if not known.any():
+        raise DataError(
+            f"{checks.file}: column `user_id`: none of its users stands in the event log. Received e.g. "
+            f"{shown(file_ids[0].as_py())}, allowed: ids of the events such as {shown(log.user_ids[0].as_py())}. "
+            "Correct `cross_domain_columns`, or leave `cross_domain` out."
+        )
+    strangers = of_file[checks.keep & ~known]
+    rows = _in_order(user, clock, known)
+    return CrossDomain(
+        user=user[rows],
+        item=ids["item_id"].take(pa.array(rows)),
+        clock=clock[rows],
+        unmatched_users=len(np.unique(strangers)),
+        unmatched_entries=len(strangers),
+        unsorted=unsorted,
+    )
+
+
+def _read_ids(table: pa.Table, names: tuple[str, ...], checks: RowChecks) -> dict[str, pa.Array]:
+    ids = {name: as_ids(table[name], name, checks.file) for name in names}
+    for name, column in ids.items():
+        checks.refuse(nulls(column), "missing", name, table[name], "a non-empty id")
+    return ids
 
 
 def _read_clock(table: pa.Table, name: str, checks: RowChecks) -> tuple[np.ndarray, bool]:
@@ -154,31 +229,6 @@ def _split_column(names: list[str], file: str, config: DataConfig) -> str:
     return name
 
 
-def _read_events(table: pa.Table, checks: RowChecks) -> np.ndarray:
-    if "event" not in table.column_names:
-        return np.full(len(table), EVENT_NAMES.index("conversion"), dtype=np.int8)
-    column = table["event"]
-    text = as_ids(column, "event", checks.file)
-    missing = nulls(text)
-    checks.refuse(missing, "missing", "event", column, ", ".join(EVENT_NAMES))
-    codes = pc.index_in(text, value_set=pa.array(EVENT_NAMES))
-    checks.refuse(nulls(codes) & ~missing, "unknown_event", "event", column, ", ".join(EVENT_NAMES))
-    return pc.fill_null(codes, 0).to_numpy(zero_copy_only=False).astype(np.int8)
-
-
-def _read_values(table: pa.Table, checks: RowChecks, is_impression: np.ndarray) -> np.ndarray:
-    if "value" not in table.column_names:
-        return np.where(is_impression, 0.0, 1.0)
-    column = table["value"]
-    values = as_numbers(column)
-    # An exposure that brought nothing commonly has no value; a click or conversion without one is an error.
-    absent = nulls(column) & is_impression
-    values = np.where(absent, 0.0, values)
-    bad = ~(np.isfinite(values) & (values >= 0))
-    checks.refuse(bad, "bad_value", "value", column, "a finite number >= 0")
-    return values
-
-
 def _check_order(table: pa.Table, name: str, user: np.ndarray, clock: np.ndarray, checks: RowChecks) -> int:
     rows = np.flatnonzero(checks.keep)
     rows = rows[np.argsort(user[rows], kind="stable")]
@@ -197,6 +247,12 @@ def _check_order(table: pa.Table, name: str, user: np.ndarray, clock: np.ndarray
     return int(back.sum())
 
 
+def _in_order(user: np.ndarray, clock: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The rows to keep ((n,) bool), sorted by (user, clock)."""
+    rows = np.flatnonzero(keep)
+    return rows[np.lexsort((clock[rows], user[rows]))]
+
+
 def _codes(ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
     encoded = whole(ids).dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -210,3 +266,6 @@ def _repeats(user: np.ndarray, clock: np.ndarray) -> np.ndarray:
     repeated = np.zeros(len(user), dtype=bool)
     repeated[order[1:][same]] = True
     return repeated
+
+
+__all__ = ["EVENT_NAMES", "CrossDomain", "EventLog", "read_cross_domain", "read_log"]

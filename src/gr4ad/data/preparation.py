@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +17,17 @@ import pyarrow.parquet as pq
 
 from .checking import DataError, RowChecks
 from .columns import as_ids, nulls
-from .config import EVENT_NAMES, DataConfig
-from .events import EventLog, read_log
-from .reading import FileRole, read_table
-from .splits import Exposures, History, Split, cut_history, make_exposures, make_splits, spans
+from .config import DataConfig, FileRole
+from .event_columns import EVENT_NAMES
+from .events import CrossDomain, EventLog, read_cross_domain, read_log
+from .reading import locate, read_table
+from .splits import History, Rows, cut_history, make_exposures, make_splits
+from .tables import HistoryTrack, tables_of, write_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Entries of list columns per row group: bounds memory while writing, and keeps arrow's 32-bit offsets far from full.
-CHUNK_ENTRIES = 4_000_000
 SUMMARY_FILE = "data.json"
-SEQUENCE_COLUMNS = ("user_id", "items", "events", "values", "times", "target_items", "target_values")
 
 
 @dataclass
@@ -37,14 +36,16 @@ class PreparedData:
 
     Attributes:
         catalog: `item_id` first, then the columns of the catalog as read.
-        train: `user_id, items, events, values (float32, in value_unit), times (int64: seconds since 1970 UTC, or the
-            position)`, and the user features as text (null for users without).
-        validation, test: the same columns up to the cut, and `target_items, target_values (float32)`: one entry per
-            distinct held-out item.
-        impressions: `user_id, items, candidates, rewards (float32), outcomes` of the training period, one row an
-            exposure list in the order of the log; `outcomes` (impression, click or conversion: the furthest thing that
-            came of each candidate) is null where something that came of the list is held out. None when the log has
-            no impressions.
+        train: `user_id`, the history's columns, and the user features as text (null for users without). Along
+            `items`: `events`, `values` (float32, in value_unit), `times` (int64: seconds since 1970 UTC, or the
+            position). Where the recipe has `cross_domain`, what the user did elsewhere before the first held-out
+            event: `cross_domain` (any ids) and `cross_domain_times`.
+        validation, test: the same columns up to the targets, and `target_items, target_values (float32)`: one entry
+            per distinct held-out item.
+        impressions: the same columns up to an exposure list of the training period, and `candidates, rewards
+            (float32), outcomes` of the list; one row a list, by user and time. `outcomes` (impression, click or
+            conversion: the furthest thing that came of each candidate) is null where something that came of the list
+            is held out. None when the log has no impressions.
         summary: the content of `data.json`: counts, rows dropped by reason, users left out, the split, `value_unit`,
             `clock` (the column that `times` are from: timestamp or position).
     """
@@ -54,7 +55,14 @@ class PreparedData:
     validation: Dataset
     test: Dataset
     impressions: Dataset | None
-    summary: dict
+    summary: dict[str, Any]
+
+    @property
+    def user_features(self) -> list[str]:
+        """The columns of `train` that are user features."""
+        from gr4ad.tokenization.user_history import HISTORY_COLUMNS
+
+        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
 
 
 def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
@@ -74,28 +82,37 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
             f"{out}: exists and is no prepared data folder. Allowed: a new or empty folder, or one written before. "
             "Choose another name."
         )
-    dropped: dict[str, int] = {}
-    events_file = _resolve(config, config.events)
+    dropped: Counter[str] = Counter()
     catalog, keys = _read_catalog(config, dropped)
-    raw = _read(config, config.events, "events")
-    checks = RowChecks(str(events_file), raw.num_rows, config.drop)
+    raw, checks = _read(config, "events")
     log = read_log(raw, checks, keys, config)
-    _add(dropped, checks)
-    features = _read_features(config, log, dropped)
-    history, too_few = cut_history(log, config, str(events_file))
-    splits = make_splits(log, history, str(events_file))
-    exposures = make_exposures(log, history, config, str(events_file))
+    dropped.update(checks.dropped)
+    features = None if config.users is None else _read_features(config, log, dropped)
+    elsewhere = None
+    if config.cross_domain is not None:
+        raw, cross_checks = _read(config, "cross_domain")
+        elsewhere = read_cross_domain(raw, cross_checks, log)
+        dropped.update(cross_checks.dropped)
+    del raw
+    history, too_few = cut_history(log, config, checks.file)
+    rows: dict[str, Rows] = dict(make_splits(log, history, checks.file))
+    exposures = make_exposures(log, history, config, checks.file)
+    if exposures is not None:
+        rows["impressions"] = exposures
 
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    item_ids = catalog["item_id"].combine_chunks()
     pq.write_table(catalog, partial / "catalog.parquet")
-    for name, split in splits.items():
-        _write(partial / f"{name}.parquet", _sequences(log, history, split, item_ids, features, name != "train"))
-    if exposures is not None:
-        _write(partial / "impressions.parquet", _lists(log, history, exposures, item_ids))
-    summary = _summary(config, catalog, log, history, splits, exposures, dropped, too_few)
+    item_ids = catalog["item_id"].combine_chunks()
+    tracks = [_history_track(log, history, item_ids)]
+    if elsewhere is not None:
+        tracks.append(_cross_domain_track(elsewhere, log, rows["train"], config))
+    for name, part in rows.items():
+        write_tables(partial / f"{name}.parquet", tables_of(part, tracks, log.user_ids, item_ids, features))
+    summary = _summary(config, catalog, log, rows, dropped, too_few)
+    if elsewhere is not None:
+        summary["cross_domain"] = _cross_domain_summary(elsewhere, log, tracks[-1], rows)
     (partial / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _replace(partial, out)
     return load_prepared(out)
@@ -132,21 +149,11 @@ def load_prepared(directory: str | Path) -> PreparedData:
     return PreparedData(load("catalog"), load("train"), load("validation"), load("test"), impressions, summary)
 
 
-def _resolve(config: DataConfig, source: str) -> str | Path:
-    local = Path(config.root, source)
-    if source.startswith("hf://") or (not local.exists() and not local.suffix and len(Path(source).parts) == 2):
-        return source
-    return local
-
-
-def _read(config: DataConfig, source: str, role: FileRole) -> pa.Table:
-    dataset = read_table(_resolve(config, source), file_role=role, columns=config.columns_of(role))
-    return dataset.data.table
-
-
-def _add(dropped: dict[str, int], checks: RowChecks) -> None:
-    for reason, count in checks.dropped.items():
-        dropped[reason] = dropped.get(reason, 0) + count
+def _read(config: DataConfig, role: FileRole) -> tuple[pa.Table, RowChecks]:
+    """A raw table with our column names, and the checks of its rows."""
+    source = config.sources()[role]
+    table = read_table(source, file_role=role, columns=config.columns_of(role), root=config.root).data.table
+    return table, RowChecks(str(locate(source, config.root)), table.num_rows, config.drop)
 
 
 def _first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks: RowChecks) -> None:
@@ -159,39 +166,37 @@ def _first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, check
     checks.refuse(repeated, reason, column, raw[column], "each id once")
 
 
-def _read_catalog(config: DataConfig, dropped: dict[str, int]) -> tuple[pa.Table, pa.Array]:
+def _read_catalog(config: DataConfig, dropped: Counter[str]) -> tuple[pa.Table, pa.Array]:
     """The good rows of the catalog, `item_id` first, and (items,) text by which the events refer to them."""
-    raw = _read(config, config.catalog, "catalog")
-    file = str(_resolve(config, config.catalog))
-    checks = RowChecks(file, raw.num_rows, config.drop)
+    raw, checks = _read(config, "catalog")
     names = ["item_id"] + (["event_key"] if "event_key" in raw.column_names else [])
-    ids = {name: as_ids(raw[name], name, file) for name in names}
+    ids = {name: as_ids(raw[name], name, checks.file) for name in names}
     for name in names:
         _first_of_each(ids[name], "duplicate_item", name, raw, checks)
     checks.require_rows()
-    _add(dropped, checks)
+    dropped.update(checks.dropped)
     keep = pa.array(checks.keep)
     others = raw.drop_columns(names).filter(keep)
     catalog = others.add_column(0, "item_id", ids["item_id"].filter(keep))
     return catalog, ids[names[-1]].filter(keep)
 
 
-def _read_features(config: DataConfig, log: EventLog, dropped: dict[str, int]) -> pa.Table | None:
+def _read_features(config: DataConfig, log: EventLog, dropped: Counter[str]) -> pa.Table | None:
     """User features as text, one row per row of `log.user_ids`; null for users that the table lacks."""
-    if config.users is None:
-        return None
-    raw = _read(config, config.users, "users")
-    file = str(_resolve(config, config.users))
-    clash = [name for name in raw.column_names if name in SEQUENCE_COLUMNS[1:]]
+    from gr4ad.tokenization.user_history import HISTORY_COLUMNS
+
+    raw, checks = _read(config, "users")
+    file = checks.file
+    taken = (*HISTORY_COLUMNS, "target_items", "target_values", "candidates", "rewards", "outcomes")
+    clash = [name for name in raw.column_names if name in taken]
     if clash:
         raise DataError(
             f"{file}: column `{clash[0]}` has the name of a prepared column. Allowed: any name but "
-            f"{', '.join(SEQUENCE_COLUMNS[1:])}. Rename it."
+            f"{', '.join(taken)}. Rename it."
         )
-    checks = RowChecks(file, raw.num_rows, config.drop)
     ids = as_ids(raw["user_id"], "user_id", file)
     _first_of_each(ids, "duplicate_user", "user_id", raw, checks)
-    _add(dropped, checks)
+    dropped.update(checks.dropped)
     rows = np.flatnonzero(checks.keep)
     place = pc.index_in(log.user_ids, value_set=ids.take(pa.array(rows)).cast(log.user_ids.type))
     place = pa.array(rows).take(place) if len(rows) else pa.nulls(len(log.user_ids), pa.int64())
@@ -207,84 +212,40 @@ def _read_features(config: DataConfig, log: EventLog, dropped: dict[str, int]) -
     return pa.table(columns) if columns else None
 
 
-def _chunks(sizes: np.ndarray) -> Iterator[slice]:
-    """Slices of rows whose list entries (`sizes`, (m,)) sum to about CHUNK_ENTRIES; at least one slice."""
-    part = np.cumsum(sizes) // CHUNK_ENTRIES
-    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(sizes)]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        yield slice(start, stop)
+def _history_track(log: EventLog, history: History, item_ids: pa.Array) -> HistoryTrack:
+    rows = pa.array(history.rows)
+    columns = {
+        "items": pa.DictionaryArray.from_arrays(pa.array(log.item), item_ids),
+        "events": pa.DictionaryArray.from_arrays(pa.array(log.event), pa.array(EVENT_NAMES)),
+        "times": pa.array(log.times(log.clock)),
+        **log.features,
+    }
+    return HistoryTrack({name: column.take(rows) for name, column in columns.items()})
 
 
-def _list(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(lengths)], pa.int32()), values)
-
-
-def _sequences(
-    log: EventLog, history: History, split: Split, item_ids: pa.Array, features: pa.Table | None, targets: bool
-) -> Iterator[pa.Table]:
-    names, times = pa.array(EVENT_NAMES), log.times
-    lengths = split.stop - split.start
-    target_ends = np.r_[0, np.cumsum(split.target_lengths)]
-    for part in _chunks(lengths + split.target_lengths):
-        user = pa.array(split.user[part])
-        rows = history.rows[spans(split.start[part], split.stop[part])]
-        columns = {
-            "user_id": log.user_ids.take(user),
-            "items": _list(item_ids.take(pa.array(log.item[rows])), lengths[part]),
-            "events": _list(names.take(pa.array(log.event[rows])), lengths[part]),
-            "values": _list(pa.array(log.value[rows].astype(np.float32)), lengths[part]),
-            "times": _list(pa.array(times[rows]), lengths[part]),
-        }
-        if targets:
-            span = slice(target_ends[part.start], target_ends[part.stop])
-            held_out = item_ids.take(pa.array(split.target_items[span]))
-            columns["target_items"] = _list(held_out, split.target_lengths[part])
-            paid = pa.array(split.target_values[span].astype(np.float32))
-            columns["target_values"] = _list(paid, split.target_lengths[part])
-        if features is not None:
-            chosen = features.take(user)
-            columns |= {name: chosen[name] for name in chosen.column_names}
-        yield pa.table(columns)
-
-
-def _lists(log: EventLog, history: History, exposures: Exposures, item_ids: pa.Array) -> Iterator[pa.Table]:
-    ends = np.r_[0, np.cumsum(exposures.lengths)]
-    names = pa.array(EVENT_NAMES)
-    lengths = exposures.stop - exposures.start
-    for part in _chunks(lengths + exposures.lengths):
-        past = history.rows[spans(exposures.start[part], exposures.stop[part])]
-        span = slice(ends[part.start], ends[part.stop])
-        seen = exposures.rows[span]
-        came = _list(names.take(pa.array(exposures.outcome[span])), exposures.lengths[part])
-        yield pa.table(
-            {
-                "user_id": log.user_ids.take(pa.array(exposures.user[part])),
-                "items": _list(item_ids.take(pa.array(log.item[past])), lengths[part]),
-                "candidates": _list(item_ids.take(pa.array(log.item[seen])), exposures.lengths[part]),
-                "rewards": _list(pa.array(log.value[seen].astype(np.float32)), exposures.lengths[part]),
-                "outcomes": pc.if_else(pa.array(exposures.known[part]), came, pa.scalar(None, came.type)),
-            }
+def _cross_domain_track(elsewhere: CrossDomain, log: EventLog, train: Rows, config: DataConfig) -> HistoryTrack:
+    times = pa.array(log.times(elsewhere.clock))
+    track = HistoryTrack(
+        {"cross_domain": elsewhere.item, "cross_domain_times": times}, (elsewhere.user, elsewhere.clock)
+    )
+    start, stop = track.spans(train)
+    if not (stop > start).any():
+        raise DataError(
+            f"{config.cross_domain}: column `timestamp`: no training history has an entry before its end. Received: "
+            f"{pc.min(times)} to {pc.max(times)}, the events: {log.times(log.clock.min())} to "
+            f"{log.times(log.clock.max())}. Give times on the clock of the events."
         )
-
-
-def _write(path: Path, tables: Iterator[pa.Table]) -> None:
-    first = next(tables)
-    with pq.ParquetWriter(path, first.schema) as writer:
-        writer.write_table(first)
-        for table in tables:
-            writer.write_table(table)
+    return track
 
 
 def _summary(
     config: DataConfig,
     catalog: pa.Table,
     log: EventLog,
-    history: History,
-    splits: dict[str, Split],
-    exposures: Exposures | None,
-    dropped: dict[str, int],
+    rows: dict[str, Rows],
+    dropped: Counter[str],
     too_few: int,
-) -> dict:
+) -> dict[str, Any]:
     description: dict[str, object] = {"kind": config.split}
     if config.split == "temporal":
         description |= {
@@ -294,7 +255,7 @@ def _summary(
             "test_end": config.test_end,
         }
     counts = np.bincount(log.event, minlength=len(EVENT_NAMES)).tolist()
-    summary: dict[str, object] = {
+    summary: dict[str, Any] = {
         "items": catalog.num_rows,
         "users": int(len(np.unique(log.user))),
         "events": len(log.user),
@@ -303,28 +264,47 @@ def _summary(
         "value_unit": config.value_unit,
         "clock": log.clock_name,
         "split": description,
-        "dropped": dropped,
+        "dropped": dict(dropped),
         "sorted_rows": log.unsorted,
         "left_out_min_user_events": too_few,
     }
-    for name, split in splits.items():
-        figures: dict[str, object] = {
-            "users": len(split.user),
-            "mean_history": float((split.stop - split.start).mean()),
-            "left_out": split.left_out,
+    for name, part in rows.items():
+        if part.known is not None:
+            summary[name] = {
+                "lists": len(part.user),
+                "rows": int(part.lengths.sum()),
+                "outcomes_held_out": int((~part.known).sum()),
+                "left_out": part.left_out,
+            }
+            continue
+        summary[name] = {
+            "users": len(part.user),
+            "mean_history": float((part.stop - part.start).mean()),
+            "left_out": part.left_out,
         }
-        if name != "train":
-            figures["mean_targets"] = float(split.target_lengths.mean())
-            figures["mean_target_value"] = float(split.target_values.sum() / len(split.user))
-        summary[name] = figures
-    if exposures is not None:
-        summary["impressions"] = {
-            "lists": len(exposures.user),
-            "rows": len(exposures.rows),
-            "outcomes_held_out": int((~exposures.known).sum()),
-            "left_out": exposures.left_out,
-        }
+        if part.lists:
+            summary[name]["mean_targets"] = float(part.lengths.mean())
+            summary[name]["mean_target_value"] = float(part.lists["target_values"].sum() / len(part.user))
     return summary
+
+
+def _cross_domain_summary(
+    elsewhere: CrossDomain, log: EventLog, track: HistoryTrack, rows: dict[str, Rows]
+) -> dict[str, Any]:
+    users = len(np.unique(elsewhere.user))
+    means = {}
+    for name, part in rows.items():
+        start, stop = track.spans(part)
+        means[f"mean_{name}"] = float((stop - start).mean()) if len(start) else 0.0
+    return {
+        "entries": len(elsewhere.user),
+        "users": users,
+        "users_without": int(len(np.unique(log.user))) - users,
+        "unmatched_users": elsewhere.unmatched_users,
+        "unmatched_entries": elsewhere.unmatched_entries,
+        "sorted_rows": elsewhere.unsorted,
+        **means,
+    }
 
 
 def _replace(partial: Path, out: Path) -> None:

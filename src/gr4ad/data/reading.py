@@ -5,33 +5,48 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from .checking import DataError, shown
+from .config import FileRole
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-FileRole = Literal["catalog", "events", "users"]
-
-REQUIRED = {"catalog": ["item_id"], "events": ["user_id", "item_id"], "users": ["user_id"]}
-# Read as text, so that 007 and 1e5 stay what the file says. All columns of events and users are.
+REQUIRED: dict[FileRole, list[str]] = {
+    "catalog": ["item_id"],
+    "events": ["user_id", "item_id"],
+    "users": ["user_id"],
+    "cross_domain": ["user_id", "item_id", "timestamp"],
+}
+# Read as text, so that 007 and 1e5 stay what the file says. All columns of the other tables are.
 CATALOG_TEXT = ("item_id", "event_key", "account_id", "conversion_type")
 # A row must fit into one block, so this also bounds the length of a row.
 BLOCK_BYTES = 16 << 20
 
 
-def read_table(source: str | Path, *, file_role: FileRole, columns: Mapping[str, str] | None = None) -> Dataset:
+def locate(source: str | Path, root: str | Path = ".") -> str | Path:
+    """Where a table is: the path of a local file, below `root` if relative, or the name of a hub data set."""
+    local = Path(root, source)
+    if isinstance(source, Path):
+        return local
+    owner_and_name = not local.suffix and len(Path(source).parts) == 2 and not local.exists()
+    return source if source.startswith("hf://") or owner_and_name else local
+
+
+def read_table(
+    source: str | Path, *, file_role: FileRole, columns: Mapping[str, str] | None = None, root: str | Path = "."
+) -> Dataset:
     """Reads one raw table and gives its columns our names.
 
-    Local files are read into memory, without a cache on disk. Of a csv, ids and all columns of events and users
-    stay text, as written.
+    Local files are read into memory, without a cache on disk. Of a csv, ids and all columns of other tables than the
+    catalog stay text, as written.
 
     Args:
         source: a `.parquet`, `.csv`, `.jsonl` or `.json` (one object a line) file, or a hub data set: `owner/name`,
@@ -39,6 +54,7 @@ def read_table(source: str | Path, *, file_role: FileRole, columns: Mapping[str,
         file_role: which table it is; decides which columns are required.
         columns: our name -> the file's column name. A column of the file that is not named here keeps its name,
             unless that name is taken by a mapped column: then it is left out, with a warning.
+        root: folder that a relative file name resolves against.
 
     Returns:
         `datasets.Dataset`, rows in the order of the file, mapped columns first.
@@ -48,21 +64,11 @@ def read_table(source: str | Path, *, file_role: FileRole, columns: Mapping[str,
     """
     from datasets import Dataset
 
-    name = str(source)
-    if _is_hub_id(source):
-        table = _read_hub(name)
-    else:
-        table = _read_file(Path(source), file_role, dict(columns or {}))
+    place, columns = locate(source, root), dict(columns or {})
+    table = _read_file(place, file_role, columns) if isinstance(place, Path) else _read_hub(place)
     if table.num_rows == 0:
-        raise DataError(f"{name}: the {file_role} table has no rows. At least one is needed: check the file.")
-    return Dataset(_renamed(table, name, file_role, columns or {}))
-
-
-def _is_hub_id(source: str | Path) -> bool:
-    if str(source).startswith("hf://"):
-        return True
-    path = Path(source)
-    return isinstance(source, str) and not path.suffix and len(path.parts) == 2 and not path.exists()
+        raise DataError(f"{place}: the {file_role} table has no rows. At least one is needed: check the file.")
+    return Dataset(_renamed(table, str(place), file_role, columns))
 
 
 def _read_hub(source: str) -> pa.Table:
@@ -85,8 +91,14 @@ def _read_hub(source: str) -> pa.Table:
     return dataset.flatten_indices().data.table if dataset._indices is not None else dataset.data.table
 
 
-def _read_file(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_jsonl}
+def _read_file(path: Path, role: FileRole, columns: dict[str, str]) -> pa.Table:
+    text = [columns.get(name, name) for name in CATALOG_TEXT] if role == "catalog" else None
+    readers: dict[str, Callable[[Path], pa.Table]] = {
+        ".parquet": _read_parquet,
+        ".csv": lambda path: _read_csv(path, text),
+        ".jsonl": _read_jsonl,
+        ".json": _read_jsonl,
+    }
     if not path.exists():
         raise DataError(f"{path}: no such file (the {role} table). Check `{role}` and `root`.")
     if path.is_dir():
@@ -97,7 +109,7 @@ def _read_file(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes). Write the {role} table again.")
     try:
-        return readers[path.suffix.lower()](path, role, columns)
+        return readers[path.suffix.lower()](path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0][:200]
         raise DataError(
@@ -106,7 +118,7 @@ def _read_file(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
         ) from error
 
 
-def _read_parquet(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
+def _read_parquet(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     # A ParquetFile reads this one file; pq.read_table would add columns parsed from folder names such as `week=3`.
@@ -114,15 +126,14 @@ def _read_parquet(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
         return file.read().replace_schema_metadata(None)
 
 
-def _read_csv(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
+def _read_csv(path: Path, text: list[str] | None) -> pa.Table:
+    """text: columns that are read as text; None: all of them."""
     from pyarrow import csv as pa_csv
 
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
-    text = header if role != "catalog" else [columns.get(name, name) for name in CATALOG_TEXT]
-    convert = pa_csv.ConvertOptions(
-        column_types=dict.fromkeys(text, pa.string()), null_values=[""], strings_can_be_null=True
-    )
+    types = dict.fromkeys(header if text is None else text, pa.string())
+    convert = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
     parse = pa_csv.ParseOptions(newlines_in_values=True)
     try:
         return pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert)
@@ -131,7 +142,7 @@ def _read_csv(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
         return pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False), parse, convert)
 
 
-def _read_jsonl(path: Path, role: str, columns: dict[str, str]) -> pa.Table:
+def _read_jsonl(path: Path) -> pa.Table:
     from pyarrow import json as pa_json
 
     first = _first_object(path)
@@ -188,7 +199,7 @@ def _bad_line(path: Path, first: dict) -> str | None:
     return None
 
 
-def _renamed(table: pa.Table, file: str, role: str, columns: Mapping[str, str]) -> pa.Table:
+def _renamed(table: pa.Table, file: str, role: FileRole, columns: Mapping[str, str]) -> pa.Table:
     there = table.column_names
     repeated = sorted({name for name in there if there.count(name) > 1})
     if repeated:

@@ -8,8 +8,9 @@ import numpy as np
 
 from .checking import DataError, shown
 from .columns import MICROSECONDS
-from .config import EVENT_NAMES, DataConfig
-from .events import IMPRESSION, EventLog
+from .config import DataConfig
+from .event_columns import EVENT_NAMES, IMPRESSION
+from .events import EventLog
 
 
 @dataclass
@@ -34,48 +35,31 @@ class History:
 
 
 @dataclass
-class Split:
-    """Users of one split, m of them.
+class Rows:
+    """Rows of one prepared table, m of them: whose history each holds, up to where, and lists beside it.
 
     Attributes:
         user: (m,) int64, rows of `EventLog.user_ids`.
         start, stop: (m,) int64, the history, as positions in `History.rows`.
-        target_lengths: (m,) int64, entries of each user in the next two (all 0 for train).
-        target_items: (sum of lengths,) int64, rows of the catalog; distinct per user, in order of first occurrence.
-        target_values: (sum of lengths,) float64, summed over the user's held-out events of that item.
-        left_out: users left out, by reason (`no_history`, `no_targets`).
+        moment: (m,) int64, on the log's clock: what the user did elsewhere before it belongs to the row.
+        lengths: (m,) int64, entries of each row in each of the lists.
+        lists: the lists of all rows, one after the other, (sum of lengths,) each, by column. Evaluated users have
+            `target_items` (rows of the catalog; distinct per user, in order of first occurrence) and `target_values`
+            (summed over the user's held-out events of that item); exposure lists have `candidates` (rows of the
+            catalog), `rewards` and `outcomes` (rows of `EVENT_NAMES`: the furthest thing that came of each).
+        known: (m,) bool, False where something that came of an exposure list is held out; None for the splits.
+        left_out: users left out by reason (`no_history`, `no_targets`), or lists (`no_history`) and impression rows
+            (`rows_after_training`).
     """
 
     user: np.ndarray
     start: np.ndarray
     stop: np.ndarray
-    target_lengths: np.ndarray
-    target_items: np.ndarray
-    target_values: np.ndarray
-    left_out: dict[str, int]
-
-
-@dataclass
-class Exposures:
-    """Exposure lists of the training period, m of them, by user and time.
-
-    Attributes:
-        user, start, stop: (m,) int64, as in `Split`.
-        lengths: (m,) int64, candidates of each list.
-        rows: (sum of lengths,) int64, the impression rows in the log.
-        outcome: (sum of lengths,) int8, rows of `EVENT_NAMES`: the furthest thing that came of each.
-        known: (m,) bool, False where something that came of a list is held out.
-        left_out: lists (`no_history`) and impression rows (`rows_after_training`) left out.
-    """
-
-    user: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
+    moment: np.ndarray
     lengths: np.ndarray
-    rows: np.ndarray
-    outcome: np.ndarray
-    known: np.ndarray
+    lists: dict[str, np.ndarray]
     left_out: dict[str, int]
+    known: np.ndarray | None = None
 
 
 def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, int]:
@@ -107,17 +91,26 @@ def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, 
     return History(rows, start, first, second, last, some & enough), int((some & ~enough).sum())
 
 
-def make_splits(log: EventLog, history: History, file: str) -> dict[str, Split]:
+def training_ends(log: EventLog, history: History) -> np.ndarray:
+    """(users,) int64, the moment on the log's clock before which a user's training period lies: the first held-out
+    event, or the log's earliest one for users who have none; of users that are not active the smallest number."""
+    ends = np.full(len(history.start), np.iinfo(np.int64).min)
+    held_out = history.active & (history.first < history.last)
+    ends[held_out] = log.clock[history.rows[history.first[held_out]]]
+    ends[history.active & ~held_out] = ends[held_out].min(initial=np.iinfo(np.int64).max)
+    return ends
+
+
+def make_splits(log: EventLog, history: History, file: str) -> dict[str, Rows]:
     """Train, validation and test.
 
     Raises:
         DataError: a split without users.
     """
-    nothing = history.last
     splits = {
-        "train": _split(log, history, history.first, nothing, nothing, targets=False),
-        "validation": _split(log, history, history.first, history.first, history.second, targets=True),
-        "test": _split(log, history, history.second, history.second, history.last, targets=True),
+        "train": _split(log, history, history.first, None),
+        "validation": _split(log, history, history.first, history.second),
+        "test": _split(log, history, history.second, history.last),
     }
     for name, split in splits.items():
         if not len(split.user):
@@ -130,18 +123,16 @@ def make_splits(log: EventLog, history: History, file: str) -> dict[str, Split]:
     return splits
 
 
-def make_exposures(log: EventLog, history: History, config: DataConfig, file: str) -> Exposures | None:
-    """Exposure lists: impression rows of one request, or of one (user, time). None when the log has no impressions."""
+def make_exposures(log: EventLog, history: History, config: DataConfig, file: str) -> Rows | None:
+    """Exposure lists of the training period, by user and time: impression rows of one request, or of one (user, time).
+    None when the log has no impressions."""
     shown_rows = np.flatnonzero(log.event == IMPRESSION)
     if not len(shown_rows):
         return None
     if config.split == "temporal":
         before = log.cut < _bounds(log, config, file)[0]
     else:
-        # The first held-out event ends a user's training period.
-        ends = np.full(len(history.start), np.iinfo(np.int64).min)
-        ends[history.active] = log.clock[history.rows[history.first[history.active]]]
-        before = log.clock < ends[log.user]
+        before = log.clock < training_ends(log, history)[log.user]
     in_training = before[shown_rows]
     late = int((~in_training).sum())
     rows = shown_rows[in_training]
@@ -152,18 +143,19 @@ def make_exposures(log: EventLog, history: History, config: DataConfig, file: st
     lengths = np.diff(np.r_[opens, len(rows)])
     user, clock = user[opens], log.clock[rows[opens]]
 
-    stop = _before(log, history, user, clock)
+    stop = rows_before(log.user[history.rows], log.clock[history.rows], user, clock)
     kept = history.active[user] & (stop > history.start[user])
     order = np.flatnonzero(kept)
     order = order[np.lexsort((clock[order], user[order]))]
-    user, opens, lengths, stop = user[order], opens[order], lengths[order], stop[order]
+    user, opens, lengths, stop, clock = user[order], opens[order], lengths[order], stop[order], clock[order]
     assert (stop <= history.first[user]).all(), "an exposure list saw events after the training period"
-    left_out = {"no_history": int((~kept).sum()), "rows_after_training": late}
     rows = rows[spans(opens, opens + lengths)]
     outcome, held_out = outcomes(log, before)
     known = np.ones(len(user), dtype=bool)
     known[np.repeat(np.arange(len(user)), lengths)[held_out[rows]]] = False
-    return Exposures(user, history.start[user], stop, lengths, rows, outcome[rows], known, left_out)
+    lists = {"candidates": log.item[rows], "rewards": log.value[rows], "outcomes": outcome[rows]}
+    left_out = {"no_history": int((~kept).sum()), "rows_after_training": late}
+    return Rows(user, history.start[user], stop, clock, lengths, lists, left_out, known)
 
 
 def outcomes(log: EventLog, in_training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,43 +197,44 @@ def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
     return np.repeat(start - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
-def _split(
-    log: EventLog, history: History, stop: np.ndarray, target_start: np.ndarray, target_stop: np.ndarray, targets: bool
-) -> Split:
+def rows_before(row_user: np.ndarray, row_clock: np.ndarray, user: np.ndarray, clock: np.ndarray) -> np.ndarray:
+    """(m,) int64: position after the rows of `user` strictly earlier than `clock` ((m,) each), among rows sorted by
+    (`row_user`, `row_clock`) ((n,) each)."""
+    _, rank = np.unique(np.r_[row_clock, clock], return_inverse=True)
+    width = int(rank.max(initial=0)) + 1
+    return np.searchsorted(row_user * width + rank[: len(row_user)], user * width + rank[len(row_user) :], side="left")
+
+
+def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.ndarray | None) -> Rows:
+    """Histories up to `stop` with the events from there to `target_stop` as targets; None: without targets."""
     with_history = history.active & (stop > history.start)
-    chosen = with_history & (target_stop > target_start) if targets else with_history
+    chosen = with_history if target_stop is None else with_history & (target_stop > stop)
     left_out = {
         "no_history": int((history.active & ~with_history).sum()),
         "no_targets": int((with_history & ~chosen).sum()),
     }
     user = np.flatnonzero(chosen)
-    start_t, stop_t = target_start[user], target_stop[user]
-    rows = history.rows[spans(start_t, stop_t)]
-    owner = np.repeat(np.arange(len(user)), stop_t - start_t)
+    start, stop = history.start[user], stop[user]
+    if target_stop is None:
+        moment = training_ends(log, history)[user]
+        return Rows(user, start, stop, moment, np.zeros(len(user), dtype=np.int64), {}, left_out)
+    rows = history.rows[spans(stop, target_stop[user])]
+    owner = np.repeat(np.arange(len(user)), target_stop[user] - stop)
     items = log.item[rows]
     width = int(log.item.max()) + 1
     _, first, group = np.unique(owner * width + items, return_index=True, return_inverse=True)
     values = np.bincount(group, weights=log.value[rows], minlength=len(first))
     order = np.argsort(first)
     first = first[order]
-    return Split(
+    return Rows(
         user=user,
-        start=history.start[user],
-        stop=stop[user],
-        target_lengths=np.bincount(owner[first], minlength=len(user)),
-        target_items=items[first],
-        target_values=values[order],
+        start=start,
+        stop=stop,
+        moment=log.clock[history.rows[stop]],
+        lengths=np.bincount(owner[first], minlength=len(user)),
+        lists={"target_items": items[first], "target_values": values[order]},
         left_out=left_out,
     )
-
-
-def _before(log: EventLog, history: History, user: np.ndarray, clock: np.ndarray) -> np.ndarray:
-    """(m,) int64: position in `history.rows` after the user's events strictly earlier than `clock` ((m,) each)."""
-    past = history.rows
-    _, rank = np.unique(np.r_[log.clock[past], clock], return_inverse=True)
-    width = int(rank.max(initial=0)) + 1
-    keys = log.user[past] * width + rank[: len(past)]
-    return np.searchsorted(keys, user * width + rank[len(past) :], side="left")
 
 
 def _bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from .config import MarketConfig
-from .vocabulary import BRAND_ENDS, BRAND_MIDDLES, BRAND_STARTS, CALLS, OPENINGS, TITLES, VERTICALS, Category
+from .vocabulary import VOCABULARY, Category
 
 DIMENSION = 24
+VERTICALS = VOCABULARY.verticals
 CATEGORIES: tuple[tuple[int, Category], ...] = tuple(
     (number, category) for number, vertical in enumerate(VERTICALS) for category in vertical.categories
 )
@@ -61,32 +63,32 @@ class Ads:
 
     def table(self) -> pd.DataFrame:
         """The catalog: item_id, title, description, category, brand, account_id, conversion_type, price (fen)."""
-        rng = np.random.default_rng(self.text_seed)
+        rng, words = np.random.default_rng(self.text_seed), VOCABULARY
         brands = _brands(len(self.account_daily), rng)
         choices = rng.integers(0, 1 << 30, size=(len(self.category), 3))
         rows = []
         for ad, (title, opening, call) in enumerate(choices):
             number, category = CATEGORIES[self.category[ad]]
             vertical = VERTICALS[number]
-            point, benefit = vertical.selling_points[self.point[ad]]
-            product, calls = category.products[self.product[ad]], CALLS[self.conversion_type[ad]]
-            words = {
+            point, benefit = list(vertical.selling_points.items())[self.point[ad]]
+            noun, calls = category.products[self.product[ad]], words.calls[self.conversion_type[ad]]
+            fields = {
                 "brand": brands[self.account[ad]],
                 "point": point,
-                "product": product,
-                "product_start": product[0].upper() + product[1:],
+                "product": noun,
+                "product_start": noun[0].upper() + noun[1:],
                 "purpose": category.purpose,
                 "category": category.name,
                 "category_lower": category.name.lower(),
                 "audience": vertical.audiences[self.audience[ad]],
             }
-            text = OPENINGS[opening % len(OPENINGS)].format(**words)
+            text = words.openings[opening % len(words.openings)].format(**fields)
             rows.append(
                 (
-                    TITLES[title % len(TITLES)].format(**words),
-                    f"{text} {benefit} Made for {words['audience']}. {calls[call % len(calls)]}",
+                    words.titles[title % len(words.titles)].format(**fields),
+                    f"{text} {benefit} Made for {fields['audience']}. {calls[call % len(calls)]}",
                     f"{vertical.name} > {category.name}",
-                    words["brand"],
+                    fields["brand"],
                 )
             )
         table = pd.DataFrame(rows, columns=["title", "description", "category", "brand"])
@@ -98,7 +100,8 @@ class Ads:
 
 
 def _brands(count: int, rng: np.random.Generator) -> list[str]:
-    names = [start + middle + end for start in BRAND_STARTS for middle in BRAND_MIDDLES for end in BRAND_ENDS]
+    parts = (VOCABULARY.brand_starts, VOCABULARY.brand_middles, VOCABULARY.brand_ends)
+    names = ["".join(name) for name in product(*parts)]
     order = rng.permutation(len(names))
     rounds = [names[order[number % len(names)]] for number in range(count)]
     return [
@@ -115,8 +118,7 @@ def make_ads(config: MarketConfig, seed: np.random.SeedSequence) -> Ads:
     """Draws the ads and accounts of a market.
 
     An ad's vector is its vertical's plus its category's direction, plus smaller ones for product, selling point and
-    audience, plus
-    noise: ads that share words lie close. Bids are log-normal in account, vertical and ad.
+    audience, plus noise: ads that share words lie close. Bids are log-normal in account, vertical and ad.
     """
     structure_seed, text_seed = seed.spawn(2)
     rng = np.random.default_rng(structure_seed)
@@ -140,12 +142,12 @@ def make_ads(config: MarketConfig, seed: np.random.SeedSequence) -> Ads:
 
     vertical = account_vertical[account]
     category = vertical * per_vertical + account_categories[account, rng.choice(3, size=count, p=[0.55, 0.3, 0.15])]
-    product = rng.choice(products, size=count, p=_zipf(products))
+    product_number = rng.choice(products, size=count, p=_zipf(products))
     point = np.where(rng.random(count) < 0.5, account_point[account], rng.integers(0, points, size=count))
     audience = rng.integers(0, audiences, size=count)
     vectors = (
         centres[category]
-        + 0.45 * product_vectors[category, product]
+        + 0.45 * product_vectors[category, product_number]
         + 0.3 * point_vectors[vertical, point]
         + 0.2 * audience_vectors[vertical, audience]
         + 0.15 * _directions(rng, count)
@@ -154,7 +156,7 @@ def make_ads(config: MarketConfig, seed: np.random.SeedSequence) -> Ads:
     conversion_type = np.empty(count, dtype=object)
     for number, entry in enumerate(VERTICALS):
         rows = np.flatnonzero(vertical == number)
-        names, shares = zip(*entry.conversion_types, strict=True)
+        names, shares = zip(*entry.conversion_types.items(), strict=True)
         conversion_type[rows] = np.array(names, dtype=object)[rng.choice(len(names), size=len(rows), p=shares)]
     rate, worth = np.array([_CONVERSION_VALUE[name] for name in conversion_type]).T
     median_price = np.array([entry.price for entry in VERTICALS], dtype=float)[vertical]
@@ -171,7 +173,7 @@ def make_ads(config: MarketConfig, seed: np.random.SeedSequence) -> Ads:
         category_vectors=centres.astype(np.float32),
         category=category,
         account=account,
-        product=product,
+        product=product_number,
         point=point,
         audience=audience,
         conversion_type=conversion_type,

@@ -7,15 +7,14 @@ import numpy as np
 import pandas as pd
 
 from . import draws
-from .ads import CATEGORIES, DIMENSION
+from .ads import CATEGORIES, DIMENSION, VERTICALS
 from .config import MarketConfig
-from .vocabulary import VERTICALS
 
 AGE_BANDS = ("18-23", "24-30", "31-40", "41-50", "51-60", "60+")
 REGIONS = ("north", "northeast", "east", "central", "south", "southwest", "northwest", "overseas")
 DEVICES = ("ios_premium", "ios_basic", "android_premium", "android_mid", "android_entry", "tablet")
 
-_SHIFT = 7  # of the seeds: of a planted drift, apart from the draws that a market without one makes
+_SHIFT = 7  # seeds the planted drift apart from the draws that a market without one makes
 
 
 @dataclass(frozen=True)

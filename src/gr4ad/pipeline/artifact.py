@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, modeling_gr4ad
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline.embedding import ENCODER_FOLDER
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE
@@ -29,16 +29,15 @@ AUTO_MAP = {
 
 
 def save_artifact(
-    model_dir: Path, tokenizer_dir: Path, serving: dict, out_dir: Path, *, encoder_dir: Path | None = None
+    model_dir: Path, tokenizer_dir: Path, weights: RankingWeights, out_dir: Path, *, encoder_dir: Path | None = None
 ) -> None:
     """Writes the artifact's files into `out_dir`, beside whatever else is there; each file appears whole or not at
     all.
 
     Args:
         model_dir, tokenizer_dir: Folders of `save_pretrained`; the latter with the embedding fusion.
+        weights: How `Recommender` ranks by default.
         encoder_dir: The tuned ad encoder, if there is one: becomes `encoder/`, which embeds new ads.
-        serving: `beam_widths`, `item_weight`, `value_weight`, `item_candidates`, `neighbour_weight`, `score_history`,
-            `exclude_history`: the defaults of `Recommender`.
     """
     staging = out_dir / ".artifact"
     shutil.rmtree(staging, ignore_errors=True)
@@ -46,7 +45,7 @@ def save_artifact(
     model.config.auto_map = dict(AUTO_MAP)  # saving a head writes its own entry only
     model.save_pretrained(staging)
     UASIDTokenizer.from_pretrained(tokenizer_dir).save_pretrained(staging)
-    GenerationConfig(**serving).save_pretrained(staging)
+    weights.save_pretrained(str(staging))
     complete_auto_map(staging / "config.json")
     for name in (FUSION_FILE, CATEGORY_FILE):  # a tokenizer built by hand may have neither
         (out_dir / name).unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.scoring import as_json
 from gr4ad.report import write_comparison
 from gr4ad.trainers.evaluation import PerUserScores
 from gr4ad.trainers.evaluation.intervals import (
@@ -20,6 +19,7 @@ from gr4ad.trainers.evaluation.intervals import (
     seed_mean,
 )
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
+from gr4ad.trainers.evaluation.system_scores import as_json
 
 METRICS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
 

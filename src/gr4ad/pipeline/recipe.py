@@ -1,16 +1,18 @@
-"""Recipes: one YAML file that says how a log becomes a served model."""
+"""Recipes: one YAML file that says how a log becomes a served model, checked as a whole before anything runs."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gr4ad.data import DataConfig
-from gr4ad.market import MarketConfig
+from gr4ad.data.config import DataConfig
+from gr4ad.pipeline.config_fields import config_class, fields_of, suggestion
+from gr4ad.pipeline.recipe_checks import RecipeError, check_sections_fit
 from gr4ad.pipeline.settings import (
     EmbedConfig,
     EvaluateConfig,
@@ -20,16 +22,30 @@ from gr4ad.pipeline.settings import (
     NeighbourConfig,
     TokenizeConfig,
 )
+from gr4ad.pipeline.stages import SECTIONS
 
+if TYPE_CHECKING:
+    from gr4ad.market.config import MarketConfig
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used: says which field and why."""
+RANKING = ("gr4ad.trainers.evaluation.ranking_fields.RankingEvaluationConfig", "check_ranking")
+NEED_TORCH: dict[str, tuple[tuple[str, str], ...]] = {
+    "tune": (),
+    "cooccurrence": (),
+    "train": (("gr4ad.trainers.vsl.vsl_fields.VSLFields", "check_vsl_fields"), RANKING),
+    "reward": (("gr4ad.trainers.reward.reward_fields.RewardFields", "check_reward_fields"),),
+    "align": (("gr4ad.trainers.rspo.preference_fields.RSPOFields", "check_rspo_fields"), RANKING),
+}
+"""Sections whose class needs torch: they stay plain values until their stage builds it; with the parts of the class
+that check ranges without torch, and how."""
+
+MOVED = {("model", "item_embedding_std"): "train.item_embedding_std"}
+SET_BY_THE_RUN = {"train": ("output_dir",), "reward": ("output_dir",), "align": ("output_dir",)}
 
 
 @dataclass
 class Recipe:
     """Sections of a recipe. `tune`, `train`, `reward`, `align` and `cooccurrence` keep plain values, since building
-    trainer arguments imports torch; their names are checked when the stage builds them, before it works.
+    trainer arguments imports torch.
 
     Attributes:
         name: What the artifact is called. seed: Of every stage.
@@ -59,29 +75,16 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-SECTIONS = {
-    "market": MarketConfig,
-    "data": DataConfig,
-    "embed": EmbedConfig,
-    "tokenize": TokenizeConfig,
-    "model": ModelSettings,
-    "neighbours": NeighbourConfig,
-    "lists": ListConfig,
-    "explore": ExploreConfig,
-    "evaluate": EvaluateConfig,
-}
-
-
 def load_recipe(source: str | Path, *, data_root: str | Path | None = None, seed: int | None = None) -> Recipe:
-    """Reads a recipe.
+    """Reads a recipe and checks all of it that needs no data, in a second and without importing torch.
 
     Args:
         source: A YAML file, or the name of a packaged recipe, e.g. `demo`.
         data_root: Folder that the recipe's data files resolve against. seed: Overrides the recipe's.
 
     Raises:
-        RecipeError: If the file is missing or not YAML, or has an unknown section or field, or a value of the wrong
-            kind.
+        RecipeError: If the file is missing or not YAML, or has an unknown section or field, a value of the wrong kind
+            or out of its range, or sections that do not fit each other.
     """
     path = Path(source)
     packaged = resources.files("gr4ad.recipes") / f"{source}.yaml"
@@ -97,42 +100,101 @@ def load_recipe(source: str | Path, *, data_root: str | Path | None = None, seed
         raise RecipeError(f"{source}: not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{source}: a recipe is a map of sections. Received: {type(values).__name__}.")
-    known = {f.name for f in fields(Recipe)} - {"text"}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise RecipeError(f"{source}: unknown section `{unknown[0]}`. Sections are: {', '.join(sorted(known))}.")
-    values.setdefault("name", path.stem)
-    for section, kind in SECTIONS.items():
-        if values.get(section) is not None:
-            values[section] = build_section(source, section, kind, values[section])
-    recipe = Recipe(text=text, **values)
+    known = [f.name for f in fields(Recipe) if f.name != "text"]
+    for section in values:
+        if section not in known:
+            raise RecipeError(
+                f"{source}: unknown section `{section}`.{suggestion(str(section), known)} Sections are: "
+                f"{', '.join(known)}."
+            )
+    values = {section: value for section, value in values.items() if value is not None}
+    for name, kind in (("name", str), ("seed", int)):
+        if not isinstance(values.get(name, kind()), kind) or isinstance(values.get(name), bool):
+            raise RecipeError(f"{source}: `{name}` must be of type {kind.__name__}. Received: {values[name]!r}.")
+    built = {section: built_section(source, section, values[section]) for section in SECTIONS if section in values}
+    recipe = Recipe(**{"name": path.stem, **values, **built, "text": text})
     if data_root is not None:
         recipe.data.root = str(data_root)
     if seed is not None:
         recipe.seed = seed
+    try:
+        check_sections_fit(vars(recipe))
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from error
     return recipe
 
 
+def built_section(source: str | Path, section: str, values: Any) -> Any:
+    """A section's configuration, checked; of one whose class needs torch the checked values.
+
+    Args:
+        source: What an error names as the place of the values; "" for flags. values: By field.
+
+    Raises:
+        RecipeError: An unknown field, or a value of the wrong kind or out of its range.
+    """
+    checked = checked_values(source, section, SECTIONS[section], values)
+    if section not in NEED_TORCH:
+        return build(source, section, config_class(SECTIONS[section]), checked)
+    for name in SET_BY_THE_RUN.get(section, ()):
+        if name in checked:
+            raise RecipeError(f"{source}: `{section}.{name}` follows from the folder that is written: leave it out.")
+    for config, check in NEED_TORCH[section]:
+        kind, known = config_class(config), fields_of(config)
+        part = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
+        vars(part).update({name: checked.get(name, known[name].default) for name in known})
+        try:
+            getattr(part, check)()
+        except ValueError as error:
+            raise RecipeError(placed(source, section, error)) from error
+    return checked
+
+
 def build_section(source: str | Path, section: str, kind: type, values: Any) -> Any:
-    """An object of dataclass `kind` from the values of a section. Raises RecipeError as `load_recipe`."""
-    if not isinstance(values, dict):
+    """An object of dataclass `kind` from the values of a section. Raises RecipeError as `built_section`."""
+    checked = checked_values(source, section, f"{kind.__module__}.{kind.__qualname__}", values)
+    return build(source, section, kind, checked)
+
+
+def checked_values(source: str | Path, section: str, config: str, values: Any) -> dict[str, Any]:
+    """The values of a section, each of a kind that its field takes. Raises RecipeError as `built_section`."""
+    if not isinstance(values, Mapping):
         raise RecipeError(f"{source}: section `{section}` must be a map of fields. Received: {values!r}.")
-    known = {f.name: f for f in fields(kind) if f.init}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise RecipeError(f"{source}: unknown field `{section}.{unknown[0]}`. Fields are: {', '.join(known)}.")
+    known = fields_of(config)
+    checked: dict[str, Any] = {}
     for name, value in values.items():
-        default = known[name].default if known[name].default is not MISSING else None
-        if isinstance(default, bool) != isinstance(value, bool) and default is not None and value is not None:
+        if (section, name) in MOVED:
+            raise RecipeError(f"{source}: `{section}.{name}` is now `{MOVED[section, name]}`: write it there.")
+        if name not in known:
+            hint = suggestion(str(name), known)
             raise RecipeError(
-                f"{source}: `{section}.{name}` must be like its default, {default!r}. Received: {value!r}."
+                f"{source}: unknown field `{section}.{name}`.{hint}" + ("" if hint else f" {shown_fields(known)}")
             )
-        if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
-            raise RecipeError(f"{source}: `{section}.{name}` must be a number. Received: {value!r}.")
+        try:
+            checked[name] = known[name].check(value, f"{section}.{name}")
+        except ValueError as error:
+            raise RecipeError(f"{source}: {error}") from error
+    return checked
+
+
+def shown_fields(known: Mapping[str, Any]) -> str:
+    """The names of a section's own fields, not of the hundred that every trainer has."""
+    general = fields_of("transformers.training_args.TrainingArguments") if len(known) > 50 else {}
+    return f"Fields are: {', '.join(name for name in known if name not in general)}" + (
+        " and those of transformers' TrainingArguments." if general else "."
+    )
+
+
+def build(source: str | Path, section: str, kind: type, values: dict[str, Any]) -> Any:
     try:
         return kind(**values)
     except ValueError as error:
-        raise RecipeError(f"{source}: section `{section}`: {error}") from error
+        raise RecipeError(placed(source, section, error)) from error
+
+
+def placed(source: str | Path, section: str, error: Exception) -> str:
+    """The text of an error with the place of the values; of flags (`source` "") the field alone says it."""
+    return f"{source}: section `{section}`: {error}" if source else str(error)
 
 
 def packaged_recipes() -> list[str]:
@@ -142,4 +204,4 @@ def packaged_recipes() -> list[str]:
     )
 
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes"]
+__all__ = ["Recipe", "RecipeError", "build_section", "built_section", "load_recipe", "packaged_recipes"]

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import datetime
 import json
-import logging
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from gr4ad.data import load_prepared, prepare
-from gr4ad.pipeline.recipe import Recipe
-from gr4ad.pipeline.runner import StageRunner, file_digest, write_json
-
-logger = logging.getLogger(__name__)
+from gr4ad.data.config import DataConfig
+from gr4ad.pipeline.recipe import Recipe, RecipeError
+from gr4ad.pipeline.recipe_checks import check_columns, check_has_impressions
+from gr4ad.pipeline.runner import (
+    PREPARED,
+    StageRecord,
+    StageRunner,
+    file_digest,
+    plain,
+    read_json,
+    stage_key,
+    write_json,
+)
+from gr4ad.pipeline.stages import INPUTS, STAGES, Job, Stage
 
 VERSIONS = ("gr4ad", "torch", "transformers", "trl", "datasets", "faiss-cpu")
+RUN_FILE = "run.json"
 
 
-def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run") -> dict:
+def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run") -> dict[str, Any]:
     """Runs a recipe; finished stages are kept, an interrupted one resumes.
 
     Args:
@@ -32,161 +43,100 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         The metrics, as in `out_dir/metrics.json`.
 
     Raises:
-        ValueError: On bad data, settings or a stage's own checks; nothing of the stage is kept as finished.
+        ValueError: On bad data, settings or a stage's own checks; nothing of the stage is kept as finished. Before
+            anything runs: columns that the data lack, or an `out_dir` of another recipe or of other data.
     """
-    from gr4ad import RewardConfig, RSPOConfig, VSLConfig
-    from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads, tune_ad_encoder
-    from gr4ad.pipeline.evaluating import evaluate_models
-    from gr4ad.pipeline.neighbours import add_item_neighbours
-    from gr4ad.pipeline.rewarding import train_reward_model
-    from gr4ad.pipeline.tokenizing import build_tokenizer
-    from gr4ad.pipeline.training import align_model, train_model, trainer_arguments
-
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    runner, seed = StageRunner(out), recipe.seed
-    data_dir, embed_dir, tokenizer_dir = (runner.folder(name) for name in ("data", "embed", "tokenize"))
-    train_dir, align_dir = runner.folder("train"), runner.folder("align")
-
-    if recipe.market is not None:
-        market_config = recipe.market
-        runner.run("market", lambda folder: simulate(market_config, folder), settings=market_config)
-        recipe.data.root = str(runner.folder("market"))
-    inputs = {
-        name: file_digest(Path(recipe.data.root) / source)
-        for name, source in (
-            ("catalog", recipe.data.catalog),
-            ("events", recipe.data.events),
-            ("users", recipe.data.users),
-        )
-        if source
-    }
-    # The folder's name may change between runs, its files may not: the key holds their digests instead.
-    data_settings = {**vars(recipe.data), "root": "", "inputs": inputs}
-    runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=data_settings)
-    data_dir = data_dir / "prepared"
-    encoder: Path | None = None
-    before_embedding: tuple[str, ...] = ("data",)
-    if recipe.tune is not None:
-        tune = recipe.tune
-        runner.run(
-            "tune",
-            lambda folder: tune_ad_encoder(recipe.embed, tune, data_dir=data_dir, out_dir=folder, seed=seed),
-            settings=[recipe.embed, tune, seed],
-            after=("data",),
-        )
-        encoder, before_embedding = runner.folder("tune") / ENCODER_FOLDER, ("data", "tune")
-    runner.run(
-        "embed",
-        lambda folder: embed_ads(
-            recipe.embed, recipe.cooccurrence, data_dir=data_dir, out_dir=folder, seed=seed, encoder=encoder
-        ),
-        settings=[recipe.embed, recipe.cooccurrence, seed],
-        after=before_embedding,
-    )
-    runner.run(
-        "tokenize",
-        lambda folder: build_tokenizer(
-            recipe.tokenize, data_dir=data_dir, embed_dir=embed_dir, out_dir=folder, seed=seed
-        ),
-        settings=[recipe.tokenize, seed],
-        after=("data", "embed"),
-    )
-    runner.run(
-        "train",
-        lambda folder: train_model(
-            recipe.model,
-            trainer_arguments(VSLConfig, "train", recipe.train, folder / "checkpoints", seed),
-            data_dir=data_dir,
-            tokenizer_dir=tokenizer_dir,
-            out_dir=folder,
-        ),
-        settings=[recipe.model, recipe.train, seed],
-        after=("data", "tokenize"),
-        together=True,
-    )
-    last: tuple[str, ...] = ("data", "tokenize", "train")
-    if recipe.neighbours is not None:
-        neighbours, trained = recipe.neighbours, train_dir
-        runner.run(
-            "neighbours",
-            lambda folder: add_item_neighbours(
-                neighbours, data_dir=data_dir, tokenizer_dir=tokenizer_dir, model_dir=trained, out_dir=folder
-            ),
-            settings=[neighbours],
-            after=last,
-        )
-        train_dir, last = runner.folder("neighbours"), (*last, "neighbours")
-    candidates = {"VSL": train_dir}
-    if recipe.align is not None:
-        align = recipe.align
-        reward_dir: Path | None = None
-        if recipe.lists.source == "reward_model":
-            reward_dir = runner.folder("reward")
-            runner.run(
-                "reward",
-                lambda folder: train_reward_model(
-                    recipe.lists,
-                    recipe.explore,
-                    trainer_arguments(RewardConfig, "reward", recipe.reward, folder / "checkpoints", seed),
-                    data_dir=data_dir,
-                    tokenizer_dir=tokenizer_dir,
-                    train_dir=train_dir,
-                    out_dir=folder,
-                ),
-                settings=[recipe.lists, recipe.explore, recipe.reward, seed],
-                after=last,
-                together=True,
-            )
-            last = (*last, "reward")
-        runner.run(
-            "align",
-            lambda folder: align_model(
-                recipe.lists,
-                trainer_arguments(RSPOConfig, "align", align, folder / "checkpoints", seed),
-                data_dir=data_dir,
-                tokenizer_dir=tokenizer_dir,
-                train_dir=train_dir,
-                reward_dir=reward_dir,
-                out_dir=folder,
-            ),
-            settings=[recipe.lists, align, seed],
-            after=last,
-            together=True,
-        )
-        candidates["VSL + RSPO"] = align_dir
-        last = (*last, "align")
-    metrics = runner.run(
-        "evaluate",
-        lambda folder: evaluate_models(
-            recipe.evaluate,
-            data_dir=data_dir,
-            tokenizer_dir=tokenizer_dir,
-            candidates=candidates,
-            out_dir=folder,
-            seed=seed,
-        ),
-        settings=[recipe.evaluate, seed],
-        after=last,
-    )
+    out, sections = Path(out_dir), vars(recipe)
+    check_columns(sections)
+    runner = StageRunner(out)
     if runner.rank == 0:
-        write_artifact(recipe, runner, candidates[metrics["final"]], metrics, out, command)
-    return metrics
+        claim_folder(out, recipe)
+    for stage in STAGES:
+        if stage.in_recipe(sections):
+            summary = run_stage(runner, stage, sections, recipe.seed)
+        if stage.name == "market" and recipe.market is not None:
+            recipe.data.root = str(runner.folder("market"))
+        elif stage.name == "data":
+            check_has_impressions(sections, summary)
+    if runner.rank == 0:
+        folders = {name: runner.folder(name) for name in runner.records}
+        write_artifact(folders, out, name=recipe.name, text=recipe.text, seed=recipe.seed, command=command)
+    return summary
 
 
-def simulate(config, folder: Path) -> dict:
-    """Writes a simulated market's tables into `folder`; returns its statistics."""
-    from gr4ad.market import AdMarket
+def run_stage(runner: StageRunner, stage: Stage, sections: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Runs a stage of a recipe on what the stages before it wrote; returns its summary."""
+    writers = {
+        flag: next(name for name in source.stages if name in runner.records)
+        for flag, source in INPUTS.items()
+        if any(name in runner.records for name in source.stages)
+    }
+    reads = [read for flag in stage.reads for read in (("model", "models") if flag == "models" else (flag,))]
+    after = [writers[flag] for flag in reads if flag in writers]
+    folders = {flag: stage_folder(runner.folder(writers[flag])) for flag in stage.reads if flag in writers}
+    models: dict[str, Path] = {}
+    if "models" in stage.reads:
+        models["VSL"] = runner.folder(writers["model"])
+        if "models" in folders:
+            models["VSL + RSPO"] = folders.pop("models")
+    chosen = {name: sections[name] for name in stage.sections}
 
-    market = AdMarket(config)
-    market.write(folder)
-    return market.statistics()
+    def work(folder: Path) -> dict[str, Any]:
+        out = folder / PREPARED if stage.name == "data" else folder
+        return stage.work(Job(chosen, folders, models, out, seed))
+
+    settings = stage_settings(stage, chosen, seed)
+    return runner.run(stage.name, work, settings=settings, after=after, together=stage.together)
+
+
+def stage_settings(stage: Stage, sections: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Everything that a stage's result depends on beside earlier stages, as JSON values."""
+    settings = {name: plain(sections[name]) for name in stage.sections}
+    if stage.name == "data":
+        # The folder's name may change between runs, its files may not.
+        settings |= {"data": {**settings["data"], "root": ""}, "inputs": input_digests(sections["data"])}
+    return settings | ({"seed": seed} if stage.seeded else {})
+
+
+def input_digests(data: DataConfig) -> dict[str, str]:
+    """Digest of each table."""
+    return {role: file_digest(Path(data.root) / source) for role, source in data.sources().items()}
+
+
+def stage_folder(folder: Path) -> Path:
+    """The folder of a stage as later stages read it: of a run's data stage the prepared data in it."""
+    return folder / PREPARED if (folder / PREPARED).is_dir() else folder
+
+
+def claim_folder(out: Path, recipe: Recipe) -> None:
+    """Makes the folder that of this recipe and data. Raises RecipeError if it is that of others."""
+    source = input_digests(recipe.data) if recipe.market is None else recipe.market
+    own = {"recipe": recipe.name, "data": stage_key("run", source, [])}
+    found = read_json(out / RUN_FILE) or own
+    for what, remedy in (("recipe", f"recipe {found['recipe']!r}"), ("data", "other data")):
+        if found[what] != own[what]:
+            raise RecipeError(
+                f"{out}: holds a run of {remedy}, which recipe {recipe.name!r} would overwrite. Give another `--out`, "
+                "or remove that folder first."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RUN_FILE, own)
 
 
 def write_artifact(
-    recipe: Recipe, runner: StageRunner, model_dir: Path, metrics: dict, out: Path, command: str
-) -> None:
-    """Model, tokenizer, card, report and metrics into `out`."""
+    folders: Mapping[str, Path], out: Path, *, name: str, text: str, seed: int, command: str
+) -> dict[str, Any]:
+    """Model, tokenizer, card, report and metrics into `out`; returns what `metrics.json` holds.
+
+    Args:
+        folders: Stage -> its folder; at least those of data, tokenize, train and evaluate, and of the final model.
+        name, text, seed, command: Of the recipe, and the way to run it, for the report and the card.
+
+    Raises:
+        ValueError: A folder is missing, or the stages do not belong together.
+    """
+    from gr4ad.data import load_prepared
+    from gr4ad.modeling_gr4ad import RankingWeights
     from gr4ad.pipeline.artifact import beam_tree, save_artifact
     from gr4ad.pipeline.embedding import ENCODER_FOLDER
     from gr4ad.pipeline.training import read_log
@@ -194,66 +144,88 @@ def write_artifact(
     from gr4ad.report.evaluation_files import as_report
     from gr4ad.trainers.evaluation.per_user import FILE_NAME as PER_USER_FILE
 
-    tokenizer_dir = runner.folder("tokenize")
+    records = stage_records(folders)
+    metrics, model_dir = records["evaluate"].summary, folders[final_stage(records)] / "model"
+    out.mkdir(parents=True, exist_ok=True)
     save_artifact(
-        model_dir / "model",
-        tokenizer_dir / "tokenizer",
-        metrics["serving"],
+        model_dir,
+        folders["tokenize"] / "tokenizer",
+        RankingWeights.from_dict(metrics["serving"]),
         out,
-        encoder_dir=runner.folder("tune") / ENCODER_FOLDER if recipe.tune is not None else None,
+        encoder_dir=folders["tune"] / ENCODER_FOLDER if "tune" in folders else None,
     )
-    quality = json.loads((tokenizer_dir / "quality.json").read_text(encoding="utf-8"))
-    data = load_prepared(runner.folder("data") / "prepared")
+    quality = json.loads((folders["tokenize"] / "quality.json").read_text(encoding="utf-8"))
+    data = load_prepared(stage_folder(folders["data"]))
     # The picture shows a user with a history of middling length: neither a guess nor a saturated one.
     lengths = [len(items) for items in data.test["items"]]
     middle = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))[len(lengths) * 2 // 3]
+    seconds = {stage: record.seconds for stage, record in records.items()}
     report = RunReport(
-        title=recipe.name,
+        title=name,
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        seed=recipe.seed,
+        seed=seed,
         machine=machine(),
-        versions={name: version(name) for name in VERSIONS},
+        versions={package: version(package) for package in VERSIONS},
         data_summary=data.summary,
-        training_log=read_log(runner.folder("train")),
-        alignment_log=read_log(runner.folder("align")) if recipe.align is not None else [],
+        training_log=read_log(folders["train"]),
+        alignment_log=read_log(folders["align"]) if "align" in folders else [],
         sid_quality=quality["quality"],
         code_counts=quality["code_counts"],
         metrics=as_report(metrics),
-        # An evaluation kept from an earlier version has neither.
-        paired=metrics.get("paired", {}),
-        value_calibration=metrics.get("value_calibration", {}).get(metrics["final"], {}),
+        paired=metrics["paired"],
+        value_calibration=metrics["value_calibration"].get(metrics["final"], {}),
         beam_tree=beam_tree(out, data.test[middle]["items"]),
-        timings=runner.seconds,
+        timings=seconds,
         notes=notes(metrics),
     )
-    per_user = runner.folder("evaluate") / PER_USER_FILE
-    if per_user.is_file():
-        shutil.copyfile(per_user, out / f"{PER_USER_FILE}.tmp")
-        os.replace(out / f"{PER_USER_FILE}.tmp", out / PER_USER_FILE)
+    shutil.copyfile(folders["evaluate"] / PER_USER_FILE, out / f"{PER_USER_FILE}.tmp")
+    os.replace(out / f"{PER_USER_FILE}.tmp", out / PER_USER_FILE)
     write_report(out / "report.html", report)
     model_config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    write_model_card(out, report, model_config=model_config, recipe_name=recipe.name, recipe_text=recipe.text)
-    write_json(
-        out / "metrics.json",
-        {
-            **metrics,
-            "sid_quality": quality["quality"],
-            "seconds": runner.seconds,
-            "sample_history": data.test[middle]["items"][-8:],
-        },
-    )
+    write_model_card(out, report, model_config=model_config, recipe_name=name, recipe_text=text)
+    content = {
+        **metrics,
+        "sid_quality": quality["quality"],
+        "seconds": seconds,
+        "sample_history": data.test[middle]["items"][-8:],
+    }
+    write_json(out / "metrics.json", content)
+    return content
+
+
+def stage_records(folders: Mapping[str, Path]) -> dict[str, StageRecord]:
+    """The record of each stage, in the order of a run. Raises ValueError if one is missing, or the evaluation was not
+    of these data and tokenizer."""
+    found = {name: StageRecord.read(folder) for name, folder in folders.items()}
+    records = {stage.name: record for stage in STAGES if (record := found.get(stage.name)) is not None}
+    for name in ("data", "tokenize", "train", "evaluate"):
+        if name not in records:
+            raise ValueError(f"An artifact needs the stage `{name}`: give its finished folder.")
+        if name in ("data", "tokenize") and records[name].key not in records["evaluate"].reads:
+            raise ValueError(f"{folders['evaluate']}: was not evaluated with {folders[name]}. Give what it was.")
+    return records
+
+
+def final_stage(records: Mapping[str, StageRecord]) -> str:
+    """The stage that trained the model which the evaluation chose. Raises ValueError if it is not among them."""
+    metrics = records["evaluate"].summary
+    key = metrics["models"][metrics["final"]]
+    for name, record in records.items():
+        if record.key == key:
+            return name
+    raise ValueError(f"The final model {metrics['final']!r} is not among the stages: give the folder that has it too.")
 
 
 def notes(metrics: dict) -> list[str]:
     """What a reader of the tables has to know."""
     serving = metrics["serving"]
-    unpriced = not metrics.get("values", {}).get("logged", True)
+    unpriced = not metrics["values"]["logged"]
     return [
         *(["The log has no values, every event counts alike: value metrics are left out."] if unpriced else []),
         f"The final model is {metrics['final']}: the best {metrics['metric']} on "
         f"{metrics['users']['validation_sample']} validation users, with item weight {serving['item_weight']:g}, "
-        f"value weight {serving['value_weight']:g} and neighbour weight {serving.get('neighbour_weight', 0.0):g}. "
+        f"value weight {serving['value_weight']:g} and neighbour weight {serving['neighbour_weight']:g}. "
         "Each system saw the test users once.",
         "A hit is an item, not a semantic ID: items that share an SID are ranked by the item head or, without "
         "it, by their training events and then by item id.",
@@ -274,9 +246,4 @@ def machine() -> dict:
     return {"cpu": model, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
 
 
-def remove_stages(out_dir: str | Path) -> None:
-    """Deletes the stage folders, which only a later run of the same recipe needs."""
-    shutil.rmtree(Path(out_dir) / "stages", ignore_errors=True)
-
-
-__all__ = ["remove_stages", "run_recipe"]
+__all__ = ["VERSIONS", "machine", "run_recipe", "write_artifact"]

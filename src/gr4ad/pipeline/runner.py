@@ -8,9 +8,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,38 @@ logger = logging.getLogger(__name__)
 
 DONE_FILE = "stage.json"
 STARTED_FILE = "started.json"
+PREPARED = "prepared"
+"""Folder of the prepared data within the folder of a run's data stage."""
 BEFORE = ".before"
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a finished stage leaves in its folder, as `stage.json`.
+
+    stage: Its name. key: Hash of its settings and of the keys of the stages it read, which are `reads` ("" for one
+    that left no record). settings: Section -> fields, and `seed`. seconds; summary: What the stage returned.
+    """
+
+    stage: str
+    key: str
+    reads: list[str]
+    settings: Any
+    seconds: float
+    summary: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> StageRecord | None:
+        """The record of a stage's folder, also given the folder `prepared` in one; None if it has none."""
+        content = read_json(folder / DONE_FILE)
+        if not content and folder.name == PREPARED:
+            content = read_json(folder.parent / DONE_FILE)
+        return cls(**content) if set(content) == set(cls.__dataclass_fields__) else None
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / DONE_FILE, plain(self))
 
 
 class StageRunner:
@@ -40,9 +69,12 @@ class StageRunner:
     def __init__(self, out_dir: str | Path):
         self.root = Path(out_dir) / "stages"
         self.rank = process_rank()
-        self.keys: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
-        self.summaries: dict[str, dict] = {}
+        self.records: dict[str, StageRecord] = {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each stage took, in whichever run it ran."""
+        return {name: record.seconds for name, record in self.records.items()}
 
     def folder(self, name: str) -> Path:
         return self.root / name
@@ -53,7 +85,7 @@ class StageRunner:
         work: Callable[[Path], dict | None],
         *,
         settings: Any,
-        after: tuple[str, ...] = (),
+        after: Sequence[str] = (),
         together: bool = False,
     ) -> dict:
         """Runs `work(folder)` unless it is finished already.
@@ -68,20 +100,20 @@ class StageRunner:
         Returns:
             The summary.
         """
-        key = stage_key(name, settings, [self.keys[earlier] for earlier in after])
+        earlier = [self.records[stage].key for stage in after]
+        key = stage_key(name, settings, earlier)
         folder = self.folder(name)
-        self.keys[name] = key
         if not self.rank:
             set_aside(folder, key)
-        done = read_json(folder / DONE_FILE)
-        if done.get("key") == key:
+        record = StageRecord.read(folder)
+        if record is not None and record.key == key:
             if self.rank == 0:
-                logger.info("%s: kept (finished in %.0f s before)", name, done["seconds"])
+                logger.info("%s: kept (finished in %.0f s before)", name, record.seconds)
         elif self.rank:
             if together:
                 wait_for_key(folder / STARTED_FILE, key)
                 work(folder)
-            done = wait_for_key(folder / DONE_FILE, key)
+            record = StageRecord(**wait_for_key(folder / DONE_FILE, key))
         else:
             spent = 0.0
             if folder.exists():
@@ -93,13 +125,13 @@ class StageRunner:
             start = time.monotonic()
             with nullcontext() if together else alone():
                 summary = work(folder) or {}
-            done = {"key": key, "seconds": spent + time.monotonic() - start, "summary": summary}
-            write_json(folder / DONE_FILE, done)
+            seconds = spent + time.monotonic() - start
+            record = StageRecord(name, key, earlier, plain(settings), seconds, summary)
+            record.write(folder)
             shutil.rmtree(folder.with_name(name + BEFORE), ignore_errors=True)
-            logger.info("%s: finished in %.0f s", name, done["seconds"])
-        self.seconds[name] = done["seconds"]
-        self.summaries[name] = done["summary"]
-        return done["summary"]
+            logger.info("%s: finished in %.0f s", name, seconds)
+        self.records[name] = record
+        return record.summary
 
 
 def set_aside(folder: Path, key: str) -> None:
@@ -138,9 +170,9 @@ def wait_for_key(path: Path, key: str) -> dict:
     return content
 
 
-def stage_key(name: str, settings: Any, earlier: list[str]) -> str:
-    """Hash of everything a stage's result depends on, 32 hex digits."""
-    text = json.dumps([gr4ad.__version__, name, plain(settings), earlier], sort_keys=True, default=str)
+def stage_key(name: str, settings: Any, earlier: Sequence[str]) -> str:
+    """Hash of everything a stage's result depends on, 32 hex digits; `earlier`: the keys of the stages it reads."""
+    text = json.dumps([gr4ad.__version__, name, plain(settings), list(earlier)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -180,4 +212,4 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-__all__ = ["StageRunner", "file_digest", "process_rank", "read_json", "write_json"]
+__all__ = ["PREPARED", "StageRecord", "StageRunner", "file_digest", "process_rank", "read_json", "write_json"]

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from gr4ad.trainers.evaluation import KNNSettings
+
+def check_least(settings: Any, least: float, *names: str) -> None:
+    """Raises ValueError where a field, or an entry of one that is a list, is below `least`; None is no value."""
+    for name in names:
+        value = getattr(settings, name)
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not number >= least:
+                raise ValueError(f"`{name}` must be {least:g} or more. Received: {value}.")
+
+
+def check_share(settings: Any, *names: str) -> None:
+    """Raises ValueError where a field, or an entry of one that is a list, is outside [0, 1]."""
+    for name in names:
+        value = getattr(settings, name)
+        for number in value if isinstance(value, list) else [value]:
+            if not 0 <= number <= 1:
+                raise ValueError(f"`{name}` is a share in [0, 1]. Received: {value}.")
 
 
 @dataclass
@@ -41,6 +58,12 @@ class EmbedConfig:
     encoder_batch_size: int = field(default=64, metadata={"help": "Ads encoded at once."})
     shard_size: int = field(default=10_000, metadata={"help": "Ads of a file; a killed run goes on after the last."})
 
+    def __post_init__(self) -> None:
+        check_least(self, 1, "category_dimension", "max_images", "max_length", "encoder_batch_size", "shard_size")
+        for name, choices in (("pooling", ("auto", "mean", "last")), ("dtype", ("auto", "float32", "bfloat16"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}.")
+
 
 @dataclass
 class TokenizeConfig:
@@ -75,6 +98,13 @@ class TokenizeConfig:
             "reach 97 days. Needs events with `timestamp`; 0 = none."
         },
     )
+    num_cross_domain_items: int = field(
+        default=0,
+        metadata={
+            "help": "Rows that ids of what users did elsewhere are hashed to, row 0 being padding; 0 = none. Needs "
+            "prepared data with `cross_domain`."
+        },
+    )
     display_columns: list[str] = field(
         default_factory=lambda: ["title"],
         metadata={
@@ -88,8 +118,21 @@ class TokenizeConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.num_time_buckets < 0:
-            raise ValueError(f"`num_time_buckets` must be 0 (none) or more. Received: {self.num_time_buckets}.")
+        sizes = [str(size) for size in self.codebook_sizes]
+        numbers = [*sizes[:-1], *(size.removesuffix("*") for size in sizes[-1:])]
+        if not sizes or sizes[0].endswith("*") or not all(size.isdecimal() and int(size) for size in numbers):
+            raise ValueError(
+                "`codebook_sizes` are whole numbers above 0, a level each; the last of several may end in * (a hash). "
+                f"Received: {self.codebook_sizes}."
+            )
+        check_least(self, 0, "num_value_buckets", "num_time_buckets", "balanced_iterations", "collaborative_weight")
+        check_least(self, 0, "kmeans_iterations")
+        check_share(self, "min_used")
+        if self.num_cross_domain_items < 0 or self.num_cross_domain_items == 1:
+            raise ValueError(
+                "`num_cross_domain_items` must be 0 (none), or at least 2: row 0 is padding. "
+                f"Received: {self.num_cross_domain_items}."
+            )
 
 
 @dataclass
@@ -127,6 +170,34 @@ class ModelSettings:
     user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
 
+    def __post_init__(self) -> None:
+        check_least(self, 1, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_least(self, 1, "num_key_value_heads", "num_context_kv", "max_context_items")
+        check_least(self, 0, "num_context_layers", "num_parallel_layers")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Received: {self.dropout}.")
+        if self.num_parallel_layers >= self.num_hidden_layers:
+            raise ValueError(
+                "`num_parallel_layers` (K) must be below `num_hidden_layers` (L), so that a layer sees the previous "
+                f"token. Received: K = {self.num_parallel_layers}, L = {self.num_hidden_layers}."
+            )
+        if self.num_context_kv > self.num_hidden_layers:
+            raise ValueError(
+                f"`num_context_kv` must be at most `num_hidden_layers` = {self.num_hidden_layers}. Received: "
+                f"{self.num_context_kv}."
+            )
+        heads, groups = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % heads or heads % groups:
+            raise ValueError(
+                "`num_attention_heads` must divide `hidden_size`, and `num_key_value_heads` the heads. Received: "
+                f"hidden_size = {self.hidden_size}, heads = {heads}, key/value heads = {groups}."
+            )
+        if self.item_head and not self.item_embeddings:
+            raise ValueError("`item_head` scores the item embeddings: set `item_embeddings` to true, or it to false.")
+        for name in ("item_head_copy", "item_head_repeat"):
+            if getattr(self, name) and not self.item_head:
+                raise ValueError(f"`{name}` is part of the item head. Received: true with `item_head` = false.")
+
 
 LIST_SOURCES = ("impressions", "beams", "reward_model")
 
@@ -152,6 +223,10 @@ class ListConfig:
     def __post_init__(self) -> None:
         if self.source not in LIST_SOURCES:
             raise ValueError(f"`source` must be one of {', '.join(LIST_SOURCES)}. Received: {self.source!r}.")
+        check_least(self, 1, "max_lists")
+        check_least(self, 2, "list_size")
+        if not 0 < self.held_share < 1:
+            raise ValueError(f"`held_share` is a share in (0, 1). Received: {self.held_share}.")
 
 
 @dataclass
@@ -180,8 +255,8 @@ class ExploreConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.exploration <= 1:
-            raise ValueError(f"`exploration` is a share in [0, 1]. Received: {self.exploration}.")
+        check_share(self, "exploration")
+        check_least(self, 1, "beam_widths")
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"`held_out_share` is a share in (0, 1). Received: {self.held_out_share}.")
         if self.value_given not in ("impression", "click", "conversion"):
@@ -211,6 +286,8 @@ class NeighbourConfig:
     )
 
     def __post_init__(self) -> None:
+        from gr4ad.trainers.evaluation import KNNSettings  # pandas and scipy, which no other section needs
+
         KNNSettings(**vars(self))  # which checks them
 
 
@@ -264,9 +341,11 @@ class EvaluateConfig:
         for weight in self.item_weights:
             if not 0 <= weight <= 1:
                 raise ValueError(f"`item_weights` are shares in [0, 1] of the item head. Received: {weight}.")
-        for weight in self.neighbour_weights:
-            if weight < 0:
-                raise ValueError(f"`neighbour_weights` should be 0 or more. Received: {weight}.")
+        check_least(self, 0, "neighbour_weights", "value_weights", "item_candidates", "tuning_users")
+        check_least(self, 1, "beam_widths", "batch_size")
+        for name in ("item_weights", "value_weights", "neighbour_weights"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` should hold at least one weight to choose from. Received: [].")
         if 0 not in self.neighbour_weights and not any(self.item_weights):
             raise ValueError(
                 "`neighbour_weights` add to the item head's score: let them hold 0, or `item_weights` a larger share. "

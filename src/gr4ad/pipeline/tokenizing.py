@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,7 +19,7 @@ from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
 
 ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can be limited to so many ads of one
-SEQUENCE_COLUMNS = frozenset({"user_id", "items", "events", "values", "times", "target_items", "target_values"})
+ITEM_VECTORS_FILE = "item_vectors.safetensors"
 
 
 def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
@@ -32,15 +33,70 @@ def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
     return ["|".join(map(str, row)) for row in zip(*(data.catalog[name] for name in columns), strict=True)]
 
 
-def check_times(data: PreparedData, num_time_buckets: int) -> None:
+def fit_event_names(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
+    """The kinds of events of training histories; none if all are of one kind."""
+    names = sorted({event for row in data.train["events"] for event in row})
+    return {"event_names": names if len(names) > 1 else []}
+
+
+def fit_values(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
+    """Equal-frequency buckets of the values of training histories."""
+    from gr4ad.tokenization import fit_value_buckets
+
+    arguments = {"value_unit": data.summary["value_unit"]}
+    if config.num_value_buckets:
+        values = np.array([value for row in data.train["values"] for value in row])
+        edges, means = fit_value_buckets(values, config.num_value_buckets)
+        arguments |= {"value_bucket_edges": edges, "value_bucket_means": means}
+    return arguments
+
+
+def check_times(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
     """Raises ValueError if time buckets are asked of a log that has no times."""
     clock = data.summary.get("clock")  # None where an earlier version prepared the data
-    if num_time_buckets and clock != "timestamp":
+    if config.num_time_buckets and clock != "timestamp":
         raise ValueError(
-            f"`num_time_buckets` = {num_time_buckets} needs the time of each event, but the clock of the prepared "
-            f"data is {clock!r}. Map a column of times to `timestamp` in `event_columns` and prepare the data again, "
-            "or set `num_time_buckets` to 0."
+            f"`num_time_buckets` = {config.num_time_buckets} needs the time of each event, but the clock of the "
+            f"prepared data is {clock!r}. Map a column of times to `timestamp` in `event_columns` and prepare the "
+            "data again, or set `num_time_buckets` to 0."
         )
+    return {"num_time_buckets": config.num_time_buckets}
+
+
+def check_cross_domain(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
+    """Raises ValueError if cross-domain rows are asked of data that do not say what users did elsewhere, and when."""
+    missing = {"cross_domain", "cross_domain_times"} - set(data.train.column_names)
+    if config.num_cross_domain_items and missing:
+        raise ValueError(
+            f"`num_cross_domain_items` = {config.num_cross_domain_items} needs what users did elsewhere and when, but "
+            "the prepared data have none. Name a file in `cross_domain` and prepare the data again, or set "
+            "`num_cross_domain_items` to 0."
+        )
+    return {"num_cross_domain_items": config.num_cross_domain_items}
+
+
+FITTED: dict[str, Callable[[PreparedData, TokenizeConfig], dict[str, Any]]] = {
+    "events": fit_event_names,
+    "values": fit_values,
+    "times": check_times,
+    "cross_domain": check_cross_domain,
+}
+"""What the tokenizer has to know of each column of a history: its arguments, from the training rows alone."""
+
+
+def history_arguments(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
+    """Arguments of the tokenizer that follow from the columns of histories and the user features.
+
+    Raises:
+        ValueError: If a setting asks for something that the data do not have.
+    """
+    features = {
+        name: sorted({str(value) for value in data.train[name] if value is not None}) for name in data.user_features
+    }
+    arguments: dict[str, Any] = {"user_features": features}
+    for fit in FITTED.values():
+        arguments |= fit(data, config)
+    return arguments
 
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -83,21 +139,24 @@ def with_neighbours(collaborative: np.ndarray, fused: np.ndarray) -> np.ndarray:
     return np.where(known[:, None], collaborative, mean + length * directions).astype(np.float32)
 
 
-def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int) -> dict:
+def build_tokenizer(
+    config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int
+) -> dict[str, Any]:
     """Fits the quantizer, writes the tokenizer folder `tokenizer/`, `item_embeddings.safetensors` (the vectors that
-    were quantized) and `quality.json`. The item vectors that the tokenizer carries are the collaborative ones, which a
-    model would else have to learn from the log, or where there are none the quantized.
+    were quantized, and the collaborative ones) and `quality.json`. The tokenizer carries the vectors from which
+    training starts the item table: collaborative ones if there are any, else those that were quantized.
 
     Raises:
         SIDCollapseError: If less of a quantized codebook is in use than `min_used`.
         ValueError: If embeddings or settings do not fit the data.
     """
-    from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets, sid_quality
+    from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, sid_quality
     from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
 
     data = load_prepared(data_dir)
-    check_times(data, config.num_time_buckets)
-    content, collaborative = read_embeddings(embed_dir / "embeddings.safetensors", data.catalog["item_id"])
+    arguments = history_arguments(data, config)
+    item_ids = data.catalog["item_id"]
+    content, collaborative = read_embeddings(embed_dir / "embeddings.safetensors", item_ids)
     fusion = EmbeddingFusion.fit(content, collaborative, collaborative_weight=config.collaborative_weight, seed=seed)
     embeddings = fusion.transform(content, collaborative)
     quantizer = MGMRQuantizer(
@@ -113,18 +172,9 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
     check_collapse(quality, quantizer.levels, config.min_used)
 
     events = Counter(item for items in data.train["items"] for item in items)
-    item_ids = data.catalog["item_id"]
     item_counts = np.array([events[item] for item in item_ids], dtype=np.float64)
     quality["interactions_in_shared_sids"] = interaction_exposure(codes, item_counts)
 
-    values = np.array([value for row in data.train["values"] for value in row])
-    edges, means = fit_value_buckets(values, config.num_value_buckets) if config.num_value_buckets else ([], [])
-    features = {
-        name: sorted({str(value) for value in data.train[name] if value is not None})
-        for name in data.train.column_names
-        if name not in SEQUENCE_COLUMNS
-    }
-    names = sorted({event for row in data.train["events"] for event in row})
     kept = dict.fromkeys([*config.display_columns, ACCOUNT_COLUMN])  # in order, each once
     columns = {name: data.catalog[name] for name in kept if name in data.catalog.column_names}
     SIDIndex(item_ids, codes, item_counts, columns).save(out_dir / "items.parquet")
@@ -133,22 +183,19 @@ def build_tokenizer(config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, 
     if collaborative is not None and fusion.collaborative_mean is not None:
         vectors["collaborative"] = with_neighbours(collaborative, embeddings[:, content.shape[1] :])
     save_file(vectors, out_dir / "item_embeddings.safetensors")
+    # Vectors learned from sequences are what the model would have to learn itself; content is the second best.
     start = vectors.get("collaborative", embeddings)
-    save_file({"item_vectors": start}, out_dir / "item_vectors.safetensors")
+    save_file({"item_vectors": start}, out_dir / ITEM_VECTORS_FILE)
     tokenizer = UASIDTokenizer(
         str(out_dir / "items.parquet"),
         str(out_dir / "codebooks.safetensors"),
+        item_vectors_file=str(out_dir / ITEM_VECTORS_FILE),
         codebook_sizes=config.codebook_sizes,
         business_fields=config.business_fields,
-        event_names=names if len(names) > 1 else [],
-        user_features=features,
-        value_bucket_edges=edges,
-        value_bucket_means=means,
-        value_unit=data.summary["value_unit"],
-        num_time_buckets=config.num_time_buckets,
-        item_vectors_file=str(out_dir / "item_vectors.safetensors"),
+        **arguments,
     )
     tokenizer.save_pretrained(out_dir / "tokenizer")
+    (out_dir / ITEM_VECTORS_FILE).unlink()  # the tokenizer's folder has it
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)
     if (embed_dir / CATEGORY_FILE).is_file():
         shutil.copyfile(embed_dir / CATEGORY_FILE, out_dir / "tokenizer" / CATEGORY_FILE)

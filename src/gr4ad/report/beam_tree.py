@@ -11,8 +11,8 @@ from typing import Any
 ROW = 25.0  # height of one leaf, px
 COLUMN = 150.0  # distance of two levels, px
 ROOT_X = 222.0  # the history stands to the left of it, px
-LEAF_WIDTH = 290.0  # room for titles to the right of the last level, px
-TOP = 38.0  # room for the headings, px
+LEAF_WIDTH = 290.0  # for titles to the right of the last level, px
+TOP = 38.0  # for the headings, px
 WIDEST = 12.0  # line of probability 1, px
 BEAMS = 12  # beams drawn of each level
 HISTORY = 6  # items of the history drawn
@@ -176,6 +176,3 @@ def _percent(probability: float) -> str:
 
 def _title(item: Mapping[str, Any]) -> str:
     return str(item.get("title") or item.get("item_id") or "")
-
-
-__all__ = ["Drawing", "Node", "draw_beam_tree"]

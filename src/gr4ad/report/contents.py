@@ -97,6 +97,3 @@ class RunReport:
     def value_unit(self) -> str:
         """Unit of money figures, "" when unknown."""
         return str(self.data_summary.get("value_unit") or "")
-
-
-__all__ = ["RunReport"]

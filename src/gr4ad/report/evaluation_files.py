@@ -10,9 +10,9 @@ from xml.sax.saxutils import escape
 
 from . import tables
 from .evaluation_plots import comparison_plot, reliability_plot
-from .markdown import markdown_table, one_line
-from .page import BAR_METRICS, write_page
-from .plots import Plot, has_intervals, metric_plot
+from .markdown import markdown_table, metric_markdown, one_line
+from .page import write_page
+from .plots import Plot, bar_plots
 
 # The page's light colours: a picture in a file of its own has no style sheet to ask.
 FILE_COLORS = {
@@ -49,18 +49,10 @@ def write_evaluation(folder: Path, outcome: Mapping[str, Any]) -> list[Path]:
     """Writes `metrics.md` and `plots/` of what `evaluate_models` found; returns the files."""
     metrics = as_report(outcome)
     unit = outcome.get("values", {}).get("unit", "")
-    plots: dict[str, Plot | None] = {}
-    for metric in BAR_METRICS:
-        systems = metrics["test"]
-        note = "95% interval over users" if has_intervals(metric, systems) else "± one standard error"
-        plots[metric] = metric_plot(metric, systems, f"{unit} per user, {note}" if metric == "revenue@10" else note)
+    plots: dict[str, Plot | None] = {**bar_plots(metrics["test"], unit)}
     for part, calibration in outcome.get("value_calibration", {}).get(outcome["final"], {}).items():
         plots[f"reliability_{part}"] = reliability_plot(part, calibration, unit)
-    write_page(folder / "metrics.md", evaluation_markdown(outcome))
-    return [
-        folder / "metrics.md",
-        *write_plots(folder / PLOTS_FOLDER, {name: plot for name, plot in plots.items() if plot is not None}),
-    ]
+    return write_files(folder / "metrics.md", evaluation_markdown(outcome), plots)
 
 
 def evaluation_markdown(outcome: Mapping[str, Any]) -> str:
@@ -74,18 +66,10 @@ def evaluation_markdown(outcome: Mapping[str, Any]) -> str:
         if table is None:
             continue
         users = "" if table.users is None else f" ({tables.count_text(table.users)} users)"
-        order = sorted(systems, key=lambda system: system != tables.OURS)
-        rows = []
-        for system, (name, own, cells) in zip(order, table.rows, strict=True):
-            texts = []
-            for key, cell in zip(table.keys, cells, strict=True):
-                ends = tables.interval_text(key, systems[system])
-                texts.append((f"**{cell.text}**" if cell.best else cell.text) + (f" ({ends})" if ends else ""))
-            rows.append([f"**{name}**" if own else name, *texts])
         parts += [
             f"## {table.title}{users}",
             "In brackets: 95% interval over users. Bold: best of the column.",
-            markdown_table(["System", *table.columns], rows),
+            metric_markdown(table, lambda cell: f" ({cell.interval})" if cell.interval else ""),
         ]
         columns, paired = tables.paired_rows(outcome.get("paired", {}).get(protocol, {}))
         if paired:
@@ -111,11 +95,7 @@ def evaluation_markdown(outcome: Mapping[str, Any]) -> str:
 def write_comparison(folder: Path, comparison: Mapping[str, Any]) -> list[Path]:
     """Writes `comparison.md` and `plots/` of what `compare_runs` found; returns the files."""
     plots = {metric: comparison_plot(metric, comparison["systems"]) for metric in comparison["metrics"]}
-    write_page(folder / "comparison.md", comparison_markdown(comparison))
-    return [
-        folder / "comparison.md",
-        *write_plots(folder / PLOTS_FOLDER, {name: plot for name, plot in plots.items() if plot is not None}),
-    ]
+    return write_files(folder / "comparison.md", comparison_markdown(comparison), plots)
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
@@ -173,14 +153,16 @@ def difference_text(cell: tables.PairedCell) -> str:
     return (f"**{cell.text}**" if cell.clear else cell.text) + f" ({cell.interval}{share})"
 
 
-def write_plots(folder: Path, plots: Mapping[str, Plot]) -> list[Path]:
-    """Writes each plot as `NAME.svg`, readable on its own; returns the files."""
-    paths = []
+def write_files(page: Path, text: str, plots: Mapping[str, Plot | None]) -> list[Path]:
+    """Writes a Markdown page, and each plot that there is as `plots/NAME.svg` beside it, readable on its own; returns
+    the files."""
+    contents = {page: text}
     for name, plot in plots.items():
-        path = folder / f"{name.replace('@', '_at_')}.svg"
-        write_page(path, stand_alone(plot))
-        paths.append(path)
-    return paths
+        if plot is not None:
+            contents[page.parent / PLOTS_FOLDER / f"{name.replace('@', '_at_')}.svg"] = stand_alone(plot)
+    for path, content in contents.items():
+        write_page(path, content)
+    return list(contents)
 
 
 def stand_alone(plot: Plot) -> str:
@@ -206,15 +188,3 @@ def stand_alone(plot: Plot) -> str:
         f'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view}" width="{2 * box[2]:g}" height="{2 * box[3]:g}" '
         f'font-family="{FAMILY}">\n<rect {place} fill="#ffffff"/>\n' + "\n".join(texts) + f"\n{inner}\n</svg>\n"
     )
-
-
-__all__ = [
-    "as_report",
-    "comparison_markdown",
-    "difference_text",
-    "evaluation_markdown",
-    "mean_text",
-    "stand_alone",
-    "write_comparison",
-    "write_evaluation",
-]

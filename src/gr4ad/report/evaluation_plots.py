@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-from .plots import ACCENT, CARD, INK, MUTED, RULE, STEPS, WIDE, Plot, inline_svg, styled_axes, two_lines
+from . import plots
+from .plots import ACCENT, INK, MUTED, RULE, Plot, inline_svg, styled_axes
 from .tables import CALIBRATION_PARTS, METRICS
 
 SQUARE = (4.2, 3.4)  # inches: both axes of a reliability plot hold values
@@ -31,27 +30,15 @@ def reliability_plot(part: str, calibration: Mapping[str, Any], value_unit: str 
         if logarithmic:
             axes.set_xscale("log")
             axes.set_yscale("log")
-        axes.plot([start, stop], [start, stop], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([start, stop], [start, stop], **plots.DASHED)
         for place, low, high in zip(x, lows, highs, strict=True):
             axes.plot([place] * 2, [max(low, start), high], color=ACCENT, linewidth=1.6, alpha=0.75)
         axes.plot(x, y, color=ACCENT, linewidth=1, alpha=0.4)
-        axes.plot(
-            x,
-            y,
-            "o",
-            color=ACCENT,
-            markeredgecolor=CARD,
-            markeredgewidth=0.7,
-            markersize=5,
-            linestyle="none",
-            zorder=4,
-        )
+        plots.dots(axes, x, y, ACCENT, markeredgewidth=0.7, markersize=5)
         axes.set_xlim(start, stop)
         axes.set_ylim(start, stop)
         for axis in (axes.xaxis, axes.yaxis):
-            if not logarithmic:
-                axis.set_major_locator(MaxNLocator(5, steps=STEPS))
-            axis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
+            plots.four_digits(axis, None if logarithmic else 5)
         unit = f", {value_unit}" if value_unit else ""
         axes.set_xlabel(f"predicted value{unit}")
         axes.set_ylabel("true value")
@@ -69,7 +56,7 @@ def comparison_plot(metric: str, systems: Mapping[str, Mapping[str, Any]]) -> Pl
     if len(known) < 2:
         return None
     names = list(known)[::-1]  # the first on top
-    with styled_axes((WIDE[0], 0.6 + 0.34 * len(names))) as (figure, axes):
+    with styled_axes((plots.WIDE[0], 0.6 + 0.34 * len(names))) as (figure, axes):
         for place, name in enumerate(names):
             scores = known[name]
             color = ACCENT if place == len(names) - 1 else INK
@@ -77,18 +64,14 @@ def comparison_plot(metric: str, systems: Mapping[str, Mapping[str, Any]]) -> Pl
             if len(scores["by_run"]) > 1:
                 runs = scores["by_run"]
                 axes.plot(runs, [place - 0.24] * len(runs), "o", color=MUTED, markersize=3, linestyle="none")
-            axes.plot(scores["mean"], place, "o", color=color, markeredgecolor=CARD, markersize=5.5, zorder=4)
+            plots.dots(axes, scores["mean"], place, color, markersize=5.5)
         first = known[names[-1]]["mean"]
-        axes.axvline(first, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        axes.set_yticks(range(len(names)), [two_lines(name) for name in names], fontsize=8.5)
+        axes.axvline(first, **plots.DASHED, zorder=0)
+        axes.set_yticks(range(len(names)), [plots.two_lines(name) for name in names], fontsize=8.5)
         for label, name in zip(axes.get_yticklabels(), names, strict=True):
             label.set_color(ACCENT if name == names[-1] else INK)
         axes.set_ylim(-0.6, len(names) - 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
+        plots.four_digits(axes.xaxis, 5)
         axes.grid(axis="x", color=RULE, linewidth=0.8)
         note = "Mean and 95% interval over users and seeds; small dots: single runs"
         return Plot(METRICS.get(metric, metric), inline_svg(figure), note)
-
-
-__all__ = ["comparison_plot", "reliability_plot"]

@@ -34,6 +34,3 @@ def load_figure(systems: Mapping[str, Sequence[Mapping[str, float]]], slo_ms: fl
         width.set(ylabel="beam rows a request", xlabel="seconds", ylim=(0, None))
         latency.legend(frameon=False)
     return figure
-
-
-__all__ = ["load_figure"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from .tables import Cell, MetricTable
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
@@ -14,6 +16,15 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align:
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
+def metric_markdown(table: MetricTable, beside: Callable[[Cell], str]) -> str:
+    """A table of systems, the own one and the best figures bold; beside: what follows a figure, from its cell."""
+    rows = []
+    for name, own, cells in table.rows:
+        texts = [(f"**{cell.text}**" if cell.best else cell.text) + beside(cell) for cell in cells]
+        rows.append([f"**{name}**" if own else name, *texts])
+    return markdown_table(["System", *table.columns], rows)
+
+
 def one_line(text: Any) -> str:
     """One line in which markup of the data stays text."""
     return " ".join(str(text).split()).replace("<", "&lt;")
@@ -21,6 +32,3 @@ def one_line(text: Any) -> str:
 
 def _cell(text: str) -> str:
     return one_line(text).replace("|", "\\|")
-
-
-__all__ = ["markdown_table", "one_line"]

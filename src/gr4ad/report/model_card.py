@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from . import tables
 from .contents import RunReport
-from .markdown import markdown_table, one_line
+from .markdown import markdown_table, metric_markdown, one_line
 
 CARD_FILE = "README.md"
 TAGS = ["gr4ad", "generative-recommendation", "semantic-id", "advertising"]
@@ -81,25 +81,19 @@ def write_model_card(
 
 def _headline(report: RunReport) -> str:
     """The main figures beside the strongest baseline, in a sentence."""
-    systems = report.metrics.get("test", {})
-    ours = systems.get(tables.OURS, {})
     told = []
-    for metric in ("recall@10", "ndcg@10", "revenue@10"):
-        if not tables.is_known(ours.get(metric)):
-            continue
-        rival = tables.best_baseline(systems, metric)
+    for metric, figure, rival in tables.headline(report.metrics.get("test", {})):
         against = "" if rival is None else f" ({one_line(rival[0])}: {tables.figure_text(metric, rival[1])})"
-        told.append(f"{tables.METRICS[metric]} **{tables.figure_text(metric, ours[metric])}**{against}")
+        told.append(f"{tables.METRICS[metric]} **{tables.figure_text(metric, figure)}**{against}")
     return f"On the test users: {', '.join(told)}. In brackets: the best baseline." if told else ""
 
 
 def _data_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: {one_line(text)}" for name, text in tables.data_facts(summary)]
-    dropped = {reason: count for reason, count in summary.get("dropped", {}).items() if count}
-    lines += [
-        f"Rows left out, {one_line(reason.replace('_', ' '))}: {tables.count_text(n)}" for reason, n in dropped.items()
+    return lines + [
+        f"Rows left out, {one_line(reason.replace('_', ' '))}: {tables.count_text(count)}"
+        for reason, count in tables.dropped_rows(summary).items()
     ]
-    return lines
 
 
 def _training_lines(report: RunReport, config: Mapping[str, Any]) -> list[str]:
@@ -138,14 +132,7 @@ def _heading(table: tables.MetricTable) -> str:
 
 
 def _metric_table(table: tables.MetricTable) -> str:
-    rows = []
-    for name, own, cells in table.rows:
-        figures = [
-            (f"**{cell.text}**" if cell.best else cell.text) + (f" ± {cell.error}" if cell.error else "")
-            for cell in cells
-        ]
-        rows.append([f"**{name}**" if own else name, *figures])
-    return markdown_table(["System", *table.columns], rows)
+    return metric_markdown(table, lambda cell: f" ± {cell.error}" if cell.error else "")
 
 
 def _collision_table(quality: Mapping[str, float]) -> str:
@@ -160,6 +147,3 @@ def _list(lines: Any) -> str:
 def _fence(text: str) -> str:
     """A fence longer than any run of backticks in `text`."""
     return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-
-
-__all__ = ["write_model_card"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from . import plots, tables
 from .beam_tree import draw_beam_tree
 from .contents import RunReport
 from .evaluation_plots import reliability_plot
-
-BAR_METRICS = ("recall@10", "ndcg@10", "revenue@10", "value_ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def render_report(report: RunReport) -> str:
             # One protocol is drawn; the others differ from it by little and are in the tables.
             (
                 table,
-                [] if place else _bar_plots(report.metrics[table.protocol], report.value_unit),
+                [] if place else plots.bar_plots(report.metrics[table.protocol], report.value_unit).values(),
                 tables.paired_rows(report.paired.get(table.protocol, {})),
             )
             for place, table in enumerate(tables.metric_tables(report.metrics))
@@ -91,7 +88,7 @@ def render_report(report: RunReport) -> str:
         training=plots.training_plots(report.training_log, report.value_unit),
         alignment=plots.alignment_plots(report.alignment_log, report.value_unit),
         codebook_plots=[
-            plot for level, counts in enumerate(report.code_counts) if (plot := plots.codebook_plot(level, counts))
+            plots.usage_plot(level, counts) for level, counts in enumerate(report.code_counts, start=1) if sum(counts)
         ],
         codebook_columns=tables.CODEBOOK_COLUMNS,
         codebook_rows=tables.codebook_rows(report.sid_quality, report.code_counts),
@@ -99,7 +96,7 @@ def render_report(report: RunReport) -> str:
         tree=draw_beam_tree(report.beam_tree),
         recommendations=report.beam_tree.get("recommendations", []),
         data_facts=tables.data_facts(report.data_summary),
-        dropped={reason: count for reason, count in report.data_summary.get("dropped", {}).items() if count},
+        dropped=tables.dropped_rows(report.data_summary),
         splits=tables.split_rows(report.data_summary),
         split_text=tables.split_text(report.data_summary.get("split")),
         timings=[(stage, seconds, seconds / longest if longest else 0.0) for stage, seconds in report.timings.items()],
@@ -111,30 +108,13 @@ def _tiles(report: RunReport) -> list[Tile]:
     """The few figures that say how the run went."""
     tiles = []
     protocol = next((table.protocol for table in tables.metric_tables(report.metrics)), None)
-    systems = report.metrics[protocol] if protocol is not None else {}
-    ours = systems.get(tables.OURS, {})
-    for metric in ("recall@10", "ndcg@10", "revenue@10"):
-        if not tables.is_known(ours.get(metric)):
-            continue
-        rival = tables.best_baseline(systems, metric)
+    for metric, figure, rival in tables.headline(report.metrics[protocol] if protocol is not None else {}):
         note = ""
         if rival is not None and rival[1] > 0:
-            note = f"{100 * (ours[metric] / rival[1] - 1):+.1f}% against {rival[0]}".replace("-", "−")
-        tiles.append(Tile(tables.METRICS[metric], tables.figure_text(metric, ours[metric]), note))
+            note = f"{100 * (figure / rival[1] - 1):+.1f}% against {rival[0]}".replace("-", "−")
+        tiles.append(Tile(tables.METRICS[metric], tables.figure_text(metric, figure), note))
     if "cpr" in report.sid_quality:
         shared = report.sid_quality.get("items_in_shared_sids")
         note = "" if shared is None else f"{100 * shared:.1f}% of the ads share an SID"
         tiles.append(Tile("Ads per semantic ID", f"{report.sid_quality['cpr']:.3f}", note))
     return tiles
-
-
-def _bar_plots(systems: Mapping[str, Mapping[str, float]], value_unit: str) -> list[plots.Plot]:
-    drawn = []
-    for metric in BAR_METRICS:
-        note = "95% interval over users" if plots.has_intervals(metric, systems) else "± one standard error"
-        unit = f"{value_unit or 'Value'} per user, " if metric == "revenue@10" else ""
-        drawn.append(plots.metric_plot(metric, systems, unit + note))
-    return [plot for plot in drawn if plot is not None]
-
-
-__all__ = ["render_report", "write_report"]

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .tables import METRICS, OURS, system_name
+from .tables import COMPARED, METRICS, OURS, system_name
 
 # Stand-ins that matplotlib can draw; each is replaced by a variable of the page's style sheet.
 COLORS = {
@@ -29,10 +31,8 @@ COLORS = {
     "#060606": "var(--card)",
 }
 INK, MUTED, RULE, ACCENT, BAR, CARD = COLORS
-WIDE, NARROW = (
-    (4.2, 2.45),
-    (3.5, 2.3),
-)  # inches, for two and three plots side by side; 1/72 inch is one unit of the SVG
+# Inches, for two and three plots side by side; 1/72 inch is one unit of the SVG.
+WIDE, NARROW = (4.2, 2.45), (3.5, 2.3)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gr4ad",  # the same run writes the same page
@@ -53,7 +53,12 @@ STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
 }
 STEPS = [1, 2, 2.5, 5, 10]
+DASHED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
 DASHES = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3))]
+
+
+STAIRS = 400  # steps of a usage curve; a codebook of 16,384 codes drawn code by code would make the page heavy
+BAR_METRICS = COMPARED
 
 
 @dataclass(frozen=True)
@@ -161,19 +166,10 @@ def line_plot(
                 plain += 1
             if mark_best and line.accent:
                 best = max(range(len(line.y)), key=line.y.__getitem__)
-                axes.plot(
-                    line.x[best],
-                    line.y[best],
-                    "o",
-                    color=ACCENT,
-                    markeredgecolor=CARD,
-                    markersize=7,
-                    zorder=4,
-                    clip_on=False,
-                )
+                dots(axes, line.x[best], line.y[best], ACCENT, markersize=7, clip_on=False)
         low, high = min(min(line.y) for line in lines), max(max(line.y) for line in lines)
         if reference is not None:
-            axes.axhline(reference, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axhline(reference, **DASHED)
             low, high = min(low, reference), max(high, reference)
         pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         # Zero is part of the picture unless it would flatten the curve.
@@ -181,9 +177,8 @@ def line_plot(
         axes.set_ylim(floor, high + pad)
         start, stop = min(line.x[0] for line in lines), max(line.x[-1] for line in lines)
         axes.set_xlim(0.0 if 0 < start < 0.2 * stop else start, stop)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=stop - start > 3, steps=STEPS))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
+        round_ticks(axes.xaxis, 5, integer=stop - start > 3)
+        four_digits(axes.yaxis, 5)
         axes.set_xlabel("epoch")
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         if len(lines) > 1:
@@ -191,26 +186,35 @@ def line_plot(
         return Plot(title, inline_svg(figure), note, narrow)
 
 
-def codebook_plot(level: int, counts: Sequence[int]) -> Plot | None:
-    """Items of each code of a level (0-based), most used first; None without items."""
-    total = sum(counts)
-    if not total:
-        return None
-    ordered = sorted(counts, reverse=True)
+def usage_plot(level: int, counts: Sequence[int]) -> Plot:
+    """Items of each code of a level (1-based), most used first, with the balanced level marked."""
+    ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    edges = np.unique(np.linspace(0, len(ordered), min(len(ordered), STAIRS) + 1).astype(int))
+    heights = np.add.reduceat(ordered, edges[:-1]) / np.diff(edges)
+    balanced = ordered.mean()
     with styled_axes(NARROW) as (figure, axes):
-        even = total / len(ordered)
-        axes.stairs(ordered, range(len(ordered) + 1), fill=True, color=ACCENT, alpha=0.22)
-        axes.stairs(ordered, range(len(ordered) + 1), color=ACCENT, linewidth=1.6, baseline=None)
-        axes.axhline(even, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.stairs(heights, edges, fill=True, color=ACCENT, alpha=0.22)
+        axes.stairs(heights, edges, color=ACCENT, linewidth=1.6, baseline=None)
+        axes.axhline(balanced, **{**DASHED, "color": INK})
         axes.set_xlim(0, len(ordered))
-        axes.set_ylim(0, ordered[0] * 1.08)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=STEPS))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
+        axes.set_ylim(0, max(ordered[0], 1) * 1.08)
+        round_ticks(axes.yaxis, 4, integer=True)
+        round_ticks(axes.xaxis, 4, integer=True)
         axes.set_xlabel("codes, most used first")
+        axes.set_ylabel("items")
         axes.grid(axis="y", color=RULE, linewidth=0.8)
-        return Plot(
-            f"Level {level + 1}", inline_svg(figure), f"Items of each code. Dashed: even use, {even:.3g}", narrow=True
-        )
+        note = f"Flat along the dashed line = balanced, {balanced:.3g} items a code. Steep = few codes hold much"
+        return Plot(f"Level {level}", inline_svg(figure), note, narrow=True)
+
+
+def bar_plots(systems: Mapping[str, Mapping[str, float]], value_unit: str) -> dict[str, Plot]:
+    """`metric_plot` of each of `BAR_METRICS` that two systems have."""
+    drawn = {}
+    for metric in BAR_METRICS:
+        note = "95% interval over users" if has_intervals(metric, systems) else "± one standard error"
+        unit = f"{value_unit or 'Value'} per user, " if metric == "revenue@10" else ""
+        drawn[metric] = metric_plot(metric, systems, unit + note)
+    return {metric: plot for metric, plot in drawn.items() if plot is not None}
 
 
 def has_intervals(metric: str, systems: Mapping[str, Mapping[str, float]]) -> bool:
@@ -246,17 +250,17 @@ def metric_plot(metric: str, systems: Mapping[str, Mapping[str, float]], note: s
         for place, (low, high) in enumerate(spans):
             if low < high:
                 axes.plot([low, high], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")
-        room = max(ends) or 1.0
+        longest = max(ends) or 1.0
         form = "{:.4f}" if max(values) < 1 else "{:.3g}" if max(values) < 1000 else "{:,.0f}"
         for place, name in enumerate(names):
             color = ACCENT if name == OURS else MUTED
-            axes.text(ends[place] + 0.02 * room, place, form.format(values[place]), color=color, va="center")
+            axes.text(ends[place] + 0.02 * longest, place, form.format(values[place]), color=color, va="center")
         axes.set_yticks(range(len(names)), labels, linespacing=1.0)
         for label, name in zip(axes.get_yticklabels(), names, strict=True):
             label.set_color(ACCENT if name == OURS else INK)
             if "\n" in label.get_text():
                 label.set_fontsize(8)
-        axes.set_xlim(0, room * 1.2)
+        axes.set_xlim(0, longest * 1.2)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         return Plot(METRICS.get(metric, metric), inline_svg(figure), note)
@@ -322,6 +326,23 @@ def _present(plots: Sequence[Plot | None]) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
+def dots(axes: Axes, x: Any, y: Any, color: str, **style: Any) -> None:
+    """Points that stand out from the lines below them."""
+    axes.plot(x, y, "o", color=color, markeredgecolor=CARD, linestyle="none", zorder=4, **style)
+
+
+def round_ticks(axis: Axis, most: int, *, integer: bool = False) -> None:
+    """At most so many ticks, at round numbers."""
+    axis.set_major_locator(MaxNLocator(most, integer=integer, steps=STEPS))
+
+
+def four_digits(axis: Axis, most: int | None) -> None:
+    """Ticks with four digits; `most` as in `round_ticks`, None leaves their places alone."""
+    if most is not None:
+        round_ticks(axis, most)
+    axis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
+
+
 def two_lines(name: str) -> str:
     """A label in two lines if one would be long: baselines often differ in their last word."""
     return textwrap.fill(short(name, 46), 24)
@@ -366,16 +387,3 @@ def inline_svg(figure: Figure) -> Markup:
 
 def _font(found: re.Match[str]) -> str:
     return f"font-size: {found[2]}" + (f"; font-weight: {found[1]}" if found[1] else "")
-
-
-__all__ = [
-    "Line",
-    "Plot",
-    "alignment_plots",
-    "codebook_plot",
-    "has_intervals",
-    "line_plot",
-    "metric_plot",
-    "training_plots",
-    "validation_plots",
-]

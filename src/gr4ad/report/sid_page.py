@@ -11,7 +11,8 @@ import numpy as np
 
 from . import tables
 from .page import Tile, page_environment, write_page
-from .sid_plots import HUES, MapPlot, Swatch, embedding_map, purity_plot, sid_size_plot, usage_plot
+from .plots import usage_plot
+from .sid_plots import HUES, MapPlot, Swatch, embedding_map, purity_plot, sid_size_plot
 
 
 @dataclass
@@ -201,6 +202,3 @@ def _maps(report: SIDReport) -> list[MapPlot]:
         note = "The codes shown below. One colour in one place = items of a code are alike; scattered = they are not"
         maps.append(embedding_map("By level-1 code", note, placed.points, hues, texts, legend, coloured_radius=3.6))
     return maps
-
-
-__all__ = ["EmbeddingMap", "SIDReport", "render_sid_report", "write_sid_report"]

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from .plots import ACCENT, INK, MUTED, NARROW, RULE, STEPS, WIDE, Plot, inline_svg, styled_axes
+from .plots import ACCENT, INK, MUTED, RULE, WIDE, Plot, inline_svg, styled_axes
 from .tables import count_text
 
-STAIRS = 400  # steps of a usage curve; a codebook of 16,384 codes drawn code by code would make the page heavy
 MAP_SIZE = 400.0  # width and height of a map, units of its SVG
 HUES = 8  # colours of the page's style sheet, --hue-1..8
 
@@ -34,27 +33,6 @@ class MapPlot:
     note: str
     svg: Markup
     legend: list[Swatch]
-
-
-def usage_plot(level: int, counts: Sequence[int]) -> Plot:
-    """Items of each code of a level (1-based), most used first, with the balanced level marked."""
-    ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
-    edges = np.unique(np.linspace(0, len(ordered), min(len(ordered), STAIRS) + 1).astype(int))
-    heights = np.add.reduceat(ordered, edges[:-1]) / np.diff(edges)
-    balanced = ordered.mean()
-    with styled_axes(NARROW) as (figure, axes):
-        axes.stairs(heights, edges, fill=True, color=ACCENT, alpha=0.22)
-        axes.stairs(heights, edges, color=ACCENT, linewidth=1.6, baseline=None)
-        axes.axhline(balanced, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_xlim(0, len(ordered))
-        axes.set_ylim(0, max(ordered[0], 1) * 1.08)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=STEPS))
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=STEPS))
-        axes.set_xlabel("codes, most used first")
-        axes.set_ylabel("items")
-        axes.grid(axis="y", color=RULE, linewidth=0.8)
-        note = f"Flat along the dashed line = balanced, {balanced:.3g} items a code. Steep = few codes hold much"
-        return Plot(f"Level {level}", inline_svg(figure), note, narrow=True)
 
 
 def purity_plot(purity: Sequence[Mapping[str, float]]) -> Plot:
@@ -141,6 +119,3 @@ def embedding_map(
             )
         parts.append("</g>")
     return MapPlot(title, note, Markup("".join([*parts, "</svg>"])), list(legend))
-
-
-__all__ = ["HUES", "MapPlot", "Swatch", "embedding_map", "purity_plot", "sid_size_plot", "usage_plot"]

@@ -34,11 +34,13 @@ LOWER_IS_BETTER = ("invalid@10", "illegal_sids", "shared_sid@10")
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the figure; error: its standard error, "" when unknown; best: the best figure of its column."""
+    """text: the figure; error: its standard error, "" when unknown; best: the best figure of its column; interval:
+    "0.0421 to 0.0475", "" when unknown."""
 
     text: str
     error: str = ""
     best: bool = False
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,13 @@ class PairedCell:
 class MetricTable:
     """Systems (rows) by metrics (columns) of one protocol.
 
-    protocol: its key; title: in words; columns: headings; keys: metric of each column; rows: (name, is ours, cells)
-    with the own model first; users: evaluated users, None when unknown.
+    protocol: its key; title: in words; columns: headings; rows: (name, is ours, cells) with the own model first;
+    users: evaluated users, None when unknown.
     """
 
     protocol: str
     title: str
     columns: list[str]
-    keys: list[str]
     rows: list[tuple[str, bool, list[Cell]]]
     users: int | None
 
@@ -93,7 +94,7 @@ def metric_table(
         contested = len(known) > 1 and min(known) < max(known)
         columns.append(
             [
-                _cell(figure, systems[system].get(f"{key}_se"), decimals, contested and figure == best)
+                _cell(key, systems[system], decimals, contested and figure == best)
                 for system, figure in zip(order, figures, strict=True)
             ]
         )
@@ -103,7 +104,7 @@ def metric_table(
     ]
     users = next((int(figures["users"]) for figures in systems.values() if is_known(figures.get("users"))), None)
     title = PROTOCOLS.get(protocol, protocol.replace("_", " ").capitalize())
-    return MetricTable(protocol, title, [metrics[key] for key in keys], keys, rows, users)
+    return MetricTable(protocol, title, [metrics[key] for key in keys], rows, users)
 
 
 def metric_tables(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[MetricTable]:
@@ -201,6 +202,14 @@ def calibration_rows(calibration: Mapping[str, Mapping[str, Any]]) -> list[list[
     return rows
 
 
+def headline(systems: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float, tuple[str, float] | None]]:
+    """The main figures of the own model: (metric, figure, name and figure of the strongest baseline or None)."""
+    ours = systems.get(OURS, {})
+    return [
+        (metric, ours[metric], best_baseline(systems, metric)) for metric in COMPARED[:3] if is_known(ours.get(metric))
+    ]
+
+
 def best_baseline(systems: Mapping[str, Mapping[str, float]], metric: str) -> tuple[str, float] | None:
     """(name, figure) of the strongest system besides the own model; None without one."""
     others = {
@@ -286,6 +295,11 @@ def split_text(split: Any) -> str:
     return ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in split.items() if value is not None)
 
 
+def dropped_rows(summary: Mapping[str, Any]) -> dict[str, int]:
+    """Rows left out by reason of a `data.json`, without the reasons of none."""
+    return {reason: count for reason, count in summary.get("dropped", {}).items() if count}
+
+
 def data_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of the counts of a `data.json`."""
     facts = [
@@ -305,7 +319,7 @@ def data_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def figure_text(metric: str, figure: float) -> str:
     """One figure of a metric, as in a table of its own."""
-    return _cell(figure, None, _decimals(metric, [figure]), False).text
+    return _cell(metric, {metric: figure}, _decimals(metric, [figure]), False).text
 
 
 def count_text(count: float) -> str:
@@ -351,40 +365,10 @@ def _signed(figure: float, decimals: int) -> str:
     return f"{figure:+.{decimals}f}".replace("-", "−")
 
 
-def _cell(figure: float | None, error: float | None, decimals: int, best: bool) -> Cell:
+def _cell(metric: str, figures: Mapping[str, float], decimals: int, best: bool) -> Cell:
+    figure, error = figures.get(metric), figures.get(f"{metric}_se")
     if figure is None or not math.isfinite(figure):
         return Cell("–")
     text = count_text(figure) if decimals == 0 else f"{figure:.{decimals}f}"
     spread = "" if error is None or not math.isfinite(error) else f"{error:.{decimals}f}"
-    return Cell(text, spread, best)
-
-
-__all__ = [
-    "CALIBRATION_COLUMNS",
-    "CODEBOOK_COLUMNS",
-    "COMPARED",
-    "OURS",
-    "Cell",
-    "MetricTable",
-    "METRICS",
-    "PairedCell",
-    "best_baseline",
-    "calibration_rows",
-    "codebook_rows",
-    "collision_rows",
-    "count_text",
-    "data_facts",
-    "duration_text",
-    "figure_text",
-    "interval_text",
-    "is_known",
-    "metric_table",
-    "metric_tables",
-    "number_text",
-    "paired_cell",
-    "paired_rows",
-    "reach_table",
-    "split_rows",
-    "split_text",
-    "system_name",
-]
+    return Cell(text, spread, best, interval_text(metric, figures))

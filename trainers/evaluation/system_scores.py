@@ -1,28 +1,19 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """Scores of several systems on the same test users: means, intervals, paired differences, and what each user gave."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gr4ad.trainers.evaluation import (
-    PairedDifference,
-    PerUserScores,
-    Sequences,
-    SequenceTable,
-    cold_recall,
-    data_digest,
-    evaluate_rankings,
-    ranking_metrics,
-    shared_sid_exposure,
-    shared_sids,
-)
-from gr4ad.trainers.evaluation.calibration import value_calibration
-from gr4ad.trainers.evaluation.intervals import difference_of_draws, interval, resampled_means
-from gr4ad.trainers.evaluation.item_exposure import cold_counts, training_events
+from .calibration import value_calibration
+from .intervals import PairedDifference, difference_of_draws, interval, resampled_means
+from .item_exposure import cold_counts, cold_recall, shared_sid_exposure, shared_sids, training_events
+from .metrics import evaluate_rankings, ranking_metrics
+from .per_user import PerUserScores, data_digest
+from .sequences import Sequences, SequenceTable
 
 KS = (5, 10, 20)
 VALUE_METRICS = ("revenue", "value_ndcg")
@@ -166,9 +157,4 @@ def calibration_of(predicted: np.ndarray, targets: Sequences, rankings: np.ndarr
     return calibrations
 
 
-def shown_metrics(names: Sequence[str], with_values: bool) -> list[str]:
-    """Those of `names` that mean something of this log."""
-    return [name for name in names if with_values or not is_value_metric(name)]
-
-
-__all__ = ["KS", "SystemScores", "calibration_of", "has_values", "is_value_metric", "shown_metrics"]
+__all__ = ["KS", "SystemScores", "as_json", "calibration_of", "has_values", "is_value_metric"]
