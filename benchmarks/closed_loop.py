@@ -36,8 +36,8 @@ from opponents.dlrm import DLRMSettings
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.market import AdMarket
 from gr4ad.pipeline import Recipe, run_recipe
-from gr4ad.pipeline.scoring import as_json
 from gr4ad.trainers.evaluation.intervals import difference_of_draws, resampled_means, resampled_seeds
+from gr4ad.trainers.evaluation.system_scores import as_json
 
 REFERENCE = "VSL"
 SERVED = 0.8  # the largest share of the item head that validation may choose

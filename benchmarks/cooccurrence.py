@@ -21,11 +21,9 @@ from typing import Any
 import numpy as np
 from measurement.own_process import in_own_process, peak_gb
 from measurement.results import Benchmark, Row, result_row, values_of
-from measurement.runs import recipe_of, run_data
+from measurement.runs import FinishedRun, recipe_of, run_up_to
 
-from gr4ad.data import load_prepared
-from gr4ad.pipeline.embedding import ENCODER_FOLDER, ad_embedder, tune_ad_encoder
-from gr4ad.pipeline.runner import StageRunner
+from gr4ad.pipeline.embedding import ENCODER_FOLDER, ad_embedder
 from gr4ad.trainers.cooccurrence import cooccurrence_recall, swing_similarity
 
 TUNE: dict[str, dict[str, Any]] = {
@@ -40,15 +38,9 @@ UNITS = {"seconds": "s", "peak_gb": "GB", "log_gb": "GB, before it starts", "nei
 def recall_rows(log: str, data_root: Path | None, work: Path, smoke: bool) -> tuple[list[Row], dict[str, float]]:
     """Result rows of one log, and its seconds by stage; a finished tuning in `work` is kept."""
     recipe = recipe_of(log, work, smoke=smoke, data=data_root and data_root / log)
-    runner, tune = StageRunner(work / log), SMOKE_TUNE if smoke else TUNE[log]
-    data_dir = run_data(recipe, runner)
-    runner.run(
-        "tune",
-        lambda folder: tune_ad_encoder(recipe.embed, tune, data_dir=data_dir, out_dir=folder, seed=recipe.seed),
-        settings=[recipe.embed, tune, recipe.seed],
-        after=("data",),
-    )
-    data = load_prepared(data_dir)
+    recipe.tune = SMOKE_TUNE if smoke else TUNE[log]
+    runner, run = run_up_to(recipe, work / log, "tune"), FinishedRun(work / log)
+    data = run.data
     place = {item: row for row, item in enumerate(data.catalog["item_id"])}
     held_out: dict[str, list[int]] = {}
     for part in (data.validation, data.test):
@@ -56,7 +48,7 @@ def recall_rows(log: str, data_root: Path | None, work: Path, smoke: bool) -> tu
             held_out.setdefault(user, []).extend(place[item] for item in targets)
     groups = [np.array(rows) for rows in held_out.values()]
     rows = []
-    for name, encoder in (("raw", None), ("tuned", runner.folder("tune") / ENCODER_FOLDER)):
+    for name, encoder in (("raw", None), ("tuned", run.stage("tune") / ENCODER_FOLDER)):
         embedder = ad_embedder(recipe.embed, encoder)
         embeddings, _ = embedder.embed(data.catalog)
         _, first, content = np.unique(embedder.texts(data.catalog), return_index=True, return_inverse=True)

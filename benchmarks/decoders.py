@@ -33,10 +33,10 @@ from gr4ad import GR4ADForRecommendation, UASIDTokenizer
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.scoring import KS, SystemScores, has_values
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
+from gr4ad.trainers.evaluation.system_scores import KS, SystemScores, has_values
 
 REFERENCE = "vanilla AR, K = 0"
 logger = logging.getLogger("decoders")

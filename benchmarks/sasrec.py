@@ -26,15 +26,13 @@ from pathlib import Path
 import numpy as np
 from measurement.accuracy import PREFIXES, metric_rows
 from measurement.results import Benchmark, Row
-from measurement.runs import recipe_of, run_data
+from measurement.runs import FinishedRun, recipe_of, run_up_to
 from opponents.sasrec_network import SASRec, Setting, neighbour_scores, rank, train
 
-from gr4ad.data import load_prepared
 from gr4ad.pipeline.evaluating import PROTOCOLS
-from gr4ad.pipeline.runner import StageRunner
-from gr4ad.pipeline.scoring import SystemScores, has_values
 from gr4ad.trainers.evaluation import SequenceTable, check_no_leakage, evaluate_rankings
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
+from gr4ad.trainers.evaluation.system_scores import SystemScores, has_values
 
 NAME, WITH_NEIGHBOURS = "SASRec", "SASRec + item neighbours"
 SMOKE = {
@@ -66,7 +64,8 @@ def main(words: Sequence[str] | None = None) -> None:
         vars(args).update(SMOKE)
 
     recipe = recipe_of(args.recipe, args.work, smoke=args.smoke, data=args.data)
-    data = load_prepared(run_data(recipe, StageRunner(args.work)))
+    run_up_to(recipe, args.work, "data")
+    data = FinishedRun(args.work).data
     ids = list(data.catalog["item_id"])
     tables = [SequenceTable.from_dataset(part, ids) for part in (data.train, data.validation, data.test)]
     train_table, validation, test = tables

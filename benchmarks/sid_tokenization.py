@@ -23,12 +23,10 @@ from pathlib import Path
 import numpy as np
 from measurement.own_process import in_own_process
 from measurement.results import Benchmark, Row, result_row
-from measurement.runs import recipe_of, run_data
+from measurement.runs import FinishedRun, recipe_of, run_up_to
 from measurement.sid_contenders import contend
 
-from gr4ad.data import load_prepared
 from gr4ad.pipeline.embedding import ad_embedder
-from gr4ad.pipeline.runner import StageRunner
 from gr4ad.pipeline.tokenizing import business_keys
 from gr4ad.tokenization import MGMRQuantizer, sid_quality
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
@@ -96,7 +94,8 @@ def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bo
     rows = []
     for log, fields in list(BUSINESS_FIELDS.items())[: 1 if smoke else None]:
         recipe = recipe_of(log, work, smoke=smoke, data=data_root and data_root / log)
-        data = load_prepared(run_data(recipe, StageRunner(work / log)))
+        run_up_to(recipe, work / log, "data")
+        data = FinishedRun(work / log).data
         content, _ = ad_embedder(recipe.embed).embed(data.catalog)
         vectors = EmbeddingFusion.fit(content, None, collaborative_weight=0).transform(content)
         keys = business_keys(data, fields)

@@ -38,10 +38,10 @@ from transformers import TrainerCallback
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
-from gr4ad.pipeline.evaluating import sample_users
 from gr4ad.pipeline.tokenizing import build_tokenizer
 from gr4ad.pipeline.training import model_config, trainer_arguments
 from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
+from gr4ad.trainers.evaluation.choosing import sample_users
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 
 TOP_K = 10

@@ -12,8 +12,8 @@ from gr4ad.data import PreparedData
 from gr4ad.market import AdMarket
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
-from gr4ad.pipeline.evaluating import KNN_GRID, sample_table, sample_users
 from gr4ad.trainers.evaluation import ItemKNN, SequenceTable, popularity_by_revenue, tune_item_knn
+from gr4ad.trainers.evaluation.choosing import KNN_GRID, sample_table, sample_users
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 from measurement.runs import FinishedRun
 

@@ -15,7 +15,6 @@ from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets
 from measurement.market_log import MAX_ITEMS, Log
 
-
 LOSS = {"mtp_loss_weight": 0.1, "value_loss_weight": 0.5, "item_loss_weight": 1.0}
 """Of the training, and of the learning online that goes on from there."""
 

@@ -15,12 +15,14 @@ from datasets import Dataset
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from gr4ad import UASIDTokenizer
-from gr4ad.data import PreparedData, load_prepared, prepare
+from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
 from gr4ad.pipeline.comparing import read_groups, seed_folder
-from gr4ad.pipeline.recipe import SECTIONS
-from gr4ad.pipeline.run import simulate
+from gr4ad.pipeline.config_fields import config_class
+from gr4ad.pipeline.recipe import NEED_TORCH
+from gr4ad.pipeline.run import run_stage
 from gr4ad.pipeline.runner import StageRunner
+from gr4ad.pipeline.stages import SECTIONS, STAGES
 from gr4ad.trainers.evaluation import Sequences, SequenceTable
 
 Changes = Mapping[str, Mapping[str, Any] | None]
@@ -84,14 +86,13 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
     """The recipe with some fields of its sections replaced; None leaves a section out."""
     sections: dict[str, Any] = {}
     for section, fields in changes.items():
+        before = getattr(recipe, section)  # None: a section that the recipe leaves out
         if fields is None:
             sections[section] = None
-            continue
-        before = getattr(recipe, section)  # None: a section that the recipe leaves out
-        if section in SECTIONS:
-            sections[section] = replace(before or SECTIONS[section](), **fields)
-        else:
+        elif section in NEED_TORCH:
             sections[section] = {**(before or {}), **fields}
+        else:
+            sections[section] = replace(before or config_class(SECTIONS[section])(), **fields)
     return replace(recipe, **sections)
 
 
@@ -106,14 +107,17 @@ def run_variant(recipe: Recipe, base: Path, folder: Path, command: str) -> dict:
     return run_recipe(recipe, folder, command=command)
 
 
-def run_data(recipe: Recipe, runner: StageRunner) -> Path:
-    """The stages of a recipe up to its prepared data, whose folder is returned."""
-    market = recipe.market
-    if market is not None:
-        runner.run("market", lambda folder: simulate(market, folder), settings=market)
-        recipe.data.root = str(runner.folder("market"))
-    runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=[vars(recipe.data)])
-    return runner.folder("data") / "prepared"
+def run_up_to(recipe: Recipe, out: Path, last: str) -> StageRunner:
+    """Runs the stages of a recipe up to `last`, without an artifact; finished ones are kept."""
+    runner = StageRunner(out)
+    for stage in STAGES:
+        if stage.in_recipe(vars(recipe)):
+            run_stage(runner, stage, vars(recipe), recipe.seed)
+        if stage.name == "market" and recipe.market is not None:
+            recipe.data.root = str(runner.folder("market"))
+        if stage.name == last:
+            break
+    return runner
 
 
 def smoke_recipe(folder: Path) -> Path:
@@ -142,6 +146,6 @@ def recipe_of(
 
 
 __all__ = [
-    "Changes", "FinishedRun", "changed", "named_runs", "recipe_of", "run_data", "run_variant", "seed_folder", "slug",
+    "Changes", "FinishedRun", "changed", "named_runs", "recipe_of", "run_up_to", "run_variant", "seed_folder", "slug",
     "smoke_recipe",
 ]  # fmt: skip

@@ -97,7 +97,6 @@ def serve(arguments: list[str]) -> None:
     from gr4ad.serving.compiled_search import compile_search
     from gr4ad.serving.http_server import serve as serve_http
     from gr4ad.serving.live_model import LiveModel
-    from gr4ad.serving.server_config import ServerConfig
 
     if served.backend != "torch":
         raise ValueError(
