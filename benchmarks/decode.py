@@ -88,7 +88,7 @@ class Results:
 class Workload:
     """Random SIDs, their trie and a history, with the models and requests of this size."""
 
-    def __init__(self, size: Size, device: torch.device, seed: int):
+    def __init__(self, size: Size, device: torch.device, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.size, self.device, self.longest = size, device, max(size.context, *size.contexts)
         drawn = random_codes(size.codebooks, size.sids, rng, per_prefix=SIDS_PER_PREFIX)

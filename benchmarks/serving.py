@@ -141,8 +141,9 @@ def without_pre_cut() -> AbstractContextManager:
     return mock.patch.object(beam_selection_gr4ad, "best_children", plain_children)
 
 
-def attend_to_copies(self, hidden, context, **kwargs):  # the `forward` of cross-attention
-    """Every beam reads a copy of the context's keys and values, as a cache that is reordered with its beams has it."""
+def attend_to_copies(self: GR4ADCrossAttention, hidden: torch.Tensor, context: Any, **kwargs: Any) -> Any:
+    """The `forward` of cross-attention where every beam reads a copy of the context's keys and values, as it is with a
+    cache that is reordered with its beams."""
     batch, rows, positions, width = hidden.shape
     kv_set = self.layer_idx * self.config.num_context_kv // self.config.num_hidden_layers
     own = (part.repeat_interleave(rows, dim=0) for part in (

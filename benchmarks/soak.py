@@ -97,7 +97,15 @@ async def watch_memory(process: psutil.Process, ledger: Ledger, until: float) ->
     return samples
 
 
-async def soak(url: str, process: psutil.Process, ledger: Ledger, items: list[str], models, broken, arguments):
+async def soak(
+    url: str,
+    process: psutil.Process,
+    ledger: Ledger,
+    items: list[str],
+    models: list[Path],
+    broken: list[Path],
+    arguments: argparse.Namespace,
+) -> list[tuple[float, float]]:
     """Runs all clients to the end; returns what `watch_memory` does."""
     native, until = arguments.backend == "torch", time.monotonic() + 60 * arguments.minutes
     ledger.begun = time.monotonic()

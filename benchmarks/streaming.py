@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from measurement import one_core  # noqa: F401  before numpy is loaded
 
@@ -132,7 +133,7 @@ def some_steps(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     stream, own_batches = trainer.train_dataset, trainer.train_dataset.own_batches
     filled: list[float] = []
 
-    def first(*arguments):
+    def first(*arguments: Any) -> Any:
         filled.append(time.perf_counter())
         return own_batches(*arguments)
 

@@ -77,11 +77,11 @@ class Clock:
 class Milestones(TrainerCallback):
     """Ranks the validation users every so many steps, on the clock of a training."""
 
-    def __init__(self, clock: Clock, every: int, batch_size: int, targets_a_step: float, score: Callable):
+    def __init__(self, clock: Clock, every: int, batch_size: int, targets_a_step: float, score: Callable) -> None:
         self.clock, self.every, self.batch_size = clock, every, batch_size
         self.targets_a_step, self.score = targets_a_step, score
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
             targets = round(state.global_step * self.targets_a_step)
             self.clock.measure("ours", targets, lambda: self.score(model))
@@ -106,7 +106,7 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
         torch.manual_seed(seed)
         model = GR4ADForRecommendation(model_config(recipe.model, tokenizer))
 
-        def score(model) -> dict[str, float]:
+        def score(model: GR4ADForRecommendation) -> dict[str, float]:
             found = {}
             for name, weights in (("beams", served.with_item_weight(0.0)), ("served", served)):
                 ranked = rank_users(model, tokenizer, sample, weights=weights, top_k=TOP_K)
@@ -149,10 +149,10 @@ def train_tiger(
     clock = Clock(limit=minutes * 60)
 
     class TimedTIGER(TIGER):
-        def _val_sessions(self, val_set):
+        def _val_sessions(self, val_set: Any) -> list[np.ndarray]:
             return histories
 
-        def _validate(self, val_sessions, metric) -> float:
+        def _validate(self, val_sessions: Any, metric: Any) -> float:
             self.rounds = getattr(self, "rounds", 0) + 1
             clock.measure("TIGER", self.rounds * steps * self.batch_size, self.scores)
             return clock.points[-1]["beams: ndcg@10"]

@@ -64,7 +64,7 @@ def build_artifact(folder: Path, smoke: bool, seed: int) -> Recommender:
 class Systems:
     """The three engines, and requests for them that never repeat."""
 
-    def __init__(self, folder: Path, smoke: bool, seed: int, compiled: bool):
+    def __init__(self, folder: Path, smoke: bool, seed: int, compiled: bool) -> None:
         from vllm import LLM
 
         self.native = build_artifact(folder, smoke, seed)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,7 +34,7 @@ def stages(model: GR4ADForRecommendation, trie: SIDTrie, watch: Callable[[str, C
     """Has `watch(stage, call)` run every stage of one request."""
     level = itertools.count(1)
 
-    def watched(stage: str, method: Callable, *args, **kwargs):
+    def watched(stage: str, method: Callable, *args: Any, **kwargs: Any) -> object:
         return watch(f"level {next(level)}" if stage == "level" else stage, partial(method, *args, **kwargs))
 
     parts = [
@@ -56,7 +57,7 @@ def stage_times(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie)
     """Milliseconds of each stage; `selection` is what the others leave."""
     times: Counter = Counter()
 
-    def watch(stage: str, call: Callable):
+    def watch(stage: str, call: Callable) -> object:
         elapsed, result = timed(call)
         times[stage] += elapsed
         return result
@@ -74,7 +75,7 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function.overloadpacket in COUNTED:
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
@@ -87,7 +88,7 @@ def stage_work(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) 
     flops: Counter = Counter()
     traffic: Counter = Counter()
 
-    def watch(stage: str, call: Callable):
+    def watch(stage: str, call: Callable) -> object:
         with Traffic() as moved, FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
             result = call()
         flops[stage] += counter.get_total_flops()

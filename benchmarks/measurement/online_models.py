@@ -35,7 +35,9 @@ class Size:
     publish_steps: int
 
 
-def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int):
+def new_tokenizer(
+    folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int
+) -> tuple[UASIDTokenizer, np.ndarray]:
     """The tokenizer of the ads there are at a time, and its embeddings by row."""
     folder.mkdir(parents=True, exist_ok=True)
     there = [row for row, item in enumerate(ids) if log.entry[item] < until]
@@ -62,7 +64,16 @@ def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[st
     return tokenizer, embeddings[there]
 
 
-def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Log, since: int, until: int, seed: int):
+def trained(
+    folder: Path,
+    size: Size,
+    tokenizer: UASIDTokenizer,
+    embeddings: np.ndarray,
+    log: Log,
+    since: int,
+    until: int,
+    seed: int,
+) -> Path:
     """A model trained from scratch by VSL on the clicks of a time; its artifact lies in `folder`."""
     rows = []
     for user in sorted(log.of_user):

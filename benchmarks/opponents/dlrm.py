@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -58,7 +59,7 @@ class DLRMSettings:
 class Fields(nn.Module):
     """One table a categorical field: codes (..., fields), 0 = missing -> vectors (..., fields, d)."""
 
-    def __init__(self, sizes: list[int], width: int):
+    def __init__(self, sizes: list[int], width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(sum(sizes), width)
         nn.init.normal_(self.table.weight, std=0.05)
@@ -71,7 +72,7 @@ class Fields(nn.Module):
 class Reader(nn.Module):
     """What both stages read: fields of ads and users, and summaries of a history."""
 
-    def __init__(self, ads: torch.Tensor, ad_sizes: list[int], user_sizes: list[int], width: int):
+    def __init__(self, ads: torch.Tensor, ad_sizes: list[int], user_sizes: list[int], width: int) -> None:
         super().__init__()
         self.register_buffer("ads", ads)  # codes (N, F)
         self.ad_fields, self.user_fields = Fields(ad_sizes, width), Fields(user_sizes or [1], width)
@@ -88,7 +89,7 @@ class Reader(nn.Module):
 class TwoTower(nn.Module):
     """Log-likelihood scores of all ads for users, before their normalizer."""
 
-    def __init__(self, reader: Reader, user_fields: int, width: int):
+    def __init__(self, reader: Reader, user_fields: int, width: int) -> None:
         super().__init__()
         self.reader = reader
         self.user_tower = nn.Sequential(nn.Linear((user_fields + 3) * width, 128), nn.ReLU(), nn.Linear(128, width))
@@ -106,7 +107,7 @@ class TwoTower(nn.Module):
 class Ranker(nn.Module):
     """Logit of a click at the first place, and log of the value over its mean, (B, n) each."""
 
-    def __init__(self, reader: Reader, user_fields: int, ad_fields: int, width: int, places: int):
+    def __init__(self, reader: Reader, user_fields: int, ad_fields: int, width: int, places: int) -> None:
         super().__init__()
         self.reader = reader
         self.seen = nn.Embedding(MOST_SEEN + 1, width)
@@ -131,7 +132,7 @@ class Ranker(nn.Module):
 class DLRM:
     """Fitted retrieval and ranker: `rank(split, places)` -> catalog rows int64 (users, places), best first."""
 
-    def __init__(self, data: PreparedData, settings: DLRMSettings, metric: str, tuning: Dataset, seed: int):
+    def __init__(self, data: PreparedData, settings: DLRMSettings, metric: str, tuning: Dataset, seed: int) -> None:
         torch.manual_seed(seed)
         self.settings, self.metric, self.rng = settings, metric, np.random.default_rng(seed)
         self.ids = list(data.catalog["item_id"])
@@ -238,7 +239,7 @@ class DLRM:
                 step(losses[mask_t[batch]].mean(), optimizer)
         return ranker.eval(), mean
 
-    def batches(self, count: int):
+    def batches(self, count: int) -> Iterator[torch.Tensor]:
         order = torch.from_numpy(self.rng.permutation(count))
         yield from order.split(self.settings.batch_size)
 

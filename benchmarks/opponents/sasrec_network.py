@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 class SASRec(torch.nn.Module):
     """Next-item network. Items are rows + 1, 0 is padding on the right."""
 
-    def __init__(self, num_items: int, args: argparse.Namespace, dimension: int, dropout: float):
+    def __init__(self, num_items: int, args: argparse.Namespace, dimension: int, dropout: float) -> None:
         super().__init__()
         self.network = GPT2Model(
             GPT2Config(

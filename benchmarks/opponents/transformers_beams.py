@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from gr4ad.modeling_gr4ad import GR4ADConfig, SIDTrie
 from gr4ad.modeling_gr4ad.custom_generate_gr4ad import generate as tree_generate
 
 MAX_POSITIONS = 1024
+Model = TypeVar("Model", bound=PreTrainedModel)
 NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False}
 
 
@@ -63,7 +65,7 @@ def t5(config: GR4ADConfig) -> T5:
     return model
 
 
-def with_parameters(build: Callable[[GR4ADConfig], PreTrainedModel], config: GR4ADConfig, count: int):
+def with_parameters(build: Callable[[GR4ADConfig], Model], config: GR4ADConfig, count: int) -> Model:
     """`build(config)` with the intermediate size, a multiple of 8, that brings it nearest to `count` parameters."""
 
     def resized(size: int) -> GR4ADConfig:
@@ -88,7 +90,9 @@ def allowed_tokens(sids: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
     return allowed
 
 
-def generate(model, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options):
+def generate(
+    model: PreTrainedModel, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options: Any
+) -> Any:
     """Beam search of transformers over SIDs; prompt (int64, (1, S)) -> sequences (beams, start + levels)."""
     start = 1 if model.config.is_encoder_decoder else prompt.shape[1]
     return model.generate(
@@ -104,7 +108,9 @@ def generate(model, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: 
 
 
 @torch.no_grad()
-def prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options):
+def prefill_once(
+    model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options: Any
+) -> Any:
     """The same search, with the prompt read at batch 1."""
     cache = DynamicCache(config=model.config)
     # The last token stays: `generate` needs one to begin with. The heads are not asked about the others.
@@ -113,7 +119,9 @@ def prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *
     return generate(model, prompt, allowed, beams=beams, levels=levels, past_key_values=cache, **options)
 
 
-def check_prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int):
+def check_prefill_once(
+    model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int
+) -> None:
     """Raises SystemExit unless `prefill_once` finds what `generate` does: the same scores, and the same sequences but
     for those that the last digits of two scores decide on."""
     scored = {"return_dict_in_generate": True, "output_scores": True}
