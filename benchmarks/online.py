@@ -42,7 +42,7 @@ from datasets import disable_progress_bars
 from matplotlib.figure import Figure
 from measurement.figures import save_figure
 from measurement.market_log import DAY, Log, content_embeddings, new_ads
-from measurement.online_models import Size, lists_of, new_tokenizer, trained
+from measurement.online_models import Size, known_lists, new_tokenizer, trained
 from measurement.online_processes import STREAMS, WIDEST, Processes, write_file
 from measurement.results import Benchmark, Row, seeds_row
 
@@ -111,8 +111,8 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
             row = {
                 "day": day,
                 "online": earned(processes.lists(histories, places), now),
-                "frozen": earned(lists_of(frozen, histories, places), now),
-                "frozen, new ads": earned(lists_of(with_ads, histories, places), now),
+                "frozen": earned(known_lists(frozen, histories, places), now),
+                "frozen, new ads": earned(known_lists(with_ads, histories, places), now),
                 "best possible": earned(market.oracle_list(users, now, places).tolist(), now),
             }
             days.append(row)
@@ -133,10 +133,10 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     histories = [log.history(user, end, change) for user in users]
     # Who did nothing since the change is served from what was before.
     histories = [own if own[0] else log.history(user, end) for own, user in zip(histories, users, strict=True)]
-    days[-1]["oracle"] = earned(lists_of(oracle, histories, places), end)
+    days[-1]["oracle"] = earned(known_lists(oracle, histories, places), end)
     everything = Recommender.from_pretrained(trained(folder / "all", size, live, embeddings[rows], log, 0, end, seed))
     histories = [log.history(user, end) for user in users]
-    days[-1][ALL_DAYS] = earned(lists_of(everything, histories, places), end)
+    days[-1][ALL_DAYS] = earned(known_lists(everything, histories, places), end)
     logger.info("seed %d: %s, %s", seed, days[-1], {**state["used"], "alarms": state["alarms"]})
     return {
         "days": days,

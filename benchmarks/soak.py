@@ -12,6 +12,7 @@ counted, and the command fails if anything was. Its latencies are of this load o
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import shutil
 import statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,20 +125,28 @@ def trained(
     return artifact
 
 
-def lists_of(recommender: Recommender, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
-    """One list a user; empty places where a user has no known item."""
-    index = recommender.tokenizer.index
+History = tuple[list[str], list[float]]
+"""Items and their values."""
+
+
+def lists_of(answer: Callable[[list[History]], list[list[str]]], histories: list[History], places: int) -> list:
+    """One list of `places` item ids a user, "" where `answer` (histories -> a list each) has no more; users without a
+    history are not asked about."""
     lists = [[""] * places for _ in histories]
-    asked = [n for n, (items, _) in enumerate(histories) if any(item in index.rows for item in items)]
-    for start in range(0, len(asked), 64):
-        part = asked[start : start + 64]
-        found = recommender.recommend(
-            [histories[n][0] for n in part], values=[histories[n][1] for n in part], top_k=places
-        )
-        for n, ads in zip(part, found, strict=True):
-            lists[n] = filled([ad.item_id for ad in ads], places)
+    asked = [number for number, (items, _) in enumerate(histories) if items]
+    for start in range(0, len(asked), 50):
+        part = asked[start : start + 50]
+        for number, items in zip(part, answer([histories[number] for number in part]), strict=True):
+            lists[number][: len(items)] = items
     return lists
 
 
-def filled(items: list[str], places: int) -> list[str]:
-    return items + [""] * (places - len(items))
+def known_lists(recommender: Recommender, histories: list[History], places: int) -> list[list[str]]:
+    """`lists_of` a recommender in this process; who has no item that it knows has an empty list."""
+
+    def answer(part: list[History]) -> list[list[str]]:
+        found = recommender.recommend([items for items, _ in part], values=[v for _, v in part], top_k=places)
+        return [[ad.item_id for ad in ads] for ads in found]
+
+    known = recommender.tokenizer.index.rows
+    return lists_of(answer, [(own if any(i in known for i in own[0]) else ([], [])) for own in histories], places)

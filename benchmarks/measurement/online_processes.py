@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gr4ad.serving import PublishedModel
-from measurement.online_models import Size, filled
+from measurement.online_models import History, Size, lists_of
 from measurement.server_process import ServerProcess
 
 WIDEST = 1024  # beams that hold every ad
@@ -80,16 +80,13 @@ class Processes:
         lines = self.seen.read_bytes().split(b"\n")[:-1] if self.seen.is_file() else []
         return json.loads(lines[-1]) if lines else {}
 
-    def lists(self, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
-        lists = []
-        for start in range(0, len(histories), 50):
-            part = histories[start : start + 50]
-            bodies = [{"history": items, "values": values, "top_k": places} for items, values in part if items]
-            answers = iter(self.server.ask({"requests": bodies})["responses"] if bodies else [])
-            for items, _ in part:
-                found = next(answers)["recommendations"] if items else []
-                lists.append(filled([ad["item_id"] for ad in found], places))
-        return lists
+    def lists(self, histories: list[History], places: int) -> list[list[str]]:
+        def answer(part: list[History]) -> list[list[str]]:
+            bodies = [{"history": items, "values": values, "top_k": places} for items, values in part]
+            found = self.server.ask({"requests": bodies})["responses"]
+            return [[ad["item_id"] for ad in one["recommendations"]] for one in found]
+
+        return lists_of(answer, histories, places)
 
     def seconds_to_be_served(self, item: str, near: str, begun: float, widths: list[int], top_k: int) -> float:
         body = {"history": [near], "top_k": top_k, "beam_widths": widths}

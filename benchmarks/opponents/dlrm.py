@@ -194,7 +194,7 @@ class DLRM:
                 logits = user @ self.retrieval.all_ads(ads).T - log_q[ads]
                 same = (ads.unsqueeze(0) == ads.unsqueeze(1)) & ~torch.eye(len(ads), dtype=torch.bool)
                 step(F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(ads))), optimizer)
-            found = self.retrieved(tuning)[0]
+            found = torch.cat([best for *_, best in self.retrieved(tuning)])
             held_out = [set(self.item_rows(items).tolist()) for items in tuning["target_items"]]
             recall = float(np.mean([len(t & set(f)) / len(t) for t, f in zip(held_out, found.tolist(), strict=True)]))
             if recall > best_recall:
@@ -244,27 +244,20 @@ class DLRM:
         yield from order.split(self.settings.batch_size)
 
     @torch.no_grad()
-    def retrieved(self, split: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (users, candidates) and their log-probabilities."""
-        self.retrieval.eval()
-        ads = self.retrieval.all_ads()
-        rows, scores = [], []
-        for features, histories in zip(*(part.split(512) for part in self.contexts(split)), strict=True):
+    def retrieved(self, split: Dataset) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Batches of users: their fields and histories, log-probabilities of all ads, and rows of the candidates."""
+        ads = self.retrieval.eval().all_ads()
+        for features, histories in zip(*(part.split(256) for part in self.contexts(split)), strict=True):
             log_probs = (self.retrieval.users(features, histories) @ ads.T).log_softmax(-1)
-            best = log_probs.topk(min(self.settings.candidates, len(self.ids)), dim=-1)
-            rows.append(best.indices.numpy())
-            scores.append(best.values.numpy())
-        return np.concatenate(rows), np.concatenate(scores)
+            best = log_probs.topk(min(self.settings.candidates, len(self.ids)), dim=-1).indices
+            yield features, histories, log_probs, best
 
     @torch.no_grad()
     def scored(self, split: Dataset) -> tuple[np.ndarray, ...]:
         """Candidates (users, candidates + S), the retrieved and the history's; log p, log P(click), log E[value] of
         each; -inf where a history holds no more or names an ad again."""
-        ads = self.retrieval.eval().all_ads()
         parts: list[list[np.ndarray]] = [[], [], [], []]
-        for features, histories in zip(*(part.split(256) for part in self.contexts(split)), strict=True):
-            log_probs = (self.retrieval.users(features, histories) @ ads.T).log_softmax(-1)
-            found = log_probs.topk(min(self.settings.candidates, len(self.ids)), dim=-1).indices
+        for features, histories, log_probs, found in self.retrieved(split):
             rows = torch.cat([found, histories], dim=1)
             earlier = (rows.unsqueeze(2) == rows.unsqueeze(1)).tril(-1).any(2) | (rows < 0)
             rows = rows.clamp(min=0)
