@@ -44,7 +44,8 @@ class MTPModel(GR4ADModel):
             )
         for layer in self.layers:
             layer.self_attn = OnePositionAttention(config)  # no parameters, and no time, for what cannot do anything
-        self.fusion = nn.ModuleList(GR4ADFusion(config) for _ in range(self.num_positions - 1))
+        # The second position fuses as LazyAR's positions do; each later one has a fusion of its own.
+        self.later_fusions = nn.ModuleList(GR4ADFusion(config) for _ in range(self.num_positions - 2))
         self.post_init()
 
     def trunk(self, context: Any, **kwargs: Any) -> torch.Tensor:
@@ -76,7 +77,8 @@ class MTPModel(GR4ADModel):
         self, position: int, before: torch.Tensor, tokens: torch.Tensor, context: Any, **kwargs: Any
     ) -> torch.Tensor:
         """One position (B, R, 1, d), from the state (B, R, 1, d) and token (B, R, 1) of the one before."""
-        fused = self.fusion[position - 1](before, self.dropout(self.embed_tokens(tokens)))
+        fusion = self.fusion if position == 1 else self.later_fusions[position - 2]
+        fused = fusion(before, self.dropout(self.embed_tokens(tokens)))
         return self.layers[self.num_shared + position - 1](fused, context, self.causal_mask(fused), **kwargs)
 
 
