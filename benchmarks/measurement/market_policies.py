@@ -23,7 +23,8 @@ UNIT = "fen per 1,000 requests"
 
 def served_lists(folder: Path, metrics: dict, data: PreparedData, recipe: Recipe, places: int) -> np.ndarray:
     """Rows of the catalog (int64, (U, places)) that the last model of a run serves to the test users."""
-    stage, name = ("align", "VSL + RSPO") if recipe.align is not None else ("train", "VSL")
+    trained = "train" if recipe.neighbours is None else "neighbours"
+    stage, name = ("align", "VSL + RSPO") if recipe.align is not None else (trained, "VSL")
     tried = [row for row in metrics["validation"] if row["model"] == name]
     chosen = max(tried, key=lambda row: row[metrics["metric"]])
     run, served = FinishedRun(folder), recipe.evaluate
