@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
+READ_ROWS = 1000
 Rows = Dataset | IterableDataset | pd.DataFrame | Sequence[Mapping[str, Any]]
 
 
@@ -42,17 +44,21 @@ def as_dataset(rows: Rows, name: str) -> Dataset | IterableDataset:
     )
 
 
-def as_table(rows: Rows | None, name: str) -> Dataset | None:
-    """As `as_dataset`, of rows that are all read at once. Raises ValueError for a stream."""
-    if rows is None:
-        return None
+def as_table(rows: Rows, name: str, *, read_streams: bool = False) -> Dataset:
+    """As `as_dataset`, of rows that are all read at once; a stream is read into memory where `read_streams` allows it.
+
+    Raises:
+        ValueError: As `as_dataset`, or for a stream that is not to be read.
+    """
     dataset = as_dataset(rows, name)
-    if isinstance(dataset, IterableDataset):
+    if isinstance(dataset, Dataset):
+        return dataset
+    if not read_streams:
         raise ValueError(
             f"`{name}` must be a `Dataset`: all of it is read at once. Received: an IterableDataset. Take some rows: "
             "`Dataset.from_list(list(stream.take(2000)))`."
         )
-    return dataset
+    return Dataset(pa.concat_tables(dataset.with_format("arrow").iter(READ_ROWS)))
 
 
 __all__ = ["Rows", "as_dataset", "as_table"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from online_runs import engagements, finished, outcome, write_records
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gr4ad.online import LostRecordsError, OnlineLoop, open_stream
 from gr4ad.serving import IndexChange, PublishedModel, Recommender
@@ -90,6 +90,50 @@ def test_batches_that_were_not_full_are_the_same_after_a_kill(build_config, lear
         return outcome(config) | {"state": loop.state.used}
 
     assert went("one", killed=False) == went("other", killed=True)
+
+
+def test_the_files_of_a_run_keep_their_form(build_config, learning):
+    """A run that an earlier version began goes on: it reads these names and fields."""
+    config = build_config(save_steps=2, publish_steps=100)
+    loop = OnlineLoop(config, learning)
+    for _ in range(3):
+        loop.advance()
+    loop.close()
+    folder = Path(config.out)
+    files = {path.name for path in folder.iterdir()}
+    assert files == {".lock", "checkpoint-00000002", "fixed", "journal.jsonl", "metrics.jsonl"}
+    [plan] = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert plan == {
+        "number": 3,
+        "taken": {"vsl": 4, "rl": 2, "catalog": 2},
+        "offsets": {
+            "vsl": {"file": "000.jsonl", "row": 12, "rows": 25, "earlier": 0},
+            "rl": {"file": "000.jsonl", "row": 6, "rows": 15, "earlier": 0},
+            "catalog": {"file": "000.jsonl", "row": 6, "rows": 6, "earlier": 0},
+        },
+        "changes": 4,
+        "refused": {"catalog": 1},
+    }
+    state = json.loads((folder / "checkpoint-00000002/online_state.json").read_text())
+    assert len(state.pop("run")) == 32 and len(state.pop("validated")[0]) == 2
+    assert state.pop("offsets").keys() == {"vsl", "rl", "catalog"}
+    assert state == {
+        "number": 2, "steps": 2, "used": {"vsl": 8, "rl": 4, "catalog": 4}, "refused": {}, "changes": 4,
+        "published": 0, "steps_published": 0, "attempted": 0, "alarms": 0,
+    }  # fmt: skip
+    names = set(load_file(folder / "checkpoint-00000002/online_state.safetensors"))
+    parameters = {name for name, _ in loop.trainer.model.named_parameters()}
+    moments = {f"{kind}/{name}" for kind in ("exp_avg", "exp_avg_sq", "step") for name in parameters}
+    assert names == {"rng", "steps"} | moments | {f"reference/{name}" for name in loop.trainer.model.state_dict()}
+
+
+def test_vectors_that_a_training_starts_from_are_not_published(build_config, learning, tiny_artifact, tmp_path):
+    model = tmp_path / "artifact"
+    shutil.copytree(tiny_artifact, model)
+    save_file({"item_vectors": torch.zeros(120, 4)}, model / "item_vectors.safetensors")
+    config = build_config(model=str(model))
+    finished(config, learning)  # through several checkpoints, each in the place of the one before
+    assert not (PublishedModel(config.root).current()[1] / "item_vectors.safetensors").exists()
 
 
 # --- the guard, bad input

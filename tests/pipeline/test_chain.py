@@ -15,14 +15,13 @@ from gr4ad.cli import main
 from gr4ad.data import load_prepared
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
-from gr4ad.pipeline.settings import ListConfig
-from gr4ad.pipeline.training import beam_lists, impression_lists
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 from gr4ad.trainers.evaluation import PerUserScores, SequenceTable
 from gr4ad.trainers.evaluation.item_similarity import item_similarity
 from gr4ad.trainers.evaluation.model_ranking import rank_users
+from gr4ad.trainers.rspo import beam_lists, impression_lists
 
 TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "neighbours", "align", "evaluate"]
@@ -204,7 +203,8 @@ def test_times_are_part_of_the_model_from_the_log_to_the_answer(run):
     data = load_prepared(out / "stages" / "data" / "prepared")
     tokenizer = recommender.tokenizer
     logs = dict(zip(data.train["user_id"], data.train["times"], strict=True))
-    for lists in (impression_lists(data), beam_lists(data, recommender.model, tokenizer, ListConfig(list_size=8))):
+    proposed = beam_lists(data.train, recommender.model, tokenizer, weights=RankingWeights(), list_size=8)
+    for lists in (impression_lists(data.impressions, data.train), proposed):
         assert len(lists)
         for row in lists:
             assert len(row["times"]) == len(row["items"])
@@ -215,7 +215,9 @@ def test_lists_from_beams_hold_what_the_model_proposes_and_nothing_else(run):
     out, _ = run
     recommender = Recommender.from_pretrained(out)
     data = load_prepared(out / "stages" / "data" / "prepared")
-    lists = beam_lists(data, recommender.model, recommender.tokenizer, ListConfig(list_size=8, held_share=0.3))
+    lists = beam_lists(
+        data.train, recommender.model, recommender.tokenizer, weights=RankingWeights(), list_size=8, held_share=0.3
+    )
     logs = [row for row in data.train if len(row["items"]) > 1]
     assert len(lists) == len(logs)
     for row, log in zip(lists, logs, strict=True):

@@ -141,7 +141,7 @@ def test_columns_that_do_not_fit_are_refused_by_their_name(build_crossing):
         ({"events": ["click"]}, "`events` must be as long as `items`, 3"),
         ({"cross_domain_times": [1.0]}, "`cross_domain_times` must be as long as `cross_domain`, 4"),
         ({"cross_domain": "film 1"}, "`cross_domain` must be a list"),
-        ({"items": ["ad_1"] * 4097}, "`items` may have 4096 entries. Received: 4097"),
+        ({"target_items": ["ad_1"] * 4097}, "`target_items` may have 4096 entries. Received: 4097"),
         ({"city": 7}, "`city` must be text or None"),
         ({"cross_domain_times": None}, "`cross_domain` needs the columns `times` and `cross_domain_times`"),
         ({"target_times": None}, "`times` and `target_times` come together"),
@@ -159,6 +159,13 @@ def test_columns_that_do_not_fit_are_refused_by_their_name(build_crossing):
     ):
         with pytest.raises(RecordError, match=message):
             records.preference_list({**LIST, **changes})
+
+
+def test_targets_that_are_weighted_by_value_need_values(build):
+    _, records = build(target_value_power=1.0, event_value_mean=2.0)
+    assert records.engagement(ENGAGEMENT)[0]["weights"] == [0.5, 0.0, 2.0, 1.0, 0.0]
+    with pytest.raises(RecordError, match="needs the column `values`"):
+        records.engagement({name: ENGAGEMENT[name] for name in ("items", "target_items")})
 
 
 def test_a_step_moves_every_parameter_and_lowers_the_loss(build):

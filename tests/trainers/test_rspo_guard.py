@@ -176,7 +176,7 @@ def test_a_reference_can_follow_the_policy(trained, ring_log, ring_tokenizer, tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rewards": None}, "`train_dataset` needs the column `rewards`. It has: items, candidates"),
+        ({"rewards": None}, "`train_dataset` needs the column `rewards`. Received: items, candidates"),
         ({"rewards": [[1.0], [0.0, 1.0]]}, "`rewards` of row 0 must have one number for each of its 2 candidates"),
         ({"rewards": [[1.0, 0.0], [0.0, -1.0]]}, "`rewards` of row 1 must be finite and >= 0. Received: -1.0"),
         ({"rewards": [[1.0, 0.0], [0.0, float("nan")]]}, "`rewards` of row 1 must be finite and >= 0. Received: nan"),
@@ -199,7 +199,7 @@ def test_bad_lists_are_named_by_row(build_ring_model, ring_tokenizer, tmp_path, 
 
 
 def test_a_logged_reference_needs_its_column(build_ring_model, ring_tokenizer, ring_log, tmp_path):
-    with pytest.raises(ValueError, match="column `ref_logps`.* It is read because `reference` is logged"):
+    with pytest.raises(ValueError, match="column `ref_logps`.* `ref_logps` is read because `reference` is logged"):
         RSPOTrainer(
             model=build_ring_model(),
             args=arguments(tmp_path, eval_strategy="no", reference="logged"),

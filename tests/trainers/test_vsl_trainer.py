@@ -134,7 +134,9 @@ def test_rows_keep_gaps_and_what_happened_before_a_target(timed_tokenizer):
     assert all(batch[name].dtype == torch.int64 for name in ("time_ids", "cross_domain_ids", "cross_domain_places"))
 
     assert len(tokenize_histories(log, timed_tokenizer, max_items=3)[1]["cross_domain_ids"]) == 4  # no limit
-    without = tokenize_histories(log.remove_columns(["times", "cross_domain", "cross_domain_times"]), timed_tokenizer, max_items=2)
+    without = tokenize_histories(
+        log.remove_columns(["times", "cross_domain", "cross_domain_times"]), timed_tokenizer, max_items=2
+    )
     assert set(without.column_names) == {"item_ids", "user_feature_ids", "weights", "length"}
 
 

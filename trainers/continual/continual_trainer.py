@@ -21,7 +21,7 @@ from ..rspo.trl_bases import disable_dropout_in_model
 from ..vsl.vsl_collator import VSLCollator
 from .continual_config import ContinualConfig
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ContinualTrainer:
@@ -65,15 +65,28 @@ class ContinualTrainer:
         self.rspo_collator = RSPOCollator(
             tokenizer, self.max_items, self.max_cross_domain, with_items=config.item_weight > 0
         )
-        self.optimizer = self._new_optimizer()
+        self._set_moments({})
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(
+    def _moments(self) -> dict[str, torch.Tensor]:
+        """What the optimizer knows of each parameter, as KIND/PARAMETER."""
+        return {
+            f"{kind}/{name}": value
+            for name, parameter in self.model.named_parameters()
+            for kind, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def _set_moments(self, moments: Mapping[str, torch.Tensor]) -> None:
+        """A new optimizer with these moments; 0 for rows that a parameter has got since."""
+        self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
-
-    # --- learning
-    # -----------------------------------------------------------------------------------------------------------
+        for name, parameter in self.model.named_parameters():
+            if f"step/{name}" in moments:
+                state = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
+                for kind, grown in state.items():
+                    known = moments[f"{kind}/{name}"]
+                    grown[tuple(map(slice, known.shape))] = known
+                self.optimizer.state[parameter] = {"step": moments[f"step/{name}"].clone(), **state}
 
     def step(self, engagements: Sequence[Mapping[str, Any]], lists: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """One update from rows of [`LogRecords`], either of which may be empty.
@@ -115,7 +128,7 @@ class ContinualTrainer:
 
     def vsl_loss(self, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean over the new targets of all rows, which may differ in what they have."""
-        batch = fresh_targets(self.vsl_collator(list(rows)), rows)
+        batch = fresh_targets(self.vsl_collator(rows), rows)
         targets = sum(row["fresh"] for row in rows)
         outputs = self.model(**self._moved(batch), num_items_in_batch=targets * self.tokenizer.num_levels)
         parts = {f"vsl_{name}": float(part) for name, part in outputs.losses.items()}
@@ -144,40 +157,24 @@ class ContinualTrainer:
     def _moved(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
-    # --- new ads, published weights
-    # -----------------------------------------------------------------------------------------------------------
-
     def adopt(self, index: SIDIndex) -> None:
         """Takes an index that has grown or changed: the tokenizer's, and rows for its new ads in the item tables of
         model and reference. New rows start without momentum."""
         self.tokenizer.index = index
-        before = dict(self.model.named_parameters())
+        moments = self._moments()
         extend_tables(self.reference, index)
         self.reference.requires_grad_(False)
-        if not extend_tables(self.model, index):
-            return
-        state = {name: self.optimizer.state[parameter] for name, parameter in before.items()}
-        self.optimizer = self._new_optimizer()
-        for name, parameter in self.model.named_parameters():
-            if state[name]:
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" else longer(value, parameter) for key, value in state[name].items()
-                }
+        if extend_tables(self.model, index):
+            self._set_moments(moments)
 
     def refresh_reference(self) -> None:
         """The present weights are those that are published from now on."""
         self.reference.load_state_dict(self.model.state_dict())
 
-    # --- state
-    # --------------------------------------------------------------------------------------------------------------
-
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """All that later steps depend on beside the model and the index: the moments of the optimizer, the reference,
         the generator, and the number of steps. On the CPU, for safetensors."""
-        tensors = {"rng": torch.get_rng_state(), "steps": torch.tensor(self.steps)}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = value
+        tensors = {"rng": torch.get_rng_state(), "steps": torch.tensor(self.steps), **self._moments()}
         tensors |= {f"reference/{name}": value for name, value in self.reference.state_dict().items()}
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
@@ -186,14 +183,7 @@ class ContinualTrainer:
         try:
             weights = {name: tensors[f"reference/{name}"] for name in self.reference.state_dict()}
             self.reference.load_state_dict(weights)
-            self.optimizer = self._new_optimizer()
-            for name, parameter in self.model.named_parameters():
-                if f"step/{name}" in tensors:
-                    state = {key: tensors[f"{key}/{name}"].clone() for key in MOMENTS}
-                    moved = {key: value.to(parameter.device) for key, value in state.items() if key != "step"}
-                    if any(value.shape != parameter.shape for value in moved.values()):
-                        raise ValueError(f"the moments of {name} have another shape")
-                    self.optimizer.state[parameter] = {"step": state["step"], **moved}
+            self._set_moments(tensors)
             torch.set_rng_state(tensors["rng"])
             self.steps = int(tensors["steps"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -208,13 +198,6 @@ def fresh_targets(batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, An
             if name in batch:
                 batch[name][line, :old] = -100
     return batch
-
-
-def longer(moment: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A moment of the shape of a parameter that may have got more rows."""
-    grown = torch.zeros_like(parameter)
-    grown[: len(moment)] = moment
-    return grown
 
 
 __all__ = ["ContinualTrainer", "fresh_targets"]

@@ -10,12 +10,12 @@ from typing import Any
 
 from gr4ad.tokenization import HISTORY_COLUMNS, ITEM_COLUMNS, HistoryError, UASIDTokenizer, UserHistory
 
-from ..vsl.vsl_rows import RowTokenizer, ValueMeans
+from ..vsl.vsl_rows import RowTokenizer, ValueMeans, check_log_columns
 from .continual_config import ContinualConfig
 
 MAX_LIST = 4096  # entries that a list of a record may have
-TARGETS = {f"target_{name}": name for name in ("items", *ITEM_COLUMNS)}
-TARGET_COLUMN = re.compile(f"`(?=(?:{'|'.join(TARGETS.values())})\\b)")
+TARGET, TARGET_COLUMNS = "target_", ("items", *ITEM_COLUMNS)
+NAMED_COLUMN = re.compile(f"`(?=(?:{'|'.join(HISTORY_COLUMNS)})\\b)")
 LIST_COLUMNS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "candidates": ("text", lambda entry: isinstance(entry, str)),
     "rewards": ("finite and >= 0", lambda entry: is_number(entry) and 0 <= entry < math.inf),
@@ -77,17 +77,20 @@ class LogRecords:
         Raises:
             RecordError: Naming the field at fault.
         """
-        history, targets = self._history(record), self._targets(record)
+        history = self._history(record)
+        nothing = "no target is in the index: add new ads to the catalog first"
+        targets = self._history(record, TARGET, TARGET_COLUMNS, nothing)
         before, new = history.to_row(), targets.to_row()
-        for target, name in TARGETS.items():
+        for name in TARGET_COLUMNS:
             if (name in before) != (name in new):
-                raise RecordError(f"`{name}` and `{target}` come together. Received: one of them.")
+                raise RecordError(f"`{name}` and `{TARGET}{name}` come together. Received: one of them.")
+        joined = {**before, **{name: before[name] + part for name, part in new.items()}}
         try:
-            joined = {**before, **{name: before[name] + part for name, part in new.items()}}
+            check_log_columns(joined, self.tokenizer, self.config.target_value_power)
             log = UserHistory.from_row(joined, self.tokenizer.user_features)
             row = self.training_row(log)
-        except HistoryError as error:
-            raise RecordError(error.message) from error
+        except ValueError as error:
+            raise RecordError(str(error)) from error
         row["fresh"] = min(len(targets), row["length"] - 1)
         values = new.get("values", [0.0] * len(targets))
         return row, {**log.first(len(history)).to_row(), "target_items": new["items"], "target_values": values}
@@ -112,7 +115,7 @@ class LogRecords:
                     f"`{name}` must be as long as `candidates`, {len(lists['candidates'])}. Received: {len(given)}."
                 )
         check_lengths(lists)
-        places = self._known(lists["candidates"], "`candidates`: no candidate is in the index")
+        places = self._known("candidates", lists["candidates"], "no candidate is in the index")
         row = {name: [given[place] for place in places] for name, given in lists.items()}
         if len(set(row["rewards"])) < 2:
             raise RecordError("`rewards` are all alike: there is nothing to prefer.")
@@ -120,36 +123,29 @@ class LogRecords:
             row.pop("ref_logps", None)
         return {**self._history(record).to_row(), **row}
 
-    # --- parts
-    # ------------------------------------------------------------------------------------------------------------
-
-    def _history(self, record: Mapping[str, Any]) -> UserHistory:
-        columns = {name: record.get(name) for name in (*HISTORY_COLUMNS, *self.tokenizer.user_features)}
+    def _history(
+        self,
+        record: Mapping[str, Any],
+        prefix: str = "",
+        columns: Sequence[str] = HISTORY_COLUMNS,
+        nothing: str = "no item of the history is in the index",
+    ) -> UserHistory:
+        """What the index knows of the history in a record whose columns have a prefix."""
+        check_lengths({prefix + name: record.get(prefix + name) for name in columns})
+        given = {name: record.get(prefix + name) for name in columns}
+        features = {} if prefix else {name: record.get(name) for name in self.tokenizer.user_features}
         try:
-            return self._read(columns, "`items`: no item of the history is in the index")
+            history = UserHistory.from_row({**given, **features}, features)
+            history = history.take(self._known(f"{prefix}items", list(history.items), nothing))
+            self.tokenizer.encode_row(history)  # refuses, say, an unknown event, before a batch holds it
         except HistoryError as error:
-            raise RecordError(error.message) from error
-
-    def _targets(self, record: Mapping[str, Any]) -> UserHistory:
-        columns = {name: record.get(target) for target, name in TARGETS.items()}
-        try:
-            return self._read(columns, "`target_items`: no target is in the index: add new ads to the catalog first")
-        except HistoryError as error:
-            raise RecordError(TARGET_COLUMN.sub("`target_", error.message)) from error
-
-    def _read(self, columns: Mapping[str, Any], nothing: str) -> UserHistory:
-        """The items of a history that the index knows."""
-        check_lengths(columns)
-        history = UserHistory.from_row(columns, self.tokenizer.user_features)
-        history = history.take(self._known(history.items, nothing))
-        self.tokenizer.encode_row(history)  # refuses, say, an unknown event, before a batch holds it
+            raise RecordError(NAMED_COLUMN.sub(f"`{prefix}", error.message)) from error
         return history
 
-    def _known(self, items: Sequence[str], nothing: str) -> list[int]:
-        rows = self.tokenizer.index.rows
-        places = [place for place, item in enumerate(items) if item in rows]
+    def _known(self, column: str, items: Sequence[str], nothing: str) -> list[int]:
+        places = [place for place, item in enumerate(items) if item in self.tokenizer.index.rows]
         if not places:
-            raise RecordError(f"{nothing}. Received: {items[:3]!r:.100}.")
+            raise RecordError(f"`{column}`: {nothing}. Received: {items[:3]!r:.100}.")
         return places
 
 

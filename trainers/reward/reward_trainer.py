@@ -18,6 +18,7 @@ from transformers.trainer_utils import speed_metrics
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..finite_training import FiniteTrainingMixin
+from ..row_datasets import Rows, as_table
 from ..whole_checkpoints import WholeCheckpointMixin
 from .exposure_lists import ExposureCollator, check_exposures, examination_of
 from .exposure_metrics import reward_metrics
@@ -72,7 +73,7 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
         model ([`RewardModel`]): Its `value_scale` is set to the mean value of the training exposures, and its bias of
             places starts from how likely they are looked at.
         args ([`RewardConfig`]): Settings.
-        train_dataset, eval_dataset (`Dataset`): Exposures, see `check_exposures`.
+        train_dataset, eval_dataset (`Dataset`, `DataFrame` or list of dicts): Exposures, see `check_exposures`.
         processing_class ([`UASIDTokenizer`]): The policy's tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
 
@@ -86,14 +87,14 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
         self,
         model: RewardModel,
         args: RewardConfig,
-        train_dataset: Dataset,
+        train_dataset: Rows,
         processing_class: UASIDTokenizer,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
         model.config.check_tokenizer(processing_class)
-        rows = check_exposures(train_dataset)
+        rows = check_exposures(as_table(train_dataset, "train_dataset", read_streams=True))
         if not args.train_context:
             model.freeze_context()
         model.config.value_scale = mean_value(rows, model.config.value_given)
@@ -105,7 +106,7 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
             model=model,
             args=args,
             train_dataset=rows,
-            eval_dataset=None if eval_dataset is None else check_exposures(eval_dataset),
+            eval_dataset=None if eval_dataset is None else check_exposures(as_table(eval_dataset, "eval_dataset")),
             processing_class=processing_class,
             data_collator=ExposureCollator(
                 processing_class,

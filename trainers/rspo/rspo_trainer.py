@@ -8,7 +8,6 @@ from collections import defaultdict
 from functools import partial
 
 import torch
-from datasets import Dataset
 from peft import PeftConfig, get_peft_model
 from transformers import TrainerCallback
 
@@ -17,6 +16,7 @@ from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
 from ..finite_training import FiniteTrainingMixin
+from ..row_datasets import Rows, as_table
 from ..whole_checkpoints import WholeCheckpointMixin
 from .alignment_card import write_alignment_card
 from .held_out_guard import HeldOutGuard
@@ -57,10 +57,12 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
     Args:
         model ([`GR4ADForRecommendation`]): The policy, trained by VSL.
         args ([`RSPOConfig`]): Settings.
-        train_dataset (`Dataset`): List-wise rows, see `check_lists`.
+        train_dataset (`Dataset`, `IterableDataset`, `DataFrame` or list of dicts): List-wise rows, see `check_lists`;
+            a stream is read into memory.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
-        eval_dataset (`Dataset`, *optional*): Rows of `items`, `target_items`, `target_values`; validation is by beam
-            search. With an `eval_strategy` it also guards the run, see [`RSPOConfig`].
+        eval_dataset (`Dataset`, `DataFrame` or list of dicts, *optional*): Rows of histories with `target_items` and
+            `target_values`; validation is by beam search, as `args.eval_weights` say. With an `eval_strategy` it also
+            guards the run, see [`RSPOConfig`].
         callbacks (`list`, *optional*): Further callbacks.
         peft_config (`PeftConfig`, *optional*): Trains fresh adapters, e.g. LoRA of the upper layers, in place of the
             model's weights; `trainer.model.merge_and_unload()` is the aligned model. Without its adapters the model
@@ -80,16 +82,19 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
         self,
         model: GR4ADForRecommendation,
         args: RSPOConfig,
-        train_dataset: Dataset,
+        train_dataset: Rows,
         processing_class: UASIDTokenizer,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: PeftConfig | None = None,
         **kwargs,
     ):
-        rows = check_lists(train_dataset, args.reference)
+        rows = check_lists(as_table(train_dataset, "train_dataset", read_streams=True), args.reference)
+        validation = None if eval_dataset is None else as_table(eval_dataset, "eval_dataset")
         if args.reference != "logged" and "ref_logps" in rows.column_names:
             rows = rows.remove_columns("ref_logps")
+        if validation is not None and args.eval_strategy != "no":
+            args.eval_weights.check(model.config)
         if args.item_weight and not model.config.item_head:
             raise ValueError(
                 f"`item_weight` = {args.item_weight} needs an item head, and the model has none. Set it to 0."
@@ -108,7 +113,7 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
             model=model,
             args=args,
             train_dataset=rows,
-            eval_dataset=eval_dataset,
+            eval_dataset=validation,
             processing_class=processing_class,
             data_collator=RSPOCollator(
                 processing_class,

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, VSLLossWeights
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, VSLLossWeights
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin
@@ -85,8 +85,9 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
     ):
         config = model.config
         config.check_tokenizer(processing_class)
-        log, validation = as_dataset(train_dataset, "train_dataset"), as_table(eval_dataset, "eval_dataset")
-        check_settings(args, config.max_context_items, validation)
+        log = as_dataset(train_dataset, "train_dataset")
+        validation = None if eval_dataset is None else as_table(eval_dataset, "eval_dataset")
+        check_settings(args, config, validation)
         self.loss_weights = VSLLossWeights(
             args.value_loss_weight, args.mtp_loss_weight, args.item_loss_weight, args.label_smoothing
         )
@@ -194,11 +195,11 @@ class RunStart(TrainerCallback):
             self.trainer.epoch_sampler.set_epoch(int(state.epoch + 1e-6))
 
 
-def check_settings(args: VSLConfig, max_context_items: int, eval_dataset: datasets.Dataset | None) -> None:
+def check_settings(args: VSLConfig, config: GR4ADConfig, eval_dataset: datasets.Dataset | None) -> None:
     """Raises ValueError for settings that do not fit the model, the processes or the validation split."""
-    if args.max_items is not None and args.max_items > max_context_items:
+    if args.max_items is not None and args.max_items > config.max_context_items:
         raise ValueError(
-            f"`max_items` must be at most the model's `max_context_items`, {max_context_items}. Received: "
+            f"`max_items` must be at most the model's `max_context_items`, {config.max_context_items}. Received: "
             f"{args.max_items}. Lower it, or build the model with a longer context."
         )
     if args.fsdp and args.use_cpu:
@@ -213,10 +214,16 @@ def check_settings(args: VSLConfig, max_context_items: int, eval_dataset: datase
             "The validation split is empty: `eval_dataset` has 0 rows. Give one row a user, or leave it out and set "
             "`eval_strategy` to no."
         )
+    if eval_dataset is not None and args.eval_strategy != "no":
+        args.eval_weights.check(config)
 
 
 def training_rows(
-    log: datasets.Dataset | datasets.IterableDataset, tokenizer: UASIDTokenizer, args: VSLConfig, config, collator
+    log: datasets.Dataset | datasets.IterableDataset,
+    tokenizer: UASIDTokenizer,
+    args: VSLConfig,
+    config: GR4ADConfig,
+    collator: VSLCollator,
 ) -> EpochRows | HistoryStream:
     """What the trainer draws batches from. Raises ValueError as [`VSLTrainer`] says."""
     settings = {

@@ -19,11 +19,10 @@ from .record_stream import Record, Unreadable
 logger = logging.getLogger(__name__)
 
 FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
-MAX_DIMENSIONS = 65_536
 
 
 class CatalogChanges:
-    """Turns catalog records into index changes.
+    """Turns catalog records into index changes, and follows those that are published, of whomever.
 
     | field | type | meaning |
     |---|---|---|
@@ -79,8 +78,6 @@ class CatalogChanges:
             )
             self.check_codes(change)
             return change
-        except RecordError:
-            raise
         except ValueError as error:
             raise RecordError(f"{item!r:.100}: {error}") from error
 
@@ -91,24 +88,60 @@ class CatalogChanges:
             if len(codes) != len(sizes) or any(code >= size for code, size in zip(codes, sizes, strict=True)):
                 raise ValueError(f"`codes` must be {len(sizes)} codes below {sizes}. Received: {codes!r:.100}.")
 
+    def followed(self, published: PublishedModel, index: SIDIndex, number: int, last: int | None = None) -> SIDIndex:
+        """An index with the changes after `number`, up to `last`; the very index it was given if there are none."""
+        for place, change in published.changes_after(number):
+            if last is not None and place > last:
+                break
+            after = index.snapshot()
+            try:
+                self.check_codes(change)
+                change.apply_to(after)
+            except ValueError as error:
+                logger.error("Index change %d does not fit the index and is left out: %s", place, error)
+                continue
+            index = after
+        return index
+
+    def append(
+        self,
+        published: PublishedModel,
+        records: Sequence[Record],
+        index: SIDIndex,
+        refuse: Callable[[ValueError], None],
+    ) -> int:
+        """Appends the changes that records make of an index which all changes are in, but for those that stand
+        already: appended before this process was killed, or by another one. Returns how many records were refused,
+        and says why to `refuse`."""
+        refused = 0
+        for record in records:
+            try:
+                change = self.change(readable(record), index)
+                after = index.snapshot()
+                change.apply_to(after)
+            except ValueError as error:  # also what the index says of a change that does not fit it
+                refused += 1
+                refuse(error)
+                continue
+            if after.version != index.version:
+                published.append_change(change)
+                index = after
+        return refused
+
     def _codes(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        codes, embedding = record.get("codes"), record.get("embedding")
+        codes, embedding, quantizer = record.get("codes"), record.get("embedding"), self.quantizer
         if (codes is None) == (embedding is None):
             raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both or none.")
-        return self._encoded(record, item, index) if codes is None else codes
-
-    def _encoded(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        quantizer, embedding = self.quantizer, record["embedding"]
+        if codes is not None:
+            return codes
         if quantizer is None:
             raise RecordError("`embedding` needs codebooks, which this artifact lacks. Send `codes`.")
-        if not isinstance(embedding, Sequence) or not 1 <= len(embedding) <= MAX_DIMENSIONS:
-            raise RecordError(f"`embedding` must be a list of floats. Received: {embedding!r:.100}.")
         try:
             vectors = np.array([embedding], dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise RecordError(f"`embedding` must be a list of floats ({error}).") from error
-        if not np.isfinite(vectors).all():
-            raise RecordError("`embedding` must be finite. Received: NaN or infinity.")
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise RecordError(f"`embedding` must be finite floats in one list. Received: {embedding!r:.100}.")
         keys = [self._business_key(record, item)] if quantizer.uses_business_keys else None
         if self.fusion is not None:
             vectors = self.fusion.transform(vectors)
@@ -125,61 +158,17 @@ class CatalogChanges:
         return codes
 
     def _business_key(self, record: Mapping[str, Any], item: str) -> str:
-        key = record.get("business_key")
+        key, fields = record.get("business_key"), self.tokenizer.business_fields
         if key is None:
             given = {"item_id": item, **(record.get("attributes") or {})}
-            lacking = [name for name in self.tokenizer.business_fields if name not in given]
-            if lacking:
-                raise RecordError(
-                    f"The last level is hashed and needs {lacking[0]!r} among `attributes`, or a `business_key`."
-                )
-            if not self.tokenizer.business_fields:
-                raise RecordError("The last level is hashed and needs a `business_key`. Received: none.")
-            key = "|".join(str(given[name]) for name in self.tokenizer.business_fields)
+            lacking = [name for name in fields if name not in given]
+            if lacking or not fields:
+                or_fields = f", or {lacking[0]!r} among `attributes`" if lacking else ""
+                raise RecordError(f"The last level is hashed and needs a `business_key`{or_fields}. Received: none.")
+            key = "|".join(str(given[name]) for name in fields)
         if not isinstance(key, str):
             raise RecordError(f"`business_key` must be a string. Received: {key!r:.100}.")
         return key
-
-
-class IndexFollower:
-    """Follows the index changes of a published model as servers do, and appends those of catalog records."""
-
-    def __init__(self, published: PublishedModel, catalog: CatalogChanges):
-        self.published, self.catalog = published, catalog
-
-    def followed(self, index: SIDIndex, number: int, last: int | None = None) -> SIDIndex:
-        """An index with the changes after `number`, up to `last`; the very index it was given if there are none."""
-        for place, change in self.published.changes_after(number):
-            if last is not None and place > last:
-                break
-            after = index.snapshot()
-            try:
-                self.catalog.check_codes(change)
-                change.apply_to(after)
-            except ValueError as error:
-                logger.error("Index change %d does not fit the index and is left out: %s", place, error)
-                continue
-            index = after
-        return index
-
-    def append(self, records: Sequence[Record], index: SIDIndex, refuse: Callable[[ValueError], None]) -> int:
-        """Appends the changes that records make of an index which all changes are in, but for those that stand
-        already: appended before this process was killed, or by another one. Returns how many records were refused,
-        and says why to `refuse`."""
-        refused = 0
-        for record in records:
-            try:
-                change = self.catalog.change(readable(record), index)
-                after = index.snapshot()
-                change.apply_to(after)
-            except ValueError as error:  # also what the index says of a change that does not fit it
-                refused += 1
-                refuse(error)
-                continue
-            if after.version != index.version:
-                self.published.append_change(change)
-                index = after
-        return refused
 
 
 def readable(record: Record) -> dict[str, Any]:
@@ -189,4 +178,4 @@ def readable(record: Record) -> dict[str, Any]:
     return record
 
 
-__all__ = ["CatalogChanges", "IndexFollower", "readable"]
+__all__ = ["CatalogChanges", "readable"]

@@ -44,17 +44,16 @@ class LiveArtifact:
         for parameter in model.parameters():
             # What was read lies wherever its file put it; products of matrices differ in their last bits by that.
             parameter.data = parameter.data.clone()
+        # The folder that was read may be replaced. Servers do not read item vectors: a training starts from them.
+        tokenizer.item_vectors_file = None
         fixed.mkdir(parents=True, exist_ok=True)
-        sources = {FUSION_FILE: Path(folder) / FUSION_FILE}
-        if tokenizer.codebooks_file is not None:
-            sources[CODEBOOKS] = Path(tokenizer.codebooks_file)
+        sources = {FUSION_FILE: Path(folder) / FUSION_FILE, CODEBOOKS: Path(tokenizer.codebooks_file or "")}
         for name, source in sources.items():
             if source.is_file() and not (fixed / name).is_file():
-                temporary = fixed / f".{name}"
-                shutil.copyfile(source, temporary)
-                os.replace(temporary, fixed / name)
+                shutil.copyfile(source, fixed / f".{name}")
+                os.replace(fixed / f".{name}", fixed / name)
         if (fixed / CODEBOOKS).is_file():
-            tokenizer.codebooks_file = str(fixed / CODEBOOKS)  # the folder it was read from may be replaced
+            tokenizer.codebooks_file = str(fixed / CODEBOOKS)
         return cls(model, tokenizer, serving, fixed)
 
     def save(self, folder: Path) -> None:

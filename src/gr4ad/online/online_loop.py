@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 from gr4ad.serving import PublishedModel, PublishedModelError
 from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
 
-from .catalog_changes import CatalogChanges, IndexFollower, readable
+from .catalog_changes import CatalogChanges, readable
 from .live_artifact import LiveArtifact
 from .log_streams import LogStreams
 from .online_config import OnlineConfig
@@ -70,8 +70,7 @@ class OnlineLoop:
         self.records = LogRecords(
             self.artifact.tokenizer, learning, self.trainer.max_items, self.trainer.max_cross_domain
         )
-        catalog = CatalogChanges(self.artifact.tokenizer, self.folder / "fixed")
-        self.follower = IndexFollower(self.published, catalog)
+        self.catalog = CatalogChanges(self.artifact.tokenizer, self.folder / "fixed")
         self.validation = ProgressiveValidation(config.guard_window, config.guard_users, config.max_ndcg_loss)
         if place is None:
             self._save()
@@ -151,8 +150,10 @@ class OnlineLoop:
             refused["catalog"] = 0
             records, offset = self.streams.read("catalog", offsets.get("catalog"), config.catalog_batch_size)
             if records:
-                index = self.follower.followed(self.artifact.tokenizer.index, state.changes)
-                refused["catalog"] = self.follower.append(records, index, partial(self._tell, "catalog"))
+                index = self.catalog.followed(self.published, self.artifact.tokenizer.index, state.changes)
+                refused["catalog"] = self.catalog.append(
+                    self.published, records, index, partial(self._tell, "catalog")
+                )
                 offsets["catalog"], taken["catalog"] = offset, len(records)
         sizes = {"vsl": config.vsl_batch_size, "rl": config.rl_batch_size}
         found = {
@@ -177,12 +178,11 @@ class OnlineLoop:
             self._waiting_since = None
             return False
         now = time.monotonic()
-        self._waiting_since = self._waiting_since or now
+        since = now if self._waiting_since is None else self._waiting_since
         full = any(count >= sizes[name] for name, count in found.items())
-        if full or now - self._waiting_since >= self.config.max_wait_seconds:
-            self._waiting_since = None
-            return True
-        return False
+        ready = full or now - since >= self.config.max_wait_seconds
+        self._waiting_since = None if ready else since
+        return ready
 
     # --- carrying out
     # -------------------------------------------------------------------------------------------------------
@@ -191,7 +191,8 @@ class OnlineLoop:
         """Does what a plan says; the same plan after the same state has the same effect."""
         begun, state = time.monotonic(), self.state
         if plan.changes > state.changes:
-            index = self.follower.followed(self.artifact.tokenizer.index, state.changes, plan.changes)
+            index = self.artifact.tokenizer.index
+            index = self.catalog.followed(self.published, index, state.changes, plan.changes)
             if index is not self.artifact.tokenizer.index:
                 self.trainer.adopt(index)
             state.changes = plan.changes

@@ -51,15 +51,14 @@ class StepJournal:
         if not self.path.is_file():
             return []
         lines = self.path.read_bytes().split(b"\n")
-        whole, rest = lines[:-1], lines[-1]
+        if lines[-1]:  # cut off by a crash, so that the next line must not be glued to it
+            os.truncate(self.path, self.path.stat().st_size - len(lines[-1]))
         plans = []
-        for place, line in enumerate(whole):
+        for place, line in enumerate(lines[:-1], start=1):
             try:
                 plans.append(StepPlan(**json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{self.path}, line {place + 1}: not a plan ({error}). Remove the file.") from error
-        if rest:  # cut off by a crash, so that the next line must not be glued to it
-            os.truncate(self.path, sum(len(line) + 1 for line in whole))
+                raise ValueError(f"{self.path}, line {place}: not a plan ({error}). Remove the file.") from error
         plans = [plan for plan in plans if plan.number > number]
         if [plan.number for plan in plans] != list(range(number + 1, number + 1 + len(plans))):
             raise ValueError(f"{self.path}: plans are missing after {number}. Remove the file.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gr4ad.trainers.whole_checkpoints import write_through
+from gr4ad.serving.published_model import synced, write_through
 
 from .record_stream import Offset
 
@@ -87,32 +86,23 @@ class Checkpoints:
         for dead in self.folder.glob(f".{CHECKPOINT}-*"):
             shutil.rmtree(dead)
         if not place.is_dir():  # else this very pass was saved before
-            self._write(place, state, tensors, save_artifact)
+            unfinished = self.folder / f".{place.name}"
+            unfinished.mkdir(parents=True)
+            try:
+                save_artifact(unfinished)
+                save_file(dict(tensors), unfinished / TENSOR_FILE)
+                (unfinished / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+                write_through(unfinished)
+                unfinished.rename(place)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            synced(self.folder)
         for old in self.folder.glob(f"{CHECKPOINT}-*"):
             if old != place:
                 gone = old.with_name(f".{old.name}")
                 old.rename(gone)  # first, so that no half checkpoint has its name
                 shutil.rmtree(gone)
         return place
-
-    def _write(
-        self,
-        place: Path,
-        state: OnlineState,
-        tensors: Mapping[str, torch.Tensor],
-        save_artifact: Callable[[Path], None],
-    ) -> None:
-        unfinished = self.folder / f".{place.name}"
-        unfinished.mkdir(parents=True)
-        try:
-            save_artifact(unfinished)
-            save_file(dict(tensors), unfinished / TENSOR_FILE)
-            (unfinished / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-            write_through(unfinished)
-            unfinished.rename(place)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        synced(self.folder)
 
     @staticmethod
     def load(place: Path) -> tuple[OnlineState, dict[str, torch.Tensor]]:
@@ -125,14 +115,6 @@ class Checkpoints:
             raise ValueError(
                 f"{place}: not a readable checkpoint ({error}). Restore the folder, or start anew in another one."
             ) from error
-
-
-def synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = ["Checkpoints", "OnlineState"]
