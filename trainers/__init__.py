@@ -1,3 +1,4 @@
+# ruff: noqa: F401  # the names are there for type checkers; `lazy_names` imports them
 """Training and evaluation: one folder a method."""
 
 from typing import TYPE_CHECKING
@@ -5,21 +6,13 @@ from typing import TYPE_CHECKING
 from .lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .reward import RewardConfig as RewardConfig
-    from .reward import RewardModel as RewardModel
-    from .reward import RewardModelConfig as RewardModelConfig
-    from .reward import RewardTrainer as RewardTrainer
-    from .rspo import RSPOConfig as RSPOConfig
-    from .rspo import RSPOTrainer as RSPOTrainer
-    from .rspo import rspo_loss as rspo_loss
-    from .vsl import VSLConfig as VSLConfig
-    from .vsl import VSLTrainer as VSLTrainer
+    from .reward import RewardConfig, RewardModel, RewardModelConfig, RewardTrainer
+    from .rspo import RSPOConfig, RSPOTrainer, rspo_loss
+    from .vsl import VSLConfig, VSLTrainer
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        "reward": ["RewardConfig", "RewardModel", "RewardModelConfig", "RewardTrainer"],
-        "rspo": ["RSPOConfig", "RSPOTrainer", "rspo_loss"],
-        "vsl": ["VSLConfig", "VSLTrainer"],
-    },
-)
+NAMES = {
+    "reward": "RewardConfig RewardModel RewardModelConfig RewardTrainer",
+    "rspo": "RSPOConfig RSPOTrainer rspo_loss",
+    "vsl": "VSLConfig VSLTrainer",
+}
+__getattr__, __all__ = lazy_names(__name__, NAMES)

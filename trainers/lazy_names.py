@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 
 
-def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], object], list[str]]:
+def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], object], list[str]]:
     """`__getattr__` and `__all__` of a package.
 
     Args:
         package: Its `__name__`.
-        modules: Public names by the module of the package that has them. A name must not be that of a module, which
-            Python would set in its place once the module is imported.
+        modules: Public names, apart by spaces, by the module of the package that has them. A name must not be that of
+            a module, which Python would set in its place once the module is imported.
     """
-    module_of = {name: module for module, names in modules.items() for name in names}
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
 
     def load(name: str) -> object:
         if name not in module_of:

@@ -16,12 +16,12 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.util import all_gather, all_gather_with_grad
 from torch.nn import functional as F
-from transformers.trainer_utils import get_last_checkpoint
 
 from gr4ad.tokenization.ad_embedding import AdEmbedder
 
 from ..bfloat16 import fast_bfloat16
 from ..finite_training import FiniteTrainingMixin
+from ..whole_checkpoints import last_checkpoint
 
 
 @dataclass
@@ -236,7 +236,7 @@ def tune_encoder(
             encoder_inputs=lambda ads: embedder.encoder_inputs([(ad, contents[ad]) for ad in ads]),
         ),
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     # Under bfloat16 accelerate leaves autocast around `forward`: the encoder would embed unlike the one that is saved.
     trainer.accelerator.unwrap_model(encoder, keep_fp32_wrapper=False)
     if config.lora_rank:

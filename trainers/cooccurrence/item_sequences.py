@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..bfloat16 import fast_bfloat16
 from ..finite_training import FiniteTrainingMixin
 from ..principal_components import main_components
+from ..whole_checkpoints import last_checkpoint
 
 
 @dataclass
@@ -139,7 +139,7 @@ def train_item_vectors(
     trainer = ItemSequenceTrainer(
         model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator()
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     vectors = model.transformer.wte.weight.detach().float().cpu().numpy()[1:].copy()
     seen = np.zeros(len(content), dtype=bool)
     seen[np.concatenate(rows)] = True

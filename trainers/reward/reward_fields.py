@@ -10,16 +10,8 @@ CALIBRATION_METHODS = ("platt", "isotonic", "none")
 
 @dataclass
 class RewardFields:
-    """
-    What [`RewardConfig`] has beside transformers' arguments:
-
-    Parameters:
-        train_context (`bool`, defaults to `False`): Whether the copy of the policy's context processor goes on
-            learning.
-        item_dropout (`float`, defaults to 0.1): Share of ads, in [0, 1), that are trained as new: by their SID alone.
-        calibration (`str`, defaults to `"platt"`): `platt`, which keeps every order; `isotonic`; or `none`.
-        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
-    """
+    """What [`RewardConfig`] has beside transformers' arguments. Ads trained by their SID alone teach the model to
+    value new ads. Of the calibrations `platt` keeps every order, `isotonic` makes ties."""
 
     train_context: bool = field(default=False, metadata={"help": "The copied context processor goes on learning."})
     item_dropout: float = field(default=0.1, metadata={"help": "Share of ads, in [0, 1), trained by SID alone."})

@@ -5,11 +5,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from .preference_losses import PreferenceLossFunction
+    from torch import Tensor
 
+
+class PreferenceLossFunction(Protocol):
+    """A loss of your own, as `loss_type` takes it.
+
+    It gets float (B, n) `policy_logps` <= 0, which carry the gradient, and `grades` in [0, `max_grade`]; `ref_logps`,
+    the same under the reference, or None; the bool `mask`, True on real candidates; and a scalar `count` to divide its
+    sum by: the lists of the whole step with two different grades (None: those of this batch). It returns the scalar
+    loss and detached metrics.
+    """
+
+    __name__: str
+
+    def __call__(
+        self,
+        policy_logps: Tensor,
+        grades: Tensor,
+        ref_logps: Tensor | None,
+        mask: Tensor | None,
+        *,
+        beta: float,
+        count: Tensor | float | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+if TYPE_CHECKING:
     LossType = str | PreferenceLossFunction
 else:
     LossType = str  # what a command line can give
@@ -21,31 +46,25 @@ NEED_REFERENCE = ("grpo",)
 
 @dataclass
 class PreferenceFields:
-    """
-    How lists teach a model: shared by [`RSPOConfig`] and [`ContinualConfig`].
+    """How lists teach a model: shared by [`RSPOConfig`] and [`ContinualConfig`].
 
-    Parameters that choose the loss:
+    Parameters:
         loss_type (`str`, defaults to `"rspo"`): `rspo`; `dpo`, `sdpo` or `grpo` to hold it against. In Python also a
             function of your own, see [`PreferenceLossFunction`].
-        beta (`float`, defaults to 0.1): Sharpness of the preferences, > 0; weight of the KL of `grpo`.
         delta (`float`, defaults to 2.0): Gate of `rspo` on the mean drift |log(p / p_ref)| in nats; above it an anchor
             ignores the reference.
-        clip (`float`, defaults to 0.2): Bound of the probability ratio of `grpo`, in (0, 1).
-        max_grade (`float`, defaults to 3): Values become grades in [0, max_grade] within each list.
         vsl_weight (`float`, defaults to 0.1): Weight of the VSL loss of each list's most valuable candidate, if its
             value is above 0: keeps probability on what is good and not only away from what is worse, and the value and
             item heads in step with the layers below them.
         unified (`bool`): Weigh both losses sample by sample, by how far likelihood and reward disagree (UVR,
             eqs. 19-22); `rspo` only.
-
-    Parameters of the policy:
-        reference (`str`): What the policy is compared with, one of `REFERENCES`.
         item_weight (`float`, defaults to 0): Share in [0, 1] of the item head in what is aligned, (1 - w) log p(SID) +
             w log p(item): set it to the `item_weight` that will be served, so that the ranking that users get is the
             one that learns from the lists. 0 is the paper's policy. `ref_logps` of the data must then be such scores.
+        reference (`str`): What the policy is compared with, one of `REFERENCES`.
         disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be in the
             difference between policy and reference, which gate and margins read.
-        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`.
+        beta, clip, max_grade, max_items: See the help of the fields.
     """
 
     REFERENCES: ClassVar[tuple[str, ...]] = ("frozen", "logged", "none")
@@ -105,21 +124,17 @@ class PreferenceFields:
 
 @dataclass
 class RSPOFields(PreferenceFields):
-    """
-    What [`RSPOConfig`] has beside the arguments of its trainer: [`PreferenceFields`], and
+    """What [`RSPOConfig`] has beside the arguments of its trainer: [`PreferenceFields`], and
 
-    Parameters that choose the reference:
+    Parameters:
         reference (`str`, defaults to `"frozen"`): `frozen`: a copy of the policy at its start. `logged`: the column
             `ref_logps` of the data, which costs no pass. `none`.
         sync_ref_model (`bool`, defaults to `False`), ref_model_mixup_alpha, ref_model_sync_steps: Moves the frozen
             reference towards the policy now and then, as TRL does.
-
-    Parameters that guard the run, which need an `eval_strategy`:
         max_ndcg_loss (`float`, defaults to 0.01): Share of the NDCG@10 before training that a policy may lose and
             still be kept. Of those, the best by `metric_for_best_model` (default `revenue@10`) is what the run ends
-            with.
-        guard_patience (`int`, defaults to 2): Validations in a row beyond `max_ndcg_loss` that stop the run; 0 =
-            never.
+            with. It guards runs with an `eval_strategy`.
+        guard_patience (`int`, defaults to 2): Validations in a row beyond `max_ndcg_loss` that stop it; 0 = never.
     """
 
     sync_ref_model: bool = field(default=False, metadata={"help": "Move the frozen reference towards the policy."})
@@ -140,4 +155,4 @@ class RSPOFields(PreferenceFields):
             )
 
 
-__all__ = ["LOSS_TYPES", "LossType", "PreferenceFields", "RSPOFields"]
+__all__ = ["LOSS_TYPES", "LossType", "PreferenceFields", "PreferenceLossFunction", "RSPOFields"]

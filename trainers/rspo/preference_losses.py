@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -32,31 +32,25 @@ Result = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 # --- what a sum is divided by: int64 scalars of `worse_pairs` (bool, (B, i, j)) and `mask` (bool, (B, n))
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def anchors_with_worse(worse: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Candidates with a worse one in their list."""
     return worse.any(-1).sum()
 
 
 def pairs(worse: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Pairs of a better and a worse candidate."""
     return worse.sum()
 
 
 def lists_with_pair(worse: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Lists that hold such a pair."""
     return worse.flatten(1).any(1).sum()
 
 
 def candidates_with_pair(worse: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Candidates of such lists."""
     return (mask & worse.flatten(1).any(1, keepdim=True)).sum()
 
 
 # --- the losses
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def rspo_loss(
@@ -274,30 +268,6 @@ def grpo_loss(
 
 
 # --- the table
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class PreferenceLossFunction(Protocol):
-    """A loss of your own, as `loss_type` takes it.
-
-    `loss(policy_logps, grades, ref_logps, mask, *, beta, count)` gets float (B, n) `policy_logps` <= 0, which carry
-    the gradient, and `grades` in [0, `max_grade`]; `ref_logps`, the same under the reference, or None; the bool
-    `mask`, True on real candidates; and a scalar `count` to divide its sum by: the lists of the whole step with two
-    different grades (None: those of this batch). It returns the scalar loss and detached metrics.
-    """
-
-    __name__: str
-
-    def __call__(
-        self,
-        policy_logps: torch.Tensor,
-        grades: torch.Tensor,
-        ref_logps: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        *,
-        beta: float,
-        count: torch.Tensor | float | None,
-    ) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -313,19 +283,9 @@ class PreferenceLoss:
         """The denominator of a batch, int64 scalar, from grades (float) and mask (bool), both (B, n)."""
         return self.denominator(worse_pairs(grades, mask), mask)
 
-    def __call__(
-        self,
-        args: PreferenceFields,
-        policy_logps: torch.Tensor,
-        grades: torch.Tensor,
-        ref_logps: torch.Tensor | None,
-        mask: torch.Tensor,
-        count: torch.Tensor | float | None,
-        **weights: torch.Tensor,
-    ) -> Result:
-        """The loss under the settings of `args`; `weights` are `anchor_weight` of RSPO or nothing."""
-        settings = {name: getattr(args, name) for name in self.settings}
-        return self.function(policy_logps, grades, ref_logps, mask, count=count, **settings, **weights)
+    def under(self, args: PreferenceFields) -> Callable[..., Result]:
+        """The loss under the settings of `args`."""
+        return partial(self.function, **{name: getattr(args, name) for name in self.settings})
 
 
 LOSSES = {
@@ -348,7 +308,6 @@ def loss_of(loss_type: LossType) -> PreferenceLoss:
 
 
 # --- shared parts
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def worse_pairs(grades: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -393,7 +352,6 @@ def order_metrics(margins: torch.Tensor, worse: torch.Tensor) -> dict[str, torch
 __all__ = [
     "LOSSES",
     "PreferenceLoss",
-    "PreferenceLossFunction",
     "check_shapes",
     "dpo_loss",
     "grpo_loss",

@@ -51,7 +51,7 @@ def preference_objective(
     if args.unified:
         imitate, rank = unified_weights(logps, grades, mask)
         weights = {"anchor_weight": rank}
-    loss, metrics = loss_of(args.loss_type)(args, logps, grades, ref_logps, mask, count, **weights)
+    loss, metrics = loss_of(args.loss_type).under(args)(logps, grades, ref_logps, mask, count=count, **weights)
     metrics |= {args.loss_name: loss.detach(), **policy_metrics(logps, rewards, ref_logps, mask)}
     if args.vsl_weight:
         # A target's loss stands for its list, so lists without a value above 0 do not make the others louder.

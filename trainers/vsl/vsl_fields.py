@@ -8,24 +8,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TargetWeightFields:
-    """
-    How much each target of a log counts: shared by [`VSLConfig`] and [`ContinualConfig`].
-
-    Parameters:
-        user_weight_clip (`float`): w_user is the user's total value over the mean user's, clipped to [1 / clip, clip];
-            1 gives every user the same weight.
-        behavior_weights (`dict`, *optional*): w_behavior by event name, e.g. `{"click": 1.0, "conversion": 3.0}`;
-            others 1.
-        target_value_power (`float`, defaults to 0): Multiplies w by (value / mean value) ** power. At 1 the model
-            learns an item's share of revenue instead of its share of events.
-        user_value_mean, event_value_mean (`float`, *optional*): Mean total value of a user and mean value of an event,
-            which w_user and `target_value_power` are relative to.
-    """
+    """How much each target of a log counts: shared by [`VSLConfig`] and [`ContinualConfig`]. The weight of a target is
+    w = w_user w_behavior (value / mean value) ** target_value_power, where w_user is the user's total value over the
+    mean user's, clipped. At `target_value_power` = 1 the model learns an item's share of revenue instead of its share
+    of events."""
 
     user_weight_clip: float = field(
         default=5.0, metadata={"help": "w_user lies in [1/clip, clip]; 1 weights users equally."}
     )
-    behavior_weights: dict | None = field(default=None, metadata={"help": "w_behavior by event name; default 1."})
+    behavior_weights: dict | None = field(
+        default=None, metadata={"help": 'w_behavior by event name, e.g. {"conversion": 3}; others 1.'}
+    )
     target_value_power: float = field(
         default=0.0, metadata={"help": "Weights targets by (value / mean value) ** power."}
     )
@@ -53,16 +46,12 @@ class TargetWeightFields:
 
 @dataclass
 class VSLFields(TargetWeightFields):
-    """
-    What [`VSLConfig`] has beside transformers' arguments: [`TargetWeightFields`], and
+    """What [`VSLConfig`] has beside transformers' arguments: [`TargetWeightFields`], and
 
     Parameters:
-        value_loss_weight (`float`, defaults to 0.1): lambda_e, weight of the value token's loss.
-        mtp_loss_weight (`float`, defaults to 0.3): lambda_mtp, weight of the token-free pass; 0 skips its cost.
-        item_loss_weight (`float`, defaults to 0.5): Weight of the item head's loss.
-        label_smoothing (`float`, defaults to 0): Of the SID softmaxes, in [0, 1).
+        value_loss_weight, mtp_loss_weight, item_loss_weight, label_smoothing (`float`): See [`VSLLossWeights`].
         item_embedding_std (`float`, defaults to 0.05): A fresh model's item vectors start at this scale as the main
-            components of the tokenizer's item vectors, where it has any; 0 leaves them random.
+            components of the tokenizer's item vectors, where it has any; 0 leaves them as they are.
         target_window (`int`, defaults to 1): The target of a prefix is drawn from the next so many events, anew each
             time; 1 is the next event. Logs of baskets, where order within a basket says nothing and nothing repeats,
             want more.

@@ -12,7 +12,7 @@ import numpy as np
 from gr4ad.data import load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import ExploreConfig, ListConfig
-from gr4ad.pipeline.training import LISTS_FILE, finish_training, logged_impressions
+from gr4ad.pipeline.training import LISTS_FILE, drawn_rows, finish_training, logged_impressions, run_training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +47,6 @@ def train_reward_model(
         RecipeError: If the log has no impressions. ValueError: As `check_exposures` and `candidate_lists`.
     """
     import torch
-    from transformers.trainer_utils import get_last_checkpoint
 
     from gr4ad import GR4ADForRecommendation, RewardModel, RewardTrainer, UASIDTokenizer
     from gr4ad.trainers.reward import candidate_lists
@@ -70,8 +69,7 @@ def train_reward_model(
         processing_class=tokenizer,
     )
     exposure_lists = len(trainer.train_dataset)  # type: ignore[arg-type]  # what it was given, checked
-    checkpoints = out_dir / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    run_training(trainer, out_dir)
     trainer.calibrate(calibrating)
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
     summary = {**finish_training(trainer, out_dir), "exposure_lists": exposure_lists, **metrics}
@@ -79,10 +77,7 @@ def train_reward_model(
         return summary
     logger.info("reward model: %s", {name: round(value, 4) for name, value in metrics.items()})
     write_json(out_dir / "reward_metrics.json", metrics)
-    contexts = exposures.remove_columns(list(CONTEXT_ONLY))
-    if len(contexts) > lists.max_lists:
-        chosen = np.random.default_rng(arguments.seed).permutation(len(contexts))[: lists.max_lists]
-        contexts = contexts.select(np.sort(chosen))
+    contexts = drawn_rows(exposures.remove_columns(list(CONTEXT_ONLY)), lists.max_lists, arguments.seed)
     rows = candidate_lists(
         policy,
         trainer.accelerator.unwrap_model(trainer.model).to(policy.device),

@@ -74,7 +74,6 @@ def train_model(
 ) -> dict:
     """VSL from scratch, or from the last checkpoint in `out_dir/checkpoints`; writes `model/` and `log.json`."""
     import torch
-    from transformers.trainer_utils import get_last_checkpoint
 
     from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLTrainer
 
@@ -90,9 +89,15 @@ def train_model(
         eval_dataset=data.validation,
         processing_class=tokenizer,
     )
-    checkpoints = out_dir / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    run_training(trainer, out_dir)
     return finish_training(trainer, out_dir)
+
+
+def run_training(trainer: Any, out_dir: Path) -> None:
+    """Trains from the last checkpoint in `out_dir/checkpoints`, where a killed run left one."""
+    from gr4ad.trainers.whole_checkpoints import last_checkpoint
+
+    trainer.train(resume_from_checkpoint=last_checkpoint(out_dir / "checkpoints"))
 
 
 def finish_training(trainer: Any, out_dir: Path) -> dict:
@@ -127,8 +132,6 @@ def align_model(
     Raises:
         RecipeError: The lists are to come from a reward model, and `reward_dir` holds none.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
     from gr4ad.trainers.rspo import beam_lists, impression_lists
 
@@ -148,14 +151,11 @@ def align_model(
             list_size=lists.list_size,
             held_share=lists.held_share,
         )
-    if len(rows) > lists.max_lists:
-        chosen = np.random.default_rng(arguments.seed).permutation(len(rows))[: lists.max_lists]
-        rows = rows.select(np.sort(chosen))
+    rows = drawn_rows(rows, lists.max_lists, arguments.seed)
     trainer = RSPOTrainer(
         model=model, args=arguments, train_dataset=rows, eval_dataset=data.validation, processing_class=tokenizer
     )
-    checkpoints = out_dir / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    run_training(trainer, out_dir)
     return {"lists": len(rows), **finish_training(trainer, out_dir)}
 
 
@@ -170,6 +170,13 @@ def reward_lists(folder: Path | None) -> Dataset:
             "folder of `gr4ad reward`, or use `impressions` or `beams`."
         )
     return Dataset(pq.read_table(folder / LISTS_FILE, memory_map=False))
+
+
+def drawn_rows(rows: Dataset, most: int, seed: int) -> Dataset:
+    """At most so many rows, drawn at random, in their order."""
+    if len(rows) <= most:
+        return rows
+    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:most]))
 
 
 def logged_impressions(data: PreparedData) -> Dataset:
@@ -188,10 +195,12 @@ def read_log(folder: Path) -> list[dict]:
 __all__ = [
     "LISTS_FILE",
     "align_model",
+    "drawn_rows",
     "finish_training",
     "logged_impressions",
     "read_log",
     "reward_lists",
+    "run_training",
     "train_model",
     "trainer_arguments",
 ]
