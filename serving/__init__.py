@@ -8,15 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .ad_recommender import AdRecommender
-    from .beam_policy import BeamPolicy, Load, level_widths
-    from .http_server import create_app, serve
-    from .index_change import IndexChange
-    from .loading import load_recommender
-    from .published_model import PublishedModel, PublishedModelError
-    from .recommender import Recommender
-    from .request_types import Recommendation, UnknownItemError
-    from .server_config import ServerConfig
+    from .ad_recommender import AdRecommender as AdRecommender
+    from .beam_policy import BeamPolicy as BeamPolicy
+    from .beam_policy import Load as Load
+    from .beam_policy import level_widths as level_widths
+    from .http_server import create_app as create_app
+    from .http_server import serve as serve
+    from .index_change import IndexChange as IndexChange
+    from .loading import load_recommender as load_recommender
+    from .published_model import PublishedModel as PublishedModel
+    from .published_model import PublishedModelError as PublishedModelError
+    from .recommender import Recommender as Recommender
+    from .request_types import Recommendation as Recommendation
+    from .request_types import UnknownItemError as UnknownItemError
+    from .server_config import ServerConfig as ServerConfig
 
 MODULES = {
     "AdRecommender": "ad_recommender",
@@ -48,19 +53,4 @@ def __getattr__(name: str) -> object:
     return vars(module)[name]
 
 
-__all__ = [
-    "AdRecommender",
-    "BeamPolicy",
-    "IndexChange",
-    "Load",
-    "PublishedModel",
-    "PublishedModelError",
-    "Recommendation",
-    "Recommender",
-    "ServerConfig",
-    "UnknownItemError",
-    "create_app",
-    "level_widths",
-    "load_recommender",
-    "serve",
-]
+__all__ = list(MODULES)

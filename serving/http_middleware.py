@@ -1,15 +1,20 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""ASGI layers around the API: request metrics and the limit on body size."""
+"""What stands around the routes: request metrics, the limit on body size, and clients that leave."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .server_metrics import ServerMetrics
+
+T = TypeVar("T")
 
 DISCARD_SECONDS = 2.0
 DISCARD_FACTOR = 16
@@ -96,3 +101,19 @@ class LimitBody:
         detail = f"The body is larger than {self.max_bytes} bytes. Send fewer requests or shorter histories."
         response = JSONResponse({"detail": detail, "field": None}, status_code=413, headers={"connection": "close"})
         await response(scope, receive, send)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, which is cancelled when the client leaves: then None. The body must have been read."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

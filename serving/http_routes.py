@@ -14,9 +14,8 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from pydantic_core import to_json
 
 from .admin_routes import ADMIN_PATHS, add_admin_routes
-from .client_connection import while_connected
 from .http_errors import AnyContentRoute, refused
-from .http_middleware import LimitBody, MeasureRequests
+from .http_middleware import LimitBody, MeasureRequests, while_connected
 from .http_schema import (
     BatchRequest,
     BatchResponse,

@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gr4ad.tokenization import HISTORY_FEATURES
 
-from .client_connection import while_connected
 from .http_errors import ExplainedRoute
+from .http_middleware import while_connected
 from .http_schema import MAX_TEXT_LENGTH, MAX_USER_FEATURES, ErrorResponse, RecommendRequest, readable_error
 from .recommend_service import RecommendService
 from .request_types import Answer, RecommendQuery, Refusal, RefusedError, ServedModel

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from .serving_options import ServingOptions
+from .serving_options import ServingOptions, option
 
 
 @dataclass(frozen=True)
@@ -17,17 +17,11 @@ class ServerConfig(ServingOptions):
         ValueError: If a number is out of its range; names the field.
     """
 
-    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 for every interface."})
-    port: int = field(default=8000, metadata={"help": "TCP port, 0..65535; 0 picks a free one."})
-    port_file: str | None = field(
-        default=None, metadata={"help": "File that receives the bound port, as text, once the server listens."}
-    )
-    max_wait_ms: float = field(
-        default=5.0, metadata={"help": "Milliseconds a request waits for others to join its batch."}
-    )
-    drain_seconds: int = field(
-        default=30, metadata={"help": "Seconds after SIGTERM in which accepted requests may finish; whole seconds."}
-    )
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for every interface.")
+    port: int = option(8000, "TCP port, 0..65535; 0 picks a free one.")
+    port_file: str | None = option(None, "File that receives the bound port, as text, once the server listens.")
+    max_wait_ms: float = option(5.0, "Milliseconds a request waits for others to join its batch.")
+    drain_seconds: int = option(30, "Seconds after SIGTERM in which accepted requests may finish; whole seconds.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,52 +22,31 @@ class ServerMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = CollectorRegistry() if registry is None else registry
 
-        def gauge(name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(name, about, labels, registry=registry)
+
+        def gauge(name: str, about: str, *labels: str) -> Gauge:
             return Gauge(name, about, labels, registry=registry, multiprocess_mode="mostrecent")
 
-        self.requests = Counter(
-            "gr4ad_requests",
-            "Requests to /v1/recommend by HTTP status; 499: the client left.",
-            ["status"],
-            registry=registry,
+        def histogram(name: str, about: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, about, registry=registry, buckets=buckets)
+
+        self.requests = counter(
+            "gr4ad_requests", "Requests to /v1/recommend by HTTP status; 499: the client left.", "status"
         )
-        self.latency = Histogram(
-            "gr4ad_request_latency_seconds",
-            "From the head of a request to the end of its response.",
-            registry=registry,
-            buckets=LATENCY_BUCKETS,
+        self.latency = histogram(
+            "gr4ad_request_latency_seconds", "From the head of a request to the end of its response.", LATENCY_BUCKETS
         )
-        self.users = Histogram("gr4ad_request_users", "Users of one body.", registry=registry, buckets=BATCH_BUCKETS)
-        self.beam_rows = Counter(
-            "gr4ad_beam_rows",
-            "Beam rows that answers took: all beam widths of all users, summed.",
-            registry=registry,
-        )
-        self.beam_width = gauge("gr4ad_beam_width", "Beam width of the last answer, by level.", ["level"])
-        self.cache_lookups = Counter(
-            "gr4ad_cache_lookups", "Requests looked up in the result cache.", ["result"], registry=registry
-        )
+        self.users = histogram("gr4ad_request_users", "Users of one body.", BATCH_BUCKETS)
+        self.beam_rows = counter("gr4ad_beam_rows", "Beam rows that answers took: all widths of all users, summed.")
+        self.beam_width = gauge("gr4ad_beam_width", "Beam width of the last answer, by level.", "level")
+        self.cache_lookups = counter("gr4ad_cache_lookups", "Requests looked up in the result cache.", "result")
         self.model_version = gauge("gr4ad_model_version", "Version of the weights served.")
         self.index_changes = gauge("gr4ad_index_changes", "Number of the last change of the ads that was applied.")
-        self.reload_failures = Counter(
-            "gr4ad_reload_failures", "Weights or changes that could not be taken.", registry=registry
-        )
+        self.reload_failures = counter("gr4ad_reload_failures", "Weights or changes that could not be taken.")
 
     def answered(self, widths: Sequence[int]) -> None:
         """Takes note of an answer that beams of these widths gave."""
         self.beam_rows.inc(sum(widths))
         for level, width in enumerate(widths, start=1):
             self.beam_width.labels(str(level)).set(width)
-
-
-class BatchMetrics:
-    """What the engine on torch shows beside them of its queue and batches; vLLM has its own of these."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue_depth = Gauge("gr4ad_queue_depth", "Users waiting for a batch.", registry=registry)
-        self.batch_size = Histogram(
-            "gr4ad_batch_size", "Users answered by one call.", registry=registry, buckets=BATCH_BUCKETS
-        )
-        self.beam_scale = Gauge(
-            "gr4ad_beam_scale", "Factor of the model's beam widths that the load allows.", registry=registry
-        )

@@ -8,11 +8,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .beam_policy import SCALES, BeamPolicy, WidthPolicy
 
 TOKEN_VARIABLE = "GR4AD_ADMIN_TOKEN"
 MIN_TOKEN_LENGTH = 16
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of options with what a command line says of it."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -34,58 +40,35 @@ class ServingOptions:
         ValueError: If a number is out of its range; names the field.
     """
 
-    top_k: int = field(
-        default=10,
-        metadata={"help": "Items returned when a request names no `top_k`; never more than its last beam width."},
+    top_k: int = option(10, "Items returned when a request names no `top_k`; never more than its last beam width.")
+    slo_ms: float | None = option(
+        None,
+        "Milliseconds from arrival to answer that 99 of 100 requests should stay within. Beams narrow and widen "
+        "with the load to keep it. Default: beams of constant width.",
     )
-    slo_ms: float | None = field(
-        default=None,
-        metadata={
-            "help": "Milliseconds from arrival to answer that 99 of 100 requests should stay within. Beams narrow and "
-            "widen with the load to keep it. Default: beams of constant width."
-        },
+    min_beam_scale: float = option(0.25, "Quality floor: least share of the model's own beam widths, in (0, 1].")
+    max_beam_scale: float = option(1.6, "Largest multiple of the model's own beam widths, when there is little to do.")
+    max_batch: int = option(16, "Users answered by one call of the model, at most.")
+    max_batch_rows: int = option(
+        65536,
+        "Beam rows of one batch, all levels and users summed, at most: bounds memory. A wider request runs alone.",
     )
-    min_beam_scale: float = field(
-        default=0.25, metadata={"help": "Quality floor: least share of the model's own beam widths, in (0, 1]."}
+    max_queue: int = option(256, "Users that may wait; beyond that a request gets 429.")
+    max_history: int = option(1000, "Items of one history, at most.")
+    max_beam_width: int = option(512, "Beams a request may ask for at one level, at most.")
+    max_body_bytes: int = option(1 << 20, "Bytes of a request body, at most.")
+    deadline_ms: float = option(
+        2000.0,
+        "Milliseconds a request may wait before the model starts on it; then it gets 504. A request may ask for less.",
     )
-    max_beam_scale: float = field(
-        default=1.6, metadata={"help": "Largest multiple of the model's own beam widths, when there is little to do."}
-    )
-    max_batch: int = field(default=16, metadata={"help": "Users answered by one call of the model, at most."})
-    max_batch_rows: int = field(
-        default=65536,
-        metadata={
-            "help": "Beam rows of one batch, all levels and users summed, at most: bounds memory. A wider request "
-            "runs alone."
-        },
-    )
-    max_queue: int = field(default=256, metadata={"help": "Users that may wait; beyond that a request gets 429."})
-    max_history: int = field(default=1000, metadata={"help": "Items of one history, at most."})
-    max_beam_width: int = field(default=512, metadata={"help": "Beams a request may ask for at one level, at most."})
-    max_body_bytes: int = field(default=1 << 20, metadata={"help": "Bytes of a request body, at most."})
-    deadline_ms: float = field(
-        default=2000.0,
-        metadata={
-            "help": "Milliseconds a request may wait before the model starts on it; then it gets 504. A request may "
-            "ask for less."
-        },
-    )
-    cache_seconds: float = field(
-        default=0.0, metadata={"help": "Seconds in which the same request gets the same answer; 0 = no cache."}
-    )
-    cache_bytes: int = field(default=256 << 20, metadata={"help": "Bytes of the answers kept in this process."})
-    cache_url: str | None = field(
-        default=None, metadata={"help": "redis://HOST:PORT/DB of a cache that replicas share, in place of memory."}
-    )
-    watch_seconds: float = field(
-        default=1.0, metadata={"help": "Seconds between looks at a published model for new weights and ads."}
-    )
-    admin_token_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "File with the token that /v1/index and /v1/reload ask for; default: the environment variable "
-            "GR4AD_ADMIN_TOKEN; without either they answer 403."
-        },
+    cache_seconds: float = option(0.0, "Seconds in which the same request gets the same answer; 0 = no cache.")
+    cache_bytes: int = option(256 << 20, "Bytes of the answers kept in this process.")
+    cache_url: str | None = option(None, "redis://HOST:PORT/DB of a cache that replicas share, in place of memory.")
+    watch_seconds: float = option(1.0, "Seconds between looks at a published model for new weights and ads.")
+    admin_token_file: str | None = option(
+        None,
+        "File with the token that /v1/index and /v1/reload ask for; default: the environment variable "
+        "GR4AD_ADMIN_TOKEN; without either they answer 403.",
     )
 
     def __post_init__(self) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from prometheus_client import Gauge, Histogram
+
 from .answering import answer_together, failure, filled, group_of
 from .beam_policy import Load
 from .index_change import IndexChange, is_active
@@ -17,7 +19,7 @@ from .live_model import LiveModel, Served
 from .microbatch import DeadlineError, DrainingError, MicroBatcher, QueueFullError
 from .request_types import Answer, RecommendQuery, Refusal, RefusedError, ServedModel
 from .server_config import ServerConfig
-from .server_metrics import BatchMetrics, ServerMetrics
+from .server_metrics import BATCH_BUCKETS, ServerMetrics
 
 Plan = tuple[Served, list[RecommendQuery]]
 """What a batch is answered with, and its queries with their widths."""
@@ -46,9 +48,14 @@ class TorchEngine:
             weight=lambda query: sum(query.beam_widths or self.policy.scaled(self.policy.scale)),
             max_weight=config.max_batch_rows,
         )
-        self._batch_metrics = BatchMetrics(self.metrics.registry)
-        self._batch_metrics.queue_depth.set_function(lambda: self.batcher.depth)
-        self._batch_metrics.beam_scale.set_function(lambda: self.policy.scale)
+        registry = self.metrics.registry
+        depth = Gauge("gr4ad_queue_depth", "Users waiting for a batch.", registry=registry)
+        depth.set_function(lambda: self.batcher.depth)
+        scale = Gauge("gr4ad_beam_scale", "Factor of the beam widths that the load allows.", registry=registry)
+        scale.set_function(lambda: self.policy.scale)
+        self._batch_size = Histogram(
+            "gr4ad_batch_size", "Users answered by one call.", registry=registry, buckets=BATCH_BUCKETS
+        )
         self._described: tuple[Served, ServedModel] | None = None
         # One thread for all: torch keeps memory for every thread that ever ran a model.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reload")
@@ -107,7 +114,7 @@ class TorchEngine:
         served = self.live.served
         self.policy.base_widths = tuple(served.recommender.beam_widths)
         decided = self.policy.widths(load)
-        self._batch_metrics.batch_size.observe(len(queries))
+        self._batch_size.observe(len(queries))
         # The last level is wide enough for a list as long as asked for.
         widths = [query.beam_widths or (*decided[:-1], max(decided[-1], query.top_k or 1)) for query in queries]
         return served, [replace(query, beam_widths=line) for query, line in zip(queries, widths, strict=True)]

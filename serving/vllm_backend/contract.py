@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
-from vllm.config import ModelConfig, VllmConfig
+from vllm.config import ModelConfig, ParallelConfig, VllmConfig
 from vllm.entrypoints.launchers.api_server import entry
 from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX
 from vllm.model_executor.layers.pooler import Pooler
@@ -138,6 +138,8 @@ def assumptions() -> Iterator[tuple[str, bool, str]]:
         "`AsyncLLM.encode` takes a prompt, pooling parameters and a request id",
     )
     yield "endpoint", "/v2" in GUARDED_PREFIX, "`--api-key` guards Open Inference, which stands under /v2"
+    ranked = "data_parallel_index" in {part.name for part in fields(ParallelConfig)}
+    yield "worker_extension", ranked, "`ParallelConfig.data_parallel_index` tells replicas apart"
     yield "launch", callable(entry.main), "`vllm.entrypoints.launchers.api_server.entry.main` starts a server"
 
 

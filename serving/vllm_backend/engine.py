@@ -104,7 +104,8 @@ class VLLMEngine:
         return self.served
 
     async def change(self, change: IndexChange) -> ServedModel:
-        return await self._administered("change_ads", asdict(change), ValueError)
+        served = await self._administered("change_ads", asdict(change), ValueError)
+        return await self._administered("follow", None, ValueError) if self.follows else served
 
     async def reload(self, model: str | None) -> ServedModel:
         return await self._administered("reload", model, ReloadError)

@@ -7,9 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+from ..serving_options import option
 from .options import VLLMOptions
 
 PLUGIN = "gr4ad"
@@ -19,12 +20,12 @@ PLUGIN = "gr4ad"
 class VLLMServerConfig(VLLMOptions):
     """Options of the server on vLLM: those of the backend, and where it listens."""
 
-    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 for every interface."})
-    port: int = field(default=8000, metadata={"help": "TCP port, 1..65535."})
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
-    vllm_args: str | None = field(
-        default=None,
-        metadata={"help": "Further arguments of `vllm serve`, in one string, e.g. '--data-parallel-size 2'."},
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for every interface.")
+    port: int = option(8000, "TCP port, 1..65535.")
+    dtype: str = option("float32", "float32, bfloat16 or float16.")
+    vllm_args: str | None = option(
+        None,
+        "Further arguments of `vllm serve`, in one string, e.g. '--data-parallel-size 2'.",
     )
 
     def __post_init__(self) -> None:

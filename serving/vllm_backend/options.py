@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..serving_options import ServingOptions
+from ..serving_options import ServingOptions, option
 
 ADDITIONAL_CONFIG_KEY = "gr4ad"
 RENAMED = {
@@ -29,16 +29,14 @@ class VLLMOptions(ServingOptions):
         ValueError: If a number is out of its range, or a name is not an option; names it.
     """
 
-    max_batch_rows: int = field(
-        default=16384,
-        metadata={"help": "Beam rows (all levels of all requests) of one engine step; a wider request runs alone."},
+    max_batch_rows: int = option(
+        16384,
+        "Beam rows (all levels of all requests) of one engine step; a wider request runs alone.",
     )
-    published: str | None = field(
-        default=None,
-        metadata={
-            "help": "Root of a published model, of which vLLM loads the current version; it is followed. "
-            "`gr4ad serve` sets it by itself."
-        },
+    published: str | None = option(
+        None,
+        "Root of a published model, of which vLLM loads the current version; it is followed. `gr4ad serve` sets "
+        "it by itself.",
     )
 
     @classmethod

@@ -28,13 +28,15 @@ class GR4ADWorkerExtension:
     """
 
     def gr4ad_change_ads(self, change: Mapping[str, Any]) -> dict[str, Any]:
-        """Applies the fields of an [`IndexChange`].
+        """Applies the fields of an [`IndexChange`]. Of several replicas of a published model the first one writes it
+        into the folder, from which `gr4ad_follow` brings it to the others.
 
         Raises:
             ValueError: As `IndexChange` and `IndexChange.apply`.
         """
         live = self.gr4ad_live_model()
-        live.change(IndexChange(**change))
+        if live.published is None or not self.parallel_config.data_parallel_index:  # type: ignore[attr-defined]
+            live.change(IndexChange(**change))
         return asdict(live.served.described())
 
     def gr4ad_reload(self, name_or_path: str | None = None) -> dict[str, Any]:

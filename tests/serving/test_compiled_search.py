@@ -1,6 +1,12 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
 import numpy as np
 import pytest
 import torch
+from loopback import URL, wait_until
 from torch._dynamo.utils import counters
 
 from gr4ad import Recommender
@@ -55,6 +61,34 @@ def test_compiled_search_answers_as_before_and_compiles_nothing_in_traffic(compi
     monkeypatch.setattr(compiled_search, "IN_TRAFFIC", "fail_on_recompile")
     check_alike(compiled, eager, HISTORIES, top_k=8)
     assert graphs() == before > 0
+
+
+@pytest.mark.slow
+def test_gr4ad_serve_compile_answers_as_without(tiny_artifact, tmp_path):
+    """As it is shipped: the command, with torch's own compiler."""
+    port_file = tmp_path / "port"
+    command = [
+        str(Path(sys.executable).with_name("gr4ad")), "serve", "--model", str(tiny_artifact), "--compile", "True",
+        "--port", "0", "--port_file", str(port_file), "--max_batch", "4", "--deadline_ms", "20000",
+    ]  # fmt: skip
+    process = subprocess.Popen(command)
+    try:
+        wait_until(lambda: port_file.exists() or process.poll() is not None, 600)
+        url = f"http://127.0.0.1:{int(port_file.read_text())}{URL}"
+        eager = Recommender.from_pretrained(tiny_artifact)
+        body = {"requests": [{"history": history, "top_k": 5} for history in HISTORIES]}
+        answers = httpx.post(url, json=body, timeout=60, trust_env=False).raise_for_status().json()["responses"]
+        answers += [
+            httpx.post(url, json=request, timeout=60, trust_env=False).raise_for_status().json()
+            for request in body["requests"]
+        ]
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    for answer, expected in zip(answers, 2 * eager.recommend(HISTORIES, top_k=5), strict=True):
+        assert [ad["item_id"] for ad in answer["recommendations"]] == [ad.item_id for ad in expected]
+        scores = [ad["score"] for ad in answer["recommendations"]]
+        assert scores == pytest.approx([ad.score for ad in expected], rel=1e-4)
 
 
 def test_other_weights_find_the_graphs(compiled, tiny_artifact):

@@ -1,4 +1,4 @@
-"""One server on vLLM that follows a published model, keeps answers and speaks Open Inference, as the native one does."""
+"""One server on vLLM that follows a published model, keeps answers and speaks Open Inference as the native one."""
 
 import gzip
 import json
@@ -68,7 +68,7 @@ def test_users_with_and_without_features_share_a_step(followed, kept):
     bodies = []
     for place, row in enumerate(kept["users"][:16]):
         body = body_of(row, top_k=5)
-        bodies.append({name: given for name, given in body.items() if name not in FEATURES or hash_bit(name, place)})
+        bodies.append({name: given for name, given in body.items() if name not in FEATURES or bit_of(name, place)})
     for body, answer in zip(bodies, ask(followed, requests=bodies)["responses"], strict=True):
         features = {name: body[name] for name in FEATURES if name in body}
         user = UserHistory(body["history"], **features, user_features=body["user_features"])
@@ -78,7 +78,7 @@ def test_users_with_and_without_features_share_a_step(followed, kept):
         assert scores == pytest.approx([ad.score for ad in expected], abs=TOLERANCE)
 
 
-def hash_bit(name: str, place: int) -> bool:
+def bit_of(name: str, place: int) -> bool:
     return bool(place >> FEATURES.index(name) & 1)
 
 

@@ -199,6 +199,27 @@ def test_weights_change_in_a_running_engine_and_a_damaged_artifact_does_not(
     assert engine_process(called_with, "recommend", (history,), options) == before
 
 
+def refusal_of_weights(artifact: str) -> str:
+    ENGINES.clear()
+    try:
+        load_recommender(artifact, backend="vllm", **LLM_OPTIONS["whole"])
+    except Exception as error:
+        return str(error)
+    return "started"
+
+
+def test_weights_that_are_no_numbers_are_refused(engine_process, account_artifact, tmp_path):
+    broken = Recommender.from_pretrained(account_artifact)
+    broken.model.sid_heads[1].weight.data[2, 3] = np.nan
+    for part in (broken.model, broken.tokenizer, broken.weights):
+        part.save_pretrained(tmp_path)
+    engine_process(start, "whole", str(account_artifact))
+    with pytest.raises(Exception, match=r"`sid_heads\.1\.weight` holds 1 weights that are NaN"):
+        engine_process(called, "reload", str(tmp_path))
+    reason = engine_process(refusal_of_weights, str(tmp_path))
+    assert "`sid_heads.1.weight` holds 1 weights that are NaN" in reason
+
+
 def dry_run(artifact: str) -> list[int]:
     """What vLLM does at start on a GPU, to measure memory; on a CPU only if told to."""
     import torch
