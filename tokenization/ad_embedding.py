@@ -40,7 +40,7 @@ class AdEmbedder:
         device: As torch names it; default: the fastest there is.
         pooling: "mean" of the tokens, "last" token, or "auto": what the model's own sentence-transformers
             configuration says; without one, last for causal decoders and mean otherwise.
-        dtype: Of the weights: "auto" (as stored), "float32", "bfloat16" or "float16".
+        dtype: Type of the weights: "auto" (as stored), "float32", "bfloat16" or "float16".
         max_length: Tokens of a text at most; more are cut off its end. For models with a chat template the template's
             and the images' tokens come on top of them, so that neither is ever cut. Default: the tokenizer's limit.
         prompts: None (`column: value` lines), "default" (the packaged templates of the six ad forms), or a folder of
@@ -48,8 +48,8 @@ class AdEmbedder:
         form_column: Column with the form of each ad: product, livestream, image_product, virtual_goods,
             livestream_traffic or product_video. default_form: The form where it is empty.
         image_column: Column with an image path, a list of them, or images of `datasets`. image_root: Folder that
-            relative paths start from. max_images: Of an ad; of more, evenly spaced ones are kept. max_pixels: Of an
-            image; a larger one is an error.
+            relative paths start from. max_images: Images an ad may have; of more, evenly spaced ones are kept.
+            max_pixels: Pixels an image may have; a larger one is an error.
         id_column: Column that names ads in errors and shards; without it, row numbers do.
         trust_remote_code: Run Python code that comes with the model. Only for models whose code you have read.
 
@@ -224,7 +224,8 @@ class AdEmbedder:
             rows = list(group)
             if count:
                 rows.sort(key=lambda row: -len(contents[row].text))
-            for chunk in [rows] if not count else chunks(rows, max(1, self.batch_size // count)):
+            size = max(1, self.batch_size // count) if count else len(rows)
+            for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
                 embeddings[chunk] = self._encode([(first_row + row, contents[row]) for row in chunk], progress)
         for row, content in enumerate(contents):
             if content:
@@ -355,7 +356,7 @@ def load_encoder(
     Raises:
         ValueError: If it cannot be loaded, or does its own pooling and `pooling` asks for another.
     """
-    from sentence_transformers import SentenceTransformer  # here: serving imports this room and needs no encoder
+    from sentence_transformers import SentenceTransformer  # here: serving imports the package and needs no encoder
     from sentence_transformers.sentence_transformer.modules import Pooling
     from sentence_transformers.util import is_sentence_transformer_model
 
@@ -393,11 +394,6 @@ def load_encoder(
     return model
 
 
-def chunks(rows: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
 def encoder_location(encoder: str) -> str:
     """Folder or hub id to load `encoder` from.
 
@@ -410,6 +406,3 @@ def encoder_location(encoder: str) -> str:
     if found is None or found.origin is None:
         raise ValueError(f"`encoder` {encoder!r} needs its package: pip install {OFFLINE_ENCODER}.")
     return str(Path(found.origin).parent / "model")
-
-
-__all__ = ["OFFLINE_ENCODER", "AdEmbedder", "encoder_location", "load_encoder"]

@@ -354,6 +354,3 @@ class ChatText:
             return text
         # Several tokens may spell one character: it goes if they do not all stay.
         return text[: min(offsets[self.max_length - 1][1], offsets[self.max_length][0])]
-
-
-__all__ = ["AD_FORMS", "MAX_PIXELS", "AdContent", "AdImage", "AdPrompts", "AdReader", "ChatText", "ad_name"]

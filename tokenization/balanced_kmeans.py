@@ -41,9 +41,8 @@ def nearest_centroids(
     centroids = np.ascontiguousarray(centroids, dtype=np.float32)
     if device != "cpu":
         return nearest_on_device(points, centroids, count, prices, device)
-    if (
-        prices is not None
-    ):  # a further dimension in which points are 0 and centroids sqrt(price): exact, and one search
+    if prices is not None:
+        # A further dimension in which points are 0 and centroids sqrt(price): exact, and one search.
         points = np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
         centroids = np.concatenate([centroids, np.sqrt(prices, dtype=np.float32)[:, None]], axis=1)
     index = faiss.IndexFlatL2(centroids.shape[1])
@@ -129,9 +128,9 @@ def balanced_assignment(
 ) -> np.ndarray:
     """Assigns each point to a near centroid, at most ceil(N / V) points each (an exact cap).
 
-    First an [`auction`] among the nearest centroids of each point. Where the lists of a dense region hold too little
-    room, those points of a crowded centroid that lose least by it then go to the nearest centroids with room. With
-    several processes, each searches for its own points and all hold the lists (8 bytes a candidate).
+    First an [`auction`] among the nearest centroids of each point. Where the lists of a dense region hold too few free
+    places, those points of a crowded centroid that lose least by it then go to the nearest centroids with free places.
+    With several processes, each searches for its own points and all hold the lists (8 bytes a candidate).
 
     Args:
         points: This process's points, N over all processes. centroids (float32, (V, d)).
@@ -149,18 +148,17 @@ def balanced_assignment(
         indices, costs = nearest_centroids(block, centroids, count, prices=prices, device=device)
         candidates[start : start + len(block)] = indices
         distances[start : start + len(block)] = costs - prices[indices]
-    sizes = group.concatenate(np.array([len(points)]))
-    mine = slice(int(sizes[: group.rank].sum()), int(sizes[: group.rank + 1].sum()))
-    cap = -(-int(sizes.sum()) // num_centroids)
+    mine = group.own(len(points))
     listed = torch.from_numpy(group.concatenate(candidates)).long()
+    cap = -(-len(listed) // num_centroids)
     distance = torch.from_numpy(group.concatenate(distances))
     chosen = auction(listed, distance, torch.from_numpy(prices.copy()), cap)
     own = distance.gather(1, (listed == chosen[:, None]).int().argmax(1, keepdim=True))[:, 0].numpy()
     assigned = chosen.numpy()
 
-    def nearest_open(rows: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest centroid with room of points `rows` of all processes, and its squared distance."""
-        open_centroids = np.flatnonzero(room > 0)
+    def nearest_open(rows: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest centroid with free places of points `rows` of all processes, and its squared distance."""
+        open_centroids = np.flatnonzero(free > 0)
         local = rows[(rows >= mine.start) & (rows < mine.stop)] - mine.start
         indices, costs = nearest_centroids(points.rows(local), centroids[open_centroids], 1, device=device)
         return open_centroids[group.concatenate(indices[:, 0])], group.concatenate(costs[:, 0])
@@ -172,21 +170,21 @@ def balanced_assignment(
         stay = within_cap(assigned[crowded], own[crowded] - costs, np.full(num_centroids, cap))
         assigned[crowded[~stay]] = -1
     while (waiting := np.flatnonzero(assigned < 0)).size:
-        room = cap - np.bincount(assigned[assigned >= 0], minlength=num_centroids)
-        wanted, costs = nearest_open(waiting, room)
-        placed = within_cap(wanted, costs, room)
+        free = cap - np.bincount(assigned[assigned >= 0], minlength=num_centroids)
+        wanted, costs = nearest_open(waiting, free)
+        placed = within_cap(wanted, costs, free)
         assigned[waiting[placed]] = wanted[placed]
     return assigned[mine].astype(np.int64)
 
 
-def within_cap(assigned: np.ndarray, costs: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Which points (bool, (n,)) their centroids keep: the `room[v]` of least cost of centroid v, ties by order."""
+def within_cap(assigned: np.ndarray, costs: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Which points (bool, (n,)) their centroids keep: the `free[v]` of least cost of centroid v, ties by order."""
     order = np.lexsort((costs, assigned))
     centroid = assigned[order]
     starts = np.flatnonzero(np.r_[True, centroid[1:] != centroid[:-1]]) if len(order) else np.empty(0, np.int64)
     place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     kept = np.empty(len(order), dtype=bool)
-    kept[order] = place < room[centroid]
+    kept[order] = place < free[centroid]
     return kept
 
 
@@ -206,8 +204,8 @@ def balanced_kmeans(
     Args:
         points: This process's points; N >= num_clusters over all processes.
         iterations: Plain Lloyd steps. balanced_iterations: Steps with the cap; 0 leaves clusters unbalanced.
-        seed: Of the drawn first centroids and samples; the result depends on nothing else, up to float error not even
-            on how many processes share the points.
+        seed: Seed of the first centroids and the samples. The result depends on nothing else: up to float error not
+            even on how many processes share the points.
         max_points_per_centroid: A plain step reads a random sample of at most this many points a centroid (a
             mini-batch for catalogs that do not fit in memory), and so does a balanced one but the last, which reads
             all.
@@ -216,18 +214,18 @@ def balanced_kmeans(
         Centroids (float32, (V, d)) and the cluster of each of this process's points (int64).
     """
     group = group or OneProcess()
-    sizes = group.concatenate(np.array([len(points)]))
-    first, total = int(sizes[: group.rank].sum()), int(sizes.sum())
+    own = group.own(len(points))
+    total = int(group.sum(np.array([len(points)]))[0])
     order = np.random.default_rng(seed).permutation(total)  # the same on every process
 
     def drawn(count: int) -> np.ndarray:
         """This process's rows among the first `count` of the permutation, in its order."""
         chosen = order[:count]
-        return chosen[(chosen >= first) & (chosen < first + len(points))] - first
+        return chosen[(chosen >= own.start) & (chosen < own.stop)] - own.start
 
     def together(rows: np.ndarray, count: int) -> np.ndarray:
         """The points behind the first `count` of the permutation, on every process."""
-        places = np.flatnonzero((order[:count] >= first) & (order[:count] < first + len(points)))
+        places = np.flatnonzero((order[:count] >= own.start) & (order[:count] < own.stop))
         found = np.empty((count, points.shape[1]), dtype=np.float32)
         found[group.concatenate(places)] = group.concatenate(points.rows(rows))
         return found
@@ -239,12 +237,7 @@ def balanced_kmeans(
     target = min(sample_size, total) / num_clusters
     prices = np.zeros(num_clusters, dtype=np.float32)
     for _ in range(iterations):
-        assigned = np.empty(len(sample), dtype=np.int64)
-        for begin, block in sample.blocks():
-            nearest, _ = nearest_centroids(
-                block, centroids, 1, prices=prices if balanced_iterations else None, device=device
-            )
-            assigned[begin : begin + len(block)] = nearest[:, 0]
+        assigned = nearest_of_all(sample, centroids, prices if balanced_iterations else None, device)
         centroids, counts = cluster_means(sample, assigned, centroids, group)
         split_largest(centroids, counts)
         if balanced_iterations and num_clusters > 1:
@@ -258,10 +251,16 @@ def balanced_kmeans(
         centroids, _ = cluster_means(part, assigned, centroids, group)
         prices = np.zeros_like(prices)  # kept ones are worth nothing: the centroids have moved to where the points are
     if not balanced_iterations:
-        assigned = np.empty(len(points), dtype=np.int64)
-        for begin, block in points.blocks():
-            assigned[begin : begin + len(block)] = nearest_centroids(block, centroids, 1, device=device)[0][:, 0]
+        assigned = nearest_of_all(points, centroids, None, device)
     return centroids, assigned
+
+
+def nearest_of_all(
+    points: ResidualPoints, centroids: np.ndarray, prices: np.ndarray | None, device: str
+) -> np.ndarray:
+    """The centroid of least squared distance plus price of each point, int64 (N,), block by block."""
+    nearest = [nearest_centroids(block, centroids, 1, prices=prices, device=device)[0] for _, block in points.blocks()]
+    return np.concatenate(nearest)[:, 0] if nearest else np.empty(0, dtype=np.int64)
 
 
 def cluster_means(
@@ -295,6 +294,3 @@ def split_largest(centroids: np.ndarray, counts: np.ndarray) -> None:
         centroids[largest] *= 1 - nudge
         counts[empty] = counts[largest] // 2
         counts[largest] -= counts[empty]
-
-
-__all__ = ["auction", "balanced_assignment", "balanced_kmeans", "cluster_means", "nearest_centroids"]

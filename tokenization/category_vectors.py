@@ -106,6 +106,3 @@ def labels_of(columns: Sequence[Sequence]) -> list[list[str]]:
             ad.extend(f"{number}:{entry}" for entry in entries if entry is not None)
         ads.append(ad)
     return ads
-
-
-__all__ = ["CATEGORY_FILE", "CategoryVectors", "labels_of"]

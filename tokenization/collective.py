@@ -20,6 +20,11 @@ class OneProcess:
         """Rows (n_rank, ...) of all processes, in the order of their ranks."""
         return rows
 
+    def own(self, count: int) -> slice:
+        """Where this process's `count` rows lie among those of all processes."""
+        start = int(self.concatenate(np.array([count]))[: self.rank].sum())
+        return slice(start, start + count)
+
 
 class ManyProcesses(OneProcess):
     """One process of a group started by `accelerate launch` or torchrun, each with its part of the catalog."""
@@ -48,6 +53,3 @@ class ManyProcesses(OneProcess):
         padded[: len(rows)] = torch.from_numpy(np.ascontiguousarray(rows))
         parts = gather(padded.to(self.state.device)).cpu().split(max(counts)) if max(counts) else [padded]
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=False)]).numpy()
-
-
-__all__ = ["ManyProcesses", "OneProcess"]

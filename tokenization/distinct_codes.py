@@ -16,7 +16,7 @@ from .residual_points import ResidualPoints
 
 def spread_hashed(prefixes: np.ndarray, code: np.ndarray, size: int, group: OneProcess | None = None) -> np.ndarray:
     """Last codes (int64, (N,)) by linear probing: within each prefix, in order of their hashes, an ad whose code is
-    full moves on to the next one with room, where a code has room for ceil(ads of the prefix / size).
+    full moves on to the next one that is not, where a code holds up to ceil(ads of the prefix / size).
 
     Ads of equal hash keep their order in the catalog. With several processes, `prefixes` (N, T - 1) and `code` (N,)
     are this process's, and so is the result.
@@ -24,14 +24,14 @@ def spread_hashed(prefixes: np.ndarray, code: np.ndarray, size: int, group: OneP
     group = group or OneProcess()
     all_prefixes, all_codes = group.concatenate(prefixes), group.concatenate(code)
     for members in colliding_groups(all_prefixes, all_codes):
-        room = np.full(size, -(-len(members) // size))
+        free = np.full(size, -(-len(members) // size))
         for ad in members[np.argsort(all_codes[members], kind="stable")]:
-            free = int(all_codes[ad])
-            while not room[free]:
-                free = (free + 1) % size
-            room[free] -= 1
-            all_codes[ad] = free
-    return own_part(all_codes, len(code), group)
+            found = int(all_codes[ad])
+            while not free[found]:
+                found = (found + 1) % size
+            free[found] -= 1
+            all_codes[ad] = found
+    return all_codes[group.own(len(code))]
 
 
 def spread_quantized(
@@ -52,18 +52,18 @@ def spread_quantized(
     groups = list(colliding_groups(all_prefixes, all_codes))
     if not groups:
         return code
-    first = int(group.concatenate(np.array([len(code)]))[: group.rank].sum())
+    own = group.own(len(code))
     members = np.concatenate(groups)
-    mine = np.flatnonzero((members >= first) & (members < first + len(code)))
+    mine = np.flatnonzero((members >= own.start) & (members < own.stop))
     residuals = np.empty((len(members), points.shape[1]), dtype=np.float32)
-    residuals[group.concatenate(mine)] = group.concatenate(points.rows(members[mine] - first))
+    residuals[group.concatenate(mine)] = group.concatenate(points.rows(members[mine] - own.start))
     start = 0
     for ads in groups:
         distances = cdist(residuals[start : start + len(ads)], codebook, "sqeuclidean")
         start += len(ads)
         copies = -(-len(ads) // len(codebook))
         all_codes[ads] = linear_sum_assignment(np.tile(distances, copies))[1] % len(codebook)
-    return own_part(all_codes, len(code), group)
+    return all_codes[own]
 
 
 def free_codes(
@@ -107,12 +107,3 @@ def colliding_groups(prefixes: np.ndarray, code: np.ndarray) -> Iterator[np.ndar
     rows = np.flatnonzero(collides[prefix])
     rows = rows[np.argsort(prefix[rows], kind="stable")]
     yield from np.split(rows, np.flatnonzero(np.diff(prefix[rows])) + 1) if len(rows) else ()
-
-
-def own_part(codes: np.ndarray, count: int, group: OneProcess) -> np.ndarray:
-    """This process's `count` codes of those of all processes."""
-    first = int(group.concatenate(np.array([count]))[: group.rank].sum())
-    return codes[first : first + count]
-
-
-__all__ = ["free_codes", "spread_hashed", "spread_quantized"]

@@ -99,17 +99,8 @@ class EmbeddingFusion:
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file, whole or not at all."""
-        tensors = {
-            name: value
-            for name, value in (
-                ("content_mean", self.content_mean),
-                ("collaborative_mean", self.collaborative_mean),
-                ("reference_content", self.reference_content),
-                ("reference_collaborative", self.reference_collaborative),
-                ("collaborative_weight", np.array([self.collaborative_weight], dtype=np.float32)),
-            )
-            if value is not None
-        }
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        tensors["collaborative_weight"] = np.array([self.collaborative_weight], dtype=np.float32)
         temporary = Path(f"{path}.tmp")
         save_file(tensors, temporary)
         os.replace(temporary, path)
@@ -131,6 +122,3 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Rows brought to length 1 (zero rows stay zero), float32."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-
-
-__all__ = ["FUSION_FILE", "EmbeddingFusion", "unit_rows"]

@@ -73,7 +73,7 @@ def write_embedding_shards(
     settings = {**settings, "ads": num_ads, "shard_size": shard_size}
     # What is not JSON's own (a tuple) comes back otherwise: the comparison is of what is read.
     settings = json.loads(json.dumps(settings))
-    digest = settings_digest(settings)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     manifest: dict[str, Any] = {"format": FORMAT, "settings": settings, "digest": digest, "finished": False}
     stale = list(folder.glob("*.safetensors.tmp"))  # of a run that was killed while it wrote
     if overwrite:
@@ -174,11 +174,7 @@ class EmbeddingShards:
 
     def __getitem__(self, rows: slice | int | np.integer | np.ndarray | list[int]) -> np.ndarray:
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step != 1:
-                return self[np.arange(start, stop, step)]
-            parts = [self._read(number, a, b) for number, a, b in self._pieces(start, max(start, stop))]
-            return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), np.float32)
+            return self[np.arange(*rows.indices(len(self)))]
         if isinstance(rows, (int, np.integer)):
             return self[np.array([rows])][0]
         wanted = np.asarray(rows)
@@ -206,17 +202,6 @@ class EmbeddingShards:
             raise ValueError("The embeddings lie on disk: an array of them is always a copy.")
         return self[:].astype(dtype or np.float32, copy=False)
 
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(shard, first row, row after the last) inside each shard that rows `start` to `stop` touch."""
-        if start >= stop:
-            return
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        for number in range(first, len(self._files)):
-            begin, end = int(self._starts[number]), int(self._starts[number + 1])
-            if begin >= stop:
-                return
-            yield number, max(start - begin, 0), min(stop, end) - begin
-
     def _read(self, number: int, start: int, stop: int) -> np.ndarray:
         file, ads = self._files[number], self.manifest["shards"][number]["ads"]
         with open_shard(file) as shard:
@@ -228,10 +213,6 @@ class EmbeddingShards:
         if empty.any():
             rows[empty] = self.mean
         return rows
-
-
-def settings_digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -291,6 +272,3 @@ def refusal(folder: Path, changes: str) -> ValueError:
         f"{str(folder)!r} holds embeddings that were made otherwise: {changes}. Embed into another folder, or pass "
         "`overwrite=True` to start anew."
     )
-
-
-__all__ = ["EmbeddingShards", "ShardContents", "write_embedding_shards"]

@@ -57,7 +57,7 @@ class MGMRQuantizer:
         iterations, balanced_iterations: Lloyd steps of each level, plain and balanced; without balanced ones, clusters
             are as k-means leaves them.
         max_points_per_centroid: Sample of a plain step, see [`balanced_kmeans`].
-        seed: Of the k-means initialisation; equal seeds give equal codes.
+        seed: Seed of the k-means initialisation; equal seeds give equal codes.
         device: Where distances are computed: `cpu` (faiss) or a torch device such as `cuda`.
 
     ```python
@@ -260,6 +260,3 @@ class MGMRQuantizer:
             raise ValueError(f"{path}: holds codebooks of {found} codes, `codebook_sizes` says {sizes}.")
         quantizer.codebooks = [tensors[f"level_{t + 1}"] for t in range(len(sizes))]
         return quantizer
-
-
-__all__ = ["CODEBOOKS_FILE", "LevelSize", "MGMRQuantizer"]

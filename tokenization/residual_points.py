@@ -83,6 +83,3 @@ class ResidualPoints:
                     f"`embeddings` row {int(bad[0])} holds {what} ({len(bad)} such rows). "
                     "Embed these ads again, or leave them out of the catalog."
                 )
-
-
-__all__ = ["ResidualPoints"]

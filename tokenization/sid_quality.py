@@ -193,13 +193,3 @@ def check_collapse(quality: Mapping[str, float], levels: Sequence[LevelSize], mi
                 f"{min_used:.0%}. "
                 "Use a smaller codebook, more `balanced_iterations`, or embeddings that tell ads apart."
             )
-
-
-__all__ = [
-    "SIDCollapseError",
-    "check_collapse",
-    "interaction_exposure",
-    "prefix_groups",
-    "prefix_purity",
-    "sid_quality",
-]

@@ -1,5 +1,5 @@
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -115,23 +115,3 @@ def test_one_logged_point_draws_nothing(report, tmp_path):
     log = [{"step": 1, "epoch": 0.1, "loss": 1.0}, {"step": 2, "epoch": 0.2, "train_runtime": 3.0}]
     _, page = render(replace(report, training_log=log), tmp_path)
     assert "training" not in page.ids()
-
-
-def test_report_survives_json(report, tmp_path):
-    import json
-
-    path = tmp_path / "report.json"
-    path.write_text(json.dumps(asdict(report)), encoding="utf-8")
-    again = RunReport.load(path)
-    assert render(again, tmp_path)[0] == render(report, tmp_path)[0]
-
-
-def test_bad_json_is_told(tmp_path):
-    path = tmp_path / "report.json"
-    path.write_text("[1]")
-    with pytest.raises(ValueError, match="holds a list"):
-        RunReport.load(path)
-    with pytest.raises(ValueError, match="`colour` is no field"):
-        RunReport.from_dict({"title": "x", "colour": 1})
-    with pytest.raises(ValueError, match="`title`"):
-        RunReport.from_dict({"seed": 1})

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from gr4ad.report.sid_page import EmbeddingMap, SIDReport, write_sid_report
 from gr4ad.report.plots import usage_plot
+from gr4ad.report.sid_page import EmbeddingMap, SIDReport, write_sid_report
 from gr4ad.report.sid_plots import HUES
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -1,4 +1,4 @@
-"""What happens to a bad row: one line that names it, or a count."""
+"""Bad rows: an error of one line that names the first, or a count of those that were dropped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pyarrow as pa
 
 DROP_REASONS = {
     "missing": "an id, time, event name or request is empty",
-    "bad_time": "a timestamp or position that is no whole number and no ISO date",
-    "bad_value": "a value that is no finite number >= 0",
+    "bad_time": "a timestamp or position that is neither a whole number nor an ISO date",
+    "bad_value": "a value that is not a finite number >= 0",
     "unknown_event": "an event name other than impression, click, conversion",
-    "unknown_item": "an event for an item the catalog lacks",
-    "duplicate_item": "an item that stands twice in the catalog (the first row is kept)",
-    "duplicate_user": "a user that stands twice in the users table (the first row is kept)",
+    "unknown_item": "an event for an item that is not in the catalog",
+    "duplicate_item": "an item that is twice in the catalog (the first row is kept)",
+    "duplicate_user": "a user who is twice in the users table (the first row is kept)",
     "duplicate_position": "two click or conversion rows of one user at one position (the first row is kept)",
     "unsorted_time": "a row earlier than the user's row before it (rows are put in time order, none is lost)",
 }

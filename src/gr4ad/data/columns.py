@@ -1,4 +1,4 @@
-"""Columns of whatever type a file has, as ids, times and amounts."""
+"""Ids, times and amounts from columns of any type that a file may have."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def as_ids(column: pa.ChunkedArray, name: str, file: str) -> pa.Array:
                 f"{file}: column `{name}` has fractions ({error}). Allowed: text or whole numbers. Convert it."
             ) from error
         kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_string_view(kind)):
-        if not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
-            raise DataError(f"{file}: column `{name}` is of type {kind}. Allowed: text or whole numbers. Convert it.")
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise DataError(f"{file}: column `{name}` is of type {kind}. Allowed: text or whole numbers. Convert it.")
     text = whole(column.cast(pa.string()))
     return pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), None, text)
 
@@ -44,7 +43,7 @@ def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.float64(), safe=False).to_numpy()
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_string_view(kind):
+    if _is_text(kind):
         return pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(dtype=np.float64)
     return np.full(len(column), np.nan)
 
@@ -95,5 +94,5 @@ def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
-def _is_string_view(kind: pa.DataType) -> bool:
-    return kind == pa.string_view()
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

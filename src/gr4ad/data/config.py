@@ -1,11 +1,11 @@
-"""Where the tables are, what their columns are called, how they are split."""
+"""Settings of the data: where the tables are, what their columns are called, how the log is split."""
 
 from __future__ import annotations
 
 import datetime
 import json
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .checking import DROP_REASONS, DataError, shown
 from .event_columns import EVENT_COLUMNS, EVENT_NAMES
@@ -19,6 +19,10 @@ COLUMN_MAPS = {
     "cross_domain": "cross_domain_columns",
 }
 """The field of `DataConfig` that maps the columns of each table."""
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -38,71 +42,57 @@ class DataConfig:
         DataError: a setting has a value that is not allowed.
     """
 
-    root: str = field(default=".", metadata={"help": "Folder that relative file names resolve against."})
-    catalog: str = field(
-        default="catalog.parquet",
-        metadata={"help": "Catalog: .parquet, .csv, .jsonl, or a hub data set (owner/name, hf://owner/name[:split])."},
+    root: str = _option(".", "Folder that relative file names resolve against.")
+    catalog: str = _option(
+        "catalog.parquet", "Catalog: .parquet, .csv, .jsonl, or a hub data set (owner/name, hf://owner/name[:split])."
     )
-    events: str = field(default="events.parquet", metadata={"help": "Event log, in the same formats."})
-    users: str | None = field(default=None, metadata={"help": "User features, in the same formats. Default: none."})
-    cross_domain: str | None = field(
-        default=None,
-        metadata={
-            "help": "What users did elsewhere (videos watched, pages read): user_id, item_id (any ids) and timestamp, "
-            "in the same formats. Default: none."
-        },
+    events: str = _option("events.parquet", "Event log, in the same formats.")
+    users: str | None = _option(None, "User features, in the same formats. Default: none.")
+    cross_domain: str | None = _option(
+        None,
+        "What users did elsewhere (videos watched, pages read): user_id, item_id (any ids) and timestamp, "
+        "in the same formats. Default: none.",
     )
     # The union with str is what makes transformers' argument parser hand the flag's text over unparsed.
-    catalog_columns: dict[str, str] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Our name to the file's column name, e.g. {item_id: asin, event_key: item_id}. `event_key` is the "
-            "catalog column that the events refer to, when it is not item_id. As a flag: JSON."
-        },
+    catalog_columns: dict[str, str] | str | None = _option(
+        None,
+        "Our name to the file's column name, e.g. {item_id: asin, event_key: item_id}. `event_key` is the "
+        "catalog column that the events refer to, when it is not item_id. As a flag: JSON.",
     )
-    event_columns: dict[str, str] | str | None = field(
-        default=None, metadata={"help": "The same for the events, e.g. {value: sales_value}. As a flag: JSON."}
+    event_columns: dict[str, str] | str | None = _option(
+        None, "The same for the events, e.g. {value: sales_value}. As a flag: JSON."
     )
-    user_columns: dict[str, str] | str | None = field(
-        default=None, metadata={"help": "The same for the users. As a flag: JSON."}
+    user_columns: dict[str, str] | str | None = _option(None, "The same for the users. As a flag: JSON.")
+    cross_domain_columns: dict[str, str] | str | None = _option(
+        None, "The same for `cross_domain`, e.g. {item_id: video}. As a flag: JSON."
     )
-    cross_domain_columns: dict[str, str] | str | None = field(
-        default=None, metadata={"help": "The same for `cross_domain`, e.g. {item_id: video}. As a flag: JSON."}
+    split: Literal["leave_one_out", "temporal"] = _option(
+        "leave_one_out",
+        "leave_one_out: each user's last event is test, the one before validation. temporal: by "
+        "validation_start, test_start and test_end.",
     )
-    split: Literal["leave_one_out", "temporal"] = field(
-        default="leave_one_out",
-        metadata={
-            "help": "leave_one_out: each user's last event is test, the one before validation. temporal: by "
-            "validation_start, test_start and test_end."
-        },
+    split_column: str = _option("timestamp", "Column of the events that a temporal split cuts, e.g. a week number.")
+    validation_start: int | str | None = _option(
+        None, "Temporal: first moment of validation. A whole number (seconds for times) or an ISO date."
     )
-    split_column: str = field(
-        default="timestamp", metadata={"help": "Column of the events that a temporal split cuts, e.g. a week number."}
-    )
-    validation_start: int | str | None = field(
-        default=None,
-        metadata={"help": "Temporal: first moment of validation. A whole number (seconds for times) or an ISO date."},
-    )
-    test_start: int | str | None = field(default=None, metadata={"help": "Temporal: first moment of test."})
-    test_end: int | str | None = field(
-        default=None, metadata={"help": "Temporal: first moment after test (exclusive). Default: the end of the log."}
+    test_start: int | str | None = _option(None, "Temporal: first moment of test.")
+    test_end: int | str | None = _option(
+        None, "Temporal: first moment after test (exclusive). Default: the end of the log."
     )
     history_events: list[str] = field(
         default_factory=lambda: ["click", "conversion"],
         metadata={"help": f"Kinds of events that make up histories and targets: {', '.join(EVENT_NAMES)}."},
     )
-    min_user_events: int = field(
-        default=0,
-        metadata={
-            "help": "Users with fewer history events than this are left out and counted. A temporal split counts "
-            "only events before validation_start."
-        },
+    min_user_events: int = _option(
+        0,
+        "Users with fewer history events than this are left out and counted. A temporal split counts "
+        "only events before validation_start.",
     )
-    value_unit: str = field(default="count", metadata={"help": "Unit of `value`, e.g. USD or CNY per 1000 shown."})
+    value_unit: str = _option("count", "Unit of `value`, e.g. USD or CNY per 1000 shown.")
     drop: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Kinds of bad rows to drop and count; a bad row of any other kind is an error. Possible kinds: "
+            "help": "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
             f"{', '.join(DROP_REASONS)}."
         },
     )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from .checking import DataError, RowChecks, shown
 from .columns import MICROSECONDS, as_ids, as_times, nulls, whole
 from .config import DataConfig
-from .event_columns import EVENT_FEATURES, EVENT_NAMES, IMPRESSION, read_event_names
+from .event_columns import EVENT_FEATURES, IMPRESSION, read_event_names
 
 
 @dataclass
@@ -266,6 +266,3 @@ def _repeats(user: np.ndarray, clock: np.ndarray) -> np.ndarray:
     repeated = np.zeros(len(user), dtype=bool)
     repeated[order[1:][same]] = True
     return repeated
-
-
-__all__ = ["EVENT_NAMES", "CrossDomain", "EventLog", "read_cross_domain", "read_log"]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,16 @@ class PreparedData:
     test: Dataset
     impressions: Dataset | None
     summary: dict[str, Any]
+
+    def catalog_columns(self, setting: str, names: Sequence[str]) -> list[Sequence[Any]]:
+        """Columns of the catalog. Raises ValueError, naming the setting, for one that the catalog does not have."""
+        missing = [name for name in names if name not in self.catalog.column_names]
+        if missing:
+            raise ValueError(
+                f"`{setting}` names {missing[0]!r}, which the catalog does not have. It has: "
+                f"{', '.join(self.catalog.column_names)}."
+            )
+        return [self.catalog[name] for name in names]
 
     @property
     def user_features(self) -> list[str]:

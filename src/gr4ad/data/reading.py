@@ -45,8 +45,8 @@ def read_table(
 ) -> Dataset:
     """Reads one raw table and gives its columns our names.
 
-    Local files are read into memory, without a cache on disk. Of a csv, ids and all columns of other tables than the
-    catalog stay text, as written.
+    Local files are read into memory, without a cache on disk. In a csv, the catalog's ids and every column of the
+    other tables stay text, as written.
 
     Args:
         source: a `.parquet`, `.csv`, `.jsonl` or `.json` (one object a line) file, or a hub data set: `owner/name`,

@@ -1,4 +1,4 @@
-"""Who is trained and evaluated on what: three cuts along each user's history, and the exposure lists before them."""
+"""The splits: three cuts along each user's history, and the exposure lists of the training period."""
 
 from __future__ import annotations
 
@@ -241,20 +241,13 @@ def _bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int
     assert config.validation_start is not None and config.test_start is not None
     validation = _bound("validation_start", config.validation_start, log, config, file)
     test = _bound("test_start", config.test_start, log, config, file)
-    if config.test_end is None:
-        end = int(log.cut.max()) + 1
-        if not validation < test < end:
-            raise DataError(
-                f"{file}: `validation_start` ({config.validation_start}) should be before `test_start` "
-                f"({config.test_start}), and that not after the last event. Correct the bounds of the split."
-            )
-    else:
-        end = _bound("test_end", config.test_end, log, config, file)
-        if not validation < test < end:
-            raise DataError(
-                f"{file}: the bounds should rise: `validation_start` < `test_start` < `test_end`. Received: "
-                f"{config.validation_start}, {config.test_start}, {config.test_end}. Correct them."
-            )
+    last = int(log.cut.max()) + 1
+    end = last if config.test_end is None else _bound("test_end", config.test_end, log, config, file)
+    if not validation < test < end:
+        raise DataError(
+            f"{file}: the bounds should rise: `validation_start` < `test_start` < `test_end` (by default the end of "
+            f"the log). Received: {config.validation_start}, {config.test_start}, {config.test_end}. Correct them."
+        )
     return validation, test, end
 
 

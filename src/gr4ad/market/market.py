@@ -201,9 +201,8 @@ class AdMarket:
         """Sampled version of `expected_revenue` under common random numbers.
 
         Draws depend on the seed, the request number and the ad only, so two policies replayed with equal `requests`
-        meet the same
-        users: an ad examined in both lists is clicked in both or in none. The log's own lists and request numbers
-        reproduce its clicks.
+        meet the same users: an ad examined in both lists is clicked in both or in none. The log's own lists and
+        request numbers reproduce its clicks.
 
         Args:
             user_ids, lists, time: As in `expected_revenue`.

@@ -214,15 +214,8 @@ def simulate_auctions(config: MarketConfig, rules: Rules, budgets: Budgets, rng:
         lists["charged"][low + rows, positions] = budgets.spend(
             click_price[rows, positions].astype(np.float64), ads.account[clicked_ads]
         )
-        for name, values in (
-            ("ad", shown),
-            ("pctr", pctr),
-            ("cpm", cpm[:, :n]),
-            ("price", price),
-            ("clicked", clicked),
-            ("converted", converted),
-            ("click_price", click_price),
-        ):
+        found = {"ad": shown, "pctr": pctr, "cpm": cpm[:, :n], "price": price, "click_price": click_price}
+        for name, values in {**found, "clicked": clicked, "converted": converted}.items():
             lists[name][low:high] = values
     empty = lists["ad"] < 0
     for name in ("pctr", "cpm", "price", "click_price"):

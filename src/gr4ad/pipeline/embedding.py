@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -15,13 +15,13 @@ from gr4ad.pipeline.settings import EmbedConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from gr4ad.tokenization.ad_embedding import AdEmbedder
 
 ENCODER_FOLDER = "encoder"
 
 
-def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None):
-    """The embedder of a recipe, with another encoder if given."""
+def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None) -> AdEmbedder:
+    """The embedder of a recipe; `encoder`, if given, takes the place of the recipe's."""
     from gr4ad.tokenization.ad_embedding import AdEmbedder
 
     return AdEmbedder(
@@ -39,7 +39,9 @@ def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None):
     )
 
 
-def tune_ad_encoder(config: EmbedConfig, tuning: dict, *, data_dir: Path, out_dir: Path, seed: int) -> dict:
+def tune_ad_encoder(
+    config: EmbedConfig, tuning: dict[str, Any], *, data_dir: Path, out_dir: Path, seed: int
+) -> dict[str, Any]:
     """Tunes the encoder on which ads are engaged with together in the training log (eq. 1); writes it to `encoder/`.
 
     Raises:
@@ -75,13 +77,13 @@ def tune_ad_encoder(config: EmbedConfig, tuning: dict, *, data_dir: Path, out_di
 
 def embed_ads(
     config: EmbedConfig,
-    cooccurrence: dict,
+    cooccurrence: dict[str, Any],
     *,
     data_dir: Path,
     out_dir: Path,
     seed: int,
     encoder: str | Path | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Embeds the catalog: writes `content` (float32, (N, d)) and, with co-occurrence epochs > 0, `collaborative` to
     `embeddings.safetensors`, rows in catalog order. Only the training log is read. `encoder` is a tuned encoder's
     folder; default: the recipe's encoder."""
@@ -96,10 +98,10 @@ def embed_ads(
     )
     content = np.asarray(EmbeddingShards(out_dir / "content"))
     if config.category_columns:
-        categories = embed_categories(config, data.catalog, out_dir / CATEGORY_FILE, seed)
+        categories = embed_categories(config, data, out_dir / CATEGORY_FILE, seed)
         content = np.concatenate([content, categories], axis=1)
     tensors = {"content": content}
-    log: list[dict] = []
+    log: list[dict[str, Any]] = []
     if sequence_config.epochs:
         tensors["collaborative"], log = train_item_vectors(
             training_sequences(data), content, sequence_config, output_dir=out_dir / "checkpoints", seed=seed
@@ -112,7 +114,7 @@ def embed_ads(
     return {**counts, "log": log}
 
 
-def embed_categories(config: EmbedConfig, catalog: Dataset, path: Path, seed: int) -> np.ndarray:
+def embed_categories(config: EmbedConfig, data: PreparedData, path: Path, seed: int) -> np.ndarray:
     """Vectors (float32, (N, d)) of the catalog's categories; what embeds new ads' goes to `path`.
 
     Raises:
@@ -120,13 +122,7 @@ def embed_categories(config: EmbedConfig, catalog: Dataset, path: Path, seed: in
     """
     from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 
-    missing = [name for name in config.category_columns if name not in catalog.column_names]
-    if missing:
-        raise ValueError(
-            f"`category_columns` names {missing[0]!r}, which the catalog does not have. It has: "
-            f"{', '.join(catalog.column_names)}."
-        )
-    labels = labels_of([catalog[name] for name in config.category_columns])
+    labels = labels_of(data.catalog_columns("category_columns", config.category_columns))
     vectors = CategoryVectors.fit(labels, dimension=config.category_dimension, seed=seed)
     vectors.save(path)
     return vectors.transform(labels)
@@ -141,14 +137,10 @@ def training_sequences(data: PreparedData) -> list[np.ndarray]:
 def units_of_ads(data: PreparedData, columns: list[str]) -> np.ndarray:
     """Number (int64, (N,)) of the distinct values of `columns` that each ad has. Raises ValueError for a column that
     the catalog does not have."""
-    missing = [name for name in columns if name not in data.catalog.column_names]
-    if missing or not columns:
-        raise ValueError(
-            f"`unit_columns` names {missing[0] if missing else 'nothing'}. The catalog has: "
-            f"{', '.join(data.catalog.column_names)}."
-        )
-    numbers: dict[tuple, int] = {}
-    rows = zip(*(data.catalog[name] for name in columns), strict=True)
+    if not columns:
+        raise ValueError(f"`unit_columns` names nothing. The catalog has: {', '.join(data.catalog.column_names)}.")
+    numbers: dict[tuple[Any, ...], int] = {}
+    rows = zip(*data.catalog_columns("unit_columns", columns), strict=True)
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
 
 

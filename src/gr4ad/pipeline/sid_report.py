@@ -124,15 +124,10 @@ def report_sids(
         interactions=int(item_counts.sum()),
         seed=seed,
     )
+    same = ("items", "sids", "interactions", "quality", "levels", "items_per_sid", "category_column")
     numbers = {
-        "items": report.items,
-        "sids": report.sids,
-        "interactions": report.interactions,
-        "quality": quality,
-        "levels": report.levels,
-        "items_per_sid": report.items_per_sid,
+        **{name: vars(report)[name] for name in same},
         "collisions": [{key: row[key] for key in ("sid", "items", "interactions")} for row in report.collisions],
-        "category_column": report.category_column,
         "category_problem": problem,
         "categories": report.category_count,
         # JSON has no nan.
@@ -246,7 +241,7 @@ def _example_codes(
 def _embedding_map(
     path: Path, codes: np.ndarray, titles: list[str], categories: list[str | None], seed: int
 ) -> EmbeddingMap | None:
-    """t-SNE of at most `MAP_ITEMS` items; None for fewer than 4, of which no picture can be made."""
+    """t-SNE of at most `MAP_ITEMS` items; None for fewer than 4, which make no picture."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

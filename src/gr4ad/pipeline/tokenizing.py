@@ -18,19 +18,13 @@ from gr4ad.pipeline.settings import TokenizeConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
 
-ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can be limited to so many ads of one
+ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can hold a limited number of ads of one
 ITEM_VECTORS_FILE = "item_vectors.safetensors"
 
 
 def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
     """The joined business fields of each ad. Raises ValueError for a column that the catalog does not have."""
-    missing = [name for name in columns if name not in data.catalog.column_names]
-    if missing:
-        raise ValueError(
-            f"`business_fields` names {missing[0]!r}, which the catalog does not have. "
-            f"It has: {', '.join(data.catalog.column_names)}."
-        )
-    return ["|".join(map(str, row)) for row in zip(*(data.catalog[name] for name in columns), strict=True)]
+    return ["|".join(map(str, row)) for row in zip(*data.catalog_columns("business_fields", columns), strict=True)]
 
 
 def fit_event_names(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:

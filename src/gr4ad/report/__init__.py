@@ -1,9 +1,9 @@
-"""A run told to people: one HTML page and one model card, from the same plain data.
+"""A run for people to read: an HTML page and a model card, from the same plain data.
 
 ```python
 from gr4ad.report import RunReport, write_report
 
-write_report("out/report.html", RunReport.load("out/report.json"))
+write_report("out/report.html", RunReport("GR4AD on Amazon Beauty", training_log=trainer.state.log_history))
 ```
 """
 

@@ -144,16 +144,12 @@ def _grow(levels: Sequence[Sequence[Mapping[str, Any]]], served: set[str]) -> li
             chosen[level - 1].add(parent)
     drawn: list[dict[int, _Beam]] = []
     for level, places in enumerate(chosen):
-        best_first = sorted(places, key=lambda place: -levels[level][place]["score"])
-        drawn.append(
-            {
-                place: _Beam(level, str(levels[level][place]["sid"]), float(levels[level][place]["score"]))
-                for place in best_first
-            }
-        )
-        if level:
-            for place, beam in drawn[level].items():
-                drawn[level - 1][levels[level][place]["parent"]].children.append(beam)
+        drawn.append({})
+        for place in sorted(places, key=lambda place: -levels[level][place]["score"]):
+            found = levels[level][place]
+            drawn[level][place] = _Beam(level, str(found["sid"]), float(found["score"]))
+            if level:
+                drawn[level - 1][found["parent"]].children.append(drawn[level][place])
     return list(drawn[0].values())
 
 

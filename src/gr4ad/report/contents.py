@@ -1,11 +1,8 @@
-"""What a run has to say about itself, as plain data that any stage can fill and JSON can carry."""
+"""What a run has to say about itself, as plain data that any stage can fill."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -56,42 +53,6 @@ class RunReport:
     beam_tree: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> RunReport:
-        """The report that `dataclasses.asdict` turned into `content`.
-
-        Raises:
-            ValueError: `content` has no title, or a name that is no field.
-        """
-        names = [known.name for known in fields(cls)]
-        unknown = sorted(set(content) - set(names))
-        if unknown:
-            raise ValueError(
-                f"`{unknown[0]}` is no field of a run report. Allowed: {', '.join(names)}. Rename or remove it."
-            )
-        if not content.get("title"):
-            raise ValueError("`title` of a run report is missing or empty. Allowed: any text. Name what was trained.")
-        return cls(**content)
-
-    @classmethod
-    def load(cls, path: str | Path) -> RunReport:
-        """Reads a JSON file of the fields.
-
-        Raises:
-            ValueError: the file is no JSON object, or as `from_dict`.
-        """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: is no JSON ({error}). Write it again with `json.dump(dataclasses.asdict(report))`."
-            ) from error
-        if not isinstance(content, dict):
-            raise ValueError(
-                f"{path}: holds a {type(content).__name__}. Allowed: an object with the fields of a run report."
-            )
-        return cls.from_dict(content)
 
     @property
     def value_unit(self) -> str:

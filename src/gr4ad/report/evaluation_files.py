@@ -104,21 +104,13 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     first = next(iter(systems))
     rows, differences = [], []
     for name, figures in systems.items():
-        scores = [figures["metrics"].get(metric) for metric in comparison["metrics"]]
-        rows.append(
-            [
-                one_line(name),
-                str(len(figures["runs"])),
-                *(
-                    "–" if score is None else mean_text(metric, score)
-                    for metric, score in zip(comparison["metrics"], scores, strict=True)
-                ),
-            ]
-        )
+        scores = {metric: figures["metrics"].get(metric) for metric in comparison["metrics"]}
+        means = ["–" if score is None else mean_text(metric, score) for metric, score in scores.items()]
+        rows.append([one_line(name), str(len(figures["runs"])), *means])
         if name != first:
             cells = [
                 tables.paired_cell(metric, {} if score is None else score["difference"])
-                for metric, score in zip(comparison["metrics"], scores, strict=True)
+                for metric, score in scores.items()
             ]
             differences.append([one_line(name), *map(difference_text, cells)])
     headings = [tables.METRICS.get(metric, metric) for metric in comparison["metrics"]]

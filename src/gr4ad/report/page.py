@@ -33,31 +33,6 @@ def write_report(out_path: str | Path, report: RunReport) -> None:
     Raises:
         ValueError: a beam of `report.beam_tree` names a parent that is not there.
     """
-    write_page(out_path, render_report(report))
-
-
-def write_page(out_path: str | Path, text: str) -> None:
-    """Writes a page whole or not at all; its folder is made."""
-    out = Path(out_path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
-
-
-def page_environment() -> Environment:
-    """Jinja for the templates of this folder: values are escaped, and a missing one is an error."""
-    return Environment(
-        loader=PackageLoader("gr4ad.report", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def render_report(report: RunReport) -> str:
-    """The page as text. Raises as `write_report`."""
     environment = page_environment()
     environment.filters |= {
         "count": tables.count_text,
@@ -65,7 +40,7 @@ def render_report(report: RunReport) -> str:
         "figure": tables.number_text,
     }
     longest = max(report.timings.values(), default=0.0)
-    return environment.get_template("report.html").render(
+    text = environment.get_template("report.html").render(
         report=report,
         tiles=_tiles(report),
         results=[
@@ -101,6 +76,27 @@ def render_report(report: RunReport) -> str:
         split_text=tables.split_text(report.data_summary.get("split")),
         timings=[(stage, seconds, seconds / longest if longest else 0.0) for stage, seconds in report.timings.items()],
         total_seconds=sum(report.timings.values()),
+    )
+    write_page(out_path, text)
+
+
+def write_page(out_path: str | Path, text: str) -> None:
+    """Writes a page whole or not at all; its folder is made."""
+    out = Path(out_path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, out)
+
+
+def page_environment() -> Environment:
+    """Jinja for the templates of this folder: values are escaped, and a missing one is an error."""
+    return Environment(
+        loader=PackageLoader("gr4ad.report", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -82,49 +82,34 @@ class Line:
 
 
 def training_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
-    """Loss with its parts, and validation over epochs; of the metrics that the log holds."""
-    names = {"loss_sid": "SID", "loss_value": "value", "loss_mtp": "multi-token", "loss_item": "item head"}
-    losses = [_line(log, "loss", "total", accent=True), *(_line(log, key, name) for key, name in names.items())]
-    rate, norm = _line(log, "learning_rate", "", accent=True), _line(log, "grad_norm", "", accent=True)
-    accuracy = line_plot(
-        "Accuracy by level", accuracy_lines(log), "Share of targets whose code, given those before, is the likeliest"
-    )
+    """Loss with its parts, and validation over epochs, as far as the log holds them."""
+    parts = {"loss_sid": "SID", "loss_value": "value", "loss_mtp": "multi-token", "loss_item": "item head"}
+    levels = sorted({int(key[10:]) for entry in log for key in entry if re.fullmatch(r"acc_level_\d+", key)})
+    accuracies = {**{f"acc_level_{level}": f"level {level}" for level in levels}, "acc_item": "item"}
+    told = "Share of targets whose code, given those before, is the likeliest"
+    accuracy = panel(log, "Accuracy by level", accuracies, told, accent="acc_item")
+    calibrated = "Expected over true value; dashed: 1, calibrated"
     return _present(
         [
-            line_plot("Training loss", losses, "Weighted total, and its parts before weighting"),
+            panel(log, "Training loss", {"loss": "total", **parts}, "Weighted total, and its parts before weighting"),
             *validation_plots(log, value_unit, narrow_revenue=accuracy is None),  # rows stay full either way
             accuracy,
-            line_plot("Learning rate", [rate], "As scheduled", narrow=True),
-            line_plot("Gradient norm", [norm], "Before clipping", narrow=True),
-            line_plot(
-                "Value calibration",
-                [_line(log, "value_ratio", "", accent=True)],
-                "Expected over true value; dashed: 1, calibrated",
-                narrow=True,
-                reference=1.0,
-            ),
+            panel(log, "Learning rate", {"learning_rate": ""}, "As scheduled", narrow=True),
+            panel(log, "Gradient norm", {"grad_norm": ""}, "Before clipping", narrow=True),
+            panel(log, "Value calibration", {"value_ratio": ""}, calibrated, narrow=True, reference=1.0),
         ]
     )
 
 
-def accuracy_lines(log: Sequence[Mapping[str, float]]) -> list[Line]:
-    """Training accuracy of each SID level and of the item head, of those that the log holds."""
-    levels = sorted({int(key[10:]) for entry in log for key in entry if re.fullmatch(r"acc_level_\d+", key)})
-    lines = [_line(log, f"acc_level_{level}", f"level {level}") for level in levels]
-    return [*lines, _line(log, "acc_item", "item", accent=True)]
-
-
 def alignment_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
     """The curves of the preference stage and its validation."""
-    order = [_line(log, "rspo/accuracy", "accuracy", accent=True), _line(log, "rspo/gate_open", "open gates")]
-    margin = [_line(log, "rspo/margin", "", accent=True)]
-    names = {"rspo/rspo": "RSPO", "rspo/vsl": "VSL"}
-    losses = [_line(log, "loss", "total", accent=True), *(_line(log, key, name) for key, name in names.items())]
+    order = {"rspo/accuracy": "accuracy", "rspo/gate_open": "open gates"}
+    losses = {"loss": "total", "rspo/rspo": "RSPO", "rspo/vsl": "VSL"}
     return _present(
         [
-            line_plot("Preference accuracy", order, "Share of pairs in the right order", narrow=True),
-            line_plot("Margin", margin, "Log-ratio of better over worse ads", narrow=True),
-            line_plot("Alignment loss", losses, "Total and its parts", narrow=True),
+            panel(log, "Preference accuracy", order, "Share of pairs in the right order", narrow=True),
+            panel(log, "Margin", {"rspo/margin": ""}, "Log-ratio of better over worse ads", narrow=True),
+            panel(log, "Alignment loss", losses, "Total and its parts", narrow=True),
             *validation_plots(log, value_unit, narrow_revenue=False),
         ]
     )
@@ -134,13 +119,27 @@ def validation_plots(
     log: Sequence[Mapping[str, float]], value_unit: str, narrow_revenue: bool = True
 ) -> list[Plot | None]:
     """Ranking and revenue over epochs, None for what the log lacks."""
-    ranking = [_line(log, "eval_recall@10", "Recall@10"), _line(log, "eval_ndcg@10", "NDCG@10", accent=True)]
-    revenue = [_line(log, "eval_revenue@10", "", accent=True)]
-    note = f"{value_unit or 'Value'} per user in the first ten; dot: best"
+    ranking = {"eval_recall@10": "Recall@10", "eval_ndcg@10": "NDCG@10"}
+    note, best = "By beam search; dot: best NDCG@10", f"{value_unit or 'Value'} per user in the first ten; dot: best"
     return [
-        line_plot("Validation ranking", ranking, "By beam search; dot: best NDCG@10", mark_best=True),
-        line_plot("Validation revenue", revenue, note, mark_best=True, narrow=narrow_revenue),
+        panel(log, "Validation ranking", ranking, note, accent="eval_ndcg@10", mark_best=True),
+        panel(log, "Validation revenue", {"eval_revenue@10": ""}, best, mark_best=True, narrow=narrow_revenue),
     ]
+
+
+def panel(
+    log: Sequence[Mapping[str, float]],
+    title: str,
+    labels: Mapping[str, str],
+    note: str,
+    accent: str | None = None,
+    **options: Any,
+) -> Plot | None:
+    """[`line_plot`] of logged figures: key of the log -> label; accent: the key that the plot is about, default the
+    first."""
+    main = accent or next(iter(labels))
+    lines = [_line(log, key, label, accent=key == main) for key, label in labels.items()]
+    return line_plot(title, lines, note, **options)
 
 
 def line_plot(
@@ -308,12 +307,10 @@ def _thinned(line: Line, most: int = 400) -> Line:
     if len(line.x) <= most:
         return line
     size = math.ceil(len(line.x) / most)
+    parts = [slice(start, start + size) for start in range(0, len(line.x), size)]
 
     def means(values: list[float]) -> list[float]:
-        return [
-            sum(values[start : start + size]) / len(values[start : start + size])
-            for start in range(0, len(values), size)
-        ]
+        return [sum(values[part]) / len(values[part]) for part in parts]
 
     return replace(line, x=means(line.x), y=means(line.y))
 
@@ -332,12 +329,12 @@ def dots(axes: Axes, x: Any, y: Any, color: str, **style: Any) -> None:
 
 
 def round_ticks(axis: Axis, most: int, *, integer: bool = False) -> None:
-    """At most so many ticks, at round numbers."""
+    """Puts at most `most` ticks on an axis, at round numbers."""
     axis.set_major_locator(MaxNLocator(most, integer=integer, steps=STEPS))
 
 
 def four_digits(axis: Axis, most: int | None) -> None:
-    """Ticks with four digits; `most` as in `round_ticks`, None leaves their places alone."""
+    """Labels ticks with four significant digits; `most` as in `round_ticks`, None leaves the ticks where they are."""
     if most is not None:
         round_ticks(axis, most)
     axis.set_major_formatter(FuncFormatter(lambda figure, _: f"{figure:.4g}"))
@@ -345,12 +342,7 @@ def four_digits(axis: Axis, most: int | None) -> None:
 
 def two_lines(name: str) -> str:
     """A label in two lines if one would be long: baselines often differ in their last word."""
-    return textwrap.fill(short(name, 46), 24)
-
-
-def short(text: str, most: int) -> str:
-    """The text, cut to `most` characters."""
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    return textwrap.fill(name if len(name) <= 46 else name[:45].rstrip() + "…", 24)
 
 
 @contextmanager

@@ -85,14 +85,9 @@ def write_sid_report(out_path: str | Path, report: SIDReport) -> None:
         out_path: File to write; its folder is made.
         report: The content; sections of empty parts are left out.
     """
-    write_page(out_path, render_sid_report(report))
-
-
-def render_sid_report(report: SIDReport) -> str:
-    """The page as text."""
     environment = page_environment()
     environment.filters["count"] = tables.count_text
-    return environment.get_template("sid_report.html").render(
+    text = environment.get_template("sid_report.html").render(
         report=report,
         tiles=_tiles(report),
         level_rows=[_level_row(number, level) for number, level in enumerate(report.levels, start=1)],
@@ -105,6 +100,7 @@ def render_sid_report(report: SIDReport) -> str:
         # The examples wear the colours of their points in the map.
         examples=[(number, example) for number, example in enumerate(report.examples[:HUES], start=1)],
     )
+    write_page(out_path, text)
 
 
 def _tiles(report: SIDReport) -> list[Tile]:
@@ -184,16 +180,8 @@ def _maps(report: SIDReport) -> list[MapPlot]:
         if (hues == 0).any():
             legend.append(Swatch(0, "everything else", f"{np.mean(hues == 0):.0%}"))
         note = "One colour in one place = the embedding knows the category. Beside each: share of the points"
-        maps.append(
-            embedding_map(
-                f"By {report.category_column}",
-                note,
-                placed.points,
-                hues,
-                [f"{text} · {name or 'no category'}" for text, name in zip(texts, placed.categories, strict=True)],
-                legend,
-            )
-        )
+        named = [f"{text} · {name or 'no category'}" for text, name in zip(texts, placed.categories, strict=True)]
+        maps.append(embedding_map(f"By {report.category_column}", note, placed.points, hues, named, legend))
     if report.examples:
         hue_of_code = {example["code"]: number for number, example in enumerate(report.examples[:HUES], start=1)}
         hues = np.array([hue_of_code.get(int(code), 0) for code in placed.first_codes])

@@ -98,7 +98,7 @@ def embedding_map(
     """Points in the plane, coloured, each with a text that shows under the mouse.
 
     Args:
-        title, note: Of the figure.
+        title, note: What stands above the figure.
         points (float, (n, 2)): Places, any unit.
         hues (int64, (n,)): 1..HUES, or 0 for a quiet point.
         texts: n texts, any characters.

@@ -109,8 +109,7 @@ def metric_table(
 
 def metric_tables(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[MetricTable]:
     """One table a protocol, without the empty ones."""
-    tables = [metric_table(protocol, systems) for protocol, systems in metrics.items()]
-    return [table for table in tables if table is not None]
+    return [table for name, systems in metrics.items() if (table := metric_table(name, systems)) is not None]
 
 
 def reach_table(systems: Mapping[str, Mapping[str, float]]) -> tuple[MetricTable | None, str]:
@@ -135,9 +134,10 @@ def paired_rows(
 ) -> tuple[list[str], list[tuple[str, list[PairedCell]]]]:
     """Headings and one row a system, of the differences ours less theirs; metrics that none has are left out."""
     keys = [key for key in metrics if any(key in figures for figures in paired.values())]
-    rows = []
-    for system, figures in paired.items():
-        rows.append((system_name(system), [paired_cell(key, figures.get(key, {})) for key in keys]))
+    rows = [
+        (system_name(system), [paired_cell(key, figures.get(key, {})) for key in keys])
+        for system, figures in paired.items()
+    ]
     return [METRICS.get(key, key) for key in keys], rows
 
 
@@ -314,6 +314,12 @@ def data_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if summary.get("value_unit"):
         facts.append(("Unit of value", str(summary["value_unit"])))
+    if "cross_domain" in summary:
+        entries, users, strangers = (
+            count_text(summary["cross_domain"][key]) for key in ("entries", "users", "unmatched_users")
+        )
+        told = f"{entries} entries of {users} users; {strangers} users of the file are not in the log"
+        facts.append(("Done elsewhere", told))
     return facts
 
 
