@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from gr4ad.cli import COMMANDS, main
+from gr4ad.commands.arguments import CommandParser, parse_flags
+from gr4ad.pipeline.sections import SECTIONS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -86,18 +88,82 @@ def test_debug_shows_the_traceback(tmp_path):
         main(["run", "nothing", "--out", str(tmp_path), "--debug"])
 
 
-@pytest.mark.parametrize(
-    "stage", ["simulate", "data", "embed", "tokenize", "train", "align", "evaluate", "run", "demo", "recommend"]
-)
-def test_stage_help_shows_its_fields(stage, capsys):
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_of_every_command_shows_its_flags(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        main([stage, "--help"])
+        main([command, "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     fields = {
-        "train": "--hidden_size",
-        "align": "--beta",
-        "evaluate": "--item_weights",
-        "tokenize": "--codebook_sizes",
-    }
-    assert f"gr4ad {stage}" in shown and fields.get(stage, "--") in shown
+        "simulate": "--ctr_mean", "data": "--validation_start", "tune": "--tune_max_length", "embed": "--tuned",
+        "tokenize": "--codebook_sizes", "train": "--hidden_size", "align": "--beta", "evaluate": "--item_weights",
+    }  # fmt: skip
+    assert f"gr4ad {command}" in shown and fields.get(command, "--") in shown
+
+
+FOLDERS = ["--out", "x", "--data", ".", "--tokenizer", "."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demo"], "the following arguments are required: --out"),
+        (["run", "demo", "--out", "x", "--sed", "1"], "unknown argument `--sed`. Did you mean `--seed"),
+        (["simulate", "--out", "x", "--users", "0"], "`users` should be in [1, 1e+07]. Received: users = 0"),
+        (["data", "--out", "x", "--split", "random"], "must be one of leave_one_out, temporal. Received: 'random'"),
+        (["embed", "--out", "x", "--data", ".", "--pooling", "max"], "`pooling` must be one of auto, mean, last."),
+        (["tokenize", "--out", "x"], "the following arguments are required: --data, --embeddings"),
+        (["train", *FOLDERS, "--hiden_size", "8"], "unknown argument `--hiden_size`. Did you mean `--hidden_size`?"),
+        (["train", *FOLDERS, "--hidden_size", "wide"], "must be a whole number. Received: 'wide'"),
+        (["train", *FOLDERS, "--target_window", "0"], "`target_window` must be >= 1. Received: 0"),
+        (["train", *FOLDERS, "--bf16", "perhaps"], "must be true or false. Received: 'perhaps'"),
+        (["align", *FOLDERS, "--model", ".", "--beta", "-1"], "`beta` must be > 0 and finite. Received: -1.0"),
+        (["reward", *FOLDERS, "--model", "none"], "`--model` should be the folder of `gr4ad train` or `neighbours`."),
+        (["evaluate", *FOLDERS, "--models", "none"], "none: holds no trained model"),
+        (["evaluate", *FOLDERS, "--models", "a", "--metric", "auc"], "`metric` should be one of recall, hit, ndcg"),
+        (["artifact", "--stages", ".", "--out", "x"], ".: holds no finished stage (no stage.json)"),
+        (["compare"], "the following arguments are required: RUN"),
+        (["serve", "--model", "x", "--prot", "1"], "unknown argument `--prot`. Did you mean `--port`?"),
+        (["serve", "--model", "x", "--backend", "cpu"], "invalid choice: 'cpu'"),
+        (["bench", "serve", "--url", "x"], "the following arguments are required: --requests, --rate"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line_without_torch(tmp_path, arguments, message):
+    code = (
+        "import sys; from gr4ad.cli import main; code = main(sys.argv[1:]); "
+        "print(*{'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout.strip() == "", done.stdout
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith(f"gr4ad {arguments[0]}: ") and message in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_config_file_gives_values_that_flags_win_over(tmp_path, capsys):
+    config = tmp_path / "market.yaml"
+    config.write_text(f"out: {tmp_path / 'market'}\nusers: 60\nads: 50\naccounts: 5\ndays: 9\nhorizon_days: 0\n")
+    assert main(["simulate", "--config", str(config), "--days", "2"]) == 0
+    written = json.loads((tmp_path / "market" / "market.json").read_text())["config"]
+    assert (written["users"], written["days"]) == (60, 2)
+    for text, message in (
+        ("out: x\nuser: 60", "unknown field `user`. Did you mean `users`?"),
+        ("out: x\nusers: many", "`users` must be a whole number. Received: 'many'"),
+        ("- users", "must be a map of fields to values"),
+        ("a: [", "not YAML"),
+    ):
+        config.write_text(text)
+        assert message in failure(capsys, "simulate", "--config", str(config))
+
+
+def test_switches_and_lists_are_written_as_before():
+    parser = CommandParser(prog="gr4ad train")
+    flags = ["--no_item_head", "--item-head-copy", "--fuse_prefix", "false", "--eval_beam_widths", "50", "100", "100",
+             "--behavior_weights", '{"click": 1.0}', "--learning-rate", "1e-3", "--save_strategy", "no"]  # fmt: skip
+    configs = {"model": SECTIONS["model"], "train": SECTIONS["train"]}
+    _, given = parse_flags(parser, configs, flags)
+    assert given["model"] == {"item_head": False, "item_head_copy": True, "fuse_prefix": False}
+    assert given["train"] == {
+        "eval_beam_widths": [50, 100, 100], "behavior_weights": {"click": 1.0}, "learning_rate": 0.001,
+        "save_strategy": "no",
+    }  # fmt: skip

@@ -1,12 +1,13 @@
 """GR4AD: generative recommendation for advertising, as a Hugging Face-style package.
 
-`import gr4ad` is light: a public name imports its room (and torch) when it is first used.
+`import gr4ad` is light: a public name imports its package (and torch) when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gr4ad.trainers.lazy_names import lazy_names
 
 __version__ = "0.1.0"
 
@@ -28,33 +29,20 @@ if TYPE_CHECKING:
     from gr4ad.trainers import VSLConfig as VSLConfig
     from gr4ad.trainers import VSLTrainer as VSLTrainer
 
-ROOMS = {
-    "GR4ADConfig": "modeling_gr4ad",
-    "GR4ADForRecommendation": "modeling_gr4ad",
-    "GR4ADModel": "modeling_gr4ad",
-    "SIDTrie": "modeling_gr4ad",
-    "MGMRQuantizer": "tokenization",
-    "SIDIndex": "tokenization",
-    "UASIDTokenizer": "tokenization",
-    "RSPOConfig": "trainers",
-    "RSPOTrainer": "trainers",
-    "RewardConfig": "trainers",
-    "RewardModel": "trainers",
-    "RewardTrainer": "trainers",
-    "VSLConfig": "trainers",
-    "VSLTrainer": "trainers",
-    "BeamPolicy": "serving",
-    "Recommender": "serving",
-}
-
-__all__ = ["__version__", *ROOMS]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ROOMS:
-        raise AttributeError(f"module 'gr4ad' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"gr4ad.{ROOMS[name]}"), name)
+__getattr__, names = lazy_names(
+    __name__,
+    {
+        "modeling_gr4ad": ["GR4ADConfig", "GR4ADForRecommendation", "GR4ADModel", "SIDTrie"],
+        "tokenization": ["MGMRQuantizer", "SIDIndex", "UASIDTokenizer"],
+        "trainers": [
+            *("RSPOConfig", "RSPOTrainer", "VSLConfig", "VSLTrainer"),
+            *("RewardConfig", "RewardModel", "RewardTrainer"),
+        ],
+        "serving": ["BeamPolicy", "Recommender"],
+    },
+)
+__all__ = ["__version__", *names]
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *ROOMS])
+    return sorted([*globals(), *names])

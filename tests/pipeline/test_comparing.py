@@ -133,8 +133,6 @@ def test_benchmark_rows_over_seeds(tmp_path):
 
 
 def test_several_seeds_are_run_and_compared(tmp_path, monkeypatch, capsys):
-    from gr4ad.commands import chain
-
     ran = []
 
     def run_recipe(recipe, out, *, command):
@@ -142,8 +140,8 @@ def test_several_seeds_are_run_and_compared(tmp_path, monkeypatch, capsys):
         write_run(Path(out), recipe.seed, gain=0.02)
         return {}
 
-    monkeypatch.setattr(chain, "run_recipe", run_recipe)
-    monkeypatch.setattr(chain, "show_run", lambda metrics, out: None)
+    monkeypatch.setattr("gr4ad.pipeline.run.run_recipe", run_recipe)
+    monkeypatch.setattr("gr4ad.commands.chain.show_run", lambda metrics, out: None)
     assert main(["run", "demo", "--out", f"{tmp_path}/out/", "--seeds", "0", "2"]) == 0
     # The data stay those of the recipe, or their users could not be compared.
     assert ran == [(s, 0, name, f"gr4ad run demo --out OUT --seed {s}") for s, name in ((0, "out"), (2, "out-seed2"))]

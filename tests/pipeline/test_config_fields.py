@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from gr4ad.pipeline.config_fields import ConfigField, config_class, fields_of, suggestion
-from gr4ad.pipeline.stages import SECTIONS
+from gr4ad.pipeline.sections import SECTIONS
 
 CONFIGS = [*SECTIONS.values(), "gr4ad.serving.server_config.ServerConfig", "gr4ad.online.online_config.OnlineConfig"]
 NOT_FOR_FLAGS = {"parallelism_config"}  # an object of accelerate

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gr4ad.commands.arguments import CommandParser, parse_flags, spellings
-from gr4ad.pipeline.stages import INPUTS, SECTIONS, STAGES, Job, Stage
+from gr4ad.pipeline.sections import SECTIONS
+from gr4ad.pipeline.stages import INPUTS, STAGES, Job, Stage
 
 if TYPE_CHECKING:
     from gr4ad.pipeline.runner import StageRecord

@@ -15,7 +15,7 @@ from gr4ad.pipeline.embedding import ENCODER_FOLDER
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 from gr4ad.tokenization.embedding_fusion import FUSION_FILE
 
-# What `custom_generate=REPOSITORY` of transformers loads: file in the artifact -> file of the model's room.
+# What `custom_generate=REPOSITORY` of transformers loads: file in the artifact -> file of the model's package.
 CUSTOM_GENERATE = {
     "generate.py": "custom_generate_gr4ad.py",
     "beam_selection_gr4ad.py": "beam_selection_gr4ad.py",

@@ -9,15 +9,18 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from operator import add, lshift, mul
 from pathlib import Path
 from typing import Any
 
 SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict}
+OPERATORS: dict[type, Callable[[Any, Any], Any]] = {ast.Add: add, ast.Mult: mul, ast.Pow: pow, ast.LShift: lshift}
+EMPTY: dict[str, Any] = {"list": [], "dict": {}}
 IN_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "dict": "a map"}
 TRUTHS = {"true": True, "t": True, "yes": True, "y": True, "1": True,
           "false": False, "f": False, "no": False, "n": False, "0": False}  # fmt: skip
@@ -93,7 +96,7 @@ def is_of(value: Any, kind: str) -> bool:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean `x`?", or "" where nothing is like `name`."""
+    """The text ` Did you mean ...?`; "" where nothing is like `name`."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{close[0]}`?" if close else ""
 
@@ -147,9 +150,7 @@ def described_field(source: Source, name: str, line: ast.AnnAssign) -> ConfigFie
         default = source.value(words["default"]) if "default" in words else MISSING
         if "default_factory" in words:
             factory = words["default_factory"]
-            default = (
-                source.value(factory.body) if isinstance(factory, ast.Lambda) else {"list": [], "dict": {}}[factory.id]
-            )  # type: ignore[attr-defined]
+            default = source.value(factory.body) if isinstance(factory, ast.Lambda) else EMPTY[ast.unparse(factory)]
         text = source.help_text(words["metadata"]) if "metadata" in words else ""
     elif value is not None:
         default = source.value(value)
@@ -224,10 +225,8 @@ class Source:
             return self.value(node.func.value).join(map(str, self.value(node.args[0])))
         if isinstance(node, ast.Subscript):
             return self.value(node.value)[self.value(node.slice)]
-        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Pow, ast.Mult, ast.LShift)):
-            left, right = self.value(node.left), self.value(node.right)
-            powers = {ast.Add: "__add__", ast.Pow: "__pow__", ast.Mult: "__mul__", ast.LShift: "__lshift__"}
-            return getattr(left, powers[type(node.op)])(right)
+        if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+            return OPERATORS[type(node.op)](self.value(node.left), self.value(node.right))
         if isinstance(node, ast.Dict):
             return {self.value(k): self.value(v) for k, v in zip(node.keys, node.values, strict=True)}  # type: ignore[arg-type]
         if isinstance(node, (ast.Tuple, ast.List)):
@@ -250,7 +249,8 @@ class Source:
         """Kinds, entries of a list, whether None is allowed, and choices of an annotation; no kinds of what neither a
         flag nor YAML can give."""
         kinds: list[str] = []
-        item, optional, choices = "str", False, []
+        item, optional = "str", False
+        choices: list[Any] = []
         for part in self.alternatives(node):
             base = part.value.id if isinstance(part, ast.Subscript) and isinstance(part.value, ast.Name) else ""
             if isinstance(part, ast.Constant) and part.value is None:
@@ -258,16 +258,11 @@ class Source:
             elif isinstance(part, ast.Name) and part.id in SCALARS or base == "dict":
                 kinds.append(base or part.id)  # type: ignore[attr-defined]
             elif base == "list":
-                inner = part.slice  # type: ignore[attr-defined]
-                kinds, item = (
-                    [*kinds, "list"],
-                    inner.id if isinstance(inner, ast.Name) and inner.id in SCALARS else "str",
-                )
+                inner = ast.unparse(part.slice)  # type: ignore[attr-defined]
+                kinds, item = [*kinds, "list"], inner if inner in SCALARS else "str"
             elif base == "Literal":
-                values = self.value(part.slice)  # type: ignore[attr-defined]
-                texts = [
-                    text for text in (values if isinstance(values, tuple) else (values,)) if isinstance(text, str)
-                ]
+                constants = [node.value for node in ast.walk(part) if isinstance(node, ast.Constant)]
+                texts = [value for value in constants if isinstance(value, str)]
                 kinds, choices = [*kinds, *["str"] * bool(texts)], [*choices, *texts]
             elif (owner := self.reference(part)) is not None and is_enum(owner[1]):
                 values = [owner[0].value(line.value) for line in owner[1].body if isinstance(line, ast.Assign)]

@@ -13,6 +13,7 @@ import yaml
 from gr4ad.data.config import DataConfig
 from gr4ad.pipeline.config_fields import config_class, fields_of, suggestion
 from gr4ad.pipeline.recipe_checks import RecipeError, check_sections_fit
+from gr4ad.pipeline.sections import NEED_TORCH, SECTIONS
 from gr4ad.pipeline.settings import (
     EmbedConfig,
     EvaluateConfig,
@@ -22,21 +23,9 @@ from gr4ad.pipeline.settings import (
     NeighbourConfig,
     TokenizeConfig,
 )
-from gr4ad.pipeline.stages import SECTIONS
 
 if TYPE_CHECKING:
     from gr4ad.market.config import MarketConfig
-
-RANKING = ("gr4ad.trainers.evaluation.ranking_fields.RankingEvaluationConfig", "check_ranking")
-NEED_TORCH: dict[str, tuple[tuple[str, str], ...]] = {
-    "tune": (),
-    "cooccurrence": (),
-    "train": (("gr4ad.trainers.vsl.vsl_fields.VSLFields", "check_vsl_fields"), RANKING),
-    "reward": (("gr4ad.trainers.reward.reward_fields.RewardFields", "check_reward_fields"),),
-    "align": (("gr4ad.trainers.rspo.preference_fields.RSPOFields", "check_rspo_fields"), RANKING),
-}
-"""Sections whose class needs torch: they stay plain values until their stage builds it; with the parts of the class
-that check ranges without torch, and how."""
 
 MOVED = {("model", "item_embedding_std"): "train.item_embedding_std"}
 SET_BY_THE_RUN = {"train": ("output_dir",), "reward": ("output_dir",), "align": ("output_dir",)}

@@ -11,24 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SETTINGS = "gr4ad.pipeline.settings"
-SECTIONS = {
-    "market": "gr4ad.market.config.MarketConfig",
-    "data": "gr4ad.data.config.DataConfig",
-    "embed": f"{SETTINGS}.EmbedConfig",
-    "tune": "gr4ad.trainers.cooccurrence.encoder_tuning.EncoderTuningConfig",
-    "cooccurrence": "gr4ad.trainers.cooccurrence.item_sequences.ItemSequenceConfig",
-    "tokenize": f"{SETTINGS}.TokenizeConfig",
-    "model": f"{SETTINGS}.ModelSettings",
-    "train": "gr4ad.trainers.vsl.vsl_config.VSLConfig",
-    "neighbours": f"{SETTINGS}.NeighbourConfig",
-    "lists": f"{SETTINGS}.ListConfig",
-    "explore": f"{SETTINGS}.ExploreConfig",
-    "reward": "gr4ad.trainers.reward.reward_config.RewardConfig",
-    "align": "gr4ad.trainers.rspo.rspo_config.RSPOConfig",
-    "evaluate": f"{SETTINGS}.EvaluateConfig",
-}
-"""Section of a recipe -> the configuration class whose fields it has."""
+from gr4ad.pipeline.config_fields import config_class
+from gr4ad.pipeline.sections import SECTIONS
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,19 @@ class Job:
     models: Mapping[str, Path]
     out: Path
     seed: int
+
+    @property
+    def directories(self) -> dict[str, Path]:
+        """The folders that almost every stage works in, as arguments."""
+        named = {f"{flag}_dir": self.folders[flag] for flag in ("data", "tokenizer") if flag in self.folders}
+        return {**named, "out_dir": self.out}
+
+    def trainer_arguments(self, section: str) -> Any:
+        """An object of the section's class; its checkpoints go into the folder that is written."""
+        from gr4ad.pipeline.training import trainer_arguments
+
+        kind, values = config_class(SECTIONS[section]), self.sections[section]
+        return trainer_arguments(kind, section, values, self.out / "checkpoints", self.seed)
 
 
 @dataclass(frozen=True)
@@ -112,104 +109,57 @@ def prepare_data(job: Job) -> dict[str, Any]:
 def tune(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.embedding import tune_ad_encoder
 
-    embed, settings = job.sections["embed"], job.sections["tune"]
-    return tune_ad_encoder(embed, settings, data_dir=job.folders["data"], out_dir=job.out, seed=job.seed)
+    return tune_ad_encoder(job.sections["embed"], job.sections["tune"], **job.directories, seed=job.seed)
 
 
 def embed(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads
 
-    tuned = job.folders.get("tuned")
-    return embed_ads(
-        job.sections["embed"],
-        job.sections["cooccurrence"],
-        data_dir=job.folders["data"],
-        out_dir=job.out,
-        seed=job.seed,
-        encoder=None if tuned is None else tuned / ENCODER_FOLDER,
-    )
+    encoder = job.folders["tuned"] / ENCODER_FOLDER if "tuned" in job.folders else None
+    sections = job.sections["embed"], job.sections["cooccurrence"]
+    return embed_ads(*sections, **job.directories, seed=job.seed, encoder=encoder)
 
 
 def tokenize(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.tokenizing import build_tokenizer
 
     return build_tokenizer(
-        job.sections["tokenize"],
-        data_dir=job.folders["data"],
-        embed_dir=job.folders["embeddings"],
-        out_dir=job.out,
-        seed=job.seed,
+        job.sections["tokenize"], **job.directories, embed_dir=job.folders["embeddings"], seed=job.seed
     )
 
 
 def train(job: Job) -> dict[str, Any]:
-    from gr4ad import VSLConfig
-    from gr4ad.pipeline.training import train_model, trainer_arguments
+    from gr4ad.pipeline.training import train_model
 
-    return train_model(
-        job.sections["model"],
-        trainer_arguments(VSLConfig, "train", job.sections["train"], job.out / "checkpoints", job.seed),
-        data_dir=job.folders["data"],
-        tokenizer_dir=job.folders["tokenizer"],
-        out_dir=job.out,
-    )
+    return train_model(job.sections["model"], job.trainer_arguments("train"), **job.directories)
 
 
 def count_neighbours(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.neighbours import add_item_neighbours
 
-    return add_item_neighbours(
-        job.sections["neighbours"],
-        data_dir=job.folders["data"],
-        tokenizer_dir=job.folders["tokenizer"],
-        model_dir=job.folders["model"],
-        out_dir=job.out,
-    )
+    return add_item_neighbours(job.sections["neighbours"], **job.directories, model_dir=job.folders["model"])
 
 
 def reward(job: Job) -> dict[str, Any]:
-    from gr4ad import RewardConfig
     from gr4ad.pipeline.rewarding import train_reward_model
-    from gr4ad.pipeline.training import trainer_arguments
 
-    return train_reward_model(
-        job.sections["lists"],
-        job.sections["explore"],
-        trainer_arguments(RewardConfig, "reward", job.sections["reward"], job.out / "checkpoints", job.seed),
-        data_dir=job.folders["data"],
-        tokenizer_dir=job.folders["tokenizer"],
-        train_dir=job.folders["model"],
-        out_dir=job.out,
-    )
+    sections = job.sections["lists"], job.sections["explore"], job.trainer_arguments("reward")
+    return train_reward_model(*sections, **job.directories, train_dir=job.folders["model"])
 
 
 def align(job: Job) -> dict[str, Any]:
-    from gr4ad import RSPOConfig
-    from gr4ad.pipeline.training import align_model, trainer_arguments
+    from gr4ad.pipeline.training import align_model
 
-    return align_model(
-        job.sections["lists"],
-        trainer_arguments(RSPOConfig, "align", job.sections["align"], job.out / "checkpoints", job.seed),
-        data_dir=job.folders["data"],
-        tokenizer_dir=job.folders["tokenizer"],
-        train_dir=job.folders["model"],
-        reward_dir=job.folders.get("reward"),
-        out_dir=job.out,
-    )
+    sections = job.sections["lists"], job.trainer_arguments("align")
+    folders = {"train_dir": job.folders["model"], "reward_dir": job.folders.get("reward")}
+    return align_model(*sections, **job.directories, **folders)
 
 
 def evaluate(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.evaluating import evaluate_models
     from gr4ad.pipeline.runner import StageRecord
 
-    metrics = evaluate_models(
-        job.sections["evaluate"],
-        data_dir=job.folders["data"],
-        tokenizer_dir=job.folders["tokenizer"],
-        candidates=job.models,
-        out_dir=job.out,
-        seed=job.seed,
-    )
+    metrics = evaluate_models(job.sections["evaluate"], **job.directories, candidates=job.models, seed=job.seed)
     records = {name: StageRecord.read(folder) for name, folder in job.models.items()}
     return {**metrics, "models": {name: record.key if record else "" for name, record in records.items()}}
 
@@ -242,4 +192,4 @@ STAGES = (
 )  # fmt: skip
 """In the order in which a recipe runs them."""
 
-__all__ = ["INPUTS", "SECTIONS", "STAGES", "Input", "Job", "Stage"]
+__all__ = ["INPUTS", "STAGES", "Input", "Job", "Stage"]
