@@ -9,6 +9,7 @@ from result_checks import FOLDER, values
 from scipy import stats
 
 
+@pytest.mark.slow
 def test_soak(bench, tmp_path):
     figure = tmp_path / "soak.svg"
     content = bench("soak", "--figure", figure)
