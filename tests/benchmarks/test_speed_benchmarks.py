@@ -65,9 +65,6 @@ def test_sid_index(bench):
     for row in content["rows"]:
         assert 0 <= row["min"] <= row["value"] <= row["max"]
         assert row["spread"] == pytest.approx((row["max"] - row["min"]) / 2, rel=1e-3, abs=1e-9)
-    lows = {row["metric"]: row["min"] for row in content["rows"]}
-    parts = [low for metric, low in lows.items() if metric.startswith("part: ") and metric != "part: tables"]
-    assert max(parts) <= max(row["max"] for row in content["rows"] if row["metric"].startswith("one new ad"))
 
 
 @pytest.mark.slow
@@ -109,10 +106,12 @@ def test_a_checkout_beside_itself(bench):
     }  # fmt: skip
     figures = {name: value for (name, _), value in values(content).items()}
     for name, ratio in content["ratios"].items():
-        before, now = figures[f"before, {name}"], figures[f"now, {name}"]
-        assert before > 0 and now > 0
-        # Twice the same code: whatever else the machine does, not ten times apart.
-        assert 0.1 < ratio < 10
+        assert figures[f"before, {name}"] > 0 and figures[f"now, {name}"] > 0 and ratio > 0
+    # Of one round, so the ratio is that of the rows.
+    assert content["ratios"]["version"] == pytest.approx(
+        figures["before, version"] / figures["now, version"], rel=1e-3
+    )
+    assert {row["unit"] for row in content["rows"]} == {"ms", "requests/s", "s"}
 
 
 @pytest.mark.slow
