@@ -30,12 +30,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from gr4ad.data import PreparedData
+from gr4ad.tokenization.user_history import HISTORY_COLUMNS
 from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
 from gr4ad.trainers.reward.exposure_lists import examination_of
 
 logger = logging.getLogger("dlrm")
 
-NOT_FEATURES = ("user_id", "items", "events", "values", "times", "target_items", "target_values")
+NOT_FEATURES = ("user_id", *HISTORY_COLUMNS, "target_items", "target_values")
 TEXT_COLUMNS = ("title", "description")
 MOST_SEEN = 3
 
