@@ -14,9 +14,12 @@ from .request_types import Answer, RecommendQuery, Refusal, RefusedError, Unknow
 logger = logging.getLogger(__name__)
 
 LACKING = {
-    "events": "event names", "values": "values in the history", "times": "times of the history",
-    "cross_domain": "what users do elsewhere", "cross_domain_times": "what users do elsewhere",
-}  # fmt: skip
+    "events": "event names. Leave `events` out.",
+    "values": "values in the history. Leave `values` out.",
+    "times": "times of the history. Leave `times` out.",
+    "cross_domain": "what users do elsewhere. Leave it out.",
+}
+"""What a model was trained without, by the column of a history that it does not read."""
 
 
 def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> RecommendQuery:
@@ -36,7 +39,7 @@ def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> Recom
         )
     for name, missing in LACKING.items():
         if vars(user)[name] is not None and name not in recommender.features:
-            refuse(name, f"{recommender.name!r} was trained without {missing}. Leave `{name}` out.")
+            refuse(name, f"{recommender.name!r} was trained without {missing}")
     new = next((event for event in user.events or () if event not in tokenizer.event_names), None)
     if new is not None:
         refuse(

@@ -129,23 +129,23 @@ class BeamPolicy(WidthPolicy):
         rate_window: float = 1.0,
         latency: LatencyModel | None = None,
     ):
-        if not base_widths or min(base_widths) < 1:
-            raise ValueError(f"`base_widths` must be at least 1 at each level. Received: {list(base_widths)}.")
-        if slo is not None and not 0 < slo < math.inf:
-            raise ValueError(f"`slo` must be above 0 seconds, or None for constant widths. Received: {slo}.")
-        if not 0 < min_scale <= 1 <= max_scale <= SCALES[-1]:
-            raise ValueError(
-                f"`min_scale` must be in (0, 1] and `max_scale` in [1, {SCALES[-1]}]. Received: {min_scale} and "
-                f"{max_scale}."
-            )
-        if max_batch < 1:
-            raise ValueError(f"`max_batch` must be at least 1. Received: {max_batch}.")
-        if not 0 < max_utilization <= 1:
-            raise ValueError(f"`max_utilization` must be in (0, 1]. Received: {max_utilization}.")
-        if not 0 <= patience < math.inf or not 0 < rate_window < math.inf:
-            raise ValueError(
-                f"`patience` must be >= 0 and `rate_window` > 0 seconds. Received: {patience} and {rate_window}."
-            )
+        for name, received, fits, allowed in (
+            (
+                "base_widths",
+                list(base_widths),
+                all(base_widths) and min(base_widths, default=0) >= 1,
+                "1 or more each",
+            ),
+            ("slo", slo, slo is None or 0 < slo < math.inf, "above 0 seconds, or None for constant widths"),
+            ("min_scale", min_scale, 0 < min_scale <= 1, "in (0, 1]"),
+            ("max_scale", max_scale, 1 <= max_scale <= SCALES[-1], f"in [1, {SCALES[-1]}]"),
+            ("max_batch", max_batch, max_batch >= 1, "1 or more"),
+            ("max_utilization", max_utilization, 0 < max_utilization <= 1, "in (0, 1]"),
+            ("patience", patience, 0 <= patience < math.inf, "0 seconds or more"),
+            ("rate_window", rate_window, 0 < rate_window < math.inf, "above 0 seconds"),
+        ):
+            if not fits:
+                raise ValueError(f"`{name}` must be {allowed}. Received: {received}.")
         self.base_widths = tuple(base_widths)
         self.slo, self.max_batch, self.max_utilization = slo, max_batch, max_utilization
         self.patience = patience

@@ -18,12 +18,12 @@ MAX_USER_FEATURES = 64
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
 Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ENTRIES: dict[str, Any] = {
-    "id": Text,
-    "text": Text,
-    "amount": Annotated[float, Field(ge=0, allow_inf_nan=False)],
-    "time": Annotated[float, Field(allow_inf_nan=False)] | None,
+    "id": list[Text],
+    "text": list[Text],
+    "amount": list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    "time": list[Annotated[float, Field(allow_inf_nan=False)] | None],
 }
-"""What an entry of a history feature is in JSON, by its kind."""
+"""What a history feature is in JSON, by the kind of its entries."""
 
 
 class RecommendRequest(BaseModel):
@@ -88,7 +88,7 @@ def request_fields(limits: RequestLimits) -> dict[str, Any]:
         # An empty one is refused with what it lacks, not with pydantic's words.
         "history": (list[Text], Field(max_length=length, json_schema_extra={"minItems": 1}, description=history)),
         **{
-            feature.name: optional(list[ENTRIES[feature.kind]], feature.description, max_length=length)
+            feature.name: optional(ENTRIES[feature.kind], feature.description, max_length=length)
             for feature in HISTORY_FEATURES
         },
         "user_features": optional(

@@ -261,7 +261,7 @@ def inference_response(request_id: str | None, lists: Sequence[Answer]) -> Infer
     """Lists of ads as tensors, padded to the longest."""
     most = max(len(answer.ranked) for answer in lists)
     ads = [ad for answer in lists for ad in (*answer.ranked, *[None] * (most - len(answer.ranked)))]
-    columns = {
+    columns: dict[str, list[Any]] = {
         "item_id": ["" if ad is None else ad.item_id for ad in ads],
         "score": [0.0 if ad is None else ad.score for ad in ads],
         "value": [0.0 if ad is None or ad.value is None else ad.value for ad in ads],

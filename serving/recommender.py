@@ -50,13 +50,13 @@ class Recommender(AdRecommender):
         self,
         model: GR4ADForRecommendation,
         tokenizer: UASIDTokenizer,
-        weights: RankingWeights | None = None,
+        weights: RankingWeights,
         name: str = "gr4ad",
     ):
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.weights = RankingWeights() if weights is None else weights
-        self.weights.check(model.config)
+        weights.check(model.config)
+        self.weights = weights
         self.name = name
         self.trie = model.build_trie(tokenizer)
         self.account_groups = account_groups(tokenizer.index, model.device)

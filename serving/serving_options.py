@@ -78,17 +78,16 @@ class ServingOptions:
         ):  # fmt: skip
             if self.__dict__[name] < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {self.__dict__[name]}.")
-        if self.slo_ms is not None and not 0 < self.slo_ms < math.inf:
-            raise ValueError(f"`slo_ms` must be above 0 milliseconds. Received: {self.slo_ms}. Leave it out for none.")
-        if not 0 < self.deadline_ms < math.inf:
-            raise ValueError(f"`deadline_ms` must be above 0 milliseconds. Received: {self.deadline_ms}.")
-        if not 0 < self.min_beam_scale <= 1 <= self.max_beam_scale <= SCALES[-1]:
-            raise ValueError(
-                f"`min_beam_scale` must be in (0, 1] and `max_beam_scale` in [1, {SCALES[-1]}]. Received: "
-                f"{self.min_beam_scale} and {self.max_beam_scale}."
-            )
-        if not 0 <= self.cache_seconds < math.inf:
-            raise ValueError(f"`cache_seconds` must be >= 0 seconds. Received: {self.cache_seconds}.")
+        for name, fits, allowed in (
+            ("slo_ms", self.slo_ms is None or 0 < self.slo_ms < math.inf, "above 0 milliseconds, or left out"),
+            ("deadline_ms", 0 < self.deadline_ms < math.inf, "above 0 milliseconds"),
+            ("min_beam_scale", 0 < self.min_beam_scale <= 1, "in (0, 1]"),
+            ("max_beam_scale", 1 <= self.max_beam_scale <= SCALES[-1], f"in [1, {SCALES[-1]}]"),
+            ("cache_seconds", 0 <= self.cache_seconds < math.inf, "0 seconds or more"),
+            ("watch_seconds", 0 < self.watch_seconds < math.inf, "above 0 seconds"),
+        ):
+            if not fits:
+                raise ValueError(f"`{name}` must be {allowed}. Received: {self.__dict__[name]}.")
         if self.cache_url is not None and not self.cache_seconds:
             raise ValueError(
                 f"`cache_url` needs `cache_seconds` above 0. Received: {self.cache_url!r} with {self.cache_seconds}."

@@ -62,81 +62,44 @@ def assumptions() -> Iterator[tuple[str, bool, str]]:
         name for name in ADDED if f"self.{name} " in source(Scheduler) or f"self.{name} " in source(AsyncScheduler)
     ]
     yield "scheduler", not taken, f"vLLM's schedulers have no attributes of our names; they have {taken}"
-    yield (
-        "scheduler",
-        "len(self.running)" in source(Scheduler.schedule) and "self.max_num_active_reqs" in source(Scheduler.schedule),
-        "`Scheduler.schedule` starts requests until `max_num_active_reqs` are running",
-    )
-    yield (
-        "scheduler",
-        "self.scheduler_config.enable_chunked_prefill" in source(Scheduler.schedule),
-        "`Scheduler.schedule` reads `scheduler_config.enable_chunked_prefill` at each step",
-    )
-    yield (
-        "scheduler",
-        "scheduler_config.enable_chunked_prefill = False" in source(EngineCore.__init__),
-        "the engine turns chunked prefill off for models without a KV cache, before it makes the scheduler",
-    )
+    schedule, engine_init = source(Scheduler.schedule), source(EngineCore.__init__)
+    counts = "len(self.running)" in schedule and "self.max_num_active_reqs" in schedule
+    yield "scheduler", counts, "`Scheduler.schedule` starts requests until `max_num_active_reqs` are running"
+    reads = "self.scheduler_config.enable_chunked_prefill" in schedule
+    yield "scheduler", reads, "`Scheduler.schedule` reads `scheduler_config.enable_chunked_prefill` at each step"
+    turns = "scheduler_config.enable_chunked_prefill = False" in engine_init
+    yield "scheduler", turns, "the engine turns chunked prefill off without a KV cache, before it makes the scheduler"
     yield "scheduler", issubclass(AsyncScheduler, Scheduler), "`AsyncScheduler` is a `Scheduler`"
-    yield (
-        "scheduler",
-        parameters(Scheduler.update_from_output)[:3] == ["self", "scheduler_output", "model_runner_output"],
-        "`Scheduler.update_from_output` takes the scheduler output and the runner's",
-    )
+    takes = parameters(Scheduler.update_from_output)[:3] == ["self", "scheduler_output", "model_runner_output"]
+    yield "scheduler", takes, "`Scheduler.update_from_output` takes the scheduler output and the runner's"
     for queue in (FCFSRequestQueue, PriorityRequestQueue):
         has = all(hasattr(queue, name) for name in ("remove_request", "prepend_request", "__iter__", "__len__"))
         yield "scheduler", has, f"`{queue.__name__}` can be iterated, and requests removed and put in front"
     in_request = source(Request.__init__)
     for name in ("pooling_params", "arrival_time", "prompt_token_ids"):
         yield "scheduler", f"self.{name} =" in in_request, f"`Request.{name}` is set"
-    yield (
-        "query",
-        "extra_kwargs" in PoolingParams.__struct_fields__,
-        "`PoolingParams.extra_kwargs` travels to the engine",
-    )
-    yield (
-        "model",
-        Pooler.__abstractmethods__ == {"get_supported_tasks", "forward"},
-        "a `Pooler` is `get_supported_tasks` and `forward`",
-    )
-    yield (
-        "model",
-        {"pooling_params", "pooling_cursor"} <= {part.name for part in fields(PoolingMetadata)}
-        and hasattr(PoolingCursor, "get_finished_mask"),
-        "`PoolingMetadata` tells parameters and which prompts are complete",
-    )
-    yield (
-        "model",
-        "allow_patterns_overrides" in source(DefaultModelLoader),
-        "the loader reads the files that `allow_patterns_overrides` of a model names",
-    )
+    travels = "extra_kwargs" in PoolingParams.__struct_fields__
+    yield "query", travels, "`PoolingParams.extra_kwargs` travels to the engine"
+    abstract = Pooler.__abstractmethods__ == {"get_supported_tasks", "forward"}
+    yield "model", abstract, "a `Pooler` is `get_supported_tasks` and `forward`"
+    tells = {"pooling_params", "pooling_cursor"} <= {part.name for part in fields(PoolingMetadata)}
+    tells = tells and hasattr(PoolingCursor, "get_finished_mask")
+    yield "model", tells, "`PoolingMetadata` tells parameters and which prompts are complete"
+    reads = "allow_patterns_overrides" in source(DefaultModelLoader)
+    yield "model", reads, "the loader reads the files that `allow_patterns_overrides` of a model names"
     yield "model", "get_model_state_cls" in source(resolve_model_state_cls), "runner V2 asks `get_model_state_cls`"
-    yield (
-        "registration",
-        {"verify_and_update_config", "verify_and_update_model_config"} <= set(vars(VerifyAndUpdateConfig)),
-        "`MODELS_CONFIG_MAP` holds classes with `verify_and_update_config` and `verify_and_update_model_config`",
-    )
-    yield (
-        "registration",
-        "verify_and_update_config(self)" in source(VllmConfig.try_verify_and_update_config)
-        and "verify_and_update_model_config(self)" in source(ModelConfig._try_verify_and_update_model_config),
-        "both are called for the architecture of a model",
-    )
-    yield (
-        "registration",
-        hasattr(ModelArchConfigConvertorBase, "derive_max_model_len_and_key"),
-        "`MODEL_ARCH_CONFIG_CONVERTORS` holds classes with `derive_max_model_len_and_key`",
-    )
-    yield (
-        "endpoint",
-        isinstance(RecommendEndpoint(), EndpointPlugin),
-        "`EndpointPlugin` is `name`, `required_tasks`, `attach_router` and `init_state`",
-    )
-    yield (
-        "engine",
-        parameters(AsyncLLM.encode)[:4] == ["self", "prompt", "pooling_params", "request_id"],
-        "`AsyncLLM.encode` takes a prompt, pooling parameters and a request id",
-    )
+    hooks = {"verify_and_update_config", "verify_and_update_model_config"}
+    has = hooks <= set(vars(VerifyAndUpdateConfig))
+    yield "registration", has, f"`MODELS_CONFIG_MAP` holds classes with {' and '.join(sorted(hooks))}"
+    called = "verify_and_update_config(self)" in source(VllmConfig.try_verify_and_update_config)
+    called = called and "update_model_config(self)" in source(ModelConfig._try_verify_and_update_model_config)
+    yield "registration", called, "both are called for the architecture of a model"
+    derives = hasattr(ModelArchConfigConvertorBase, "derive_max_model_len_and_key")
+    yield "registration", derives, "convertors of `MODEL_ARCH_CONFIG_CONVERTORS` have `derive_max_model_len_and_key`"
+    plugin = isinstance(RecommendEndpoint(), EndpointPlugin)
+    yield "endpoint", plugin, "`EndpointPlugin` is `name`, `required_tasks`, `attach_router` and `init_state`"
+    takes = parameters(AsyncLLM.encode)[:4] == ["self", "prompt", "pooling_params", "request_id"]
+    yield "engine", takes, "`AsyncLLM.encode` takes a prompt, pooling parameters and a request id"
     yield "endpoint", "/v2" in GUARDED_PREFIX, "`--api-key` guards Open Inference, which stands under /v2"
     ranked = "data_parallel_index" in {part.name for part in fields(ParallelConfig)}
     yield "worker_extension", ranked, "`ParallelConfig.data_parallel_index` tells replicas apart"

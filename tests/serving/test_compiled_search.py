@@ -73,7 +73,7 @@ def test_gr4ad_serve_compile_answers_as_without(tiny_artifact, tmp_path):
     ]  # fmt: skip
     process = subprocess.Popen(command)
     try:
-        wait_until(lambda: port_file.exists() or process.poll() is not None, 600)
+        wait_until(lambda: port_file.exists() or process.poll() is not None, 1800)
         url = f"http://127.0.0.1:{int(port_file.read_text())}{URL}"
         eager = Recommender.from_pretrained(tiny_artifact)
         body = {"requests": [{"history": history, "top_k": 5} for history in HISTORIES]}

@@ -55,7 +55,7 @@ def tables_of(
     ends = np.r_[0, np.cumsum(rows.lengths)]
     for part in _chunks(rows.lengths + sum(stop - start for start, stop in places)):
         user = pa.array(rows.user[part])
-        history = {}
+        history: dict[str, pa.ListArray] = {}
         for track, (start, stop) in zip(tracks, places, strict=True):
             entries = pa.array(spans(start[part], stop[part]))
             history |= {n: _list(c.take(entries), (stop - start)[part]) for n, c in track.columns.items()}

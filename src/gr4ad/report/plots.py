@@ -89,30 +89,28 @@ def training_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[
     told = "Share of targets whose code, given those before, is the likeliest"
     accuracy = panel(log, "Accuracy by level", accuracies, told, accent="acc_item")
     calibrated = "Expected over true value; dashed: 1, calibrated"
-    return _present(
-        [
-            panel(log, "Training loss", {"loss": "total", **parts}, "Weighted total, and its parts before weighting"),
-            *validation_plots(log, value_unit, narrow_revenue=accuracy is None),  # rows stay full either way
-            accuracy,
-            panel(log, "Learning rate", {"learning_rate": ""}, "As scheduled", narrow=True),
-            panel(log, "Gradient norm", {"grad_norm": ""}, "Before clipping", narrow=True),
-            panel(log, "Value calibration", {"value_ratio": ""}, calibrated, narrow=True, reference=1.0),
-        ]
-    )
+    drawn = [
+        panel(log, "Training loss", {"loss": "total", **parts}, "Weighted total, and its parts before weighting"),
+        *validation_plots(log, value_unit, narrow_revenue=accuracy is None),  # rows stay full either way
+        accuracy,
+        panel(log, "Learning rate", {"learning_rate": ""}, "As scheduled", narrow=True),
+        panel(log, "Gradient norm", {"grad_norm": ""}, "Before clipping", narrow=True),
+        panel(log, "Value calibration", {"value_ratio": ""}, calibrated, narrow=True, reference=1.0),
+    ]
+    return [plot for plot in drawn if plot is not None]
 
 
 def alignment_plots(log: Sequence[Mapping[str, float]], value_unit: str) -> list[Plot]:
     """The curves of the preference stage and its validation."""
     order = {"rspo/accuracy": "accuracy", "rspo/gate_open": "open gates"}
     losses = {"loss": "total", "rspo/rspo": "RSPO", "rspo/vsl": "VSL"}
-    return _present(
-        [
-            panel(log, "Preference accuracy", order, "Share of pairs in the right order", narrow=True),
-            panel(log, "Margin", {"rspo/margin": ""}, "Log-ratio of better over worse ads", narrow=True),
-            panel(log, "Alignment loss", losses, "Total and its parts", narrow=True),
-            *validation_plots(log, value_unit, narrow_revenue=False),
-        ]
-    )
+    drawn = [
+        panel(log, "Preference accuracy", order, "Share of pairs in the right order", narrow=True),
+        panel(log, "Margin", {"rspo/margin": ""}, "Log-ratio of better over worse ads", narrow=True),
+        panel(log, "Alignment loss", losses, "Total and its parts", narrow=True),
+        *validation_plots(log, value_unit, narrow_revenue=False),
+    ]
+    return [plot for plot in drawn if plot is not None]
 
 
 def validation_plots(
@@ -317,10 +315,6 @@ def _thinned(line: Line, most: int = 400) -> Line:
 
 def _finite(figure: float | None) -> bool:
     return isinstance(figure, int | float) and math.isfinite(figure)
-
-
-def _present(plots: Sequence[Plot | None]) -> list[Plot]:
-    return [plot for plot in plots if plot is not None]
 
 
 def dots(axes: Axes, x: Any, y: Any, color: str, **style: Any) -> None:

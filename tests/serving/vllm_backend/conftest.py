@@ -97,7 +97,7 @@ def followed(published, tmp_path_factory):
     port = free_port()
     command = [
         str(Path(sys.executable).with_name("gr4ad")), "serve", "--backend", "vllm", "--model", str(published.root),
-        "--port", str(port), "--cache-seconds", "600", "--watch-seconds", "0.2",
+        "--port", str(port), "--cache-seconds", "600", "--watch-seconds", "0.2", "--deadline-ms", "60000",
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("log") / "server.log"
     with started(command, port, log, GR4AD_ADMIN_TOKEN=TOKEN) as client:

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import STORED
@@ -110,6 +111,21 @@ def test_open_inference_says_what_v1_recommend_says(followed, kept):
     assert refused.status_code == 422 and "'colour' is unknown" in refused.json()["detail"]
     assert followed.get("/v2/health/ready").json() == {"ready": True}
     assert followed.get("/readyz").text == "ready\n" and followed.get("/").text.startswith("<!")
+
+
+def test_what_does_not_fit_is_refused_with_a_time_to_come_back(followed, kept):
+    wide = {"requests": [body_of(row, beam_widths=[512, 512, 512]) for row in kept["users"][:200]]}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: followed.post(URL, json=wide, timeout=120))
+        wait_until(lambda: first.done() or metric(followed, r"vllm:num_requests_(?:running|waiting)\{.*\}") > 156)
+        refused = followed.post(URL, json={"requests": [{"history": ["ad_1"]}] * 100})
+        answers = first.result().raise_for_status().json()["responses"]
+    assert all("recommendations" in answer for answer in answers)
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+    assert "at most 256 may be" in refused.json()["detail"]
+    # By now the scheduler knows what a step costs.
+    late = followed.post(URL, json={"history": ["ad_1"], "deadline_ms": 0.001})
+    assert late.status_code == 429 and int(late.headers["retry-after"]) >= 1, late.text
 
 
 def test_the_cache_forgets_what_changes_and_what_is_published_is_followed(followed, published, kept):
