@@ -12,6 +12,8 @@ from transformers import BatchEncoding
 
 from gr4ad.tokenization import HISTORY_COLUMNS, HistoryError, UASIDTokenizer, UserHistory
 
+ROUNDING = 1e-6  # of the logarithm of a probability of 1
+
 
 def require_columns(lists: Dataset, names: Iterable[str], dataset: str, remedy: str) -> None:
     """Raises ValueError for the first column that is missing."""
@@ -65,7 +67,7 @@ def check_numbers(lists: Dataset, name: str, *, sign: int) -> list[list[float]]:
             bad = next(number for number in numbers if not isinstance(number, (int, float)))
             raise ValueError(f"`{name}` of row {row} must be {allowed}. Received: {bad!r}.")
         signed = sign * np.asarray(numbers, dtype=np.float64)
-        wrong = np.flatnonzero(~(np.isfinite(signed) & (signed >= 0)))
+        wrong = np.flatnonzero(~(np.isfinite(signed) & (signed >= (0 if sign > 0 else -ROUNDING))))
         if len(wrong):
             raise ValueError(f"`{name}` of row {row} must be {allowed}. Received: {numbers[wrong[0]]}.")
     return column

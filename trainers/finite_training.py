@@ -12,7 +12,10 @@ from transformers import Trainer, TrainerCallback
 
 from .whole_checkpoints import last_checkpoint
 
-TrainerBase = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    TrainerBase = Trainer
+else:
+    TrainerBase = object
 
 
 class NonFiniteTrainingError(ValueError):
@@ -48,6 +51,7 @@ class FiniteTrainingMixin(TrainerBase):
         Raises:
             NonFiniteTrainingError: In every process, if one of them has any that is not finite.
         """
+        assert self.model is not None and self.args.output_dir is not None
         bad = 0 if self.lost_step is None else int(self.lost_step)
         lost = bad or (parameters and not all_finite(self.model))
         found = torch.tensor([bad, int(bool(lost))], device=self.args.device)

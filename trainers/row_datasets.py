@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 READ_ROWS = 1000
-Rows = Dataset | IterableDataset | pd.DataFrame | Sequence[Mapping[str, Any]]
+Rows: TypeAlias = "Dataset | IterableDataset | pd.DataFrame | Sequence[Mapping[str, Any]]"
 
 
 def as_dataset(rows: Rows, name: str) -> Dataset | IterableDataset:

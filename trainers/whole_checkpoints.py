@@ -19,7 +19,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container")
-TrainerBase = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    TrainerBase = Trainer
+else:
+    TrainerBase = object
 UNFINISHED = ".unfinished"  # a folder that neither resuming nor the rotation of checkpoints looks into
 
 
@@ -109,6 +112,7 @@ class WholeCheckpointMixin(TrainerBase):
 
     def checkpoint_bytes(self) -> int:
         """Bytes that model and optimizer take, without the tokenizer."""
+        assert self.model is not None
         tensors = [*self.model.parameters(), *self.model.buffers()]
         for values in self.optimizer.state.values() if self.optimizer is not None else ():
             tensors.extend(value for value in values.values() if isinstance(value, torch.Tensor))

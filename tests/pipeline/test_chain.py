@@ -21,7 +21,7 @@ from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
 from gr4ad.trainers.evaluation import PerUserScores, SequenceTable
 from gr4ad.trainers.evaluation.item_similarity import item_similarity
 from gr4ad.trainers.evaluation.model_ranking import rank_users
-from gr4ad.trainers.rspo import beam_lists, impression_lists
+from gr4ad.trainers.rspo import beam_lists
 
 TEMPLATE = Path(__file__).parents[1] / "tiny_recipe.yaml"
 STAGES = ["market", "data", "tune", "embed", "tokenize", "train", "neighbours", "align", "evaluate"]
@@ -204,7 +204,7 @@ def test_times_are_part_of_the_model_from_the_log_to_the_answer(run):
     tokenizer = recommender.tokenizer
     logs = dict(zip(data.train["user_id"], data.train["times"], strict=True))
     proposed = beam_lists(data.train, recommender.model, tokenizer, weights=RankingWeights(), list_size=8)
-    for lists in (impression_lists(data.impressions, data.train), proposed):
+    for lists in (data.impressions, proposed):
         assert len(lists)
         for row in lists:
             assert len(row["times"]) == len(row["items"])

@@ -14,7 +14,7 @@ from gr4ad import GR4ADForRecommendation, SIDIndex, UASIDTokenizer
 from gr4ad.pipeline.settings import ModelSettings
 from gr4ad.pipeline.training import model_config
 from gr4ad.trainers import VSLConfig, VSLTrainer
-from gr4ad.trainers.vsl import start_item_head, start_item_vectors, start_model
+from gr4ad.trainers.vsl import start_item_embeddings, start_item_head, start_model
 from gr4ad.trainers.vsl.model_start import never_trained
 
 VECTORS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
@@ -64,7 +64,7 @@ def test_item_vectors_start_as_main_components_and_the_rest_stays_random(tmp_pat
     ads = tokenizer(tmp_path)
     model = fresh_model(ads)
     before = model.item_table.detach().numpy().copy()
-    start_item_vectors(model, VECTORS, 0.1)
+    start_item_embeddings(model, VECTORS, 0.1)
     table = model.item_table.detach().numpy()
     np.testing.assert_array_equal(table[:, 5:], before[:, 5:])
     np.testing.assert_array_equal(table[0], before[0])
@@ -74,7 +74,7 @@ def test_item_vectors_start_as_main_components_and_the_rest_stays_random(tmp_pat
     expected = centred @ centred.T
     np.testing.assert_allclose(gram / gram[0, 0], expected / expected[0, 0], rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="carries 13 item vectors, the model has 12 items"):
-        start_item_vectors(model, np.ones((13, 2), np.float32), 0.1)
+        start_item_embeddings(model, np.ones((13, 2), np.float32), 0.1)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -83,7 +83,7 @@ def test_a_plain_trainer_starts_a_fresh_model_bit_for_bit(tmp_path, with_vectors
     ads = tokenizer(tmp_path, with_vectors)
     wanted, model = fresh_model(ads), fresh_model(ads)
     if with_vectors:
-        start_item_vectors(wanted, VECTORS, 0.08)
+        start_item_embeddings(wanted, VECTORS, 0.08)
     start_item_head(wanted, ads, LOG)
     args = VSLConfig(str(tmp_path), use_cpu=True, max_steps=2, item_embedding_std=0.08)
     VSLTrainer(model, args, LOG.to_iterable_dataset() if streaming else LOG, ads)

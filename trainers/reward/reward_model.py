@@ -98,11 +98,11 @@ class RewardModel(PreTrainedModel):
     system of arXiv 2602.22732).
 
     The user tower is the policy's context processor, by default as it is: it has learned what histories say from every
-    event, clicks on what was shown are few, and no pass goes back through it. An ad is the sum of its SID tokens'
-    vectors, which a new ad has as well, of its own vector, which it has not, and of how often the history holds it; it
-    attends to the context as a beam of the policy would, in decoder layers of its own, and three heads read the
-    result. Where an ad stood is a bias that is added to the logit of a click in training and left out when rewards are
-    asked for, so that being on top is no merit.
+    event, clicks on what was shown are few, and no pass goes back through it. An ad is the sum of the vectors of its
+    SID tokens, which new ads have too, of its own vector, which new ads lack, and of one that tells how often the
+    history holds it. It attends to the context as a beam of the policy would, in decoder layers of its own, and three
+    heads read the result. The place of an ad in its list is a bias on the logit of a click in training; it is left out
+    when rewards are asked for, so that being on top is no merit.
 
     ```python
     >>> reward = RewardModel.from_policy(policy, num_positions=6)

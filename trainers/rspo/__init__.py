@@ -7,7 +7,7 @@ from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .list_grades import unified_weights, value_grades
-    from .list_sources import beam_lists, impression_lists
+    from .list_sources import beam_lists
     from .preference_fields import PreferenceFields, PreferenceLossFunction, RSPOFields
     from .preference_lists import RSPOCollator, check_lists
     from .preference_losses import dpo_loss, grpo_loss, rspo_loss, sdpo_loss
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = {
     "list_grades": "unified_weights value_grades",
-    "list_sources": "beam_lists impression_lists",
+    "list_sources": "beam_lists",
     "preference_fields": "PreferenceFields PreferenceLossFunction RSPOFields",
     "preference_lists": "RSPOCollator check_lists",
     "preference_losses": "dpo_loss grpo_loss rspo_loss sdpo_loss",

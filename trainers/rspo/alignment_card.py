@@ -70,7 +70,7 @@ def write_alignment_card(
         model=args.hub_model_id or name,
         settings=[
             ("lists", len(trainer.train_dataset)),
-            *((field, getattr(args, field)) for field in SETTINGS),
+            *((field, args.to_dict()[field]) for field in SETTINGS),
         ],
         guard=guard,
         metric=trainer.guard.metric if trainer.guard is not None else None,

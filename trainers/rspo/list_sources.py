@@ -1,6 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Preference lists out of a log: what was shown, or what the model itself proposes. Lists that a reward model values
-are made by `gr4ad.trainers.reward.candidate_lists`."""
+"""Preference lists of a log without impressions, out of the model's own beams. Those of a log with impressions stand
+in the prepared data; lists that a reward model values are made by `gr4ad.trainers.reward.candidate_lists`."""
 
 from __future__ import annotations
 
@@ -13,36 +13,6 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.tokenization import HISTORY_COLUMNS, HISTORY_FEATURES, UASIDTokenizer, UserHistory
 
 from ..evaluation.model_ranking import rank_users
-
-USER = "user_id"
-
-
-def impression_lists(impressions: Dataset, train: Dataset) -> Dataset:
-    """The shown lists of the users of a training log, with what the log says of their histories.
-
-    Args:
-        impressions: One row a list: `user_id`, `items` (the first so many of the user's log: what it holds before the
-            list was shown), `candidates`, `rewards`; other columns are kept.
-        train: One row a user: `user_id`, the columns of [`UserHistory`], and user features.
-    """
-    users = {user: row for row, user in enumerate(train[USER])}
-    lists = impressions.filter(lambda user: user in users, input_columns=USER, keep_in_memory=True)
-    features = context_features(train)
-    histories: dict[str, UserHistory] = {}
-
-    def with_context(row: dict[str, Any]) -> dict[str, Any]:
-        user = row[USER]
-        if user not in histories:
-            histories[user] = log_history(train[users[user]], features)
-        return context_row(histories[user].first(len(row["items"])), features)
-
-    return lists.map(
-        with_context,
-        features=Features({**lists.features, **features}),
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        desc="Preference lists",
-    )
 
 
 def beam_lists(
@@ -85,8 +55,8 @@ def beam_lists(
         cut = len(row["items"]) - max(1, round(held_share * len(row["items"])))
         if cut < 1:
             continue
-        history = log_history(row, features)
-        kept.append(context_row(history.first(cut), features))
+        history = UserHistory.from_row(row, [name for name in features if name not in HISTORY_COLUMNS])
+        kept.append({**dict.fromkeys(features), **history.first(cut).to_row()})
         money: dict[str, float] = {}
         for item, value in zip(row["items"][cut:], row["values"][cut:], strict=True):
             money[item] = money.get(item, 0.0) + value
@@ -110,16 +80,8 @@ def context_features(train: Dataset) -> Features:
     for feature in HISTORY_FEATURES:
         if feature.name in train.column_names:
             known[feature.name] = List(Value("string" if feature.kind in ("id", "text") else "float64"))
-    others = [name for name in train.column_names if name not in (USER, *HISTORY_COLUMNS)]
+    others = [name for name in train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
     return Features(known | {name: train.features[name] for name in others})
 
 
-def log_history(row: dict[str, Any], features: Features) -> UserHistory:
-    return UserHistory.from_row(row, [name for name in features if name not in HISTORY_COLUMNS])
-
-
-def context_row(history: UserHistory, features: Features) -> dict[str, Any]:
-    return {**dict.fromkeys(features), **history.to_row()}
-
-
-__all__ = ["beam_lists", "impression_lists"]
+__all__ = ["beam_lists"]

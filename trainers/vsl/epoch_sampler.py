@@ -8,10 +8,10 @@ CHUNK_BATCHES = 50  # batches sorted by length together: enough to cut padding, 
 
 
 class LengthGroupedEpochSampler(Sampler[int]):
-    """Histories in batches of similar length, in an order that is a function of seed and epoch alone.
+    """Histories in batches of similar length, in an order that depends on seed and epoch alone.
 
-    transformers' sampler draws from the global generator, so that a run resumed within an epoch sees another order
-    than the run it continues; this one does not. It yields keys of [`EpochRows`]: epoch * rows + row.
+    transformers' sampler draws from the global generator: a run that is resumed within an epoch sees another order
+    than the run it continues. This one yields the same order. It yields keys of [`EpochRows`]: epoch * rows + row.
 
     Args:
         lengths: Length of each history. batch_size: Histories of a whole (accumulated, multi-process) batch: runs that

@@ -27,9 +27,10 @@ KEPT_STARTS = 1000  # of buffers: far more than a loader is ahead of the trainin
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Where a run stands in a stream: `batches` batches of this process were drawn, `drawn` of them out of the buffer
-    that is filled from here: pass `number`, the source's state `source` (None = the start of the pass), leaving out
-    the first `drop` users that can be trained on; it is buffer `buffer` of the pass."""
+    """Where a run stands in a stream: its process drew `batches` batches, `drawn` of them from the current buffer.
+
+    That buffer is number `buffer` of pass `number` over the log. It is filled from the source's state `source` (None:
+    the start of the pass) on, without the first `drop` users that can be trained on."""
 
     number: int = 0
     buffer: int = 0

@@ -48,7 +48,7 @@ def start_model(
                 "`item_embedding_std` to 0."
             )
         else:
-            start_item_vectors(model, vectors, item_embedding_std)
+            start_item_embeddings(model, vectors, item_embedding_std)
     if model.item_head is not None:
         start_item_head(model, tokenizer, train)
     return True
@@ -87,7 +87,7 @@ def repeat_share(train: Dataset | IterableDataset) -> float:
     return min(repeats / events, 1.0)
 
 
-def start_item_vectors(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:
+def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:
     """Sets the item table to the main components of vectors of the items (float32, (N, d)), at standard deviation
     `std`; what is wider than the vectors have components, and items that came later, stay random.
 
@@ -105,4 +105,4 @@ def start_item_vectors(model: GR4ADForRecommendation, vectors: np.ndarray, std: 
         table[1 : len(vectors) + 1, : components.shape[1]] = torch.from_numpy(components).to(table)
 
 
-__all__ = ["never_trained", "start_item_head", "start_item_vectors", "start_model"]
+__all__ = ["never_trained", "start_item_head", "start_item_embeddings", "start_model"]

@@ -68,7 +68,7 @@ class VSLFields(TargetWeightFields):
     )
     mtp_loss_weight: float = field(default=0.3, metadata={"help": "lambda_mtp (eq. 15); 0 skips the token-free pass."})
     item_loss_weight: float = field(default=0.5, metadata={"help": "Weight of the item head's loss."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Of the SID softmaxes, in [0, 1)."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the SID softmaxes, in [0, 1)."})
     item_embedding_std: float = field(
         default=0.05,
         metadata={"help": "A fresh model's item vectors start at this scale from the tokenizer's; 0 = at random."},

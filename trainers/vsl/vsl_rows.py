@@ -97,7 +97,8 @@ class RowTokenizer:
         self.means = means or ValueMeans(0.0, 0.0)
 
     def user_weight(self, total: float) -> float:
-        """w_user of a user's total value, in [1 / clip, clip]; 1 where nobody has any value."""
+        """w_user of a user's total value, in [1 / clip, clip]; 1 where nobody has any value. A user whose row holds no
+        `values` weighs 1."""
         return float(np.clip(total / self.means.user, 1 / self.clip, self.clip)) if self.means.user > 0 else 1.0
 
     def target_weights(self, history: UserHistory) -> list[float]:
@@ -106,6 +107,8 @@ class RowTokenizer:
         values = None if history.values is None else np.asarray(history.values).tolist()
         events = [""] * len(history) if history.events is None else list(history.events)
         user_weight = 1.0 if values is None else self.user_weight(sum(values))
+        if self.power and values is None:
+            raise HistoryError("values", "`target_value_power` needs the `values` of every history. Received: none.")
         weights = [user_weight * self.behavior_weights.get(event, 1.0) for event in events[keep]]
         if self.power and self.means.event > 0 and values is not None:
             weights = [w * (v / self.means.event) ** self.power for w, v in zip(weights, values[keep], strict=True)]

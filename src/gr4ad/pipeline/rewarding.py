@@ -50,12 +50,11 @@ def train_reward_model(
 
     from gr4ad import GR4ADForRecommendation, RewardModel, RewardTrainer, UASIDTokenizer
     from gr4ad.trainers.reward import candidate_lists
-    from gr4ad.trainers.rspo import impression_lists
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     policy = GR4ADForRecommendation.from_pretrained(train_dir / "model")
-    exposures = impression_lists(logged_impressions(data), data.train)
+    exposures = logged_impressions(data)
     shown, calibrating, measured = split_users(exposures, explore.held_out_share, arguments.seed)
     torch.manual_seed(arguments.seed)
     longest = max(len(part) for part in exposures["candidates"])

@@ -133,7 +133,7 @@ def align_model(
         RecipeError: The lists are to come from a reward model, and `reward_dir` holds none.
     """
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
-    from gr4ad.trainers.rspo import beam_lists, impression_lists
+    from gr4ad.trainers.rspo import beam_lists
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
@@ -141,7 +141,7 @@ def align_model(
     if lists.source == "reward_model":
         rows = reward_lists(reward_dir)
     elif lists.source == "impressions":
-        rows = impression_lists(logged_impressions(data), data.train)
+        rows = logged_impressions(data)
     else:
         rows = beam_lists(
             data.train,
@@ -180,7 +180,8 @@ def drawn_rows(rows: Dataset, most: int, seed: int) -> Dataset:
 
 
 def logged_impressions(data: PreparedData) -> Dataset:
-    """The shown lists of prepared data. Raises RecipeError if the log has none."""
+    """The shown lists of the training log with the users' histories before them. Raises RecipeError if there are
+    none."""
     if data.impressions is None:
         raise RecipeError("`lists.source` is impressions, but the log has none: use `beams`, or leave `align` out.")
     return data.impressions
