@@ -14,8 +14,8 @@ class ContinualConfig(PreferenceFields, TargetWeightFields):
     Settings of [`ContinualTrainer`]: what one step of online learning does with its records; how lists teach
     ([`PreferenceFields`]) and how much each target counts ([`TargetWeightFields`]) among them.
 
-    The parts of the VSL loss keep the weights that the model was trained with (its config's `value_loss_weight`,
-    `mtp_loss_weight`, `item_loss_weight`).
+    The parts of the VSL loss have the weights that the model's config names (`value_loss_weight`, `mtp_loss_weight`,
+    `item_loss_weight`), those of the recipe that trained it.
 
     Raises:
         ValueError: For a value outside its range, or settings that do not fit each other.

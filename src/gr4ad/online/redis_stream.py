@@ -41,6 +41,7 @@ class RedisStream:
                 f"A Redis stream is named redis://HOST:PORT/DB/KEY. Received: {hidden_password(url)!r}. Add the "
                 "number of the database and the stream's key."
             )
+        self.unreachable = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
         self.key = key
         self.name = hidden_password(url)
         self.client: Any = redis.Redis.from_url(
@@ -49,12 +50,9 @@ class RedisStream:
 
     def read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
         """As `RecordStream.read`. Raises ConnectionError where the server cannot be reached."""
-        from redis.exceptions import ConnectionError as UnreachableError
-        from redis.exceptions import TimeoutError as SlowError
-
         try:
             return self._read(after, limit)
-        except (UnreachableError, SlowError) as error:
+        except self.unreachable as error:
             raise ConnectionError(f"{self.name} cannot be reached: {error}") from error
 
     def _read(self, after: Offset | None, limit: int) -> tuple[list[Record], Offset | None]:
