@@ -32,13 +32,10 @@ if TYPE_CHECKING:
 __getattr__, names = lazy_names(
     __name__,
     {
-        "modeling_gr4ad": ["GR4ADConfig", "GR4ADForRecommendation", "GR4ADModel", "SIDTrie"],
-        "tokenization": ["MGMRQuantizer", "SIDIndex", "UASIDTokenizer"],
-        "trainers": [
-            *("RSPOConfig", "RSPOTrainer", "VSLConfig", "VSLTrainer"),
-            *("RewardConfig", "RewardModel", "RewardTrainer"),
-        ],
-        "serving": ["BeamPolicy", "Recommender"],
+        "modeling_gr4ad": "GR4ADConfig GR4ADForRecommendation GR4ADModel SIDTrie",
+        "tokenization": "MGMRQuantizer SIDIndex UASIDTokenizer",
+        "trainers": "RSPOConfig RSPOTrainer RewardConfig RewardModel RewardTrainer VSLConfig VSLTrainer",
+        "serving": "BeamPolicy Recommender",
     },
 )
 __all__ = ["__version__", *names]

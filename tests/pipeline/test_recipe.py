@@ -92,6 +92,7 @@ def test_a_model_has_its_tokenizers_features_unless_they_are_switched_off():
         value_bucket_edges=[1.0],
         value_bucket_means=[0.5, 2.0],
         num_time_buckets=9,
+        num_cross_domain_items=7,
     )
 
     def features(tokenizer: UASIDTokenizer, **settings) -> list:
@@ -105,6 +106,8 @@ def test_a_model_has_its_tokenizers_features_unless_they_are_switched_off():
     assert features(tokenizer, context_events=False, context_values=False) == [2, False, 0, 9, [3]]
     assert features(tokenizer, user_features=False) == [2, True, 2, 9, []]
     assert features(UASIDTokenizer(codebook_sizes=[4, 6])) == [0, False, 0, 0, []]
+    assert model_config(ModelSettings(), tokenizer).num_cross_domain_items == 7
+    assert model_config(ModelSettings(context_cross_domain=False), tokenizer).num_cross_domain_items == 0
     config = model_config(ModelSettings(), tokenizer)
     assert (config.codebook_sizes, config.value_bucket_means, config.num_items) == ([4, 6], [0.5, 2.0], 1)
     assert model_config(ModelSettings(item_embeddings=False, item_head=False), tokenizer).num_items == 0

@@ -57,7 +57,7 @@ def test_bad_embeddings_are_one_line_and_leave_nothing(data, tmp_path, capsys, c
     assert tokenize(data, tmp_path, "--codebook_sizes", *sizes) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error and "Traceback" not in error
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_damaged_files_are_named(data, tmp_path, capsys):
@@ -72,7 +72,7 @@ def test_damaged_files_are_named(data, tmp_path, capsys):
     save_file({"vectors": vectors()}, path)
     assert tokenize(data, tmp_path, "--codebook_sizes", "4", "4") == 2
     assert "has no tensor `content`. It has: vectors." in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_vectors_that_say_nothing_are_refused(data, tmp_path, capsys):
@@ -91,6 +91,7 @@ def test_a_good_folder_is_written_whole(data, tmp_path):
         "tokenizer",
         "item_embeddings.safetensors",
         "quality.json",
+        "stage.json",
     }
     kept = {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()}
     assert {
@@ -150,7 +151,7 @@ def test_time_buckets_without_times_are_refused(data, tmp_path, capsys, clock):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "`num_time_buckets` = 8 needs the time of each event" in error
     assert f"the clock of the prepared data is {clock!r}. Map a column of times to `timestamp`" in error
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").glob("*")) == []
     assert tokenize(copy, tmp_path, "--codebook_sizes", "4", "4") == 0
 
 
@@ -159,7 +160,7 @@ def test_cross_domain_rows_need_what_users_did_elsewhere(data, tmp_path, capsys)
     options = ["--codebook_sizes", "4", "4", "--num_cross_domain_items"]
     assert tokenize(data, tmp_path, *options, "50") == 2
     assert "`num_cross_domain_items` = 50 needs what users did elsewhere and when" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").glob("*")) == []
     assert tokenize(data, tmp_path, *options, "1") == 2
     assert "`num_cross_domain_items` must be 0 (none), or at least 2" in capsys.readouterr().err
     seen = pd.DataFrame({"user_id": ["user 1", "user 2"], "item_id": ["video 1", "video 2"], "timestamp": [5, 40]})

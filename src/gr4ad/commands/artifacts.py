@@ -169,6 +169,6 @@ def push(arguments: list[str]) -> None:
         folder_path=folder,
         commit_message=options.message,
         # Scores of single users stay here: a hub repository is for the model.
-        ignore_patterns=["stages/*", ".artifact/*", ".port", "per_user.parquet"],
+        ignore_patterns=["stages/*", "run.json", ".artifact/*", ".port", "per_user.parquet"],
     )
     Console().print(f"pushed: {commit}")

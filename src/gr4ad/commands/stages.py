@@ -82,10 +82,10 @@ def named_models(words: Sequence[str]) -> dict[str, Path]:
         if name in models or Path(folder) in models.values():
             raise ValueError(f"`models` should name each folder once. Received: {', '.join(words)}.")
         models[name] = Path(folder)
-    for folder in models.values():
-        if not (folder / "model" / "config.json").is_file():
+    for path in models.values():
+        if not (path / "model" / "config.json").is_file():
             raise ValueError(
-                f"{folder}: holds no trained model (no model/config.json). Give an `--out` folder of `gr4ad train` or "
+                f"{path}: holds no trained model (no model/config.json). Give an `--out` folder of `gr4ad train` or "
                 "`gr4ad align`."
             )
     return models

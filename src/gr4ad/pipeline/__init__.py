@@ -12,5 +12,5 @@ if TYPE_CHECKING:
     from .run import run_recipe as run_recipe
 
 __getattr__, __all__ = lazy_names(
-    __name__, {"recipe": ["Recipe", "RecipeError", "load_recipe", "packaged_recipes"], "run": ["run_recipe"]}
+    __name__, {"recipe": "Recipe RecipeError load_recipe packaged_recipes", "run": "run_recipe"}
 )

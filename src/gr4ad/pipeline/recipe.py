@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from gr4ad.market.config import MarketConfig
 
 MOVED = {("model", "item_embedding_std"): "train.item_embedding_std"}
-SET_BY_THE_RUN = {"train": ("output_dir",), "reward": ("output_dir",), "align": ("output_dir",)}
 
 
 @dataclass
@@ -125,12 +124,12 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
     checked = checked_values(source, section, SECTIONS[section], values)
     if section not in NEED_TORCH:
         return build(source, section, config_class(SECTIONS[section]), checked)
-    for name in SET_BY_THE_RUN.get(section, ()):
-        if name in checked:
-            raise RecipeError(f"{source}: `{section}.{name}` follows from the folder that is written: leave it out.")
+    if "output_dir" in checked:
+        error = "`output_dir` follows from the folder that is written: leave it out."
+        raise RecipeError(placed(source, section, error))
     for config, check in NEED_TORCH[section]:
         kind, known = config_class(config), fields_of(config)
-        part = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
+        part: Any = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
         vars(part).update({name: checked.get(name, known[name].default) for name in known})
         try:
             getattr(part, check)()
@@ -181,7 +180,7 @@ def build(source: str | Path, section: str, kind: type, values: dict[str, Any]) 
         raise RecipeError(placed(source, section, error)) from error
 
 
-def placed(source: str | Path, section: str, error: Exception) -> str:
+def placed(source: str | Path, section: str, error: Exception | str) -> str:
     """The text of an error with the place of the values; of flags (`source` "") the field alone says it."""
     return f"{source}: section `{section}`: {error}" if source else str(error)
 

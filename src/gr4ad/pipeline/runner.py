@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,13 @@ def file_digest(path: str | Path) -> str:
     path = Path(path)
     if not path.is_file():
         return str(path)
+    now = path.stat()
+    return digest_of_state(path, now.st_size, now.st_mtime_ns)
+
+
+@cache
+def digest_of_state(path: Path, size: int, changed: int) -> str:
+    """The digest of a file in a state: a run asks twice for that of a log, which may be large."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

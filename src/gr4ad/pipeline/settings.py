@@ -122,8 +122,8 @@ class TokenizeConfig:
         numbers = [*sizes[:-1], *(size.removesuffix("*") for size in sizes[-1:])]
         if not sizes or sizes[0].endswith("*") or not all(size.isdecimal() and int(size) for size in numbers):
             raise ValueError(
-                "`codebook_sizes` are whole numbers above 0, a level each; the last of several may end in * (a hash). "
-                f"Received: {self.codebook_sizes}."
+                "`codebook_sizes`: A codebook size is a number >= 1, and only the last level may be hashed (`*`), not "
+                f"the first. Received: {self.codebook_sizes}."
             )
         check_least(self, 0, "num_value_buckets", "num_time_buckets", "balanced_iterations", "collaborative_weight")
         check_least(self, 0, "kmeans_iterations")
@@ -167,12 +167,16 @@ class ModelSettings:
     context_times: bool = field(
         default=True, metadata={"help": "History items carry their time bucket, where the tokenizer has buckets."}
     )
+    context_cross_domain: bool = field(
+        default=True, metadata={"help": "Read what users did elsewhere, where the tokenizer has rows for it."}
+    )
+    max_cross_domain_items: int = field(default=50, metadata={"help": "Longest sequence of that, items."})
     user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
 
     def __post_init__(self) -> None:
         check_least(self, 1, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        check_least(self, 1, "num_key_value_heads", "num_context_kv", "max_context_items")
+        check_least(self, 1, "num_key_value_heads", "num_context_kv", "max_context_items", "max_cross_domain_items")
         check_least(self, 0, "num_context_layers", "num_parallel_layers")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1). Received: {self.dropout}.")

@@ -116,8 +116,8 @@ def embed(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.embedding import ENCODER_FOLDER, embed_ads
 
     encoder = job.folders["tuned"] / ENCODER_FOLDER if "tuned" in job.folders else None
-    sections = job.sections["embed"], job.sections["cooccurrence"]
-    return embed_ads(*sections, **job.directories, seed=job.seed, encoder=encoder)
+    settings, vectors = job.sections["embed"], job.sections["cooccurrence"]
+    return embed_ads(settings, vectors, **job.directories, seed=job.seed, encoder=encoder)
 
 
 def tokenize(job: Job) -> dict[str, Any]:
@@ -143,16 +143,20 @@ def count_neighbours(job: Job) -> dict[str, Any]:
 def reward(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.rewarding import train_reward_model
 
-    sections = job.sections["lists"], job.sections["explore"], job.trainer_arguments("reward")
-    return train_reward_model(*sections, **job.directories, train_dir=job.folders["model"])
+    lists, explore, model = job.sections["lists"], job.sections["explore"], job.folders["model"]
+    return train_reward_model(lists, explore, job.trainer_arguments("reward"), **job.directories, train_dir=model)
 
 
 def align(job: Job) -> dict[str, Any]:
     from gr4ad.pipeline.training import align_model
 
-    sections = job.sections["lists"], job.trainer_arguments("align")
-    folders = {"train_dir": job.folders["model"], "reward_dir": job.folders.get("reward")}
-    return align_model(*sections, **job.directories, **folders)
+    return align_model(
+        job.sections["lists"],
+        job.trainer_arguments("align"),
+        **job.directories,
+        train_dir=job.folders["model"],
+        reward_dir=job.folders.get("reward"),
+    )
 
 
 def evaluate(job: Job) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer, **loss_weig
     without: dict[str, dict[str, Any]] = {
         "context_events": {"num_events": 0},
         "context_times": {"num_time_buckets": 0},
+        "context_cross_domain": {"num_cross_domain_items": 0},
         "user_features": {"user_feature_sizes": []},
     }
     for switch, left_out in without.items():
