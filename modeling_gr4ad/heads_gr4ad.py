@@ -1,52 +1,20 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""What the mixins of [`GR4ADForRecommendation`] rely on: its parts, by name and type.
-
-Shapes: B batch, R decoder rows, P decoder positions, d hidden size.
-"""
-
-from typing import Any, Protocol
+"""What the mixins of [`GR4ADForRecommendation`] rely on: its parts, by name and type."""
 
 import torch
 from torch import nn
 
-from .beam_cache_gr4ad import BeamCache
+from .backbone_gr4ad import GR4ADModel
 from .configuration_gr4ad import GR4ADConfig
 from .item_head_gr4ad import GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
-from .layers_gr4ad import GR4ADContext
-
-
-class GR4ADContextTables(Protocol):
-    item_embeddings: nn.Embedding | None
-
-
-class GR4ADBackbone(Protocol):
-    """[`GR4ADModel`], as its heads and searches use it."""
-
-    embed_tokens: nn.Embedding
-    context_processor: GR4ADContextTables
-    num_positions: int
-
-    def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **history: Any
-    ) -> GR4ADContext: ...
-
-    def trunk(self, context: GR4ADContext) -> torch.Tensor: ...
-
-    def autoregress(
-        self,
-        trunk: torch.Tensor,
-        tokens: torch.Tensor | None,
-        context: GR4ADContext,
-        cache: BeamCache | None = None,
-    ) -> torch.Tensor: ...
 
 
 class GR4ADHeads:
     """Base of the mixins: names the backbone and the heads, and adds nothing when it runs."""
 
     config: GR4ADConfig
-    model: GR4ADBackbone
+    model: GR4ADModel
     device: torch.device
     sid_heads: nn.ModuleList
     value_head: nn.Linear | None
@@ -61,4 +29,4 @@ class GR4ADHeads:
         return embeddings.weight
 
 
-__all__ = ["GR4ADBackbone", "GR4ADHeads"]
+__all__ = ["GR4ADHeads"]

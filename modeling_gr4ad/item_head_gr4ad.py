@@ -69,19 +69,19 @@ class GR4ADItemHead(nn.Module):
         self,
         trunk: torch.Tensor,
         table: torch.Tensor,
+        context: GR4ADContext,
         targets: torch.Tensor,
-        seen_items: torch.Tensor | None,
-        copy_weights: torch.Tensor | None,
-        item_ids: torch.Tensor | None,
+        chosen: torch.Tensor,
     ) -> torch.Tensor:
-        """-log p(target), float (N,), of trunk states (N, P, d), the item table (I, d) and targets (int64, (N,)); with
-        `item_head_repeat` of `seen_items` (N, S); with copying, of `copy_weights` (N, S) and the history's `item_ids`
-        (N, S)."""
-        nll = F.cross_entropy(self.logits(trunk, table, seen_items), targets, reduction="none")
-        if not self.copies:
+        """-log p(target), float (N,), of N chosen queries (bool, (B, Q)): trunk states (B, Q, P, d), the item table
+        (I, d) and targets (int64, (B, Q))."""
+        seen_items = self.seen_items(context)[chosen] if self.repeats else None
+        copy_weights = self.copy_weights(trunk, context)[chosen] if self.copies else None
+        nll = F.cross_entropy(self.logits(trunk[chosen], table, seen_items), targets[chosen], reduction="none")
+        if copy_weights is None:
             return nll
-        assert copy_weights is not None and item_ids is not None, "what the history holds can be copied"
-        copied = copy_weights.masked_fill(item_ids != targets.unsqueeze(-1), torch.finfo(copy_weights.dtype).min)
+        copied_from = (context.item_ids.unsqueeze(1) == targets.unsqueeze(2))[chosen]
+        copied = copy_weights.masked_fill(~copied_from, torch.finfo(copy_weights.dtype).min)
         return F.softplus(copy_weights.logsumexp(-1)) - torch.logaddexp(-nll, copied.logsumexp(-1))
 
     def log_probs(self, trunk: torch.Tensor, table: torch.Tensor, context: GR4ADContext) -> torch.Tensor:
@@ -97,10 +97,10 @@ class GR4ADItemHead(nn.Module):
 
 
 def first_places(item_ids: torch.Tensor) -> torch.Tensor:
-    """Bool (B, S), True where no earlier place of its line holds the same item, of item_ids (int64, (B, S)): an item
-    counts once however often it stands in a history."""
+    """Bool (B, S), True where no earlier place of its line holds the same, of item_ids (int64, (B, S)): an item counts
+    once however often it stands in a history. Leaves of a trie do as well."""
     same = item_ids.unsqueeze(2) == item_ids.unsqueeze(1)
     return ~(same & same.new_ones(same.shape[1:]).tril(-1)).any(-1)
 
 
-__all__ = ["GR4ADItemHead"]
+__all__ = ["COPY_BIAS", "GR4ADItemHead", "first_places"]

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import beam_rows
 from .configuration_gr4ad import HistoryInputs
+from .item_head_gr4ad import first_places
 from .ranking_weights_gr4ad import RankingWeights
 from .trie_gr4ad import SIDTrie
 
@@ -103,13 +104,14 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         more = [self.history_leaves(input_ids, trie)] if weights.score_history else []
         if weights.item_candidates and log_probs is not None:
             more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie))
+        leaves = torch.cat(more, dim=1) if more else None
         beams = self.decode_levels(
             context,
             trunk,
             trie,
             widths,
             limits=limits,
-            leaves=distinct_leaves(torch.cat(more, dim=1)) if more else None,
+            leaves=None if leaves is None else leaves.masked_fill(~first_places(leaves), -1),
             bucket_means=self.bucket_means(),
         )
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
@@ -142,13 +144,6 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             expected_values=beams.expected_values.gather(1, beam).masked_fill(~kept, 0.0),
             sequences=beams.sequences.gather(1, beam.unsqueeze(-1).expand(-1, -1, beams.sequences.shape[-1])),
         )
-
-
-def distinct_leaves(leaves: torch.Tensor) -> torch.Tensor:
-    """Each leaf of a line (int64, (B, E), -1 = none) at its first place, -1 at the others."""
-    own = torch.arange(leaves.shape[1], device=leaves.device)
-    repeated = ((leaves.unsqueeze(2) == leaves.unsqueeze(1)) & (own < own.unsqueeze(1))).any(-1)
-    return leaves.masked_fill(repeated, -1)
 
 
 def places_in_group(groups: torch.Tensor) -> torch.Tensor:
