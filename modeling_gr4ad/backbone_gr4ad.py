@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""GR4AD without heads: a context processor and the LazyAR decoder (arXiv 2602.22732, section "LazyAR").
+"""GR4AD below its heads: a context processor and the LazyAR decoder (arXiv 2602.22732, section "LazyAR").
 
 Shapes: B batch, S history items, X cross-domain entries, T SID levels, P decoder positions (T, or T + 1 with the value
 token), R decoder rows that share one context (beams, candidates, or history prefixes), d hidden size.
@@ -240,4 +240,30 @@ class GR4ADModel(GR4ADPreTrainedModel):
         )
 
 
-__all__ = ["GR4ADFusion", "GR4ADModel", "GR4ADModelOutput", "GR4ADPreTrainedModel", "names_history_inputs"]
+class GR4ADHeads:
+    """Base of the mixins of [`GR4ADForRecommendation`]: names the parts that they rely on."""
+
+    config: GR4ADConfig
+    model: GR4ADModel
+    device: torch.device
+    sid_heads: nn.ModuleList
+    value_head: nn.Linear | None
+    item_head: GR4ADItemHead | None
+    item_neighbours: GR4ADItemNeighbours | None
+
+    @property
+    def item_table(self) -> torch.Tensor:
+        """Item embeddings (num_items, d), which the item head is tied to."""
+        embeddings = self.model.context_processor.item_embeddings
+        assert embeddings is not None, "only models with an item table have an item head"
+        return embeddings.weight
+
+
+__all__ = [
+    "GR4ADFusion",
+    "GR4ADHeads",
+    "GR4ADModel",
+    "GR4ADModelOutput",
+    "GR4ADPreTrainedModel",
+    "names_history_inputs",
+]

@@ -1,12 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""The item head: a softmax over items beside the semantic IDs, for re-ranking beams.
-
-Beyond the paper: the level-1 trunk state sees no previous token, so it is a vector of the user. Items of the history
-are special in one of two ways, or both. With `item_head_copy` they compete with the catalog under one normalizer
-(CopyNet, arXiv 1603.06393), for logs in which users come back to the same ads or products: a long history speaks
-louder than a short one, as counts do against a prior. With `item_head_repeat` one learned number is added to the logit
-of each item that the history holds, for logs in which users rarely or never come back: tied embeddings score what was
-just taken highest, and nothing else in the head could take that back.
+"""The item head: a softmax over items beside the semantic IDs, for re-ranking beams. Beyond the paper.
 
 Shapes: B batch, Q queries (1, or one a prefix), S history items, N chosen queries, I rows of the item table, d hidden
 size.
@@ -23,10 +16,15 @@ COPY_BIAS = -5.0  # a fresh model weighs one event of a history as 1 / 150 of th
 
 
 class GR4ADItemHead(nn.Module):
-    """p(item) = (softmax((u * gain) E^T + b)[item] + sum_j w_j [item_j = item]) / (1 + sum_j w_j), with u the normed
-    level-1 trunk state, E the item embeddings, w_j = exp((u W) h_j / sqrt(d) + c) the weight of history state h_j (w =
-    0 without `item_head_copy`) and b the bias of each item, plus r where the history holds it
-    (`item_head_repeat`)."""
+    """A softmax over items on the level-1 trunk state, which sees no previous token: it is a vector of the user.
+
+    p(item) = (softmax((u * gain) E^T + b)[item] + sum_j w_j [item_j = item]) / (1 + sum_j w_j), with u the normed
+    state, E the item embeddings, w_j = exp((u W) h_j / sqrt(d) + c) the weight of history state h_j (w = 0 without
+    `item_head_copy`) and b the bias of each item, plus r where the history holds it (`item_head_repeat`).
+
+    Copied items compete with the catalog under one normalizer (CopyNet, arXiv 1603.06393): a long history speaks
+    louder than a short one, as counts do against a prior. Without r, tied embeddings score what was just taken
+    highest, and nothing in the head could take that back."""
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()

@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """From the beams of a request to a ranking of the items behind them.
 
-Shapes: B batch, W beams, T levels, S history items, E further SIDs, I items of one SID at most.
+Shapes: B batch, W beams, T levels, E further SIDs, I items of one SID at most.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,6 @@ class ItemRanking(ModelOutput):
 
 class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
     """Item ranking of [`GR4ADForRecommendation`]."""
-
-    def history_leaves(self, input_ids: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
-        """Leaves (int64, (B, S)) of the history's SIDs (B, S * T); -1 where one is not in the trie."""
-        sids = input_ids.view(input_ids.shape[0], -1, self.config.num_levels)
-        return trie.find(sids - torch.tensor(self.config.level_offsets, device=sids.device))
 
     @staticmethod
     def likeliest_leaves(log_probs: torch.Tensor, count: int, trie: SIDTrie) -> torch.Tensor:
@@ -101,7 +96,10 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:]
             if weights.neighbour_weight and self.item_neighbours is not None:
                 log_probs = self.item_neighbours(context, log_probs, weights.neighbour_weight)
-        more = [self.history_leaves(input_ids, trie)] if weights.score_history else []
+        more = []
+        if weights.score_history:
+            own = input_ids.view(len(input_ids), -1, levels)
+            more.append(trie.find(own - torch.tensor(self.config.level_offsets, device=own.device)))
         if weights.item_candidates and log_probs is not None:
             more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie))
         leaves = torch.cat(more, dim=1) if more else None

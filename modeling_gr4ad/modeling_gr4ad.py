@@ -70,12 +70,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         self.item_neighbours = GR4ADItemNeighbours(config) if config.num_item_neighbours else None
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.embed_tokens = value
-
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:
         """SID tokens (..., T), -100 where unlabelled -> previous tokens of each position (..., P)."""
         sids = sids.masked_fill(sids < 0, self.config.pad_token_id)
@@ -115,15 +109,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
                 the ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
             loss_weights ([`VSLLossWeights`]): Weights of the parts of the loss; default the configuration's.
         """
-        if candidate_ids is not None and labels is None:
-            outputs = self.model(input_ids, attention_mask, self.shift_right(candidate_ids), **kwargs)
-            return GR4ADRecommendationOutput(
-                candidate_logps=self.sid_log_probs(outputs.last_hidden_state, candidate_ids),
-                candidate_item_logps=self.item_log_probs(outputs, candidate_items),
-                hidden_states=outputs.hidden_states,
-                attentions=outputs.attentions,
-            )
-
         per_prefix = labels is not None and labels.ndim == 3
         if labels is not None and per_prefix and candidate_ids is not None:
             raise ValueError(
@@ -137,36 +122,36 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             )
         loss_weights = VSLLossWeights.of(self.config) if loss_weights is None else loss_weights
         wants_mtp = self.training and labels is not None and loss_weights.mtp > 0
-        rows = labels
-        if labels is not None and candidate_ids is not None:
-            rows = torch.cat([labels, candidate_ids], dim=1)
+        rows = [part for part in (labels, candidate_ids) if part is not None]
         outputs = self.model(
             input_ids,
             attention_mask,
-            None if rows is None else self.shift_right(rows),
+            self.shift_right(torch.cat(rows, dim=1)) if rows else None,
             per_prefix=per_prefix,
             token_free_pass=wants_mtp,
             **kwargs,
         )
-        candidate_logps = None
+        states, candidate_logps = outputs.last_hidden_state, None
         if candidate_ids is not None:
-            candidate_logps = self.sid_log_probs(outputs.last_hidden_state[:, 1:], candidate_ids)
-            outputs.last_hidden_state = outputs.last_hidden_state[:, :1]
-        chosen = (
-            torch.ones(outputs.last_hidden_state.shape[:2], dtype=torch.bool, device=input_ids.device)
-            if labels is None
-            else labels[..., 0] >= 0
-        )
-        states = outputs.last_hidden_state[chosen]
-        logits, value_logits = self.sid_logits(states), self.value_logits(states)
+            first = 0 if labels is None else 1
+            candidate_logps = self.sid_log_probs(states[:, first:], candidate_ids)
+            states = states[:, :first]
         result = GR4ADRecommendationOutput(
-            logits=logits,
-            value_logits=value_logits,
             candidate_logps=candidate_logps,
             candidate_item_logps=self.item_log_probs(outputs, candidate_items),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+        if candidate_ids is not None and labels is None:
+            return result
+        chosen = (
+            torch.ones(states.shape[:2], dtype=torch.bool, device=input_ids.device)
+            if labels is None
+            else labels[..., 0] >= 0
+        )
+        states = states[chosen]
+        logits, value_logits = self.sid_logits(states), self.value_logits(states)
+        result = GR4ADRecommendationOutput(logits=logits, value_logits=value_logits, **result)
         if labels is not None:
             targets = labels[chosen]
             item_losses = None
@@ -187,7 +172,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
                     len(targets) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels
                 ),
             )
-            # A tuple's order is that of setting.
             result = GR4ADRecommendationOutput(loss=loss, losses=losses, **result, target_losses=target_losses)
         return result
 
