@@ -234,10 +234,7 @@ class SIDIndex:
         priority: np.ndarray | None = None,
         columns: Mapping[str, Sequence] | None = None,
     ) -> None:
-        """Changes active items; what is not given stays.
-
-        Args:
-            As of `add`.
+        """Changes active items, with arguments as of `add`; what is not given stays.
 
         Raises:
             ValueError: As `add`; if an item is unknown or removed; or if there is nothing to change.
