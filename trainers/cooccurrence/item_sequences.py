@@ -41,7 +41,7 @@ class ItemSequenceConfig:
         default=None, metadata={"help": "bfloat16 autocast. Default: where the hardware multiplies it."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.dimension % self.num_heads:
             raise ValueError(f"`num_heads` must divide `dimension`. Received: {self.num_heads} and {self.dimension}.")
 

@@ -119,17 +119,15 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
     logger.info("item-kNN: %s", settings)
     knn = ItemKNN(settings).fit(train)
     for protocol, excluded in PROTOCOLS.items():
-        rankings = {"popularity by count": popularity_by_count(train, test, max(KS), exclude_history=excluded)}
-        if priced:
-            rankings["popularity by revenue"] = popularity_by_revenue(train, test, max(KS), exclude_history=excluded)
+        popular = {"count": popularity_by_count, "revenue": popularity_by_revenue}
+        for by in ("count", "revenue") if priced else ("count",):
+            ranking = popular[by](train, test, max(KS), exclude_history=excluded)
+            scores.add(protocol, f"popularity by {by}", ranking)
         if not excluded and repeats:
-            for popularity in ("count", "revenue") if priced else ("count",):
-                rankings[f"repeated items, then popularity by {popularity}"] = repeat_then_popularity(
-                    train, test, max(KS), popularity=popularity
-                )
-        rankings["item-kNN, tuned"] = knn.rank(test, max(KS), exclude_history=excluded)
-        for name, ranking in rankings.items():
-            scores.add(protocol, name, ranking)
+            for by in ("count", "revenue") if priced else ("count",):
+                ranking = repeat_then_popularity(train, test, max(KS), popularity=by)
+                scores.add(protocol, f"repeated items, then popularity by {by}", ranking)
+        scores.add(protocol, "item-kNN, tuned", knn.rank(test, max(KS), exclude_history=excluded))
     return {"settings": vars(settings), "tried": len(table) + len(more)}
 
 

@@ -45,15 +45,12 @@ class PairedDifference:
 
 
 def resampled_means(values: np.ndarray, seed: int, n: int = RESAMPLES) -> np.ndarray:
-    """Means over resampled users, of all columns on the same draws.
+    """Means over `n` resampled sets of users, float64 (n, M), of all columns on the same draws; nan where no drawn user
+    counts.
 
     Args:
         values: float (U, M), one column a metric, system or seed; nan where a user does not count.
-        seed: Seed of the draws: equal seeds and U draw equal users.
-        n: Resamples.
-
-    Returns:
-        float64 (n, M); nan where no drawn user counts.
+        seed: Of the draws: equal seeds and U draw equal users.
 
     Raises:
         ValueError: `values` is empty or not two-dimensional, or `n` < 1.
@@ -106,9 +103,7 @@ def bootstrap_interval(values: np.ndarray, seed: int, n: int = RESAMPLES, level:
 
     Args:
         values: float (U,), one value per user; nan where a user does not count.
-        seed: Seed of the resampling.
-        n: Resamples.
-        level: Confidence, between 0 and 1.
+        seed, n: See `resampled_means`. level: Confidence, between 0 and 1.
 
     Returns:
         Low and high end, in the unit of `values`.

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gr4ad.trainers.evaluation.sequences import Sequences, SequenceTable
+from .sequences import Sequences, SequenceTable
 
 COLD_LIMITS = (0, 5)
 
@@ -108,8 +108,7 @@ def shared_sid_exposure(
 
 def _distinct_pairs(targets: Sequences, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """User and item (int64 each) of the distinct held-out pairs."""
-    users, items = np.divmod(np.unique(targets.users * n_items + targets.items), n_items)
-    return users, items
+    return np.divmod(np.unique(targets.users * n_items + targets.items), n_items)
 
 
 __all__ = ["COLD_LIMITS", "cold_counts", "cold_recall", "shared_sid_exposure", "shared_sids", "training_events"]

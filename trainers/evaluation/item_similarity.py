@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
-from gr4ad.trainers.evaluation.sequences import Sequences
+from .sequences import Sequences
 
 PAIRS_AT_ONCE = 10_000_000  # event pairs in memory: about 0.5 GB
 LEAST_WEIGHT = 1e-3  # pairs so far apart that they weigh less are not counted

@@ -131,8 +131,9 @@ def predict_values(
             places = np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)
             tokens = torch.from_numpy(sids[places]).to(model.device)
             states = model.model.autoregress(trunk, model.shift_right(tokens), context)
-            logits = model.value_logits(states.flatten(0, 1)).float()
-            values = (logits.softmax(-1) @ model.bucket_means()).view(places.shape)
+            logits, means = model.value_logits(states.flatten(0, 1)), model.bucket_means()
+            assert logits is not None and means is not None
+            values = (logits.float().softmax(-1) @ means).view(places.shape)
             expected[places[wanted]] = values.cpu().numpy()[wanted]
     model.train(was_training)
     return expected

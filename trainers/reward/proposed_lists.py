@@ -89,7 +89,7 @@ def candidate_lists(
     policy.eval(), reward.eval()
     trie = policy.build_trie(tokenizer)
     histories = history_rows(tokenizer, contexts)
-    weights = RankingWeights(beam_widths, score_history=score_history)
+    weights = RankingWeights(tuple(beam_widths), score_history=score_history)
     ids = tokenizer.index.item_ids
     lists: list[dict[str, list]] = [{} for _ in histories]
     for chosen, batch in history_batches(policy, tokenizer, histories, batch_size, progress):

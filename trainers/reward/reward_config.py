@@ -26,7 +26,7 @@ class RewardConfig(RewardFields, TrainingArguments):
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_reward_fields()
         if self.remove_unused_columns:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from ..setting_ranges import check_range
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -99,15 +101,11 @@ class PreferenceFields:
             )
         if self.reference not in self.REFERENCES:
             raise ValueError(f"`reference` must be one of {', '.join(self.REFERENCES)}. Received: {self.reference!r}.")
-        for name in ("beta", "delta", "max_grade"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be > 0 and finite. Received: {getattr(self, name)}.")
-        if not 0 <= self.vsl_weight < float("inf"):
-            raise ValueError(f"`vsl_weight` must be >= 0 and finite. Received: {self.vsl_weight}.")
-        if not 0 <= self.item_weight <= 1:
-            raise ValueError(f"`item_weight` is a share in [0, 1]. Received: {self.item_weight}.")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"`clip` must be in (0, 1). Received: {self.clip}.")
+        check_range(self, "must be > 0 and finite", "beta", "delta", "max_grade")
+        check_range(self, "must be >= 0 and finite", "vsl_weight")
+        check_range(self, "is a share in [0, 1]", "item_weight")
+        check_range(self, "must be in (0, 1)", "clip")
+        check_range(self, "must be >= 1", "max_items")
         if self.loss_type in NEED_REFERENCE and self.reference == "none":
             raise ValueError(
                 f"`reference` must be {' or '.join(self.REFERENCES[:-1])} with the {self.loss_name.upper()} loss, "
@@ -118,8 +116,6 @@ class PreferenceFields:
                 "`unified` mixes VSL with RSPO: it needs `loss_type` = rspo and `vsl_weight` > 0. Received: "
                 f"{self.loss_name} and {self.vsl_weight}. Set it to False for another loss."
             )
-        if self.max_items is not None and self.max_items < 1:
-            raise ValueError(f"`max_items` must be >= 1. Received: {self.max_items}.")
 
 
 @dataclass
@@ -146,8 +142,7 @@ class RSPOFields(PreferenceFields):
     def check_rspo_fields(self) -> None:
         """Raises ValueError as `check_preference_fields`."""
         self.check_preference_fields()
-        if not 0 <= self.max_ndcg_loss < 1:
-            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1). Received: {self.max_ndcg_loss}.")
+        check_range(self, "is a share in [0, 1)", "max_ndcg_loss")
         if self.sync_ref_model and self.reference != "frozen":
             raise ValueError(
                 f"`sync_ref_model` moves a frozen reference. Received: `reference` = {self.reference}. Set it to "

@@ -29,7 +29,7 @@ class RSPOConfig(RSPOFields, RankingEvaluationConfig, TRLConfigBase):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bf16 is None:  # TRL would turn it on, and a machine without it refuse
             self.bf16 = fast_bfloat16() and not self.fp16
             self.use_cpu = self.use_cpu or not torch.cuda.is_available()

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from ..evaluation.ranking_evaluation import RankingEvaluationConfig
 from .vsl_fields import VSLFields
@@ -35,7 +36,7 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
         default=False, metadata={"help": "Must stay False: a loss that is not finite stops the training."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.early_stopping_patience:
             # So that a resumed run counts on from where it stood.
             self.restore_callback_states_from_checkpoint = True
@@ -55,9 +56,9 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
         ):
             raise ValueError(
                 "`early_stopping_patience` counts validations by a ranking metric. Received: eval_strategy = "
-                f"{str(self.eval_strategy.value)!r}, metric_for_best_model = {self.metric_for_best_model!r}. Set "
-                "`eval_strategy` to epoch or steps and `metric_for_best_model` to, for example, ndcg@10; or the "
-                "patience to 0."
+                f"{IntervalStrategy(self.eval_strategy).value!r}, metric_for_best_model = "
+                f"{self.metric_for_best_model!r}. Set `eval_strategy` to epoch or steps and `metric_for_best_model` "
+                "to, for example, ndcg@10; or the patience to 0."
             )
 
 
