@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .item_similarity import check_similarity, item_similarity
+from .item_similarity import check_similarity, item_similarity, largest_of_rows
 from .metrics import ranking_metrics
 from .sequences import Sequences, SequenceTable
 
@@ -177,11 +177,8 @@ class ItemKNN:
             if exclude_history:
                 known = own.tocoo()
                 wanted &= ~np.isin(user * np.int64(n_items) + item, known.row * np.int64(n_items) + known.col)
-            user, item, score = user[wanted], item[wanted], score[wanted]
-            order = np.lexsort((item, -score, user))
-            rankings[start : start + own.shape[0]] = _first_per_user(
-                user[order], self._train.ties[item[order]], own.shape[0], k
-            )
+            user, item, _ = largest_of_rows(user[wanted], item[wanted], score[wanted], k)
+            rankings[start : start + own.shape[0]] = _first_per_user(user, self._train.ties[item], own.shape[0], k)
         return _fill(rankings, self._fallback, history, exclude_history)
 
 

@@ -45,7 +45,7 @@ class PairedDifference:
 
 
 def resampled_means(values: np.ndarray, seed: int, n: int = RESAMPLES) -> np.ndarray:
-    """Means over `n` resampled sets of users, float64 (n, M), of all columns on the same draws; nan where no drawn user
+    """Means over `n` resampled sets of users, float64 (n, M), all columns on the same draws; nan where no user drawn
     counts.
 
     Args:

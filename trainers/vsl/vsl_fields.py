@@ -46,16 +46,12 @@ class VSLFields(TargetWeightFields):
     """What [`VSLConfig`] has beside transformers' arguments: [`TargetWeightFields`], and
 
     Parameters:
-        value_loss_weight, mtp_loss_weight, item_loss_weight, label_smoothing (`float`): See [`VSLLossWeights`].
-        item_embedding_std (`float`, defaults to 0.05): Of the main components of the tokenizer's item vectors, where
-            it has any, that a fresh model's item vectors start from; 0 leaves them as they are.
-        target_window (`int`, defaults to 1): The target of a prefix is drawn from the next so many events, anew each
-            time; 1 is the next event. Logs of baskets, where order within a basket says nothing and nothing repeats,
-            want more.
-        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`. Of a longer log the
-            last so many are read and the one after them predicted; what came before is left out.
-        shuffle_buffer, early_stopping_patience: See the help of the fields; a new best is one of
-            `metric_for_best_model`.
+        target_window (`int`, defaults to 1): 1 is the next event, more are drawn from anew each time. Logs of baskets,
+            where order within a basket says nothing and nothing repeats, want more.
+        max_items (`int`, *optional*): Default the model's `max_context_items`. Of a longer log the last so many are
+            read and the one after them predicted; what came before is left out.
+
+    The others are told by their help; of the loss weights see [`VSLLossWeights`].
     """
 
     value_loss_weight: float = field(
@@ -66,13 +62,17 @@ class VSLFields(TargetWeightFields):
     label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the SID softmaxes, in [0, 1)."})
     item_embedding_std: float = field(
         default=0.05,
-        metadata={"help": "A fresh model's item vectors start at this scale from the tokenizer's; 0 = at random."},
+        metadata={
+            "help": "A fresh model's item vectors start at this scale from the main components of the tokenizer's; "
+            "0 = at random."
+        },
     )
     target_window: int = field(default=1, metadata={"help": "Targets are drawn from the next so many events."})
     max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
     shuffle_buffer: int = field(default=20_000, metadata={"help": "Users of a streamed log held in memory."})
     early_stopping_patience: int = field(
-        default=0, metadata={"help": "Validations without a new best before training stops; 0 = never stops."}
+        default=0,
+        metadata={"help": "Validations without a new best `metric_for_best_model` before it stops; 0 = never."},
     )
 
     def check_vsl_fields(self) -> None:
