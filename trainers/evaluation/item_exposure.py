@@ -43,8 +43,7 @@ def cold_recall(
         rankings: int (U, K), catalog rows from best to worst, -1 where nothing was ranked.
         targets: U sequences of held-out items.
         events: int (N,), training events of each catalog row.
-        ks: Cut-offs, each between 1 and K.
-        limits: Largest numbers of training events that still count as cold.
+        ks: Cut-offs, each between 1 and K. limits: Largest numbers of training events that still count as cold.
 
     Returns:
         float64 (U,) under `coldC_recall@k`, nan for users without a cold target.

@@ -56,11 +56,7 @@ class PerUserScores:
 
     @classmethod
     def load(cls, path: str | Path) -> PerUserScores:
-        """Reads what `save` wrote.
-
-        Raises:
-            ValueError: The file is missing, no parquet, or not from `save`.
-        """
+        """Reads what `save` wrote. Raises ValueError if the file is missing, no parquet, or not from `save`."""
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file. It is written by `gr4ad evaluate` and `gr4ad run`: run it again.")
         try:
@@ -85,11 +81,7 @@ class PerUserScores:
         return cls(users, scores, json.loads(facts))
 
     def aligned(self, user_ids: np.ndarray) -> PerUserScores:
-        """The same scores in the order of `user_ids`.
-
-        Raises:
-            ValueError: These are not the same users.
-        """
+        """The same scores in the order of `user_ids`. Raises ValueError if these are not the same users."""
         mine, wanted = np.argsort(self.user_ids), np.argsort(user_ids)
         if not np.array_equal(self.user_ids[mine], user_ids[wanted]):
             raise ValueError(

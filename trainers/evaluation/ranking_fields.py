@@ -36,10 +36,6 @@ class RankingEvaluationConfig:
     )
     eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # of the trainer's arguments, which this is mixed into
-        self.check_ranking()
-
     def check_ranking(self) -> None:
         """Raises ValueError for a value outside its range."""
         if not self.eval_beam_widths or min(self.eval_beam_widths) < 1:

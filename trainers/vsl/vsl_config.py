@@ -7,11 +7,12 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from ..evaluation.ranking_evaluation import RankingEvaluationConfig
+from ..row_arguments import RowArguments
 from .vsl_fields import VSLFields
 
 
 @dataclass
-class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
+class VSLConfig(VSLFields, RankingEvaluationConfig, RowArguments, TrainingArguments):
     r"""
     Settings of [`VSLTrainer`]: those of [`~transformers.TrainingArguments`], of validation
     ([`RankingEvaluationConfig`]) and of value-aware supervised learning (arXiv 2602.22732, eqs. 12-15;
@@ -24,12 +25,7 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
         ValueError: For a value outside its range, or settings that do not fit each other.
     """
 
-    # Differs from TrainingArguments' default: columns are named by the data format, not by `forward`.
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator reads the columns."}
-    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
     # Differs from TrainingArguments' default, which asks the device after every step and puts the last good loss in
     # the place of one that is not finite.
     logging_nan_inf_filter: bool = field(
@@ -41,11 +37,9 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
             # So that a resumed run counts on from where it stood.
             self.restore_callback_states_from_checkpoint = True
         super().__post_init__()
+        self.check_ranking()
         self.check_vsl_fields()
-        if self.remove_unused_columns:
-            raise ValueError(
-                "`remove_unused_columns` must be False: the collator reads the data columns. Received: True."
-            )
+        self.check_row_arguments()
         if self.logging_nan_inf_filter:
             raise ValueError(
                 "`logging_nan_inf_filter` must be False: it would hide the loss that should stop the training. "
