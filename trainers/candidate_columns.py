@@ -68,12 +68,17 @@ def candidate_batch(
     batch = tokenizer.encode_rows(rows, max_items=max_items, max_cross_domain=max_cross_domain, return_tensors="pt")
     known = [tokenizer.item_rows(row["candidates"]) for row in rows]
     lengths = np.array([len(part) for part in known])
-    width = int(lengths.max())
-    items = np.stack([np.concatenate([part, np.repeat(part[:1], width - len(part))]) for part in known])
-    mask = np.arange(width) < lengths[:, None]
+    items = repeat_padded(known)
+    mask = np.arange(items.shape[1]) < lengths[:, None]
     batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
     batch["candidate_mask"] = torch.from_numpy(mask)
     return batch, items, mask
+
+
+def repeat_padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Lists of item rows as int64 (B, n), n the longest; padding repeats the first of a list."""
+    width = max(map(len, parts))
+    return np.stack([np.concatenate([part, np.repeat(part[:1], width - len(part))]) for part in parts])
 
 
 def padded_numbers(rows: Sequence[Mapping[str, Any]], name: str, width: int) -> np.ndarray:
@@ -84,4 +89,4 @@ def padded_numbers(rows: Sequence[Mapping[str, Any]], name: str, width: int) -> 
     return lines
 
 
-__all__ = ["candidate_batch", "check_candidate_lists", "check_numbers", "padded_numbers"]
+__all__ = ["candidate_batch", "check_candidate_lists", "check_numbers", "padded_numbers", "repeat_padded"]

@@ -96,14 +96,8 @@ def best_row(rows: Sequence[dict[str, Any]], metric: str, max_ndcg_loss: float) 
 
 
 def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> dict[str, Any]:
-    """Adds the baselines to all tables of `scores`, fitted on the training log as our models are.
-
-    Args:
-        sample: Validation users that the item-kNN is tuned on, by `metric`.
-
-    Returns:
-        `settings` of the item-kNN, and how many were `tried`.
-    """
+    """Adds the baselines to all tables of `scores`, fitted on the training log as our models are, the item-kNN tuned
+    by `metric` on the validation users `sample`. Returns its `settings`, and how many were `tried`."""
     train, test, priced = scores.train, scores.test, scores.has_values
     repeats = has_repeats(train)
     grid: dict[str, tuple] = {**KNN_GRID}

@@ -68,17 +68,11 @@ def check_exposures(exposures: Dataset) -> Dataset:
 
 
 def examination_of(exposures: Dataset, item_rows: list[np.ndarray], positions: int, rounds: int = 50) -> np.ndarray:
-    """How likely each place is looked at, relative to the first: the position-based click model (Craswell et al.
-    2008), expected clicks = examination of the place x attraction of the ad, fitted by turns.
+    """How likely each of P `positions` is looked at, float64 (P,) > 0, relative to the first; later places count as
+    the last. The position-based click model (Craswell et al. 2008), expected clicks = examination of the place x
+    attraction of the ad, fitted by turns on lists with `outcomes`, whose candidates are `item_rows` (int64 (n,) each).
 
     What it tells apart are ads that stood at several places; merit that is a user's own it takes for the place's.
-
-    Args:
-        exposures: Lists with `outcomes`. item_rows: Rows of their candidates, int64 (n,) each.
-        positions: P; later places count as the last.
-
-    Returns:
-        float64 (P,) > 0, 1 at the first.
     """
     ads = np.concatenate(item_rows)
     places = np.concatenate([np.minimum(np.arange(len(part)), positions - 1) for part in item_rows])

@@ -231,11 +231,8 @@ def predict_exposures(
     max_items: int | None = None,
     progress: bool = False,
 ) -> ExposureScores:
-    """Scores lists of exposures in their order, contexts of similar length together.
-
-    Args:
-        exposures: L lists, see `check_exposures`. max_items: Of a history; default the model's `max_context_items`.
-    """
+    """Scores lists of `check_exposures` in their order, contexts of similar length together; `max_items` of a history
+    are by default the model's `max_context_items`."""
     was_training = model.training
     model.eval()
     config = model.config
