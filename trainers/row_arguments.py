@@ -13,7 +13,6 @@ class RowArguments:
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator reads the columns."}
     )
-    report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
     def check_row_arguments(self) -> None:
         """Raises ValueError if columns were to be removed."""

@@ -104,7 +104,8 @@ class ContinualTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (self.steps + 1) / max(1, config.warmup_steps))
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = torch.zeros((), device=self.model.device), {}
+        loss = torch.zeros((), device=self.model.device)
+        metrics: dict[str, float] = {}
         if engagements:
             part, metrics = self.vsl_loss(engagements)
             loss = loss + part

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
@@ -99,6 +99,7 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
     """Adds the baselines to all tables of `scores`, fitted on the training log as our models are, the item-kNN tuned
     by `metric` on the validation users `sample`. Returns its `settings`, and how many were `tried`."""
     train, test, priced = scores.train, scores.test, scores.has_values
+    orders: tuple[Literal["count", "revenue"], ...] = ("count", "revenue") if priced else ("count",)
     repeats = has_repeats(train)
     grid: dict[str, tuple] = {**KNN_GRID}
     if priced:
@@ -114,11 +115,11 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
     knn = ItemKNN(settings).fit(train)
     for protocol, excluded in PROTOCOLS.items():
         popular = {"count": popularity_by_count, "revenue": popularity_by_revenue}
-        for by in ("count", "revenue") if priced else ("count",):
+        for by in orders:
             ranking = popular[by](train, test, max(KS), exclude_history=excluded)
             scores.add(protocol, f"popularity by {by}", ranking)
         if not excluded and repeats:
-            for by in ("count", "revenue") if priced else ("count",):
+            for by in orders:
                 ranking = repeat_then_popularity(train, test, max(KS), popularity=by)
                 scores.add(protocol, f"repeated items, then popularity by {by}", ranking)
         scores.add(protocol, "item-kNN, tuned", knn.rank(test, max(KS), exclude_history=excluded))

@@ -22,6 +22,7 @@ class RewardConfig(RewardFields, RowArguments, TrainingArguments):
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Lists of a step and device."})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Lists scored at once."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
+    report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,6 +25,7 @@ class RSPOConfig(RSPOFields, RankingEvaluationConfig, RowArguments, TRLConfigBas
 
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
     def __post_init__(self) -> None:
         if self.bf16 is None:  # TRL would turn it on, and a machine without it refuse

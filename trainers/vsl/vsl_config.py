@@ -26,6 +26,7 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, RowArguments, TrainingArgume
     """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
+    report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
     # Differs from TrainingArguments' default, which asks the device after every step and puts the last good loss in
     # the place of one that is not finite.
     logging_nan_inf_filter: bool = field(
