@@ -15,12 +15,8 @@ COLLAPSE = 5.0
 
 
 class PolicyAlarms:
-    """Reads what is logged; each alarm sounds once a run.
-
-    Args:
-        delta: Of the gate, in nats.
-        reference: Whether there is one.
-    """
+    """Reads what is logged; each alarm sounds once a run. `delta` is that of the gate, in nats; `reference`, whether
+    there is one."""
 
     def __init__(self, delta: float, reference: bool):
         self.delta, self.reference = delta, reference
