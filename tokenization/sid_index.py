@@ -273,12 +273,12 @@ class SIDIndex:
         return np.array([self.rows[item] for item in ids], dtype=np.int64)
 
     def _own(self, names: Iterable[str], more: int = 0) -> None:
-        """Makes buffers this index's alone, with room for `more` rows; rows are added in amortized constant time."""
+        """Makes buffers this index's alone, with space for `more` rows; rows are added in amortized constant time."""
         for name in names:
             buffer = self._buffers[name]
             if name in self._shared or len(buffer) < self._size + more:
-                room = more + max(64, self._size // 8) if more else 0
-                own = np.empty((self._size + room, *buffer.shape[1:]), dtype=buffer.dtype)
+                spare = more + max(64, self._size // 8) if more else 0
+                own = np.empty((self._size + spare, *buffer.shape[1:]), dtype=buffer.dtype)
                 own[: self._size] = buffer[: self._size]
                 self._buffers[name] = own
                 self._shared.discard(name)
