@@ -11,26 +11,15 @@ same users, with its interval.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import replace
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import compared_rows
+from measurement.accuracy import compared_rows
+from measurement.results import Benchmark
+from measurement.runs import Changes, changed, recipe_of, run_variant, seed_folder, slug
 
-from gr4ad.pipeline import Recipe, load_recipe, run_recipe
-from gr4ad.pipeline.comparing import seed_folder
-from gr4ad.pipeline.recipe import SECTIONS
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
-
-Changes = Mapping[str, Mapping[str, Any] | None]
+from gr4ad.pipeline import run_recipe
 
 DECODER: dict[str, Changes] = {
     "vanilla AR, K = 0": {"model": {"num_parallel_layers": 0}},
@@ -38,7 +27,7 @@ DECODER: dict[str, Changes] = {
 }
 PARTS: dict[str, Changes] = {
     "no item head": {"model": {"item_head": False, "item_head_copy": False, "item_head_repeat": False}},
-    "no item vectors of the log": {"model": {"item_embedding_std": 0.0}},
+    "no item vectors of the log": {"train": {"item_embedding_std": 0.0}},
     "MTP loss": {"train": {"mtp_loss_weight": 0.3}},
 }
 GUARDED: dict[str, Any] = {
@@ -105,74 +94,33 @@ VARIANTS: dict[str, dict[str, Changes]] = {
     },
     "demo": {"vanilla AR, K = 0": DECODER["vanilla AR, K = 0"]},
 }
-SHARED = ("market", "data", "tune", "embed", "tokenize", "train", "neighbours", "reward", "align")
 
 
-def changed(recipe: Recipe, changes: Changes) -> Recipe:
-    """The recipe with some fields of its sections replaced; None leaves a section out."""
-    sections: dict[str, Any] = {}
-    for section, fields in changes.items():
-        if fields is None:
-            sections[section] = None
-            continue
-        before = getattr(recipe, section)  # None: a section that the recipe leaves out
-        if section in SECTIONS:
-            sections[section] = replace(before or SECTIONS[section](), **fields)
-        else:
-            sections[section] = {**(before or {}), **fields}
-    return replace(recipe, **sections)
-
-
-def run_variant(recipe: Recipe, base: Path, folder: Path) -> None:
-    """Runs a variant; stages of `base` that its key agrees with are kept, the others are made anew."""
-    if not (folder / "stages").is_dir():
-        for stage in SHARED:
-            if (base / "stages" / stage).is_dir():
-                # Files are replaced, never written into: a link is as good as a copy.
-                shutil.copytree(base / "stages" / stage, folder / "stages" / stage, copy_function=os.link)
-    run_recipe(recipe, folder, command="benchmarks/ablations.py")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", choices=list(VARIANTS))
-    parser.add_argument("--data", help="Folder of the recipe's data files.")
-    parser.add_argument("--work", required=True, type=Path, help="Folder of the recipe's runs.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", help="Names; default: all of the recipe.")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="The variants on a recipe that runs in seconds.")
+    benchmark.add_argument("recipe", choices=list(VARIANTS))
+    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
+    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder of the recipe's runs.")
+    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.add_argument("--variants", nargs="+", help="Names; default: all of the recipe.")
+    arguments = benchmark.start(words)
     known = VARIANTS[arguments.recipe]
-    chosen = arguments.variants or list(known)
-    if unknown := [name for name in chosen if name not in known]:
-        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
+    chosen = benchmark.one_of("variant", known, arguments.variants)
 
     groups = {"ours": [seed_folder(arguments.work, seed) for seed in arguments.seeds]}
-    unit = ""
-    for seed, base in zip(arguments.seeds, groups["ours"], strict=True):
-        recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
-        unit = recipe.data.value_unit
-        run_recipe(recipe, base, command=f"gr4ad run {arguments.recipe} --data DIR --out OUT")
-    for name in chosen:
-        slug = "".join(letter if letter.isalnum() else "_" for letter in name)
-        groups[name] = [seed_folder(f"{arguments.work}.{slug}", seed) for seed in arguments.seeds]
-        for seed, base, folder in zip(arguments.seeds, groups["ours"], groups[name], strict=True):
-            recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=seed)
-            run_variant(changed(recipe, known[name]), base, folder)
-
-    rows, differences = compared_rows(groups, unit)
-    result = {
-        "command": f"python benchmarks/ablations.py {arguments.recipe} --data DIR --work OUT --out FILE",
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": arguments.seeds,
-        "variants": {name: known[name] for name in chosen},
-        "rows": rows,
-        "ratios": differences,
+    groups |= {
+        name: [seed_folder(f"{arguments.work}.{slug(name)}", seed) for seed in arguments.seeds] for name in chosen
     }
-    write_json(arguments.out, result)
-    print(json.dumps(rows, indent=1))  # noqa: T201
+    unit = ""
+    for number, seed in enumerate(arguments.seeds):
+        recipe = recipe_of(arguments.recipe, arguments.work, smoke=arguments.smoke, data=arguments.data, seed=seed)
+        unit, base = recipe.data.value_unit, groups["ours"][number]
+        run_recipe(recipe, base, command=f"gr4ad run {arguments.recipe} --data DIR --out OUT")
+        for name in chosen:
+            run_variant(changed(recipe, known[name]), base, groups[name][number], "benchmarks/ablations.py")
+    rows, differences = compared_rows(groups, unit)
+    variants = {name: known[name] for name in chosen}
+    benchmark.write(arguments, rows, differences, seeds=arguments.seeds, variants=variants)
 
 
 if __name__ == "__main__":

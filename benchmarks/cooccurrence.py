@@ -12,44 +12,35 @@ error over users.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import os
-import subprocess
-import sys
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from measurement.own_process import in_own_process, peak_gb
+from measurement.results import Benchmark, Row, result_row, values_of
+from measurement.runs import FinishedRun, recipe_of, run_up_to
 
-TUNE = {
+from gr4ad.pipeline.embedding import ENCODER_FOLDER, ad_embedder
+from gr4ad.trainers.cooccurrence import cooccurrence_recall, swing_similarity
+
+TUNE: dict[str, dict[str, Any]] = {
     "amazon_beauty": {"epochs": 3, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True},
     "complete_journey": {"epochs": 1, "learning_rate": 1.0e-4, "max_length": 32, "bf16": True},
 }
+SMOKE_TUNE = {"epochs": 1, "batch_size": 16}
 KS = (1, 5, 10)
+UNITS = {"seconds": "s", "peak_gb": "GB", "log_gb": "GB, before it starts", "neighbours": "an ad"}
 
 
-def recall_rows(log: str, data_root: Path, work: Path) -> tuple[list[dict], dict[str, float]]:
+def recall_rows(log: str, data_root: Path | None, work: Path, smoke: bool) -> tuple[list[Row], dict[str, float]]:
     """Result rows of one log, and its seconds by stage; a finished tuning in `work` is kept."""
-    from gr4ad.data import load_prepared, prepare
-    from gr4ad.pipeline import load_recipe
-    from gr4ad.pipeline.embedding import ENCODER_FOLDER, ad_embedder, tune_ad_encoder
-    from gr4ad.pipeline.runner import StageRunner
-    from gr4ad.trainers.cooccurrence import cooccurrence_recall
-
-    recipe = load_recipe(log, data_root=data_root / log)
-    runner, tune = StageRunner(work / log), TUNE[log]
-    runner.run("data", lambda folder: prepare(recipe.data, folder / "prepared").summary, settings=[vars(recipe.data)])
-    data_dir = runner.folder("data") / "prepared"
-    runner.run(
-        "tune",
-        lambda folder: tune_ad_encoder(recipe.embed, tune, data_dir=data_dir, out_dir=folder, seed=recipe.seed),
-        settings=[recipe.embed, tune, recipe.seed],
-        after=("data",),
-    )
-    data = load_prepared(data_dir)
+    recipe = recipe_of(log, work, smoke=smoke, data=data_root and data_root / log)
+    recipe.tune = SMOKE_TUNE if smoke else TUNE[log]
+    runner, run = run_up_to(recipe, work / log, "tune"), FinishedRun(work / log)
+    data = run.data
     place = {item: row for row, item in enumerate(data.catalog["item_id"])}
     held_out: dict[str, list[int]] = {}
     for part in (data.validation, data.test):
@@ -57,7 +48,7 @@ def recall_rows(log: str, data_root: Path, work: Path) -> tuple[list[dict], dict
             held_out.setdefault(user, []).extend(place[item] for item in targets)
     groups = [np.array(rows) for rows in held_out.values()]
     rows = []
-    for name, encoder in (("raw", None), ("tuned", runner.folder("tune") / ENCODER_FOLDER)):
+    for name, encoder in (("raw", None), ("tuned", run.stage("tune") / ENCODER_FOLDER)):
         embedder = ad_embedder(recipe.embed, encoder)
         embeddings, _ = embedder.embed(data.catalog)
         _, first, content = np.unique(embedder.texts(data.catalog), return_index=True, return_inverse=True)
@@ -67,40 +58,18 @@ def recall_rows(log: str, data_root: Path, work: Path) -> tuple[list[dict], dict
         ):
             scores = cooccurrence_recall(vectors, sets, ks=KS, seed=recipe.seed)
             logging.info("%s, %s%s: %s", log, name, counted, scores)
+            unit = f"share, mean of {scores['users']:.0f} users"
             rows += [
-                {
-                    "name": f"{log}/{name}{counted}/recall@{k}",
-                    "metric": f"recall@{k}",
-                    "value": round(scores[f"recall@{k}"], 5),
-                    "spread": round(scores[f"recall@{k}_se"], 5),
-                    "unit": f"share, mean of {scores['users']:.0f} users",
-                }
+                result_row(
+                    f"{log}/{name}{counted}/recall@{k}", f"recall@{k}", scores[f"recall@{k}"], unit,
+                    scores[f"recall@{k}_se"],
+                )
                 for k in KS
-            ]
+            ]  # fmt: skip
     return rows, {f"{log}/{name}": round(seconds, 1) for name, seconds in runner.seconds.items()}
 
 
-def swing_rows(interactions: int) -> list[dict]:
-    """Seconds and peak memory of Swing on a made-up log, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--swing", str(interactions)], capture_output=True, text=True, check=True
-    )
-    measured = json.loads(done.stdout.strip().splitlines()[-1])
-    units = {
-        "seconds": "s",
-        "peak_gb": "GB",
-        "log_gb": "GB, before it starts",
-        "neighbours": "an ad",
-    }
-    return [
-        {"name": f"swing/{interactions}/{name}", "metric": name, "value": value, "spread": 0, "unit": units[name]}
-        for name, value in measured.items()
-    ]
-
-
 def time_swing(interactions: int) -> dict[str, float]:
-    from gr4ad.trainers.cooccurrence import swing_similarity
-
     rng = np.random.default_rng(0)
     num_users, num_ads, topics = 1_000_000, 200_000, 500
     popularity = np.arange(1, num_ads // topics + 1) ** -0.9
@@ -120,51 +89,35 @@ def time_swing(interactions: int) -> dict[str, float]:
     }
 
 
-def peak_gb() -> float:
-    """Peak resident memory of this process. Not getrusage: its figure starts at that of the process that forked."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="Folder of the two logs.")
-    parser.add_argument("--work", type=Path, help="Folder of the runs.")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--logs", nargs="*", default=list(TUNE), choices=list(TUNE))
-    parser.add_argument("--interactions", type=int, default=10_000_000)
-    parser.add_argument("--swing", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.swing:
-        print(json.dumps(time_swing(arguments.swing)))  # noqa: T201
-        return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from gr4ad.pipeline.run import VERSIONS, machine
-    from gr4ad.pipeline.runner import write_json
-
-    rows, seconds, logs = swing_rows(arguments.interactions), {}, " ".join(arguments.logs)
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(
+        __file__, __doc__, smoke="A small simulated market in place of the logs, a short log of Swing."
+    )
+    benchmark.add_argument("--data", type=Path, metavar="DIR", help="Folder of the two logs.")
+    benchmark.add_argument("--work", type=Path, metavar="OUT", required=True, help="Folder of the runs.")
+    benchmark.add_argument("--logs", nargs="*", default=list(TUNE), choices=list(TUNE))
+    benchmark.add_argument("--interactions", type=int, default=10_000_000)
+    arguments = benchmark.start(words)
+    if arguments.smoke:
+        arguments.logs, arguments.interactions = arguments.logs[:1], 100_000
+    measured = in_own_process(time_swing, arguments.interactions)
+    rows = [
+        result_row(f"swing/{arguments.interactions}/{name}", name, value, UNITS[name], 0)
+        for name, value in measured.items()
+    ]
+    seconds: dict[str, float] = {}
     for log in arguments.logs:
-        found, spent = recall_rows(log, arguments.data, arguments.work)
+        found, spent = recall_rows(log, arguments.data, arguments.work, arguments.smoke)
         rows += found
-        seconds.update(spent)
-    value = {row["name"]: row["value"] for row in rows}
+        seconds |= spent
+    value = values_of(rows)
     ratios = {
-        f"{log}/tuned_vs_raw_recall@{k}": round(value[f"{log}/tuned/recall@{k}"] / value[f"{log}/raw/recall@{k}"], 3)
+        f"{log}/tuned_vs_raw_{metric}": value[f"{log}/tuned/{metric}", metric] / value[f"{log}/raw/{metric}", metric]
         for log in arguments.logs
-        for k in KS
+        for metric in (f"recall@{k}" for k in KS)
+        if value[f"{log}/raw/{metric}", metric]
     }
-    result = {
-        "command": f"python benchmarks/cooccurrence.py --data DIR --work OUT --logs {logs} --out FILE",
-        "machine": {**machine(), "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))},
-        "versions": {name: version(name) for name in VERSIONS},
-        "seeds": [0],
-        "seconds": seconds,
-        "rows": rows,
-        "ratios": ratios,
-    }
-    print(json.dumps({"rows": rows, "ratios": ratios}, indent=1))  # noqa: T201
-    if arguments.out:
-        write_json(arguments.out, result)
+    benchmark.write(arguments, rows, ratios, seconds=seconds)
 
 
 if __name__ == "__main__":

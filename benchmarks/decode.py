@@ -10,11 +10,12 @@ timed, and the allocator keeps freed memory (`keep_freed_memory`). A round takes
 medians over rounds, `spread` is the interquartile range, a speedup is the median of the rounds' ratios.
 
 Systems (d = 256): gr4ad with K = 0 (vanilla) .. L - 1 parallel layers, MTP heads on its layers, and Hugging Face's
-Llama and T5 (`decode_baselines.py`) over 200 positions, one an item as in gr4ad, and over the 600 SID tokens that
-users of decoder-only models feed. `theory` counts layer-positions: with B = (1, W_1, W_2) rows entering the levels,
-vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
+Llama and T5 (`opponents/transformers_beams.py`) over 200 positions, one an item as in gr4ad, and over the 600 SID
+tokens that users of decoder-only models feed. `theory` counts layer-positions: with B = (1, W_1, W_2) rows entering
+the levels, vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
 
-Stages of one request (`decode_stages.py`) at that shape and at the paper's (L = 9, K = 6), float32 and bfloat16.
+Stages of one request (`measurement/decode_stages.py`) at that shape and at the paper's (L = 9, K = 6), float32 and
+bfloat16.
 `roofline share` = max(FLOPs / peak, bytes / bandwidth) / time of the request, peak and bandwidth being the best of a
 large product and a large copy in the same run. The ratio `roofline_share` is that of the paper's shape in --dtype,
 `trie_share_of_decode` that of the small one, where the trie weighs more. With --compile, also the search as one graph
@@ -23,35 +24,34 @@ of `torch.compile`; on a GPU, or with --batches, also latency and requests/s by 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from decode_baselines import hugging_face_systems, keep_freed_memory, with_parameters
-from decode_stages import STAGES, machine_peaks, stage_times, stage_work, timed
 from matplotlib.figure import Figure
-from mtp_heads import MTPForRecommendation
-from rich.console import Console
-from rich.table import Column, Table
+from measurement.decode_stages import STAGES, machine_peaks, stage_times, stage_work
+from measurement.figures import save_figure
+from measurement.random_artifact import random_codes
+from measurement.results import Benchmark, Row, rounds_row
+from measurement.timing import interleaved, milliseconds
+from opponents.mtp_heads import MTPForRecommendation
+from opponents.transformers_beams import hugging_face_systems, with_parameters
 from torch._inductor import config as inductor
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, SIDTrie
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
 
 EQUAL, GROWING = (128, 128, 128), (128, 256, 512)
 MAIN, DEEP, PAPER = (4, 3), (6, 4), (9, 6)  # L, and K = 2 L / 3 rounded up
 SHAPE = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 TURN_MS = 200
-SIDS_PER_PREFIX = 4  # of T - 1 codes, on average; spread over all prefixes there would be one, and 256 of 512 beams
+SIDS_PER_PREFIX = 4
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,10 @@ class Results:
     """Rows by name and metric, in the order they came."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], dict] = {}
+        self.rows: dict[tuple[str, str], Row] = {}
 
-    def add(self, name: str, metric: str, values, unit: str) -> None:
-        low, middle, high = np.percentile(values, (25, 50, 75))
-        value = values if isinstance(values, int) else float(f"{middle:.5g}")
-        spread = float(f"{high - low:.3g}")
-        self.rows[name, metric] = {"name": name, "metric": metric, "value": value, "spread": spread, "unit": unit}
+    def add(self, name: str, metric: str, values: Any, unit: str) -> None:
+        self.rows[name, metric] = rounds_row(name, metric, values, unit)
 
     def value(self, name: str, metric: str) -> float:
         return self.rows[name, metric]["value"]
@@ -91,13 +88,11 @@ class Results:
 class Workload:
     """Random SIDs, their trie and a history, with the models and requests of this size."""
 
-    def __init__(self, size: Size, device: torch.device, seed: int):
+    def __init__(self, size: Size, device: torch.device, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.size, self.device, self.longest = size, device, max(size.context, *size.contexts)
-        *upper, last = size.codebooks
-        prefixes = rng.choice(int(np.prod(upper)), size.sids // SIDS_PER_PREFIX, replace=False)
-        drawn = rng.choice(len(prefixes) * last, size.sids, replace=False)
-        self.keys = np.sort(prefixes[drawn // last] * last + drawn % last)
+        drawn = random_codes(size.codebooks, size.sids, rng, per_prefix=SIDS_PER_PREFIX)
+        self.keys = np.sort(np.ravel_multi_index(tuple(drawn.T), size.codebooks))
         codes = torch.from_numpy(np.stack(np.unravel_index(self.keys, size.codebooks), axis=1))
         self.trie = SIDTrie.from_codes(codes).to(device)
         self.offsets = torch.tensor(self.config(size.main, MAIN[0], 0).level_offsets)
@@ -132,22 +127,22 @@ class Workload:
             raise SystemExit(f"{name} returned an SID that is not in the trie, or one twice.")
 
 
-def in_turns(systems: dict, repeats: int) -> dict:
-    """Milliseconds of each system, an array with one value a round. A quick system runs several times in its turn,
-    which counts as their median: else it would be timed on the caches that a slow one left."""
-    times: dict = {name: [] for name in systems}
+def in_turns(systems: Mapping[Any, Callable], repeats: int) -> dict[Any, np.ndarray]:
+    """Milliseconds of each system, one value a round. A quick system runs several times in its turn, which counts as
+    their median: else it would be timed on the caches that a slow one left."""
+
+    def turn(call: Callable) -> float:
+        times: list[float] = []
+        while sum(times) < TURN_MS:
+            times.append(milliseconds(call))
+        return float(np.median(times))
+
     for call in systems.values():
         call()
-    for _ in range(repeats):
-        for name, call in systems.items():
-            turn: list[float] = []
-            while sum(turn) < TURN_MS:
-                turn.append(timed(call)[0])
-            times[name].append(np.median(turn))
-    return {name: np.array(values) for name, values in times.items()}
+    return interleaved({name: partial(turn, call) for name, call in systems.items()}, repeats, warm_up=False)
 
 
-def compiled(model) -> Callable:
+def compiled(model: GR4ADForRecommendation) -> Callable:
     """The beam search of a model that will not change, as one graph with packed weights."""
     inductor.freezing = True
     return torch.compile(model.requires_grad_(False).beam_search, fullgraph=True, dynamic=False)
@@ -174,7 +169,9 @@ def compare(work: Workload, dtype: torch.dtype, repeats: int, compile_too: bool,
     systems: dict[tuple[str, tuple[int, ...]], Callable] = {}
     counts: dict[int, int] = {}  # parameters, by layers
 
-    def enter(name: str, model, layers: int, widths: tuple[int, ...], request: Callable, sids: torch.Tensor) -> None:
+    def enter(
+        name: str, model: PreTrainedModel, layers: int, widths: tuple[int, ...], request: Callable, sids: torch.Tensor
+    ) -> None:
         work.check(name, sids, widths[-1])
         count = model.num_parameters()
         if abs(count / counts.setdefault(layers, count) - 1) > 0.02:
@@ -221,7 +218,13 @@ def compare(work: Workload, dtype: torch.dtype, repeats: int, compile_too: bool,
 
 
 def stage_rows(
-    work: Workload, name: str, model, dtype: torch.dtype, repeats: int, compile_too: bool, results: Results
+    work: Workload,
+    name: str,
+    model: GR4ADForRecommendation,
+    dtype: torch.dtype,
+    repeats: int,
+    compile_too: bool,
+    results: Results,
 ) -> None:
     request = work.request(model.eval().to(work.device, dtype).beam_search, GROWING)
     flops, traffic = stage_work(request, model, work.trie)
@@ -230,7 +233,7 @@ def stage_rows(
     runs, whole = [], []
     for _ in range(repeats):
         runs.append(stage_times(request, model, work.trie))
-        whole.append(timed(request)[0])
+        whole.append(milliseconds(request))
     ideal = 1e3 * max(flops.total() / peak, traffic.total() / bandwidth)
     results.add(name, "parameters", model.num_parameters(), "")
     for stage in STAGES:
@@ -280,13 +283,15 @@ def scaling(work: Workload, dtype: torch.dtype, repeats: int, results: Results) 
         results.add(f"scaling with {axis}", "R2", r2, "")
 
 
-def throughput(work: Workload, model, batches: list[int], repeats: int, results: Results) -> None:
+def throughput(
+    work: Workload, model: GR4ADForRecommendation, batches: list[int], repeats: int, results: Results
+) -> None:
     """Latency and requests/s of one batch after another, as of a server that always has requests waiting."""
     model.to(torch.bfloat16)
     for batch in batches:
         request = work.request(model.beam_search, GROWING, batch=batch)
         in_turns({batch: request}, 1)
-        times = np.array([timed(request)[0] for _ in range(10 * repeats)])
+        times = np.array([milliseconds(request) for _ in range(10 * repeats)])
         name = f"paper shape, bfloat16, batch of {batch}"
         for percentile in (50, 99):
             results.add(name, f"P{percentile}", np.percentile(times, percentile), "ms")
@@ -336,35 +341,32 @@ def draw(path: Path, results: Results, size: Size) -> None:
     by_stage.set(ylabel="ms", xlim=(-0.5, 3.2))
     by_stage.set_title("stages at the paper's shape", fontsize=8)
     by_stage.legend(fontsize=7, reverse=True, loc="upper right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file to write.")
-    parser.add_argument("--figure", type=Path, help="Figure to write: .svg, .png or .pdf.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="All but the stages.")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=9, help="Rounds.")
-    parser.add_argument("--batches", type=int, nargs="+", help="Default: 1, 2, 4 .. 256 on cuda, none on cpu.")
-    parser.add_argument("--compile", action="store_true", help="Also LazyAR by `torch.compile`; needs a C++ compiler.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="Small models and tries, two rounds: 20 seconds.")
-    arguments = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="Small models and tries, two rounds: 20 seconds.")
+    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Figure to write: .svg, .png or .pdf.")
+    benchmark.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    benchmark.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="All but the stages.")
+    benchmark.add_argument("--threads", type=int, default=torch.get_num_threads())
+    benchmark.add_argument("--repeats", type=int, default=9, help="Rounds.")
+    benchmark.add_argument("--batches", type=int, nargs="+", help="Default: 1, 2, 4 .. 256 on cuda, none on cpu.")
+    benchmark.add_argument(
+        "--compile", action="store_true", help="Also LazyAR by `torch.compile`; needs a C++ compiler."
+    )
+    benchmark.add_argument("--seed", type=int, default=0)
+    arguments = benchmark.start(words)
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here. Use --device cpu, or a build of torch with CUDA.")
+        benchmark.error("--device cuda: torch sees no GPU here. Use --device cpu, or a build of torch with CUDA.")
     if arguments.repeats < 2 or arguments.threads < 1:
-        parser.error("--repeats should be at least 2 (a spread needs two rounds) and --threads at least 1.")
+        benchmark.error("--repeats should be at least 2 (a spread needs two rounds) and --threads at least 1.")
     if arguments.figure and arguments.figure.suffix not in (".svg", ".png", ".pdf"):
-        parser.error(f"--figure should end in .svg, .png or .pdf. Received: {arguments.figure}")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        benchmark.error(f"--figure should end in .svg, .png or .pdf. Received: {arguments.figure}")
     size, repeats = (SMOKE, 2) if arguments.smoke else (Size(), arguments.repeats)
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     on_gpu = device.type == "cuda"
     batches = arguments.batches or ([2**n for n in range(9)] if on_gpu else [])
-    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     set_seed(arguments.seed)
 
@@ -402,26 +404,11 @@ def main() -> None:
         "trie_share_of_decode": results.value(f"main shape, {arguments.dtype}, request", "trie share"),
         "roofline_share": results.value(paper, "roofline share"),
     }
-    flags = f"--device {arguments.device} --dtype {arguments.dtype} --threads {arguments.threads} --repeats {repeats}"
-    flags += " --compile" * arguments.compile + " --smoke" * arguments.smoke
     gpu = {"gpu": torch.cuda.get_device_name()} if on_gpu else {}
-    content = {
-        "command": f"python benchmarks/decode.py {flags} --out FILE --figure FILE",
-        "machine": {**machine(), "threads": arguments.threads, **gpu},
-        "versions": {name: version(name) for name in (*VERSIONS, "numpy")},
-        "seeds": [arguments.seed],
-        "rows": list(results.rows.values()),
-        "ratios": ratios,
-    }
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, content)
-    table = Table(*(Column(name, overflow="fold") for name in ("name", "metric", "value", "spread", "unit")))
-    for row in results.rows.values():
-        table.add_row(row["name"], row["metric"], f"{row['value']:,}", f"{row['spread']:,}", row["unit"])
-    for name, value in ratios.items():
-        table.add_row(name, "ratio", f"{value:,}", style="bold")
-    Console(width=119).print(table)
+    benchmark.write(
+        arguments, list(results.rows.values()), ratios, seeds=[arguments.seed], threads=arguments.threads,
+        packages=("numpy",), **gpu,
+    )  # fmt: skip
     if arguments.figure:
         draw(arguments.figure, results, size)
 

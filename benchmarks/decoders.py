@@ -15,58 +15,31 @@ as `recipe.py` leaves them; their catalog, SIDs and item vectors are used.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from comparison import compared_rows
-from decode_baselines import with_parameters
-from mtp_heads import MTPForRecommendation
-from safetensors.numpy import load_file
+from measurement.accuracy import compared_rows
+from measurement.decoder_training import Stages, decoder_config, train_decoder
+from measurement.results import Benchmark
+from measurement.runs import seed_folder, slug
+from opponents.mtp_heads import MTPForRecommendation
+from opponents.transformers_beams import with_parameters
 
-from gr4ad import GR4ADConfig, GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
-from gr4ad.cli import keep_freed_memory
-from gr4ad.data import PreparedData, load_prepared
-from gr4ad.pipeline import Recipe, load_recipe
-from gr4ad.pipeline.comparing import seed_folder
-from gr4ad.pipeline.run import VERSIONS, machine
+from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.scoring import KS, SystemScores, has_values
-from gr4ad.pipeline.training import model_config, start_item_embeddings, trainer_arguments
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
+from gr4ad.trainers.evaluation.system_scores import KS, SystemScores, has_values
 
 REFERENCE = "vanilla AR, K = 0"
-UNPLACED = ("item_head_copy", "item_head_repeat")
-DECODER_ALONE = {
-    "value_loss_weight": 0.0,
-    "mtp_loss_weight": 0.0,
-    "item_loss_weight": 0.0,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "metric_for_best_model": None,
-}
 logger = logging.getLogger("decoders")
-
-
-def decoder_config(
-    recipe: Recipe, tokenizer: UASIDTokenizer, parallel_layers: int, fuse_prefix: bool = False
-) -> GR4ADConfig:
-    """The recipe's network without item head and value token."""
-    shape = {"num_parallel_layers": parallel_layers, "fuse_prefix": fuse_prefix}
-    settings = replace(recipe.model, **shape, item_head=False, **dict.fromkeys(UNPLACED, False))
-    config = model_config(replace(settings, context_values=False), tokenizer).to_dict()
-    return GR4ADConfig(**{**config, "num_value_buckets": 0, "value_bucket_means": None})
 
 
 def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]:
@@ -89,57 +62,18 @@ def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]
     }
 
 
-@dataclass
-class Stages:
-    """What a finished run of a recipe holds: data, tokenizer and item vectors (name -> float32 (N, d))."""
-
-    recipe: Recipe
-    seed: int
-    data: PreparedData
-    tokenizer: UASIDTokenizer
-    vectors: dict[str, np.ndarray]
-
-    @classmethod
-    def of_run(cls, name: str, data_root: str | None, run: str | Path, seed: int) -> Stages:
-        """`run` is the folder of seed 0."""
-        folder = seed_folder(run, seed) / "stages"
-        return cls(
-            load_recipe(name, data_root=data_root, seed=seed),
-            seed,
-            load_prepared(folder / "data" / "prepared"),
-            UASIDTokenizer.from_pretrained(folder / "tokenize" / "tokenizer"),
-            load_file(folder / "tokenize" / "item_embeddings.safetensors"),
-        )
-
-
-def train_decoder(
-    stages: Stages, build: Callable[[], GR4ADForRecommendation], folder: Path
-) -> tuple[VSLTrainer, float]:
-    """Trains by the recipe's schedule on SIDs alone; returns the trainer, at its end, and its seconds."""
-    torch.manual_seed(stages.seed)
-    model = build()
-    if std := stages.recipe.model.item_embedding_std:
-        start_item_embeddings(model, stages.vectors.get("collaborative", stages.vectors["item_embeddings"]), std)
-    settings = {**stages.recipe.train, **DECODER_ALONE}
-    args = trainer_arguments(VSLConfig, "train", settings, folder / "training", stages.seed)
-    started = time.monotonic()
-    trainer = VSLTrainer(model=model, args=args, train_dataset=stages.data.train, processing_class=stages.tokenizer)
-    trainer.train()
-    return trainer, time.monotonic() - started
-
-
 def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
     """The test users ranked by beam search alone."""
-    data, config, ids = stages.data, stages.recipe.evaluate, stages.tokenizer.index.item_ids.tolist()
+    data, tokenizer, config = stages.run.data, stages.run.tokenizer, stages.recipe.evaluate
+    ids = tokenizer.index.item_ids.tolist()
     train_log, test = (SequenceTable.from_dataset(part, ids) for part in (data.train, data.test))
-    scores = SystemScores(train_log, test, stages.tokenizer.index.codes, stages.seed)
+    scores = SystemScores(train_log, test, tokenizer.index.codes, stages.recipe.seed)
     ranked = rank_users(
         model,
-        stages.tokenizer,
+        tokenizer,
         data.test,
-        beam_widths=config.beam_widths,
+        weights=RankingWeights(tuple(config.beam_widths), score_history=config.score_history),
         top_k=max(KS),
-        score_history=config.score_history,
         batch_size=config.batch_size,
     )
     scores.add("test", "beams", ranked.items)
@@ -153,8 +87,13 @@ def run_decoder(stages: Stages, build: Callable[[], GR4ADForRecommendation], fol
     if not facts_file.is_file():
         trainer, seconds = train_decoder(stages, build, folder)
         scores = scored(trainer.model, stages)
-        unit = str(stages.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
-        facts = {"final": "beams", "metric": stages.recipe.evaluate.metric, "seed": stages.seed, "value_unit": unit}
+        unit = str(stages.run.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
+        facts = {
+            "final": "beams",
+            "metric": stages.recipe.evaluate.metric,
+            "seed": stages.recipe.seed,
+            "value_unit": unit,
+        }
         scores.for_file(**facts).save(folder / FILE_NAME)
         logger.info("%s: N@10 %.4f, %.0f s", folder.name, scores.means["test"]["beams"]["ndcg@10"], seconds)
         parameters = trainer.model.num_parameters()
@@ -163,50 +102,31 @@ def run_decoder(stages: Stages, build: Callable[[], GR4ADForRecommendation], fol
     return json.loads(facts_file.read_text(encoding="utf-8"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    parser.add_argument("--data", help="Folder of the recipe's data files.")
-    parser.add_argument("--runs", required=True, help="Folder of the recipe's run, of seed 0.")
-    parser.add_argument("--work", required=True, type=Path, help="Folder for what is trained here.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--decoders", nargs="+", help="Names; default: all. Vanilla decoding is always among them.")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    keep_freed_memory()
-
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
+    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
+    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
+    benchmark.add_argument("--runs", required=True, type=Path, metavar="RUN", help="The recipe's run, of seed 0.")
+    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for what is trained here.")
+    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.add_argument("--decoders", nargs="+", help="Names; default: all. Vanilla decoding is always among them.")
+    arguments = benchmark.start(words)
     groups: dict[str, list[Path]] = {}
     parameters: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
     unit = ""
     for seed in arguments.seeds:
-        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed)
-        known = decoders(stages.recipe, stages.tokenizer)
-        if unknown := [name for name in arguments.decoders or () if name not in known]:
-            parser.error(f"no decoder {unknown[0]!r}; there are: {', '.join(known)}")
-        chosen = known if arguments.decoders is None else {REFERENCE, *arguments.decoders}
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed, smoke=arguments.smoke)
+        known = decoders(stages.recipe, stages.run.tokenizer)
+        chosen = {REFERENCE, *benchmark.one_of("decoder", known, arguments.decoders)}
         for name in (name for name in known if name in chosen):
-            slug = "".join(letter if letter.isalnum() else "_" for letter in name)
-            folder = seed_folder(arguments.work / slug, seed)
+            folder = seed_folder(arguments.work / slug(name), seed)
             facts = run_decoder(stages, known[name], folder)
             groups.setdefault(name, []).append(folder)
             seconds.setdefault(name, []).append(round(facts["seconds"], 1))
             unit, parameters[name] = facts["unit"], facts["parameters"]
-
     rows, differences = compared_rows(groups, unit or "events", protocols=("test",))
-    result = {
-        "command": f"python benchmarks/decoders.py {arguments.recipe} --data DIR --runs RUN --work OUT --out FILE",
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": arguments.seeds,
-        "parameters": parameters,
-        "seconds": seconds,
-        "rows": rows,
-        "ratios": differences,
-    }
-    write_json(arguments.out, result)
-    print(json.dumps(rows, indent=1))  # noqa: T201
+    benchmark.write(arguments, rows, differences, seeds=arguments.seeds, parameters=parameters, seconds=seconds)
 
 
 if __name__ == "__main__":

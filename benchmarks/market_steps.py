@@ -8,14 +8,13 @@ policy earns over another in the same market, with its 95% interval.
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from measurement.results import Benchmark, rounded, seeds_row
 from scipy.stats import t as student
-
-from gr4ad.pipeline.runner import write_json
 
 REFERENCE = "VSL"
 SERVED, REWARDED = "VSL + RSPO, served score", "VSL + RSPO, unified, reward model"
@@ -35,47 +34,32 @@ def lift(ours: list[float], theirs: list[float]) -> dict[str, float]:
     shares = np.array(ours) / np.array(theirs) - 1
     half = student.ppf(0.975, len(shares) - 1) * shares.std(ddof=1) / np.sqrt(len(shares))
     ends = {"relative": shares.mean(), "relative_low": shares.mean() - half, "relative_high": shares.mean() + half}
-    return {name: round(float(value), 4) for name, value in ends.items()}
+    return rounded(ends)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", type=Path, nargs="+", help="Files of closed_loop.py.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    arguments = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="Changes nothing: small markets are put together as large ones.")
+    benchmark.add_argument("parts", type=Path, nargs="+", metavar="PART.json ...", help="Files of closed_loop.py.")
+    arguments = benchmark.start(words)
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.parts]
     seeds = [seed for part in parts for seed in part["seeds"]]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds) or any(part["align"] != parts[0]["align"] for part in parts):
-        parser.error("the parts must hold at least two markets, each once, aligned with the same settings")
+        benchmark.error("the parts must hold at least two markets, each once, aligned with the same settings")
     earned: dict[str, list[float]] = {}
     for part in parts:
         for row in part["rows"]:
             if row["metric"] == "revenue":
                 earned.setdefault(row["name"], []).extend(row["by_seed"])
     earned = {name: values for name, values in earned.items() if len(values) == len(seeds)}
-    rows = [
-        {"name": name, "metric": "revenue", "value": round(float(np.mean(values)), 3),
-         "spread": round(float(np.std(values, ddof=1)), 3), "unit": "fen per 1,000 requests", "by_seed": values}
-        for name, values in earned.items()
-    ]  # fmt: skip
+    rows = [seeds_row(name, "revenue", values, "fen per 1,000 requests") for name, values in earned.items()]
+    pairs = [*((name, REFERENCE) for name in earned if name != REFERENCE), *PAIRS]
     ratios = {
-        f"{name} over {REFERENCE}": lift(earned[name], earned[REFERENCE]) for name in earned if name != REFERENCE
-    }
-    ratios |= {
         f"{ours} over {theirs}": lift(earned[ours], earned[theirs])
-        for ours, theirs in PAIRS
+        for ours, theirs in pairs
         if ours in earned and theirs in earned
     }
-    result = {
-        "command": "python benchmarks/market_steps.py PART.json ... --out FILE",
-        "parts": [part["command"] for part in parts],
-        **{name: parts[0][name] for name in ("machine", "versions", "steps", "align")},
-        "seeds": seeds,
-        "rows": rows,
-        "ratios": ratios,
-    }
-    write_json(arguments.out, result)
-    print(json.dumps(ratios, indent=1))  # noqa: T201
+    facts = {name: parts[0][name] for name in ("steps", "align")}
+    benchmark.write(arguments, rows, ratios, seeds=seeds, parts=[part["command"] for part in parts], **facts)
 
 
 if __name__ == "__main__":

@@ -25,33 +25,31 @@ every tenth of a second while the trainer trains.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import os
 import shutil
-import signal
 import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # Read once, when numpy loads its linear algebra.
+from measurement import one_core  # noqa: F401  before numpy is loaded
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from datasets import disable_progress_bars  # noqa: E402
-from online_log import DAY, Log, content_embeddings, new_ads  # noqa: E402
-from online_models import Size, lists_of, new_tokenizer, trained  # noqa: E402
-from online_processes import WIDEST, Processes, write_file  # noqa: E402
+# isort: split
+import numpy as np
+import torch
+from datasets import disable_progress_bars
+from matplotlib.figure import Figure
+from measurement.figures import save_figure
+from measurement.market_log import DAY, Log, content_embeddings, new_ads
+from measurement.online_models import Size, known_lists, new_tokenizer, trained
+from measurement.online_processes import STREAMS, WIDEST, Processes, write_file
+from measurement.results import Benchmark, Row, seeds_row
 
-from gr4ad import Recommender, UASIDTokenizer  # noqa: E402
-from gr4ad.cli import keep_freed_memory  # noqa: E402
-from gr4ad.market import AdMarket, MarketConfig  # noqa: E402
-from gr4ad.online import CatalogChanges  # noqa: E402
-from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
-from gr4ad.pipeline.runner import write_json  # noqa: E402
+from gr4ad import Recommender, UASIDTokenizer
+from gr4ad.market import AdMarket, MarketConfig
+from gr4ad.online import CatalogChanges
+from gr4ad.pipeline.runner import write_json
 
 logger = logging.getLogger("online")
 ALL_DAYS = "retrained on all days"
@@ -98,15 +96,11 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
         return 1000 * float(market.expected_revenue(users, lists, moment).mean())
 
     days: list[dict] = []
-    written = {"vsl": 0, "rl": 0, "catalog": 0}
+    written = dict.fromkeys(STREAMS, 0)
     latencies = []
     processes = Processes(folder, artifact, size)
-    for name in written:
-        (folder / name).mkdir()
     encoder = CatalogChanges(with_ads.tokenizer, artifact)
     try:
-        processes.start_trainer()
-        processes.start_server()
         for day in range(size.after + 1):
             now = change + day * DAY
             if day:
@@ -117,18 +111,18 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
             row = {
                 "day": day,
                 "online": earned(processes.lists(histories, places), now),
-                "frozen": earned(lists_of(frozen, histories, places), now),
-                "frozen, new ads": earned(lists_of(with_ads, histories, places), now),
+                "frozen": earned(known_lists(frozen, histories, places), now),
+                "frozen, new ads": earned(known_lists(with_ads, histories, places), now),
                 "best possible": earned(market.oracle_list(users, now, places).tolist(), now),
             }
             days.append(row)
             logger.info("seed %d: %s", seed, {name: round(value, 1) for name, value in row.items()})
-        processes.kill(processes.trainer, number=signal.SIGTERM)
+        processes.stop_trainer()
         last = processes.last()
         [place] = (folder / "state").glob("checkpoint-*")
         state = json.loads((place / "online_state.json").read_text())
     finally:
-        processes.kill(*(p for p in (processes.trainer, processes.server) if p is not None and p.poll() is None))
+        processes.kill()
 
     live = UASIDTokenizer.from_pretrained(place)
     places_of = {item: row for row, item in enumerate(ids)}
@@ -139,10 +133,10 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     histories = [log.history(user, end, change) for user in users]
     # Who did nothing since the change is served from what was before.
     histories = [own if own[0] else log.history(user, end) for own, user in zip(histories, users, strict=True)]
-    days[-1]["oracle"] = earned(lists_of(oracle, histories, places), end)
+    days[-1]["oracle"] = earned(known_lists(oracle, histories, places), end)
     everything = Recommender.from_pretrained(trained(folder / "all", size, live, embeddings[rows], log, 0, end, seed))
     histories = [log.history(user, end) for user in users]
-    days[-1][ALL_DAYS] = earned(lists_of(everything, histories, places), end)
+    days[-1][ALL_DAYS] = earned(known_lists(everything, histories, places), end)
     logger.info("seed %d: %s, %s", seed, days[-1], {**state["used"], "alarms": state["alarms"]})
     return {
         "days": days,
@@ -196,11 +190,8 @@ def feed_day(
         before = processes.used().get("vsl", 0)
         # In the middle of the day's batches, between two checkpoints as likely as not.
         processes.wait(lambda: processes.used().get("vsl", 0) > before or before >= written["vsl"] + half)
-        processes.kill(processes.trainer, processes.server)
-        logger.info("killed both at %s", processes.last().get("used"))
-        processes.trainer = processes.server = None
-        processes.start_trainer()
-        processes.start_server()
+        logger.info("both are killed at %s", processes.last().get("used"))
+        processes.restart()
     write_file(processes.folder / "vsl", f"{name}b", vsl[half:])
     for stream, records in (("vsl", vsl), ("rl", rl), ("catalog", catalog)):
         written[stream] += len(records)
@@ -209,35 +200,26 @@ def feed_day(
     return seconds
 
 
-# --- results
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
+def summary(seeds: list[dict]) -> tuple[list[Row], dict]:
     """Rows and ratios over seeds: means and sample standard deviations."""
-
-    def row(name: str, metric: str, values: list[float], unit: str) -> dict:
-        spread = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
-        return {"name": name, "metric": metric, "value": round(float(np.mean(values)), 4), "spread": spread,
-                "unit": unit, "by_seed": [round(float(value), 4) for value in values]}  # fmt: skip
 
     money = "fen per 1,000 requests"
     last = [run["days"][-1] for run in seeds]
     rows = [
-        row(name, "revenue on the last day", [day[name] for day in last], money)
+        seeds_row(name, "revenue on the last day", [day[name] for day in last], money)
         for name in ("online", "frozen", "frozen, new ads", "oracle", ALL_DAYS, "best possible")
     ]
     rows += [
-        row("online", "revenue before the change", [run["days"][0]["online"] for run in seeds], money),
-        row("online", "seconds to be served, mean", [np.mean(run["latencies"]) for run in seeds], "s"),
-        row("online", "seconds to be served, largest", [max(run["latencies"]) for run in seeds], "s"),
-        row("online", "samples written", [sum(run["written"].values()) for run in seeds], "records"),
-        row("online", "samples used", [sum(run["used"].values()) for run in seeds], "records"),
-        row("online", "samples lost or used twice",
+        seeds_row("online", "revenue before the change", [run["days"][0]["online"] for run in seeds], money),
+        seeds_row("online", "seconds to be served, mean", [np.mean(run["latencies"]) for run in seeds], "s"),
+        seeds_row("online", "seconds to be served, largest", [max(run["latencies"]) for run in seeds], "s"),
+        seeds_row("online", "samples written", [sum(run["written"].values()) for run in seeds], "records"),
+        seeds_row("online", "samples used", [sum(run["used"].values()) for run in seeds], "records"),
+        seeds_row("online", "samples lost or used twice",
             [sum(abs(run["written"][s] - run["used"].get(s, 0)) for s in run["written"]) for run in seeds], "records"),
-        row("online", "steps", [run["steps"] for run in seeds], "steps"),
-        row("online", "versions published", [run["versions"] for run in seeds], "versions"),
-        row("online", "publications refused", [run["alarms"] for run in seeds], "times"),
+        seeds_row("online", "steps", [run["steps"] for run in seeds], "steps"),
+        seeds_row("online", "versions published", [run["versions"] for run in seeds], "versions"),
+        seeds_row("online", "publications refused", [run["alarms"] for run in seeds], "times"),
     ]  # fmt: skip
     ratios = {
         "recovered": [day["online"] / day["oracle"] for day in last],
@@ -245,20 +227,13 @@ def summary(seeds: list[dict]) -> tuple[list[dict], dict]:
         "frozen_share": [day["frozen"] / day["oracle"] for day in last],
         "recovered_of_the_gap": [(day["online"] - day["frozen"]) / (day["oracle"] - day["frozen"]) for day in last],
     }
-    return rows, {
-        name: {"mean": round(float(np.mean(v)), 4), "by_seed": [round(x, 4) for x in v]} for name, v in ratios.items()
-    }
+    return rows, {name: {"mean": float(np.mean(values)), "by_seed": values} for name, values in ratios.items()}
 
 
 def draw(seeds: list[dict], path: Path) -> None:
     """Revenue by day as a share of the best possible."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "gr4ad"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3.6))
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
     colours = {"online": "#1b7f4d", "frozen": "#8a8a8a", "frozen, new ads": "#c98a1b"}
     for name, colour in colours.items():
         shares = np.array([[day[name] / day["best possible"] for day in run["days"]] for run in seeds])
@@ -274,46 +249,27 @@ def draw(seeds: list[dict], path: Path) -> None:
     axes.set_xlabel("days since fashion changed")
     axes.set_ylabel("revenue, share of the best possible")
     axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument(
-        "--work", type=Path, help="Folder for the runs, where finished seeds are kept; default: a temporary one."
-    )
-    parser.add_argument("--figure", type=Path, help="SVG file to write.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--smoke", action="store_true", help="One small market.")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="One small market.")
+    benchmark.add_argument("--work", type=Path, metavar="OUT", help="Folder for the runs, where finished seeds stay.")
+    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
+    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = benchmark.start(words)
     for chatty in ("httpx", "sentence_transformers", "faiss", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     disable_progress_bars()
-    keep_freed_memory()
     torch.set_num_threads(1)
     size = SMOKE if arguments.smoke else FULL
     seeds = arguments.seeds[:1] if arguments.smoke else arguments.seeds
     with tempfile.TemporaryDirectory() as temporary:
         runs = [kept_run(arguments.work or Path(temporary), seed, size) for seed in seeds]
     rows, ratios = summary(runs)
-    result = {
-        "command": "python benchmarks/online.py --out FILE" + (" --smoke" if arguments.smoke else ""),
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": seeds,
-        "rows": rows,
-        "ratios": ratios,
-        "runs": runs,
-    }
-    write_json(arguments.out, result)
+    benchmark.write(arguments, rows, ratios, seeds=seeds, runs=runs)
     if arguments.figure is not None:
         draw(runs, arguments.figure)
-    print(json.dumps({"rows": rows, "ratios": ratios}, indent=1))  # noqa: T201
 
 
 if __name__ == "__main__":

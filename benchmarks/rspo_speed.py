@@ -9,21 +9,17 @@ same loss, which is checked. Random weights and lists; rounds are interleaved, m
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
+from measurement.results import Benchmark, rounds_row
+from measurement.timing import interleaved, milliseconds, ratio
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation
-from gr4ad.cli import keep_freed_memory
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
 from gr4ad.trainers import rspo_loss
+
+SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6, "num_parallel_layers": 4}
 
 
 def lists_of(config: GR4ADConfig, lists: int, candidates: int, items: int) -> dict[str, torch.Tensor]:
@@ -50,72 +46,47 @@ def one_by_one(model: GR4ADForRecommendation, batch: dict[str, torch.Tensor]) ->
     return rspo_loss(logps.view(lists, count), batch["grades"])[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--candidates", type=int, nargs="+", default=[4, 16, 64])
-    parser.add_argument("--items", type=int, default=100, help="Of a history.")
-    parser.add_argument("--lists", type=int, default=8, help="Of a batch.")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--smoke", action="store_true", help="The smallest run, for its form alone.")
-    arguments = parser.parse_args()
-    keep_freed_memory()
+def step(way: Callable, model: GR4ADForRecommendation, batch: dict, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    way(model, batch).backward()
+    optimizer.step()
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__)
+    benchmark.add_argument("--candidates", type=int, nargs="+", default=[4, 16, 64])
+    benchmark.add_argument("--items", type=int, default=100, help="Of a history.")
+    benchmark.add_argument("--lists", type=int, default=8, help="Of a batch.")
+    benchmark.add_argument("--rounds", type=int, default=15)
+    benchmark.add_argument("--threads", type=int, default=2)
+    arguments = benchmark.start(words)
     torch.set_num_threads(arguments.threads)
-    rounds, lists, items = (2, 2, 5) if arguments.smoke else (arguments.rounds, arguments.lists, arguments.items)
-    shape = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6, "num_parallel_layers": 4}
-    config = GR4ADConfig(**shape, num_context_layers=1, max_context_items=items)
+    if arguments.smoke:
+        arguments.rounds, arguments.lists, arguments.items = 2, 2, 5
+    lists = arguments.lists
+    config = GR4ADConfig(**SHAPE, num_context_layers=1, max_context_items=arguments.items)
     rows, ratios = [], {}
     for count in arguments.candidates:
         torch.manual_seed(0)
         model = GR4ADForRecommendation(config)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-        batch = lists_of(config, lists, count, items)
+        batch = lists_of(config, lists, count, arguments.items)
+        ways = {"together": together, "one by one": one_by_one}
         with torch.no_grad():
-            losses = [way(model, batch).item() for way in (together, one_by_one)]
+            losses = [way(model, batch).item() for way in ways.values()]
         if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[0]):
             raise SystemExit(f"The two ways disagree about the loss of {count} candidates: {losses}.")
-
-        def step(way, model, batch, optimizer) -> float:
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            way(model, batch).backward()
-            optimizer.step()
-            return time.perf_counter() - start
-
-        ways = {name: partial(step, way, model, batch, optimizer)
-                for name, way in (("together", together), ("one by one", one_by_one))}  # fmt: skip
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(rounds + 1):
-            for name, measure in ways.items():
-                spent = measure()
-                if turn:  # the first round warms up
-                    seconds[name].append(spent)
-        for name, spent in seconds.items():
-            rates = sorted(lists / value for value in spent)
-            rows.append(
-                {
-                    "name": f"{name}, n = {count}",
-                    "metric": "lists_per_s",
-                    "value": round(statistics.median(rates), 2),
-                    "spread": round(rates[-1] - rates[0], 2),
-                    "unit": "lists / s",
-                }
-            )
-        pairs = [slow / fast for fast, slow in zip(*seconds.values(), strict=True)]
-        ratios[f"lists_per_s_vs_one_by_one_n{count}"] = round(statistics.median(pairs), 2)
-    result = {
-        "command": "python benchmarks/rspo_speed.py --out FILE",
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "threads": arguments.threads,
-        "seeds": [0],
-        "shape": {**shape, "items": items, "lists": lists},
-        "rows": rows,
-        "ratios": ratios,
-    }
-    write_json(arguments.out, result)
-    print(json.dumps({"rows": rows, "ratios": ratios}, indent=1))  # noqa: T201
+        steps = {
+            name: partial(milliseconds, partial(step, way, model, batch, optimizer)) for name, way in ways.items()
+        }
+        times = interleaved(steps, arguments.rounds)
+        rows += [
+            rounds_row(f"{name}, n = {count}", "lists_per_s", 1000 * lists / spent, "lists / s")
+            for name, spent in times.items()
+        ]
+        ratios[f"lists_per_s_vs_one_by_one_n{count}"] = ratio(times["one by one"], times["together"])
+    shape = {**SHAPE, "items": arguments.items, "lists": lists}
+    benchmark.write(arguments, rows, ratios, threads=arguments.threads, shape=shape)
 
 
 if __name__ == "__main__":

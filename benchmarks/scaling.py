@@ -10,26 +10,26 @@ width at every level.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from decoders import Stages, decoder_config, train_decoder
 from matplotlib.figure import Figure
+from measurement.decoder_training import Stages, decoder_config, train_decoder
+from measurement.figures import save_figure
+from measurement.results import Benchmark, Row, seeds_row
+from measurement.runs import seed_folder
 
 from gr4ad import GR4ADForRecommendation
-from gr4ad.cli import keep_freed_memory
-from gr4ad.pipeline.comparing import seed_folder
-from gr4ad.pipeline.run import VERSIONS, machine
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline.runner import write_json
-from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
-from gr4ad.trainers.evaluation.model_ranking import history_batches, rank_users
+from gr4ad.trainers.evaluation import evaluate_rankings
+from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
 
 TOP_K = 10
 HEAD = 32
@@ -45,12 +45,11 @@ def resized(stages: Stages, width: int) -> Stages:
 @torch.no_grad()
 def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int = 64) -> float:
     """Mean of -log p(SID | history), in nats, over the (user, item) pairs that validation holds out."""
-    tokenizer, split = stages.tokenizer, stages.data.validation
-    targets = SequenceTable.from_dataset(split, tokenizer.index.item_ids.tolist()).held_out
-    histories = [tokenizer.item_rows(items) for items in split["items"]]
+    tokenizer, split = stages.run.tokenizer, stages.run.data.validation
+    targets = stages.run.held_out(split)
     model.eval()
     total = 0.0
-    for chosen, batch in history_batches(model, tokenizer, split, histories, batch_size, False):
+    for chosen, batch in history_batches(model, tokenizer, history_rows(tokenizer, split), batch_size, False):
         rows = [targets.items[targets.offsets[user] : targets.offsets[user + 1]] for user in chosen]
         width = max(map(len, rows))
         mask = np.arange(width) < np.array([[len(items)] for items in rows])
@@ -63,23 +62,22 @@ def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int
 
 def ndcg(model: GR4ADForRecommendation, stages: Stages, width: int) -> float:
     """NDCG@10 of validation, by beams of `width` at every level and nothing else."""
-    tokenizer, split = stages.tokenizer, stages.data.validation
-    ids = tokenizer.index.item_ids.tolist()
-    ranked = rank_users(model, tokenizer, split, beam_widths=[width] * tokenizer.num_levels, top_k=TOP_K)
-    targets = SequenceTable.from_dataset(split, ids).held_out
-    return evaluate_rankings(ranked.items, targets, ks=(TOP_K,), catalog_size=len(ids))["ndcg@10"]
+    tokenizer, split = stages.run.tokenizer, stages.run.data.validation
+    ranked = rank_users(model, tokenizer, split, weights=RankingWeights((width,) * tokenizer.num_levels), top_k=TOP_K)
+    size = len(stages.run.item_ids)
+    return evaluate_rankings(ranked.items, stages.run.held_out(split), ks=(TOP_K,), catalog_size=size)["ndcg@10"]
 
 
 def measure(stages: Stages, width: int, beams: list[int], folder: Path) -> dict:
     """Trains one size, unless `folder` says that it was done."""
     file = folder / "scaling.json"
     if not file.is_file():
-        config = decoder_config(stages.recipe, stages.tokenizer, stages.recipe.model.num_parallel_layers)
+        config = decoder_config(stages.recipe, stages.run.tokenizer, stages.recipe.model.num_parallel_layers)
         trainer, seconds = train_decoder(stages, partial(GR4ADForRecommendation, config), folder)
         model = trainer.model
         facts = {
             "width": width,
-            "seed": stages.seed,
+            "seed": stages.recipe.seed,
             "parameters": model.num_parameters(),
             "layer_parameters": sum(p.numel() for p in model.model.layers.parameters()),
             "seconds": round(seconds, 1),
@@ -91,25 +89,18 @@ def measure(stages: Stages, width: int, beams: list[int], folder: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def rows_of(measured: list[dict]) -> list[dict]:
+def rows_of(measured: list[Row]) -> list[dict]:
     """Means and sample standard deviations over seeds of each size and beam width."""
     rows = []
     for width in sorted({facts["width"] for facts in measured}):
         same = [facts for facts in measured if facts["width"] == width]
         series = {"loss": [facts["loss"] for facts in same]}
         series |= {f"ndcg@10, {count} beams": [f["ndcg@10"][count] for f in same] for count in same[0]["ndcg@10"]}
-        for metric, values in series.items():
-            rows.append(
-                {
-                    "name": f"d = {width}",
-                    "metric": metric,
-                    "value": round(float(np.mean(values)), 5),
-                    "spread": round(float(np.std(values, ddof=1)), 5) if len(values) > 1 else None,
-                    "unit": "nats an SID" if metric == "loss" else "share",
-                    "parameters": same[0]["parameters"],
-                    "layer_parameters": same[0]["layer_parameters"],
-                }
-            )
+        sizes = {name: same[0][name] for name in ("parameters", "layer_parameters")}
+        rows += [
+            seeds_row(f"d = {width}", metric, values, "nats an SID" if metric == "loss" else "share", **sizes)
+            for metric, values in series.items()
+        ]
     return rows
 
 
@@ -136,45 +127,30 @@ def draw(rows: list[dict], path: Path) -> None:
     beam_axes.set_xticks(counts, [str(count) for count in counts], minor=False)
     beam_axes.set_xticks([], minor=True)
     beam_axes.legend(frameon=False)
-    for axes in (loss_axes, size_axes, beam_axes):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    parser.add_argument("--data", help="Folder of the recipe's data files.")
-    parser.add_argument("--runs", required=True, help="Folder of the recipe's run, of seed 0.")
-    parser.add_argument("--work", required=True, type=Path, help="Folder for what is trained here.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--figure", type=Path, help="Where to draw it, .svg.")
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--beams", type=int, nargs="+", default=[8, 32, 128, 512])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    keep_freed_memory()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
+    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
+    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
+    benchmark.add_argument("--runs", required=True, type=Path, metavar="RUN", help="The recipe's run, of seed 0.")
+    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for what is trained here.")
+    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Where to draw it, .svg.")
+    benchmark.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
+    benchmark.add_argument("--beams", type=int, nargs="+", default=[8, 32, 128, 512])
+    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = benchmark.start(words)
     measured = []
     for seed in arguments.seeds:
-        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed)
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed, smoke=arguments.smoke)
         for width in arguments.widths:
             folder = seed_folder(arguments.work / f"d{width}", seed)
             measured.append(measure(resized(stages, width), width, arguments.beams, folder))
     rows = rows_of(measured)
-    result = {
-        "command": f"python benchmarks/scaling.py {arguments.recipe} --data DIR --runs RUN --work OUT --out FILE",
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": arguments.seeds,
-        "measured": measured,
-        "rows": rows,
-        "ratios": {},
-    }
-    write_json(arguments.out, result)
+    benchmark.write(arguments, rows, seeds=arguments.seeds, measured=measured)
     if arguments.figure:
         draw(rows, arguments.figure)
-    print(json.dumps(rows, indent=1))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -11,36 +11,35 @@ shape: each part of the design changed alone.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
 import os
-import shlex
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from decode_baselines import allowed_tokens, generate, llama, prefill_once, with_parameters
-from transformers import GenerationConfig, set_seed
+from measurement.random_artifact import random_artifact, random_tokenizer
+from measurement.results import Benchmark, Row, result_row
+from measurement.server_process import random_bodies, requests_per_second
+from measurement.timing import interleaved
+from opponents.transformers_beams import allowed_tokens, generate, llama, prefill_once, with_parameters
 
-from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, SIDIndex, UASIDTokenizer
+from gr4ad import Recommender
 from gr4ad.modeling_gr4ad import beam_selection_gr4ad
 from gr4ad.modeling_gr4ad.layers_gr4ad import GR4ADCrossAttention
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
 from gr4ad.serving import Recommendation, ServerConfig, create_app
 from gr4ad.serving.compiled_search import compile_search
 from gr4ad.serving.http_server import RecommendServer
-from gr4ad.serving.load_test import run_load
 from gr4ad.serving.precision import quantize_layers
+from gr4ad.serving.request_types import RecommendQuery
 
 TOP_K = 10
 FULL = {"codebooks": [1024, 256, 64], "ads": 100_000, "hidden": 256, "layers": 6, "parallel": 4, "history": 50}
@@ -51,7 +50,7 @@ class GenerateRecommender(Recommender):
     """Answers with `generate` of a Llama, one user after another: it knows no batch of several histories with an
     allowed-tokens function of its own for each at less."""
 
-    def serve_with(self, search: Any) -> GenerateRecommender:
+    def serve_with(self, search: Callable) -> GenerateRecommender:
         self.search = search
         tokens = torch.from_numpy(self.tokenizer.index.codes[self.tokenizer.index.rows_by_sid()].copy())
         sids = tokens + torch.tensor(self.model.config.level_offsets)
@@ -61,41 +60,27 @@ class GenerateRecommender(Recommender):
         return self
 
     @torch.no_grad()
-    def recommend(self, histories, *, top_k, beam_widths, **unused):  # type: ignore[override]
+    def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
         levels = self.tokenizer.num_levels
         lists = []
-        for history, length, widths in zip(histories, top_k, beam_widths, strict=True):
-            prompt = torch.from_numpy(self.tokenizer.encode_items(history))[:, 0].unsqueeze(0)
-            found = self.search(self.llama, prompt, self.allowed, beams=widths[-1], levels=levels)
-            items = [names[0] for names in self.tokenizer.decode_items(found[:, -levels:].tolist())[:length]]
+        for query in queries:
+            prompt = torch.from_numpy(self.tokenizer.encode_items(query.user.items))[:, 0].unsqueeze(0)
+            beams = (query.beam_widths or self.beam_widths)[-1]
+            found = self.search(self.llama, prompt, self.allowed, beams=beams, levels=levels)
+            items = [names[0] for names in self.tokenizer.decode_items(found[:, -levels:].tolist())[: query.top_k]]
             lists.append([Recommendation(item, 0.0, None, "", {}) for item in items])
         return lists
 
 
-def built(size: dict, parallel: int, kind: type[Recommender] = Recommender, seed: int = 0) -> Any:
+def built(size: dict, parallel: int, kind: type[Recommender] = Recommender) -> Any:
     """A recommender of random weights for random ads."""
-    rng = np.random.default_rng(seed)
-    space = int(np.prod(size["codebooks"]))
-    keys = rng.choice(space, size["ads"], replace=False)
-    index = SIDIndex(
-        [f"ad_{n}" for n in range(size["ads"])], np.stack(np.unravel_index(keys, size["codebooks"]), axis=1)
-    )
-    set_seed(seed)
-    config = GR4ADConfig(
-        codebook_sizes=size["codebooks"],
-        hidden_size=size["hidden"],
-        intermediate_size=3 * size["hidden"],
-        num_hidden_layers=size["layers"],
-        num_parallel_layers=parallel,
-        max_context_items=size["history"],
-    )
-    generation = GenerationConfig(
-        beam_widths=[128] * 3, item_weight=0.0, item_candidates=0, value_weight=0.0, score_history=False,
-        exclude_history=False,
-    )  # fmt: skip
-    tokenizer = UASIDTokenizer(codebook_sizes=size["codebooks"])
-    tokenizer.index = index
-    return kind(GR4ADForRecommendation(config), tokenizer, generation, name="bench")
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = random_artifact(
+            Path(folder), random_tokenizer(size["codebooks"], size["ads"]), beam_widths=[128] * 3,
+            hidden_size=size["hidden"], intermediate_size=3 * size["hidden"], num_hidden_layers=size["layers"],
+            num_parallel_layers=parallel, max_context_items=size["history"],
+        )  # fmt: skip
+        return kind.from_pretrained(artifact)
 
 
 @contextmanager
@@ -113,27 +98,6 @@ def served(recommender: Recommender, **options: Any) -> Iterator[str]:
         thread.join()
 
 
-def burst(url: str, size: dict, requests: int, beams: int, repeated: float, seed: int) -> float:
-    """Requests a second; `repeated` is the share that was asked and answered before."""
-    rng = np.random.default_rng(seed)
-    bodies = [
-        {"history": [f"ad_{n}" for n in rng.integers(0, size["ads"], size["history"])], "top_k": min(TOP_K, beams),
-         "beam_widths": [beams] * len(size["codebooks"])}
-        for _ in range(requests)
-    ]  # fmt: skip
-    arrivals = np.zeros(requests)
-    if repeated:
-        before = round(requests * repeated)
-        asyncio.run(run_load(url, bodies[:before], arrivals[:before], timeout=600.0))
-    begun = time.perf_counter()
-    outcomes = asyncio.run(run_load(url, bodies, arrivals, timeout=600.0))
-    seconds = time.perf_counter() - begun
-    failed = [outcome.status for outcome in outcomes if outcome.status != 200]
-    if failed:
-        raise SystemExit(f"{len(failed)} of {requests} requests failed, the first with {failed[0]}.")
-    return requests / seconds
-
-
 @dataclass(frozen=True)
 class System:
     """A server to be asked. repeated: share of its requests that it has answered before; changed: what is changed
@@ -145,17 +109,21 @@ class System:
     changed: Callable[[], AbstractContextManager] = nullcontext
 
 
-def in_turns(systems: dict[str, System], size: dict, beams: int, rounds: int) -> dict[str, list[float]]:
+def throughputs(systems: dict[str, System], size: dict, beams: int, rounds: int) -> dict[str, np.ndarray]:
     """Requests a second of each system in each round."""
-    found: dict[str, list[float]] = {name: [] for name in systems}
-    for number in range(rounds + 1):  # the first, of a few requests, warms up
-        for name, system in systems.items():
-            requests = system.requests if number else min(system.requests, 16)
-            with system.changed():
-                speed = burst(system.url, size, requests, beams, system.repeated if number else 0.0, seed=number)
-            if number:
-                found[name].append(speed)
-    return found
+    turns: Counter[str] = Counter()
+
+    def burst(name: str, system: System) -> float:
+        number, levels = turns[name], len(size["codebooks"])
+        requests = system.requests if number else min(system.requests, 16)  # the first warms up
+        bodies = random_bodies(size["ads"], size["history"], requests, beams, levels, top_k=TOP_K, seed=number)
+        turns[name] += 1
+        with system.changed():
+            if number and (before := round(requests * system.repeated)):
+                requests_per_second(system.url, bodies[:before])
+            return requests_per_second(system.url, bodies)
+
+    return interleaved({name: partial(burst, name, system) for name, system in systems.items()}, rounds)
 
 
 # --- parts of the design, left out
@@ -173,8 +141,9 @@ def without_pre_cut() -> AbstractContextManager:
     return mock.patch.object(beam_selection_gr4ad, "best_children", plain_children)
 
 
-def attend_to_copies(self, hidden, context, **kwargs):  # the `forward` of cross-attention
-    """Every beam reads a copy of the context's keys and values, as a cache that is reordered with its beams has it."""
+def attend_to_copies(self: GR4ADCrossAttention, hidden: torch.Tensor, context: Any, **kwargs: Any) -> Any:
+    """The `forward` of cross-attention where every beam reads a copy of the context's keys and values, as it is with a
+    cache that is reordered with its beams."""
     batch, rows, positions, width = hidden.shape
     kv_set = self.layer_idx * self.config.num_context_kv // self.config.num_hidden_layers
     own = (part.repeat_interleave(rows, dim=0) for part in (
@@ -198,32 +167,25 @@ def compiled(recommender: Recommender, widths: list[int]) -> Recommender:
     return recommender
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--beams", type=int, nargs="+", default=[128, 256, 512])
-    parser.add_argument("--parts", nargs="+", help="Only these, beside `as it is`, and no `generate`.")
-    parser.add_argument("--smoke", action="store_true")
-    arguments = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__)
+    benchmark.add_argument("--rounds", type=int, default=3)
+    benchmark.add_argument("--beams", type=int, nargs="+", default=[128, 256, 512])
+    benchmark.add_argument("--parts", nargs="+", help="Only these, beside `as it is`, and no `generate`.")
+    arguments = benchmark.start(words)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     size = SMOKE if arguments.smoke else FULL
     requests, few = (8, 2) if arguments.smoke else (48, 2)
     if arguments.smoke:
         arguments.rounds, arguments.beams = 1, [4]
-    rows: list[dict] = []
+    rows: list[Row] = []
     ratios: dict[str, float] = {}
 
-    def note(found: dict[str, list[float]], beams: int, reference: str) -> None:
-        base = float(np.median(found[reference]))
+    def note(found: dict[str, np.ndarray], beams: int, reference: str) -> None:
         for name, values in found.items():
-            label = f"{name}, {beams} beams"
-            rows.append(
-                {"name": label, "metric": "throughput", "value": round(float(np.median(values)), 3),
-                 "spread": [round(min(values), 3), round(max(values), 3)], "unit": "requests/s"}
-            )  # fmt: skip
-            ratios[f"{name}_{beams}"] = round(base / float(np.median(values)), 3)
-            print(label, np.round(values, 2), flush=True)  # noqa: T201
+            ends = [values.min(), values.max()]
+            rows.append(result_row(f"{name}, {beams} beams", "throughput", np.median(values), "requests/s", ends))
+            ratios[f"{name}_{beams}"] = float(np.median(found[reference]) / np.median(values))
 
     native = built(size, size["parallel"])
     for beams in [] if arguments.parts else arguments.beams:
@@ -233,7 +195,7 @@ def main() -> None:
                 opponent = built(size, size["parallel"], GenerateRecommender).serve_with(search)
                 urls[name] = stack.enter_context(served(opponent))
             systems = {name: System(url, requests if name == "native" else few) for name, url in urls.items()}
-            note(in_turns(systems, size, beams, arguments.rounds), beams, "native")
+            note(throughputs(systems, size, beams, arguments.rounds), beams, "native")
     if not arguments.parts:
         ratios |= {f"speedup_vs_hf_server_{beams}": ratios[f"generate_{beams}"] for beams in arguments.beams}
         ratios["speedup_vs_hf_server"] = ratios[f"generate_{arguments.beams[0]}"]
@@ -249,34 +211,17 @@ def main() -> None:
         "with result cache, 27.8% repeated": (lambda: native, {"cache_seconds": 600.0}, {"repeated": 0.278}),
         "compiled": (lambda: compiled(built(size, size["parallel"]), [beams] * len(size["codebooks"])), {}, {}),
     }
-    chosen = arguments.parts or [name for name in parts if name != "compiled" or not arguments.smoke]
-    if unknown := [name for name in chosen if name not in parts]:
-        parser.error(f"no part {unknown[0]!r}; there are: {', '.join(parts)}")
+    default = [name for name in parts if name != "compiled" or not arguments.smoke]
+    chosen = {"as it is", *benchmark.one_of("part", parts, arguments.parts or default)}
     with ExitStack() as stack:
         systems = {
             name: System(stack.enter_context(served(model(), **options)), requests, **how)
             for name, (model, options, how) in parts.items()
-            if name in {"as it is", *chosen}
+            if name in chosen
         }
-        found = in_turns(systems, size, beams, arguments.rounds)
+        found = throughputs(systems, size, beams, arguments.rounds)
     note(found, beams, "as it is")
-    result = {
-        "command": " ".join(
-            [
-                "python benchmarks/serving.py --out FILE",
-                *(["--parts"] if arguments.parts else []),
-                *map(shlex.quote, arguments.parts or []),
-            ]
-        ),
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": [0],
-        "size": {**size, "requests": requests, "requests of generate": few},
-        "rows": rows,
-        "ratios": ratios,
-    }
-    write_json(arguments.out, result)
-    print(json.dumps(ratios, indent=1))  # noqa: T201
+    benchmark.write(arguments, rows, ratios, size={**size, "requests": requests, "requests of generate": few})
 
 
 if __name__ == "__main__":

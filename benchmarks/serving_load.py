@@ -13,35 +13,24 @@ idle.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import logging
 import os
 import tempfile
-import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from served_process import artifact_with, cores, request_bodies, serving
+from measurement.figures import save_figure
+from measurement.results import Benchmark, Row, result_row, values_of
+from measurement.runs import FinishedRun
+from measurement.server_process import CLIENT_CORES, artifact_with, request_bodies, requests_per_second, server_on_core
 
 from gr4ad import GR4ADConfig, UASIDTokenizer
-from gr4ad.data import load_prepared
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
 from gr4ad.report.load_plots import load_figure
-from gr4ad.serving.load_test import (
-    Outcome,
-    constant_rate,
-    day_rate,
-    poisson_arrivals,
-    run_load,
-    summarize,
-    timeline,
-)
-from gr4ad.trainers.evaluation import SequenceTable, ranking_metrics
+from gr4ad.serving.load_test import Outcome, constant_rate, day_rate, poisson_arrivals, run_load, summarize, timeline
+from gr4ad.trainers.evaluation import ranking_metrics
 
 LOADS = (0.3, 0.6, 0.9, 1.2, 1.6, 2.0)
 TOP_K = 10
@@ -51,13 +40,12 @@ logger = logging.getLogger("serving_load")
 class Scoring:
     """Scores answers against what test users took after their history."""
 
-    def __init__(self, run: Path):
-        data = load_prepared(run / "stages" / "data" / "prepared")
-        ids = list(data.catalog["item_id"])
-        self.rows = {item: row for row, item in enumerate(ids)}
-        self.targets = SequenceTable.from_dataset(data.test, ids).held_out
+    def __init__(self, folder: Path) -> None:
+        run = FinishedRun(folder)
+        self.rows = {item: row for row, item in enumerate(run.item_ids)}
+        self.targets = run.held_out(run.data.test)
         self.bodies = request_bodies(
-            data, UASIDTokenizer.from_pretrained(run), GR4ADConfig.from_pretrained(run), TOP_K
+            run.data, UASIDTokenizer.from_pretrained(folder), GR4ADConfig.from_pretrained(folder), TOP_K
         )
 
     def means(self, outcomes: list[Outcome]) -> dict[str, float]:
@@ -75,39 +63,24 @@ def loaded(url: str, bodies: list[dict], arrivals: np.ndarray, timeout: float = 
     return asyncio.run(run_load(url, bodies, arrivals, timeout=timeout))
 
 
-def capacity(url: str, bodies: list[dict], requests: int) -> float:
-    """Answers a second when there is always a full batch to take."""
-    loaded(url, bodies, np.zeros(32))  # first calls are slow
-    begun = time.perf_counter()
-    outcomes = loaded(url, bodies, np.zeros(requests), timeout=120.0)
-    failed = [outcome.status for outcome in outcomes if outcome.status != 200]
-    if failed:
-        raise SystemExit(f"{len(failed)} of {requests} requests failed, the first with {failed[0]}.")
-    return requests / (time.perf_counter() - begun)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="Finished folder of `gr4ad run`.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--figure", type=Path, help="SVG of the day.")
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512], help="Base widths.")
-    parser.add_argument(
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__)
+    benchmark.add_argument("--run", type=Path, required=True, metavar="RUN", help="Finished folder of `gr4ad run`.")
+    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG of the day.")
+    benchmark.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512], help="Base widths.")
+    benchmark.add_argument(
         "--floor", type=float, default=0.25, help="Least share of the base widths; `narrow` throughout."
     )
-    parser.add_argument("--slo-ms", type=float, help="Default: four full batches at base widths.")
-    parser.add_argument("--item-weight", type=float, help="Share of the item head; default: the artifact's.")
-    parser.add_argument("--seconds", type=float, default=30.0, help="Of each constant load.")
-    parser.add_argument("--day-seconds", type=float, default=240.0)
-    parser.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    benchmark.add_argument("--slo-ms", type=float, help="Default: four full batches at base widths.")
+    benchmark.add_argument("--item-weight", type=float, help="Share of the item head; default: the artifact's.")
+    benchmark.add_argument("--seconds", type=float, default=30.0, help="Of each constant load.")
+    benchmark.add_argument("--day-seconds", type=float, default=240.0)
+    benchmark.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
+    benchmark.add_argument("--seed", type=int, default=0)
+    arguments = benchmark.start(words)
     if arguments.smoke:
         arguments.seconds, arguments.day_seconds, arguments.loads = 2.0, 4.0, [0.5, 1.5]
-    _, client_cores = cores()
-    os.sched_setaffinity(0, client_cores)
+    os.sched_setaffinity(0, CLIENT_CORES)
 
     scoring = Scoring(arguments.run)
     base = list(arguments.widths)
@@ -115,15 +88,14 @@ def main() -> None:
     if arguments.item_weight == 0:
         changes["item_candidates"] = 0
         changes["neighbour_weight"] = 0.0
-    rows: list[dict] = []
+    rows: list[Row] = []
     ratios: dict[str, float] = {}
     days: dict[str, list[dict[str, float]]] = {}
 
     def note(system: str, load: str, figures: dict[str, float]) -> None:
         logger.info("%s, %s: %s", system, load, {name: round(value, 4) for name, value in figures.items()})
         for metric, value in figures.items():
-            rows.append({"name": f"{system}, {load}", "metric": metric, "value": round(value, 5), "spread": None,
-                         "unit": metric.rpartition("_")[2] if metric.endswith("_ms") else ""})  # fmt: skip
+            rows.append(result_row(f"{system}, {load}", metric, value, "ms" if metric.endswith("_ms") else ""))
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -135,19 +107,19 @@ def main() -> None:
         }  # fmt: skip
         artifacts["adaptive"] = artifacts["fixed"]
         queue = {"max_queue": 4096, "max_wait_ms": 1.0, "max_beam_width": 4096}
-        with serving(artifacts["fixed"], work / "capacity.log", **queue, deadline_ms=600_000.0) as url:
-            full = capacity(url, scoring.bodies, 64 if arguments.smoke else 512)
+        with server_on_core(artifacts["fixed"], work / "capacity.log", {**queue, "deadline_ms": 600_000.0}) as server:
+            loaded(server.url, scoring.bodies, np.zeros(32))  # first calls are slow
+            full = requests_per_second(server.url, scoring.bodies, 64 if arguments.smoke else 512)
         slo = arguments.slo_ms or round(4 * 1000 * 16 / full)
         logger.info("capacity at %s: %.1f requests/s; objective %g ms", base, full, slo)
-        rows.append(
-            {"name": "fixed", "metric": "capacity", "value": round(full, 2), "spread": None, "unit": "requests/s"}
-        )
+        rows.append(result_row("fixed", "capacity", full, "requests/s"))
         loads = {f"{load:g}x": load for load in arguments.loads}
         # What waits longer than a second is of no use to anybody: the same deadline for all.
         queue |= {"deadline_ms": max(1000.0, 2 * slo)}
         for system, artifact in artifacts.items():
             options = {**queue, "slo_ms": slo, "min_beam_scale": arguments.floor} if system == "adaptive" else queue
-            with serving(artifact, work / f"{system}.log", **options) as url:
+            with server_on_core(artifact, work / f"{system}.log", options) as server:
+                url = server.url
                 loaded(url, scoring.bodies, np.zeros(16))
                 for place, (label, load) in enumerate(loads.items()):
                     rate = load * full
@@ -159,37 +131,23 @@ def main() -> None:
                 shape = day_rate(min(loads.values()) * full, max(loads.values()) * full, arguments.day_seconds)
                 arrivals = poisson_arrivals(shape, max(loads.values()) * full, arguments.day_seconds, arguments.seed)
                 outcomes = loaded(url, scoring.bodies, arrivals)
-                note(
-                    system,
-                    "day",
-                    {**summarize(outcomes, slo / 1000, arguments.day_seconds), **scoring.means(outcomes)},
-                )
+                figures = summarize(outcomes, slo / 1000, arguments.day_seconds)
+                note(system, "day", {**figures, **scoring.means(outcomes)})
                 days[system] = timeline(outcomes, arguments.day_seconds)
-    held = {(row["name"], row["metric"]): row["value"] for row in rows}
+    held = values_of(rows)
     off_peak = min(days["adaptive"], key=lambda part: part["rate"])
-    ratios["off_peak_width_over_base"] = round(max(part["beam_rows"] for part in days["adaptive"]) / sum(base), 3)
-    ratios["width_at_the_quietest_over_base"] = round(off_peak["beam_rows"] / sum(base), 3)
+    ratios["off_peak_width_over_base"] = max(part["beam_rows"] for part in days["adaptive"]) / sum(base)
+    ratios["width_at_the_quietest_over_base"] = off_peak["beam_rows"] / sum(base)
     for other in ("fixed", "narrow"):
         for metric in ("ndcg", "revenue", "within_slo", "goodput"):
             if held[f"{other}, day", metric]:
-                ratios[f"day_{metric}_adaptive_vs_{other}"] = round(
-                    held["adaptive, day", metric] / held[f"{other}, day", metric], 4
+                ratios[f"day_{metric}_adaptive_vs_{other}"] = (
+                    held["adaptive, day", metric] / held[f"{other}, day", metric]
                 )
-    result = {
-        "command": "python benchmarks/serving_load.py --run RUN --out FILE",
-        "settings": {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "figure")},
-        "slo_ms": slo,
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": [arguments.seed],
-        "rows": rows,
-        "ratios": ratios,
-        "day": days,
-    }
-    write_json(arguments.out, result)
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "figure")}
+    benchmark.write(arguments, rows, ratios, seeds=[arguments.seed], settings=settings, slo_ms=slo, day=days)
     if arguments.figure is not None:
-        load_figure(days, slo).savefig(arguments.figure, metadata={"Date": None})
-    print(json.dumps(ratios, indent=1))  # noqa: T201
+        save_figure(load_figure(days, slo), arguments.figure)
 
 
 if __name__ == "__main__":

@@ -14,23 +14,26 @@ Needs `pip install semantic-id==0.2.5` beside the development environment for th
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import logging
-import os
-import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from measurement.own_process import in_own_process
+from measurement.results import Benchmark, Row, result_row
+from measurement.runs import FinishedRun, recipe_of, run_up_to
+from measurement.sid_contenders import contend
+
+from gr4ad.pipeline.embedding import ad_embedder
+from gr4ad.pipeline.tokenizing import business_keys
+from gr4ad.tokenization import MGMRQuantizer, sid_quality
+from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
+from gr4ad.tokenization.sid_quality import interaction_exposure
 
 SIZES, SKEW_SIZES, PEER_SIZES = (4096, 1024, 256), (512, 128, 32), (64, 32, 16)
 SKEW, SKEWS, SKEW_ADS = 0.5, (0.0, 0.5, 0.8), 120_000
-STEPS, BALANCED = 10, 5
 VARIANTS = {  # name: (codebook sizes, balanced steps, collision-aware)
     "RQ-KMeans, unbalanced": (["256", "256", "256"], 0, False),
     "RQ-KMeans": (["256", "256", "256"], 5, False),
@@ -38,6 +41,11 @@ VARIANTS = {  # name: (codebook sizes, balanced steps, collision-aware)
     "+ multi-granularity": (["1024", "256", "64*"], 5, False),
     "+ collision-aware": (["1024", "256", "64*"], 5, True),
     "multi-resolution, collision-aware": (["1024", "256", "64"], 5, True),
+}
+SMOKE_VARIANTS = {
+    "RQ-KMeans": (["8", "8", "8"], 5, False),
+    "+ multi-granularity": (["32", "8", "2*"], 5, False),
+    "+ collision-aware": (["32", "8", "2*"], 5, True),
 }
 BUSINESS_FIELDS = {"amazon_beauty": ["item_id"], "complete_journey": ["account_id", "item_id"]}
 
@@ -53,126 +61,48 @@ def made_up_embeddings(num_ads: int, seed: int, skew: float) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def contend(name: str, path: str, sizes: tuple[int, ...]) -> dict:
-    """Runs one contender on the embeddings of a file: seconds, error per ad, peak GB, largest cluster over the cap."""
-    data = np.load(path)
-    start = time.perf_counter()
-    if name == "gr4ad":
-        from gr4ad.tokenization import MGMRQuantizer
-
-        start = time.perf_counter()
-        quantizer = MGMRQuantizer(list(sizes), iterations=STEPS - BALANCED, balanced_iterations=BALANCED)
-        codes, books = quantizer.fit(data), quantizer.codebooks
-    elif name == "faiss":
-        import faiss
-
-        start = time.perf_counter()
-        index = faiss.ResidualQuantizer(data.shape[1], len(sizes), 8)
-        faiss.copy_array_to_vector(np.log2(sizes).astype(np.uint64), index.nbits)
-        index.set_derived_values()
-        index.train_type, index.max_beam_size = faiss.ResidualQuantizer.Train_default, 1
-        index.cp.niter = STEPS
-        index.max_mem_distances = 1 << 30  # else the distances of all ads at once: 20 GB
-        index.train(data)
-        packed = np.concatenate(
-            [index.compute_codes(part) for part in np.array_split(data, max(1, len(data) // 50_000))]
-        )
-        seconds = time.perf_counter() - start
-        reader = np.zeros((len(data), len(sizes)), dtype=np.int64)
-        bits = np.unpackbits(packed, axis=1, bitorder="little")
-        offset = 0
-        for level, size in enumerate(sizes):
-            width = int(np.log2(size))
-            reader[:, level] = bits[:, offset : offset + width] @ (1 << np.arange(width))
-            offset += width
-        flat = faiss.vector_to_array(index.codebooks).reshape(-1, data.shape[1])
-        books = np.split(flat, np.cumsum(sizes)[:-1])
-        return score(data, reader, books, seconds)
-    else:
-        from semantic_id import RQKMeans
-
-        start = time.perf_counter()
-        peer = RQKMeans(len(sizes), list(sizes), implementation=name, max_iter=STEPS, n_init=1, random_state=0)
-        peer.fit(data)
-        codes = np.asarray(peer.encode(data))
-        seconds = time.perf_counter() - start
-        residual = data - np.asarray(peer.decode(codes), dtype=np.float32)
-        return {"seconds": seconds, "error": float((residual**2).sum(1).mean()), "peak_gb": peak_gb(), "fullest": 0.0}
-    return score(data, codes, books, time.perf_counter() - start)
-
-
-def score(data: np.ndarray, codes: np.ndarray, books: list[np.ndarray], seconds: float) -> dict:
-    peak, error, fullest = peak_gb(), 0.0, 0.0
-    for start in range(0, len(data), 100_000):
-        block = data[start : start + 100_000].copy()
-        for level, book in enumerate(books):
-            block -= book[codes[start : start + 100_000, level]]
-        error += float((block**2).sum())
-    for level, book in enumerate(books):
-        fullest = max(fullest, np.bincount(codes[:, level]).max() / -(-len(data) // len(book)))
-    return {"seconds": seconds, "error": error / len(data), "peak_gb": peak, "fullest": float(fullest)}
-
-
-def peak_gb() -> float:
-    """Peak resident memory of this process. Not getrusage: its figure starts at that of the process that forked."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
-
-
-def race(names: list[str], path: Path, sizes: tuple[int, ...], repeats: int) -> dict[str, list[dict]]:
-    """Runs contenders in turns, each in a process of its own."""
+def race(names: list[str], work: Path, ads: int, skew: float, sizes: tuple[int, ...], repeats: int) -> dict[str, list]:
+    """Runs contenders on made-up embeddings in turns, each in a process of its own; name -> what `contend` found."""
+    path = work / "made_up.npy"
+    np.save(path, made_up_embeddings(ads, 0, skew))
     results: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
-            command = [sys.executable, __file__, "--contend", name, str(path), ",".join(map(str, sizes))]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
+            results[name].append(in_own_process(contend, name, str(path), sizes))
             logging.info("%s: %s", name, results[name][-1])
+    path.unlink()
     return results
 
 
-def scale_rows(label: str, results: dict[str, list[dict]]) -> list[dict]:
+def scale_rows(label: str, results: dict[str, list[dict]]) -> list[Row]:
+    units = {"seconds": "s", "error": "squared distance per ad", "peak_gb": "GB", "fullest": "of the cap"}
     rows = []
     for name, runs in results.items():
-        units = {"seconds": "s", "error": "squared distance per ad", "peak_gb": "GB", "fullest": "of the cap"}
         for metric, unit in units.items():
             values = [run[metric] for run in runs]
-            rows.append(
-                {
-                    "name": f"{label}/{name}/{metric}",
-                    "metric": metric,
-                    "value": round(statistics.median(values), 4),
-                    "spread": round(max(values) - min(values), 4),
-                    "unit": unit,
-                }
-            )
+            rows.append(result_row(f"{label}/{name}/{metric}", metric, np.median(values), unit, np.ptp(values)))
     return rows
 
 
-def quality_rows(data_root: Path, work: Path, seeds: list[int]) -> list[dict]:
-    """Cpr, Col, Util and shared interactions of each variant on both logs; mean and half range over seeds."""
-    from gr4ad.data import load_prepared, prepare
-    from gr4ad.pipeline import load_recipe
-    from gr4ad.pipeline.embedding import ad_embedder
-    from gr4ad.pipeline.tokenizing import business_keys
-    from gr4ad.tokenization import MGMRQuantizer, sid_quality
-    from gr4ad.tokenization.embedding_fusion import EmbeddingFusion
-    from gr4ad.tokenization.sid_quality import interaction_exposure
+def middles_ratio(results: dict[str, list[dict]], metric: str, above: str, below: str) -> float:
+    """Ratio of two contenders' medians."""
+    return float(np.divide(*(np.median([run[metric] for run in results[name]]) for name in (above, below))))
 
+
+def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bool) -> list[Row]:
+    """Cpr, Col, Util and shared interactions of each variant on both logs; mean and half range over seeds."""
     rows = []
-    for log, fields in BUSINESS_FIELDS.items():
-        recipe = load_recipe(log, data_root=data_root / log)
-        folder = work / log
-        if not (folder / "data.json").is_file():
-            prepare(recipe.data, folder)
-        data = load_prepared(folder)
+    for log, fields in list(BUSINESS_FIELDS.items())[: 1 if smoke else None]:
+        recipe = recipe_of(log, work, smoke=smoke, data=data_root and data_root / log)
+        run_up_to(recipe, work / log, "data")
+        data = FinishedRun(work / log).data
         content, _ = ad_embedder(recipe.embed).embed(data.catalog)
         vectors = EmbeddingFusion.fit(content, None, collaborative_weight=0).transform(content)
         keys = business_keys(data, fields)
         place = {item: row for row, item in enumerate(data.catalog["item_id"])}
         counts = np.zeros(len(place))
         np.add.at(counts, [place[item] for items in data.train["items"] for item in items], 1)
-        for name, (sizes, balanced, distinct) in VARIANTS.items():
+        for name, (sizes, balanced, distinct) in (SMOKE_VARIANTS if smoke else VARIANTS).items():
             measured = []
             for seed in seeds:
                 quantizer = MGMRQuantizer(sizes, balanced_iterations=balanced, distinct_last=distinct, seed=seed)
@@ -188,82 +118,53 @@ def quality_rows(data_root: Path, work: Path, seeds: list[int]) -> list[dict]:
                 )
             for metric in measured[0]:
                 values = [one[metric] for one in measured]
-                rows.append(
-                    {
-                        "name": f"{log}/{name}/{metric}",
-                        "metric": metric,
-                        "value": round(float(np.mean(values)), 7),
-                        "spread": round((max(values) - min(values)) / 2, 7),
-                        "unit": "items per SID" if metric == "cpr" else "share",
-                    }
-                )
+                unit = "items per SID" if metric == "cpr" else "share"
+                rows.append(result_row(f"{log}/{name}/{metric}", metric, np.mean(values), unit, np.ptp(values) / 2))
             logging.info("%s, %s: %s", log, name, {k: round(v, 5) for k, v in measured[0].items()})
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="Folder of the two logs; without it, no quality rows.")
-    parser.add_argument("--work", type=Path, help="Folder for prepared logs and embeddings.")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--ads", type=int, default=1_000_000, help="0 leaves the scale part out.")
-    parser.add_argument("--peer_ads", type=int, default=5_000)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--contend", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.contend:
-        name, path, sizes = arguments.contend
-        print(json.dumps(contend(name, path, tuple(map(int, sizes.split(","))))))  # noqa: T201
-        return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    from gr4ad.pipeline.run import VERSIONS, machine
-    from gr4ad.pipeline.runner import write_json
-
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="Few ads, one repetition; a simulated market in place of the logs.")
+    benchmark.add_argument(
+        "--data", type=Path, metavar="DIR", help="Folder of the two logs; without it, no quality rows."
+    )
+    benchmark.add_argument(
+        "--work", type=Path, required=True, metavar="OUT", help="Folder for prepared logs and embeddings."
+    )
+    benchmark.add_argument("--ads", type=int, default=1_000_000, help="0 leaves the scale part out.")
+    benchmark.add_argument("--peer_ads", type=int, default=5_000)
+    benchmark.add_argument("--repeats", type=int, default=2)
+    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = benchmark.start(words)
+    sizes, skew_sizes, skew_ads = SIZES, SKEW_SIZES, SKEW_ADS
+    if arguments.smoke:
+        arguments.ads, arguments.peer_ads, arguments.repeats, arguments.seeds = 2_000, 1_000, 1, [0]
+        sizes, skew_sizes, skew_ads = (32, 16, 8), (16, 8, 4), 1_000
     arguments.work.mkdir(parents=True, exist_ok=True)
-    rows: list[dict] = []
+    rows: list[Row] = []
     ratios: dict[str, float] = {}
-    versions = {name: version(name) for name in VERSIONS}
+    versions: dict[str, str] = {}
     if arguments.ads:
-        path = arguments.work / "made_up.npy"
-        np.save(path, made_up_embeddings(arguments.ads, 0, SKEW))
-        results = race(["faiss", "gr4ad"], path, SIZES, arguments.repeats)
-        middle = {n: {m: statistics.median(r[m] for r in runs) for m in runs[0]} for n, runs in results.items()}
-        rows += scale_rows(f"{arguments.ads} ads", results)
-        ratios["time_vs_faiss"] = middle["gr4ad"]["seconds"] / middle["faiss"]["seconds"]
-        ratios["error_vs_faiss"] = middle["gr4ad"]["error"] / middle["faiss"]["error"]
-        ratios["peak_memory_vs_faiss"] = middle["gr4ad"]["peak_gb"] / middle["faiss"]["peak_gb"]
-        path.unlink()
+        found = race(["faiss", "gr4ad"], arguments.work, arguments.ads, SKEW, sizes, arguments.repeats)
+        rows += scale_rows(f"{arguments.ads} ads", found)
+        for name, metric in (("time", "seconds"), ("error", "error"), ("peak_memory", "peak_gb")):
+            ratios[f"{name}_vs_faiss"] = middles_ratio(found, metric, "gr4ad", "faiss")
         for skew in SKEWS:
-            np.save(path, made_up_embeddings(SKEW_ADS, 0, skew))
-            results = race(["faiss", "gr4ad"], path, SKEW_SIZES, 1)
-            rows += scale_rows(f"skew {skew}, {SKEW_ADS} ads", results)
-            ratios[f"error_vs_faiss_skew_{skew}"] = results["gr4ad"][0]["error"] / results["faiss"][0]["error"]
-            path.unlink()
+            found = race(["faiss", "gr4ad"], arguments.work, skew_ads, skew, skew_sizes, 1)
+            rows += scale_rows(f"skew {skew}, {skew_ads} ads", found)
+            ratios[f"error_vs_faiss_skew_{skew}"] = middles_ratio(found, "error", "gr4ad", "faiss")
     if arguments.peer_ads and importlib.util.find_spec("semantic_id"):
-        path = arguments.work / "made_up_small.npy"
-        np.save(path, made_up_embeddings(arguments.peer_ads, 0, SKEW))
-        results = race(["constrained", "kmeans", "gr4ad"], path, PEER_SIZES, arguments.repeats)
-        middle = {n: {m: statistics.median(r[m] for r in runs) for m in runs[0]} for n, runs in results.items()}
+        names = ["constrained", "kmeans", "gr4ad"]
+        found = race(names, arguments.work, arguments.peer_ads, SKEW, PEER_SIZES, arguments.repeats)
         labels = {"constrained": "semantic-id, balanced", "kmeans": "semantic-id, unbalanced", "gr4ad": "gr4ad"}
-        rows += scale_rows(f"{arguments.peer_ads} ads", {labels[name]: runs for name, runs in results.items()})
-        ratios["speedup_vs_semantic_id"] = middle["constrained"]["seconds"] / middle["gr4ad"]["seconds"]
-        ratios["error_vs_semantic_id"] = middle["gr4ad"]["error"] / middle["constrained"]["error"]
+        rows += scale_rows(f"{arguments.peer_ads} ads", {labels[name]: runs for name, runs in found.items()})
+        ratios["speedup_vs_semantic_id"] = middles_ratio(found, "seconds", "constrained", "gr4ad")
+        ratios["error_vs_semantic_id"] = middles_ratio(found, "error", "gr4ad", "constrained")
         versions["semantic-id"] = version("semantic-id")
-        path.unlink()
-    if arguments.data:
-        rows += quality_rows(arguments.data, arguments.work, arguments.seeds)
-    result = {
-        "command": "python benchmarks/sid_tokenization.py --data DIR --work OUT --out FILE",
-        "machine": {**machine(), "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))},
-        "versions": versions,
-        "seeds": arguments.seeds,
-        "rows": rows,
-        "ratios": {name: round(value, 4) for name, value in ratios.items()},
-    }
-    print(json.dumps(result["ratios"], indent=1))  # noqa: T201
-    if arguments.out:
-        write_json(arguments.out, result)
+    if arguments.data or arguments.smoke:
+        rows += quality_rows(arguments.data, arguments.work, arguments.seeds, arguments.smoke)
+    benchmark.write(arguments, rows, ratios, seeds=arguments.seeds, versions=versions)
 
 
 if __name__ == "__main__":

@@ -14,33 +14,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 import torch
+from matplotlib.figure import Figure
+from measurement.figures import save_figure
+from measurement.random_artifact import ad_ids, random_artifact, random_tokenizer
+from measurement.results import Benchmark, Row, result_row
+from measurement.server_process import ServerProcess
+from measurement.soak_clients import TOKEN, WORKERS, Ledger, annoy, ask_all, change_ads, reload_all
 from safetensors.torch import load_file, save_file
-from soak_clients import TOKEN, WORKERS, Ledger, annoy, ask_all, change_ads, reload_all
-from transformers import GenerationConfig, set_seed
 
-from gr4ad import GR4ADConfig, GR4ADForRecommendation, MGMRQuantizer, SIDIndex, UASIDTokenizer
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
+from gr4ad import UASIDTokenizer
 from gr4ad.tokenization import fit_value_buckets
 
+VLLM = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1"}
 FAULTS = (
     "failed valid requests", "failed changes", "failed reloads", "damaged weights taken", "unknown ads",
     "removed ads in later requests", "removed ads after 1 s", "mixed versions",
@@ -54,34 +50,16 @@ COUNTS = (
 
 def write_artifact(folder: Path, ads: int) -> None:
     """A small model with random weights and `ads` ads."""
-    rng = np.random.default_rng(0)
-    ids = [f"ad_{number}" for number in range(ads)]
-    quantizer = MGMRQuantizer([16, 16, "16*"], distinct_last=True)
-    codes = quantizer.fit(rng.normal(size=(ads, 16)).astype(np.float32), ids)
-    with tempfile.TemporaryDirectory() as parts:
-        quantizer.save(Path(parts) / "codebooks.safetensors")
-        SIDIndex(ids, codes, columns={"title": [f"Title {item}" for item in ids]}).save(Path(parts) / "items.parquet")
-        edges, means = fit_value_buckets(rng.integers(0, 5, 1000).astype(np.float64), 4)
-        tokenizer = UASIDTokenizer(
-            str(Path(parts) / "items.parquet"),
-            str(Path(parts) / "codebooks.safetensors"),
-            codebook_sizes=["16", "16", "16*"],
-            value_bucket_edges=edges,
-            value_bucket_means=means,
-            value_unit="cents",
-        )
-        set_seed(0)
-        config = GR4ADConfig(
-            codebook_sizes=tokenizer.level_sizes, num_value_buckets=len(means), value_bucket_means=means,
-            num_items=ads + 1, item_head=True, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
-            num_parallel_layers=2, num_attention_heads=2, num_context_layers=1, max_context_items=20,
-            initializer_range=0.3,
-        )  # fmt: skip
-        GR4ADForRecommendation(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    GenerationConfig(
-        beam_widths=[16, 32, 32], item_weight=0.0, value_weight=0.0, score_history=False, exclude_history=True
-    ).save_pretrained(folder)
+    edges, means = fit_value_buckets(np.random.default_rng(0).integers(0, 5, 1000).astype(np.float64), 4)
+    tokenizer = random_tokenizer(
+        [16, 16, 16], ads, columns={"title": [f"Title {item}" for item in ad_ids(ads)]}, value_bucket_edges=edges,
+        value_bucket_means=means, value_unit="cents",
+    )  # fmt: skip
+    random_artifact(
+        folder, tokenizer, beam_widths=[16, 32, 32], serving={"exclude_history": True}, num_items=ads + 1,
+        item_head=True, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_parallel_layers=2,
+        num_attention_heads=2, num_context_layers=1, max_context_items=20, initializer_range=0.3,
+    )  # fmt: skip
 
 
 def copy_with(source: Path, folder: Path, factor: float) -> Path:
@@ -120,7 +98,15 @@ async def watch_memory(process: psutil.Process, ledger: Ledger, until: float) ->
     return samples
 
 
-async def soak(url: str, process: psutil.Process, ledger: Ledger, items: list[str], models, broken, arguments):
+async def soak(
+    url: str,
+    process: psutil.Process,
+    ledger: Ledger,
+    items: list[str],
+    models: list[Path],
+    broken: list[Path],
+    arguments: argparse.Namespace,
+) -> list[tuple[float, float]]:
     """Runs all clients to the end; returns what `watch_memory` does."""
     native, until = arguments.backend == "torch", time.monotonic() + 60 * arguments.minutes
     ledger.begun = time.monotonic()
@@ -150,14 +136,10 @@ def percentiles_by_window(samples: list[tuple[float, float]], width: float) -> l
 
 
 def plot(ledger: Ledger, memory: list[tuple[float, float]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
     end = memory[-1][0]
     width = max(1.0, end / 60)
-    figure, axes = pyplot.subplots(3, 1, figsize=(8, 6.5), sharex=True, layout="constrained")
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
     axes[0].plot(*zip(*memory, strict=True), color="tab:blue")
     axes[0].set(ylabel="resident MB", ylim=(0, None), title="Server under requests, changes, reloads and bad clients")
     middles, p50, p99 = zip(*percentiles_by_window(ledger.latencies, width), strict=True)
@@ -168,74 +150,40 @@ def plot(ledger: Ledger, memory: list[tuple[float, float]], file: Path) -> None:
     counts, edges = np.histogram(ledger.changes, bins=np.arange(0, end + width, width))
     axes[2].step(edges[:-1], counts * 60 / width, where="post", color="tab:purple")
     axes[2].set(ylabel="ads changed a minute", xlabel="seconds", ylim=(0, None))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pyplot.rcParams["svg.hashsalt"] = "gr4ad"
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+    save_figure(figure, file)
 
 
-def start_server(model: Path, folder: Path, backend: str) -> tuple[subprocess.Popen, str]:
-    """A server of its own process on a free port, and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "gr4ad.cli", "serve", "--backend", backend, "--model", str(model), "--port", str(port),
-        "--slo_ms", "500", "--deadline_ms", "20000", *(["--cache_seconds", "5"] if backend == "torch" else []),
-    ]  # fmt: skip
-    environment = {"GR4AD_ADMIN_TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
-        )
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 600
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/v1/model", trust_env=False).status_code == 200:
-                return server, url
-        if server.poll() is not None or time.monotonic() > end:
-            os.killpg(server.pid, signal.SIGKILL)  # vLLM's other processes outlive the first one
-            raise SystemExit(f"The server did not start: {(folder / 'server.log').read_text()[-2000:]}")
-        time.sleep(0.1)
-
-
-def rows_of(ledger: Ledger, memory: list[tuple[float, float]], minutes: float, exit_code: int) -> list[dict]:
-    def row(name: str, metric: str, value: float, unit: str, spread: float | None = None) -> dict:
-        return {"name": name, "metric": metric, "value": value, "spread": spread, "unit": unit}
-
-    rows = [row(name, "must be 0", ledger.wrong[name], "count") for name in FAULTS]
-    rows += [row(name, "seen", ledger.seen[name], "count") for name in COUNTS]
-    rows.append(row("changes of ads", "rate", round(len(ledger.changes) / minutes, 1), "1 / minute"))
-    rows.append(row("removed ad", "latest answer with it", round(ledger.oldest_removed, 4), "s after its removal"))
-    rows.append(row("clients", "longest pause of their own", round(ledger.pause, 4), "s"))
+def rows_of(ledger: Ledger, memory: list[tuple[float, float]], minutes: float, exit_code: int) -> list[Row]:
+    rows = [result_row(name, "must be 0", ledger.wrong[name], "count") for name in FAULTS]
+    rows += [result_row(name, "seen", ledger.seen[name], "count") for name in COUNTS]
+    rows.append(result_row("changes of ads", "rate", len(ledger.changes) / minutes, "1 / minute"))
+    rows.append(result_row("removed ad", "latest answer with it", ledger.oldest_removed, "s after its removal"))
+    rows.append(result_row("clients", "longest pause of their own", ledger.pause, "s"))
     warm = [sample for sample in memory if sample[0] > 0.3 * memory[-1][0]]
     slope = np.polyfit(*zip(*warm, strict=True), 1)[0] * 60
     levels = [mb for _, mb in warm]
-    spread = round(statistics.pstdev(levels), 1)
-    rows.append(row("memory", "slope after 30% of the time", round(float(slope), 3), "MB / minute"))
-    rows.append(row("memory", "median after 30% of the time", round(statistics.median(levels), 1), "MB", spread))
+    spread = statistics.pstdev(levels)
+    rows.append(result_row("memory", "slope after 30% of the time", float(slope), "MB / minute"))
+    rows.append(result_row("memory", "median after 30% of the time", statistics.median(levels), "MB", spread))
     for percent in (50, 99):
         value = np.percentile([1000 * took for _, took in ledger.latencies], percent)
-        rows.append(row("valid requests", f"latency P{percent}", round(float(value), 1), "ms"))
-    rows.append(row("server", "exit code on SIGTERM", exit_code, "code"))
+        rows.append(result_row("valid requests", f"latency P{percent}", float(value), "ms"))
+    rows.append(result_row("server", "exit code on SIGTERM", exit_code, "code"))
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--figure", type=Path, help="SVG file to write.")
-    parser.add_argument("--model", type=Path, help="Folder of `gr4ad run`; default: a small one with random weights.")
-    parser.add_argument("--backend", default="torch", choices=("torch", "vllm"))
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, default=8.0, help="Valid requests a second.")
-    parser.add_argument("--changes", type=float, default=1000.0, help="Ads a minute.")
-    parser.add_argument("--widest", type=int, default=512, help="Beams of the requests that ask for most ads.")
-    parser.add_argument("--reload_seconds", type=float, default=60.0)
-    parser.add_argument("--annoy_seconds", type=float, default=0.5, help="Between two bad requests.")
-    parser.add_argument("--smoke", action="store_true", help="The smallest run, for its form alone.")
-    arguments = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__)
+    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
+    benchmark.add_argument("--model", type=Path, metavar="RUN", help="Folder of `gr4ad run`; default: random weights.")
+    benchmark.add_argument("--backend", default="torch", choices=("torch", "vllm"))
+    benchmark.add_argument("--minutes", type=float, default=10.0)
+    benchmark.add_argument("--rate", type=float, default=8.0, help="Valid requests a second.")
+    benchmark.add_argument("--changes", type=float, default=1000.0, help="Ads a minute.")
+    benchmark.add_argument("--widest", type=int, default=512, help="Beams of the requests that ask for most ads.")
+    benchmark.add_argument("--reload_seconds", type=float, default=60.0)
+    benchmark.add_argument("--annoy_seconds", type=float, default=0.5, help="Between two bad requests.")
+    arguments = benchmark.start(words)
     if arguments.smoke:
         arguments.minutes, arguments.reload_seconds, arguments.widest = 0.15, 3.0, 64
     with tempfile.TemporaryDirectory() as temporary:
@@ -254,37 +202,27 @@ def main() -> None:
         codes = {item: sids[item] for item in changing}
         codes |= {f"soak_{number}": sids[items[number % len(items)]] for number in range(len(items) // 2)}
         ledger = Ledger(codes=codes, known=set(items))
-        server, url = start_server(one, folder, arguments.backend)
+        flags = {"backend": arguments.backend, "slo_ms": 500, "deadline_ms": 20_000}
+        flags |= {"cache_seconds": 5} if arguments.backend == "torch" else {}
+        server = ServerProcess(one, folder / "server.log", flags, environment={"GR4AD_ADMIN_TOKEN": TOKEN, **VLLM})
+        process = psutil.Process(server.process.pid)
         try:
-            memory = asyncio.run(soak(url, psutil.Process(server.pid), ledger, stable, models, broken, arguments))
+            memory = asyncio.run(soak(server.url, process, ledger, stable, models, broken, arguments))
+            exit_code = server.stop()
         finally:
-            server.send_signal(signal.SIGTERM)
-            exit_code = server.wait(60)
-        log = (folder / "server.log").read_text(errors="replace")
+            server.kill()
+        log = server.tail()
     rows = rows_of(ledger, memory, arguments.minutes, exit_code)
     early = statistics.median(mb for at, mb in memory if 0.2 * memory[-1][0] < at < 0.4 * memory[-1][0])
     late = statistics.median(mb for at, mb in memory if at > 0.8 * memory[-1][0])
-    result = {
-        "command": f"python benchmarks/soak.py --backend {arguments.backend} --out FILE --figure FILE",
-        "machine": machine(),
-        "versions": {package: version(package) for package in VERSIONS},
-        "seeds": [0],
-        "load": {
-            name: vars(arguments)[name]
-            for name in ("backend", "minutes", "rate", "changes", "reload_seconds", "annoy_seconds")
-        },
-        "rows": rows,
-        "ratios": {"memory_last_fifth_vs_second_fifth": round(late / early, 4)},
-        "examples": ledger.examples,
-    }
-    write_json(arguments.out, result)
+    settings = ("backend", "minutes", "rate", "changes", "reload_seconds", "annoy_seconds")
+    load = {name: vars(arguments)[name] for name in settings}
+    ratios = {"memory_last_fifth_vs_second_fifth": late / early}
+    benchmark.write(arguments, rows, ratios, load=load, examples=ledger.examples)
     if arguments.figure is not None:
         plot(ledger, memory, arguments.figure)
-    print(json.dumps(result["rows"], indent=1))  # noqa: T201
     if sum(ledger.wrong.values()) or exit_code:
-        raise SystemExit(
-            f"What must not be: {ledger.examples}, exit code {exit_code}. The server's log: {log[-3000:]}"
-        )
+        raise SystemExit(f"What must not be: {ledger.examples}, exit code {exit_code}. The server's log: {log}")
 
 
 if __name__ == "__main__":

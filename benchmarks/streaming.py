@@ -13,32 +13,30 @@ which stand beside it as `imports alone`. One pass each, so `spread` is 0.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # Read once, when numpy and torch load their linear algebra.
+from measurement import one_core  # noqa: F401  before numpy is loaded
+
+# isort: split
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-
-import multiprocessing  # noqa: E402
-import resource  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from importlib.metadata import version  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset, load_dataset  # noqa: E402
+from measurement.own_process import in_own_process, peak_gb  # noqa: E402
+from measurement.random_artifact import ad_ids, random_tokenizer  # noqa: E402
+from measurement.results import Benchmark, result_row  # noqa: E402
 from transformers import set_seed  # noqa: E402
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation  # noqa: E402
-from gr4ad.pipeline.run import VERSIONS, machine  # noqa: E402
-from gr4ad.tokenization import SIDIndex, UASIDTokenizer, fit_value_buckets  # noqa: E402
-from gr4ad.trainers import VSLConfig, VSLTrainer  # noqa: E402
+from gr4ad import GR4ADConfig, GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer  # noqa: E402
+from gr4ad.tokenization import fit_value_buckets  # noqa: E402
 from gr4ad.trainers.vsl import tokenize_histories  # noqa: E402
 
 SIZES = [256, 64, 64]
@@ -52,7 +50,7 @@ SMOKE = {"events": 40_000, "ads": 2000, "steps": 3, "in_memory": 10_000}
 def write_log(path: Path, events: int, ads: int, seed: int) -> int:
     """Writes about so many events group by group; returns how many."""
     rng = np.random.default_rng(seed)
-    ids = pa.array([f"ad_{number:07d}" for number in range(ads)])
+    ids = pa.array(ad_ids(ads))
     kinds = pa.array(EVENTS)
     written, writer = 0, None
     while written < events:
@@ -75,18 +73,15 @@ def write_log(path: Path, events: int, ads: int, seed: int) -> int:
     return written
 
 
-def build_tokenizer(table: Path, ads: int, seed: int) -> UASIDTokenizer:
-    rng = np.random.default_rng(seed)
-    codes = np.stack([rng.integers(0, size, ads) for size in SIZES], 1)
-    SIDIndex([f"ad_{number:07d}" for number in range(ads)], codes).save(table)
-    edges, means = fit_value_buckets(rng.exponential(10, 10_000), 10)
-    return UASIDTokenizer(
-        str(table), codebook_sizes=SIZES, event_names=EVENTS, value_bucket_edges=edges, value_bucket_means=means
+def build_tokenizer(ads: int, seed: int) -> UASIDTokenizer:
+    edges, means = fit_value_buckets(np.random.default_rng(seed).exponential(10, 10_000), 10)
+    return random_tokenizer(
+        SIZES, ads, seed=seed, distinct=False, event_names=EVENTS, value_bucket_edges=edges, value_bucket_means=means
     )
 
 
 def build_trainer(folder: Path, ads: int, seed: int, steps: int) -> VSLTrainer:
-    tokenizer = build_tokenizer(folder / f"items_{os.getpid()}.parquet", ads, seed)
+    tokenizer = build_tokenizer(ads, seed)
     set_seed(seed)
     config = GR4ADConfig.from_tokenizer(
         tokenizer, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_parallel_layers=2,
@@ -101,7 +96,12 @@ def build_trainer(folder: Path, ads: int, seed: int, steps: int) -> VSLTrainer:
 
 
 def imports(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Nothing: what the libraries take."""
     return {}
+
+
+def write(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    return {"events": write_log(folder / "log.parquet", options.events, options.ads, options.seed)}
 
 
 def one_pass(folder: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -115,7 +115,7 @@ def one_pass(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         kept += int((batch["item_labels"] >= 0).sum()) + len(batch["labels"])
         batches += 1
         if kept < options.written / 10:
-            early = peak_memory()
+            early = 1000 * peak_gb()
     seconds = time.perf_counter() - start
     return {
         "one pass": seconds,
@@ -133,7 +133,7 @@ def some_steps(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     stream, own_batches = trainer.train_dataset, trainer.train_dataset.own_batches
     filled: list[float] = []
 
-    def first(*arguments):
+    def first(*arguments: Any) -> Any:
         filled.append(time.perf_counter())
         return own_batches(*arguments)
 
@@ -148,7 +148,7 @@ def some_steps(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
 def in_memory(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """The first row groups of the log, read and tokenized as a `Dataset`."""
-    tokenizer = build_tokenizer(folder / f"items_{os.getpid()}.parquet", options.ads, options.seed)
+    tokenizer = build_tokenizer(options.ads, options.seed)
     file = pq.ParquetFile(folder / "log.parquet")
     groups, events = [], 0
     for number in range(file.num_row_groups):
@@ -162,29 +162,14 @@ def in_memory(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {"events read": events, "tokenizing them": time.perf_counter() - start}
 
 
-def peak_memory() -> float:
-    """Of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+WORKS = {"imports": imports, "write": write, "one_pass": one_pass, "some_steps": some_steps, "in_memory": in_memory}
 
 
-def apart(
-    work: Callable[[Path, argparse.Namespace], dict], folder: Path, options: argparse.Namespace
-) -> dict[str, float]:
-    """`work` in a process of its own, with the peak of its memory in MB."""
-
-    def report(sender) -> None:
-        torch.set_num_threads(1)
-        found = work(folder, options)
-        sender.send({**found, "peak memory": peak_memory()})
-
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    # Forked before anything is loaded into this process but the libraries, whose pages count for each.
-    process = multiprocessing.get_context("fork").Process(target=report, args=(sender,))
-    process.start()
-    sender.close()
-    found = receiver.recv()
-    process.join()
-    return found
+def measured(work: str, folder: str, options: dict[str, float]) -> dict[str, float]:
+    """What one of the `WORKS` found, and the peak of the process's memory in MB."""
+    torch.set_num_threads(1)
+    found = WORKS[work](Path(folder), argparse.Namespace(**options))
+    return {**found, "peak memory": 1000 * peak_gb()}
 
 
 UNITS = {
@@ -199,45 +184,33 @@ UNITS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file to write.")
-    parser.add_argument("--events", type=int, default=10_000_000)
-    parser.add_argument("--ads", type=int, default=100_000)
-    parser.add_argument("--steps", type=int, default=50, help="Training steps.")
-    parser.add_argument("--in-memory", type=int, default=1_000_000, help="Events of the log to read as a whole.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help=f"{SMOKE['events']} events, {SMOKE['steps']} steps.")
-    options = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke=f"{SMOKE['events']} events, {SMOKE['steps']} steps.")
+    benchmark.add_argument("--events", type=int, default=10_000_000)
+    benchmark.add_argument("--ads", type=int, default=100_000)
+    benchmark.add_argument("--steps", type=int, default=50, help="Training steps.")
+    benchmark.add_argument("--in-memory", type=int, default=1_000_000, help="Events of the log to read as a whole.")
+    benchmark.add_argument("--seed", type=int, default=0)
+    options = benchmark.start(words)
     if options.smoke:
         vars(options).update(SMOKE)
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        settings = {key: vars(options)[key] for key in ("events", "ads", "steps", "in_memory", "seed")}
+
+        def of(work: str) -> dict[str, float]:
+            return in_own_process(measured, work, name, settings)
+
         # In a process too: what writing the log takes must not stand in the others' peak.
-        write = apart(
-            lambda folder, options: {
-                "written": write_log(folder / "log.parquet", options.events, options.ads, options.seed)
-            },
-            folder,
-            options,
-        )
-        options.written = int(write["written"])
-        size = (folder / "log.parquet").stat().st_size / 1e6
+        settings["written"] = int(of("write")["events"])
+        size = (Path(name) / "log.parquet").stat().st_size / 1e6
         found = {
-            "imports alone": apart(imports, folder, options),
-            "stream, whole log": {"log on disk": size, **apart(one_pass, folder, options)},
-            f"stream, {options.steps} training steps": apart(some_steps, folder, options),
-            "in memory, part of the log": apart(in_memory, folder, options),
+            "imports alone": of("imports"),
+            "stream, whole log": {"log on disk": size, **of("one_pass")},
+            f"stream, {options.steps} training steps": of("some_steps"),
+            "in memory, part of the log": of("in_memory"),
         }
     rows = [
-        {
-            "name": name,
-            "metric": metric,
-            "value": round(float(value), 4),
-            "spread": 0.0,
-            "unit": UNITS.get(metric, ""),
-        }
+        result_row(name, metric, value, UNITS.get(metric, ""), 0.0)
         for name, values in found.items()
         for metric, value in values.items()
     ]
@@ -248,22 +221,7 @@ def main() -> None:
         "memory_a_million_events_in_memory_mb": memory_mb / found["in memory, part of the log"]["events read"] * 1e6,
         "memory_of_the_stream_whatever_its_length_mb": stream_mb,
     }
-    content = {
-        "command": f"python benchmarks/streaming.py --events {options.events} --ads {options.ads} --steps "
-        f"{options.steps} --in-memory {options.in_memory} --out FILE",
-        "machine": {**machine(), "threads_used": 1},
-        "versions": {name: version(name) for name in (*VERSIONS, "numpy", "pyarrow")},
-        "seeds": [options.seed],
-        "rows": rows,
-        "ratios": {name: round(ratio, 1) for name, ratio in ratios.items()},
-    }
-    text = json.dumps(content, indent=1) + "\n"
-    print(text, end="")  # noqa: T201
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.out.with_name(options.out.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, options.out)
+    benchmark.write(options, rows, ratios, seeds=[options.seed], threads=1, packages=("numpy", "pyarrow"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How soon training reaches an accuracy: beside cornac's TIGER, of the same size and on the same content embeddings.
 
     pip install cornac==3.0.1
-    python benchmarks/training_speed.py amazon_beauty --data DIR --run RECIPE_OUT --out results/training.json
+    python benchmarks/training_speed.py amazon_beauty --data DIR --run RECIPE_OUT --out FILE
 
 Both start from the content embeddings that a run of the recipe left in RECIPE_OUT: neither is charged for them, and
 neither gets anything learned from sequences (no teacher). TIGER is a T5 with cornac's GRID configuration (residual
@@ -14,34 +14,34 @@ has converged: what is compared is the way to the accuracies that it did reach.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from matplotlib.figure import Figure
+from measurement.figures import save_figure
+from measurement.results import Benchmark, result_row
+from measurement.runs import FinishedRun, recipe_of
 from safetensors.numpy import load_file, save_file
 from transformers import TrainerCallback
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
-from gr4ad.cli import keep_freed_memory
-from gr4ad.data import PreparedData, load_prepared
-from gr4ad.pipeline import Recipe, load_recipe
-from gr4ad.pipeline.evaluating import sample_users
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
-from gr4ad.pipeline.training import model_config, start_item_embeddings, start_item_head, trainer_arguments
+from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.pipeline import Recipe
+from gr4ad.pipeline.tokenizing import build_tokenizer
+from gr4ad.pipeline.training import model_config, trainer_arguments
 from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
+from gr4ad.trainers.evaluation.choosing import sample_users
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 
 TOP_K = 10
@@ -77,50 +77,39 @@ class Clock:
 class Milestones(TrainerCallback):
     """Ranks the validation users every so many steps, on the clock of a training."""
 
-    def __init__(self, clock: Clock, every: int, batch_size: int, targets_a_step: float, score: Callable):
+    def __init__(self, clock: Clock, every: int, batch_size: int, targets_a_step: float, score: Callable) -> None:
         self.clock, self.every, self.batch_size = clock, every, batch_size
         self.targets_a_step, self.score = targets_a_step, score
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
             targets = round(state.global_step * self.targets_a_step)
             self.clock.measure("ours", targets, lambda: self.score(model))
 
 
-def train_ours(recipe: Recipe, data: PreparedData, run: Path, sample, seed: int, per_epoch: int) -> tuple[dict, Clock]:
+def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per_epoch: int) -> tuple[dict, Clock]:
     """The recipe's model on SIDs and starts of the content alone."""
-    from gr4ad.pipeline.tokenizing import build_tokenizer
-
-    targets = SequenceTable.from_dataset(sample, list(data.catalog["item_id"])).held_out
-    item_weight = recipe.train["eval_item_weight"]
+    data, targets = run.data, run.held_out(sample)
+    served = RankingWeights(
+        tuple(recipe.evaluate.beam_widths),
+        item_weight=recipe.train.get("eval_item_weight", 1.0),
+        item_candidates=recipe.evaluate.item_candidates,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        vectors = load_file(run / "stages" / "embed" / "embeddings.safetensors")
+        vectors = load_file(run.stage("embed") / "embeddings.safetensors")
         save_file({"content": vectors["content"]}, folder / "embeddings.safetensors")
         clock = Clock(limit=float("inf"))
-        data_dir = run / "stages" / "data" / "prepared"
+        data_dir = run.stage("data") / "prepared"
         build_tokenizer(recipe.tokenize, data_dir=data_dir, embed_dir=folder, out_dir=folder, seed=seed)
         tokenizer = UASIDTokenizer.from_pretrained(folder / "tokenizer")
         torch.manual_seed(seed)
         model = GR4ADForRecommendation(model_config(recipe.model, tokenizer))
-        start_item_embeddings(model, vectors["content"], recipe.model.item_embedding_std)
-        start_item_head(model, tokenizer, data.train)
 
-        def score(model) -> dict[str, float]:
+        def score(model: GR4ADForRecommendation) -> dict[str, float]:
             found = {}
-            for name, weight, candidates in (
-                ("beams", 0.0, 0),
-                ("served", item_weight, recipe.evaluate.item_candidates),
-            ):
-                ranked = rank_users(
-                    model,
-                    tokenizer,
-                    sample,
-                    beam_widths=recipe.evaluate.beam_widths,
-                    top_k=TOP_K,
-                    item_weight=weight,
-                    item_candidates=candidates,
-                )
+            for name, weights in (("beams", served.with_item_weight(0.0)), ("served", served)):
+                ranked = rank_users(model, tokenizer, sample, weights=weights, top_k=TOP_K)
                 scores = evaluate_rankings(ranked.items, targets, ks=(TOP_K,), catalog_size=len(tokenizer.index))
                 found |= {f"{name}: {metric}": scores[metric] for metric in METRICS}
             return found
@@ -140,13 +129,13 @@ def train_ours(recipe: Recipe, data: PreparedData, run: Path, sample, seed: int,
 
 
 def train_tiger(
-    data: PreparedData, run: Path, sample, seed: int, steps: int, minutes: float, beams: int
+    run: FinishedRun, sample: Dataset, seed: int, steps: int, minutes: float, beams: int
 ) -> tuple[dict, Clock]:
     """cornac's TIGER; its epoch is cut to `steps` random batches so that validation comes more often."""
     from cornac.data import FeatureModality, SequentialDataset
     from cornac.models.tiger import GRID_CONFIG, TIGER, recom_tiger
 
-    ids = list(data.catalog["item_id"])
+    data, ids = run.data, run.item_ids
     table = SequenceTable.from_dataset(sample, ids)
     histories = np.split(table.history.items, table.history.offsets[1:-1])
     events = [
@@ -155,15 +144,15 @@ def train_tiger(
     log = SequentialDataset.build(
         events, fmt="SIT", global_iid_map=OrderedDict((item, row) for row, item in enumerate(ids))
     )
-    content = load_file(run / "stages" / "embed" / "embeddings.safetensors")["content"]
+    content = load_file(run.stage("embed") / "embeddings.safetensors")["content"]
     log.item_feature = FeatureModality(features=content, ids=ids).build(id_map=log.iid_map)
     clock = Clock(limit=minutes * 60)
 
     class TimedTIGER(TIGER):
-        def _val_sessions(self, val_set):
+        def _val_sessions(self, val_set: Any) -> list[np.ndarray]:
             return histories
 
-        def _validate(self, val_sessions, metric) -> float:
+        def _validate(self, val_sessions: Any, metric: Any) -> float:
             self.rounds = getattr(self, "rounds", 0) + 1
             clock.measure("TIGER", self.rounds * steps * self.batch_size, self.scores)
             return clock.points[-1]["beams: ndcg@10"]
@@ -218,74 +207,61 @@ def draw(points: dict[str, list[dict]], path: Path) -> None:
         axes.plot(seconds, [point[f"{kind}: recall@10"] for point in points[system]], marker=".", label=label)
     axes.set(xscale="log", xlabel="seconds of training (log scale)", ylabel="validation Recall@10", ylim=(0, None))
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    parser.add_argument("--data", help="Folder of the recipe's data files.")
-    parser.add_argument(
-        "--run", type=Path, required=True, help="A run of the recipe: its data and embeddings are used."
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(
+        __file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs, seconds of TIGER."
     )
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write.")
-    parser.add_argument("--figure", type=Path, help="Where to draw accuracy against time, .svg.")
-    parser.add_argument("--minutes", type=float, default=30.0, help="Of TIGER's training.")
-    parser.add_argument("--steps", type=int, default=64, help="TIGER's batches between two validations.")
-    parser.add_argument("--per-epoch", type=int, default=4, help="Our validations an epoch.")
-    parser.add_argument("--beams", type=int, default=20, help="TIGER's beam width; cornac's default is 20.")
-    parser.add_argument("--users", type=int, default=1000, help="Validation users that are ranked.")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    keep_freed_memory()
+    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
+    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
+    benchmark.add_argument(
+        "--run", type=Path, required=True, metavar="RUN", help="A run of the recipe: its data and embeddings are used."
+    )
+    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Where to draw accuracy against time, .svg.")
+    benchmark.add_argument("--minutes", type=float, default=30.0, help="Of TIGER's training.")
+    benchmark.add_argument("--steps", type=int, default=64, help="TIGER's batches between two validations.")
+    benchmark.add_argument("--per-epoch", type=int, default=4, help="Our validations an epoch.")
+    benchmark.add_argument("--beams", type=int, default=20, help="TIGER's beam width; cornac's default is 20.")
+    benchmark.add_argument("--users", type=int, default=1000, help="Validation users that are ranked.")
+    benchmark.add_argument("--threads", type=int, default=1)
+    benchmark.add_argument("--seed", type=int, default=0)
+    arguments = benchmark.start(words)
     torch.set_num_threads(arguments.threads)
-
-    recipe = load_recipe(arguments.recipe, data_root=arguments.data, seed=arguments.seed)
-    data = load_prepared(arguments.run / "stages" / "data" / "prepared")
-    sample = sample_users(data.validation, arguments.users, arguments.seed)
-    facts, points, rows = {}, {}, []
-    facts["ours"], ours = train_ours(recipe, data, arguments.run, sample, arguments.seed, arguments.per_epoch)
-    facts["TIGER"], tiger = train_tiger(
-        data, arguments.run, sample, arguments.seed, arguments.steps, arguments.minutes, arguments.beams
-    )
+    if find_spec("cornac") is None:
+        benchmark.error("cornac is not installed: pip install cornac==3.0.1")
+    if arguments.smoke:
+        arguments.minutes, arguments.steps, arguments.users = 0.02, 2, 20
+    seed, run = arguments.seed, FinishedRun(arguments.run)
+    recipe = recipe_of(arguments.recipe, arguments.run, smoke=arguments.smoke, data=arguments.data, seed=seed)
+    sample = sample_users(run.data.validation, arguments.users, seed)
+    facts, rows = {}, []
+    facts["ours"], ours = train_ours(recipe, run, sample, seed, arguments.per_epoch)
+    facts["TIGER"], tiger = train_tiger(run, sample, seed, arguments.steps, arguments.minutes, arguments.beams)
     points = {"ours": ours.points, "TIGER": tiger.points}
     throughput = {}
     for name, line in points.items():
         first, last = line[0], line[-1]
         throughput[name] = (last["targets"] - first["targets"]) / (last["seconds"] - first["seconds"])
-        rows.append({"name": name, "metric": "targets_per_s", "value": round(throughput[name], 1), "spread": None,
-                     "unit": "next-item targets trained / s"})  # fmt: skip
+        rows.append(result_row(name, "targets_per_s", throughput[name], "next-item targets trained / s"))
     goal = max(point["beams: recall@10"] for point in tiger.points)
     tiger_seconds = seconds_to(tiger.points, "beams: recall@10", goal)
-    ratios = {"targets_per_s_vs_cornac_tiger": round(throughput["ours"] / throughput["TIGER"], 2)}
-    rows.append({"name": "TIGER", "metric": "seconds_to_goal", "value": tiger_seconds, "spread": None,
-                 "unit": f"s to validation recall@10 {goal:.4f}"})  # fmt: skip
+    unit = f"s to validation recall@10 {goal:.4f}"
+    rows.append(result_row("TIGER", "seconds_to_goal", tiger_seconds, unit))
+    ratios: dict[str, Any] = {"targets_per_s_vs_cornac_tiger": throughput["ours"] / throughput["TIGER"]}
     for kind, label in (("beams", "ours, beams alone"), ("served", "ours, as served")):
         seconds = seconds_to(ours.points, f"{kind}: recall@10", goal)
-        rows.append({"name": label, "metric": "seconds_to_goal", "value": seconds, "spread": None,
-                     "unit": f"s to validation recall@10 {goal:.4f}"})  # fmt: skip
+        rows.append(result_row(label, "seconds_to_goal", seconds, unit))
         ratios["speedup_vs_cornac_tiger" + ("_beams_alone" if kind == "beams" else "")] = (
-            None if seconds is None else round(tiger_seconds / seconds, 2)
+            tiger_seconds / seconds if seconds and tiger_seconds else None
         )
-    result = {
-        "command": f"python benchmarks/training_speed.py {arguments.recipe} --data DIR --run RUN --out FILE",
-        "machine": machine(),
-        "versions": {package: version(package) for package in (*VERSIONS, "cornac")},
-        "threads": arguments.threads,
-        "seeds": [arguments.seed],
-        "users": len(sample),
-        "systems": facts,
-        "points": points,
-        "rows": rows,
-        "ratios": ratios,
-    }
-    write_json(arguments.out, result)
+    benchmark.write(
+        arguments, rows, ratios, seeds=[seed], threads=arguments.threads, packages=("cornac",), users=len(sample),
+        systems=facts, points=points,
+    )  # fmt: skip
     if arguments.figure:
         draw(points, arguments.figure)
-    print(json.dumps({"rows": rows, "ratios": ratios}, indent=1))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ One request at a time: a history of 100 items, three SID levels, the same number
 random: speed does not depend on them. Systems:
 
 - `gr4ad, native`: `Recommender.recommend` in this process.
-- `gr4ad, vLLM`: the same artifact and requests through `Recommender.from_pretrained(..., backend="vllm")`; both must
+- `gr4ad, vLLM`: the same artifact and requests through `load_recommender(..., "vllm")`; both must
   return the same ads before a clock starts.
 - `Llama, vLLM`: `LLM.beam_search` of a Llama of as many layers, as wide and, by the size of its feed-forward layers,
   of equal parameters within 2%. Its prompt is one position an item, as long as gr4ad's context; users of decoder-only
@@ -23,26 +23,22 @@ native engine, of 16 requests at once.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from decode_baselines import keep_freed_memory, llama, with_parameters
-from rich.console import Console
-from rich.table import Column, Table
-from transformers import GenerationConfig, set_seed
+from measurement.random_artifact import random_artifact, random_tokenizer
+from measurement.results import Benchmark, result_row, rounds_row
+from measurement.timing import interleaved, milliseconds, ratio
+from opponents.transformers_beams import llama, with_parameters
 
-from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, SIDIndex, UASIDTokenizer
-from gr4ad.pipeline.run import VERSIONS, machine
-from gr4ad.pipeline.runner import write_json
+from gr4ad import Recommender
+from gr4ad.serving import load_recommender
 
 KV_CACHE_BYTES = 2 << 30  # of Llama
 BLOCK_TOKENS = 32  # the CPU build takes multiples of it
@@ -57,32 +53,18 @@ SIZES = {
 def build_artifact(folder: Path, smoke: bool, seed: int) -> Recommender:
     """A random model, catalog and tokenizer; returns them as the native recommender."""
     codebooks, items, history, hidden, intermediate, layers, parallel, beams = SIZES[smoke]
-    rng = np.random.default_rng(seed)
-    keys = rng.choice(int(np.prod(codebooks)), items, replace=False)
-    codes = np.stack(np.unravel_index(keys, codebooks), axis=1)
-    table = folder / "items.parquet"
-    SIDIndex([f"ad_{number}" for number in range(items)], codes).save(table)
-    tokenizer = UASIDTokenizer(str(table), codebook_sizes=list(codebooks))
-    set_seed(seed)
-    config = GR4ADConfig.from_tokenizer(
-        tokenizer, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+    artifact = random_artifact(
+        folder / "artifact", random_tokenizer(codebooks, items, seed=seed), beam_widths=[beams[0]] * len(codebooks),
+        seed=seed, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
         num_parallel_layers=parallel, max_context_items=history, initializer_range=0.1,
     )  # fmt: skip
-    model = GR4ADForRecommendation(config)
-    settings = GenerationConfig(
-        beam_widths=[beams[0]] * len(codebooks), item_weight=0.0, value_weight=0.0, score_history=False,
-        exclude_history=False,
-    )  # fmt: skip
-    artifact = folder / "artifact"
-    for part in (model, tokenizer, settings):
-        part.save_pretrained(artifact)
     return Recommender.from_pretrained(artifact)
 
 
 class Systems:
     """The three engines, and requests for them that never repeat."""
 
-    def __init__(self, folder: Path, smoke: bool, seed: int, compiled: bool):
+    def __init__(self, folder: Path, smoke: bool, seed: int, compiled: bool) -> None:
         from vllm import LLM
 
         self.native = build_artifact(folder, smoke, seed)
@@ -95,7 +77,7 @@ class Systems:
         if apart > 0.02:
             raise SystemExit(f"The models differ in parameters by {apart:.1%}, more than 2%: {self.parameters}.")
         opponent.save_pretrained(folder / "llama")
-        self.vllm = Recommender.from_pretrained(folder / "artifact", backend="vllm")
+        self.vllm = load_recommender(folder / "artifact", "vllm")
         self.llama = LLM(
             str(folder / "llama"), tokenizer=str(folder / "artifact"), dtype="float32", enforce_eager=not compiled,
             max_model_len=-(-(self.history + self.levels + 1) // BLOCK_TOKENS) * BLOCK_TOKENS,
@@ -131,71 +113,50 @@ class Systems:
             raise SystemExit(f"vLLM's beam search returned {len(found)} sequences, not {self.beams[0]} distinct ones.")
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+def measure(systems: Systems, rounds: int) -> dict[tuple[str, int, int], np.ndarray]:
+    """Milliseconds by (system, beams, requests at once), one a round."""
+    calls: dict[tuple[str, int, int], Callable[[], float]] = {}
+
+    def enter(name: str, beams: int, count: int, search: Callable[[list[list[str]], int], Any]) -> None:
+        def measured() -> float:
+            histories = systems.histories(count)
+            return milliseconds(lambda: search(histories, beams))
+
+        calls[name, beams, count] = measured
+
+    for beams in systems.beams:
+        for count in (1, TOGETHER):
+            enter("gr4ad, native", beams, count, partial(systems.gr4ad, systems.native))
+            enter("gr4ad, vLLM", beams, count, partial(systems.gr4ad, systems.vllm))
+            if count == 1 or beams == systems.beams[0]:  # with the widest, a round of many would take minutes
+                enter("Llama, vLLM", beams, count, systems.beam_search)
+    return interleaved(calls, rounds)
 
 
-def measure(systems: Systems, rounds: int) -> dict[tuple[str, int, int], list[float]]:
-    """Seconds by (system, beams, requests at once), one a round."""
-    times: dict[tuple[str, int, int], list[float]] = {}
-    for number in range(rounds + 1):  # the first warms up
-        for beams in systems.beams:
-            calls = [
-                ("gr4ad, native", 1, lambda given, beams=beams: systems.gr4ad(systems.native, given, beams)),
-                ("gr4ad, vLLM", 1, lambda given, beams=beams: systems.gr4ad(systems.vllm, given, beams)),
-                ("Llama, vLLM", 1, lambda given, beams=beams: systems.beam_search(given, beams)),
-                ("gr4ad, native", TOGETHER, lambda given, beams=beams: systems.gr4ad(systems.native, given, beams)),
-                ("gr4ad, vLLM", TOGETHER, lambda given, beams=beams: systems.gr4ad(systems.vllm, given, beams)),
-            ]
-            if beams == systems.beams[0]:  # with the widest, a round would take minutes
-                calls.append(("Llama, vLLM", TOGETHER, lambda given, beams=beams: systems.beam_search(given, beams)))
-            for name, count, call in calls:
-                given = systems.histories(count)
-                took = seconds(lambda call=call, given=given: call(given))  # type: ignore[misc]
-                if number:
-                    times.setdefault((name, beams, count), []).append(took)
-    return times
-
-
-def ratio(above: list[float], below: list[float]) -> float:
-    return float(f"{median(a / b for a, b in zip(above, below, strict=True)):.4g}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds timed (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true", help="compile Llama's layers; needs a C++ compiler")
-    parser.add_argument("--smoke", action="store_true", help="smallest size; figures mean nothing")
-    arguments = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__)
+    benchmark.add_argument("--rounds", type=int, default=5, help="rounds timed (default: %(default)s)")
+    benchmark.add_argument("--threads", type=int, default=1, help="threads of each engine (default: %(default)s)")
+    benchmark.add_argument("--seed", type=int, default=0)
+    benchmark.add_argument("--compile", action="store_true", help="compile Llama's layers; needs a C++ compiler")
+    arguments = benchmark.start(words)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    from vllm import __version__ as vllm_version
+
     with tempfile.TemporaryDirectory() as folder:
         systems = Systems(Path(folder), arguments.smoke, arguments.seed, arguments.compile)
         systems.check()
         times = measure(systems, arguments.rounds)
     rows = [
-        {"name": f"{name}, parameters", "metric": "parameters", "value": count, "spread": 0, "unit": "parameters"}
+        result_row(f"{name}, parameters", "parameters", count, "parameters", 0)
         for name, count in systems.parameters.items()
     ]
     for (name, beams, count), taken in times.items():
-        low, middle, high = np.percentile(taken, (25, 50, 75)) * 1000
-        rows.append(
-            {
-                "name": f"{name}, {beams} beams",
-                "metric": f"time of {count} requests" if count > 1 else "latency",
-                "value": float(f"{middle:.4g}"),
-                "spread": float(f"{high - low:.3g}"),
-                "unit": "ms",
-            }  # fmt: skip
-        )
+        metric = f"time of {count} requests" if count > 1 else "latency"
+        rows.append(rounds_row(f"{name}, {beams} beams", metric, taken, "ms"))
     ratios = {
         f"speedup_vs_vllm_beam_search_{beams}": ratio(times["Llama, vLLM", beams, 1], times["gr4ad, vLLM", beams, 1])
         for beams in systems.beams
@@ -205,31 +166,10 @@ def main() -> None:
         times["Llama, vLLM", narrowest, TOGETHER], times["gr4ad, vLLM", narrowest, TOGETHER]
     )
     ratios["native_vs_vllm"] = ratio(times["gr4ad, vLLM", widest, TOGETHER], times["gr4ad, native", widest, TOGETHER])
-    flags = f"--rounds {arguments.rounds} --threads {arguments.threads}"
-    flags += " --compile" * arguments.compile + " --smoke" * arguments.smoke
-    content = {
-        "command": f"python benchmarks/vllm_beams.py {flags} --out FILE",
-        "machine": {**machine(), "threads": arguments.threads},
-        "versions": {name: version(name) for name in (*VERSIONS, "numpy")} | {"vllm": vllm_version()},
-        "seeds": [arguments.seed],
-        "rows": rows,
-        "ratios": ratios,
-    }
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, content)
-    table = Table(*(Column(name, overflow="fold") for name in ("name", "metric", "value", "spread", "unit")))
-    for row in rows:
-        table.add_row(row["name"], row["metric"], f"{row['value']:,}", f"{row['spread']:,}", row["unit"])
-    for name, value in ratios.items():
-        table.add_row(name, "ratio", f"{value:,}", style="bold")
-    Console(width=119).print(table)
-
-
-def vllm_version() -> str:
-    from vllm import __version__
-
-    return __version__
+    benchmark.write(
+        arguments, rows, ratios, seeds=[arguments.seed], threads=arguments.threads, packages=("numpy",),
+        versions={"vllm": vllm_version},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

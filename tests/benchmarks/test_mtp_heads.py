@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mtp_heads import MTPForRecommendation
+from opponents.mtp_heads import MTPForRecommendation
 
 from gr4ad.modeling_gr4ad import GR4ADConfig, SIDTrie
 

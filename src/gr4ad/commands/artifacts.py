@@ -126,7 +126,6 @@ def serve_on_vllm(arguments: list[str]) -> None:
         (f"{__name__}.ServedModel", "gr4ad.serving.vllm_backend.launch.VLLMServerConfig"),
         arguments,
     )
-
     from gr4ad.serving.vllm_backend.launch import serve as serve_vllm
 
     serve_vllm(served.model, config)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,12 +30,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from gr4ad.data import PreparedData
+from gr4ad.tokenization.user_history import HISTORY_COLUMNS
 from gr4ad.trainers.evaluation import SequenceTable, evaluate_rankings
 from gr4ad.trainers.reward.exposure_lists import examination_of
 
 logger = logging.getLogger("dlrm")
 
-NOT_FEATURES = ("user_id", "items", "events", "values", "times", "target_items", "target_values")
+NOT_FEATURES = ("user_id", *HISTORY_COLUMNS, "target_items", "target_values")
 TEXT_COLUMNS = ("title", "description")
 MOST_SEEN = 3
 
@@ -58,7 +60,7 @@ class DLRMSettings:
 class Fields(nn.Module):
     """One table a categorical field: codes (..., fields), 0 = missing -> vectors (..., fields, d)."""
 
-    def __init__(self, sizes: list[int], width: int):
+    def __init__(self, sizes: list[int], width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(sum(sizes), width)
         nn.init.normal_(self.table.weight, std=0.05)
@@ -71,7 +73,7 @@ class Fields(nn.Module):
 class Reader(nn.Module):
     """What both stages read: fields of ads and users, and summaries of a history."""
 
-    def __init__(self, ads: torch.Tensor, ad_sizes: list[int], user_sizes: list[int], width: int):
+    def __init__(self, ads: torch.Tensor, ad_sizes: list[int], user_sizes: list[int], width: int) -> None:
         super().__init__()
         self.register_buffer("ads", ads)  # codes (N, F)
         self.ad_fields, self.user_fields = Fields(ad_sizes, width), Fields(user_sizes or [1], width)
@@ -88,7 +90,7 @@ class Reader(nn.Module):
 class TwoTower(nn.Module):
     """Log-likelihood scores of all ads for users, before their normalizer."""
 
-    def __init__(self, reader: Reader, user_fields: int, width: int):
+    def __init__(self, reader: Reader, user_fields: int, width: int) -> None:
         super().__init__()
         self.reader = reader
         self.user_tower = nn.Sequential(nn.Linear((user_fields + 3) * width, 128), nn.ReLU(), nn.Linear(128, width))
@@ -106,7 +108,7 @@ class TwoTower(nn.Module):
 class Ranker(nn.Module):
     """Logit of a click at the first place, and log of the value over its mean, (B, n) each."""
 
-    def __init__(self, reader: Reader, user_fields: int, ad_fields: int, width: int, places: int):
+    def __init__(self, reader: Reader, user_fields: int, ad_fields: int, width: int, places: int) -> None:
         super().__init__()
         self.reader = reader
         self.seen = nn.Embedding(MOST_SEEN + 1, width)
@@ -131,7 +133,7 @@ class Ranker(nn.Module):
 class DLRM:
     """Fitted retrieval and ranker: `rank(split, places)` -> catalog rows int64 (users, places), best first."""
 
-    def __init__(self, data: PreparedData, settings: DLRMSettings, metric: str, tuning: Dataset, seed: int):
+    def __init__(self, data: PreparedData, settings: DLRMSettings, metric: str, tuning: Dataset, seed: int) -> None:
         torch.manual_seed(seed)
         self.settings, self.metric, self.rng = settings, metric, np.random.default_rng(seed)
         self.ids = list(data.catalog["item_id"])
@@ -193,7 +195,7 @@ class DLRM:
                 logits = user @ self.retrieval.all_ads(ads).T - log_q[ads]
                 same = (ads.unsqueeze(0) == ads.unsqueeze(1)) & ~torch.eye(len(ads), dtype=torch.bool)
                 step(F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(ads))), optimizer)
-            found = self.retrieved(tuning)[0]
+            found = torch.cat([best for *_, best in self.retrieved(tuning)])
             held_out = [set(self.item_rows(items).tolist()) for items in tuning["target_items"]]
             recall = float(np.mean([len(t & set(f)) / len(t) for t, f in zip(held_out, found.tolist(), strict=True)]))
             if recall > best_recall:
@@ -238,32 +240,25 @@ class DLRM:
                 step(losses[mask_t[batch]].mean(), optimizer)
         return ranker.eval(), mean
 
-    def batches(self, count: int):
+    def batches(self, count: int) -> Iterator[torch.Tensor]:
         order = torch.from_numpy(self.rng.permutation(count))
         yield from order.split(self.settings.batch_size)
 
     @torch.no_grad()
-    def retrieved(self, split: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (users, candidates) and their log-probabilities."""
-        self.retrieval.eval()
-        ads = self.retrieval.all_ads()
-        rows, scores = [], []
-        for features, histories in zip(*(part.split(512) for part in self.contexts(split)), strict=True):
+    def retrieved(self, split: Dataset) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Batches of users: their fields and histories, log-probabilities of all ads, and rows of the candidates."""
+        ads = self.retrieval.eval().all_ads()
+        for features, histories in zip(*(part.split(256) for part in self.contexts(split)), strict=True):
             log_probs = (self.retrieval.users(features, histories) @ ads.T).log_softmax(-1)
-            best = log_probs.topk(min(self.settings.candidates, len(self.ids)), dim=-1)
-            rows.append(best.indices.numpy())
-            scores.append(best.values.numpy())
-        return np.concatenate(rows), np.concatenate(scores)
+            best = log_probs.topk(min(self.settings.candidates, len(self.ids)), dim=-1).indices
+            yield features, histories, log_probs, best
 
     @torch.no_grad()
     def scored(self, split: Dataset) -> tuple[np.ndarray, ...]:
         """Candidates (users, candidates + S), the retrieved and the history's; log p, log P(click), log E[value] of
         each; -inf where a history holds no more or names an ad again."""
-        ads = self.retrieval.eval().all_ads()
         parts: list[list[np.ndarray]] = [[], [], [], []]
-        for features, histories in zip(*(part.split(256) for part in self.contexts(split)), strict=True):
-            log_probs = (self.retrieval.users(features, histories) @ ads.T).log_softmax(-1)
-            found = log_probs.topk(min(self.settings.candidates, len(self.ids)), dim=-1).indices
+        for features, histories, log_probs, found in self.retrieved(split):
             rows = torch.cat([found, histories], dim=1)
             earlier = (rows.unsqueeze(2) == rows.unsqueeze(1)).tril(-1).any(2) | (rows < 0)
             rows = rows.clamp(min=0)

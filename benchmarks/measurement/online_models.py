@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from online_log import MAX_ITEMS, Log
-from transformers import GenerationConfig, set_seed
+from safetensors.numpy import save_file
+from transformers import set_seed
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, Recommender, UASIDTokenizer, VSLConfig, VSLTrainer
-from gr4ad.pipeline.training import start_item_embeddings, start_item_head
+from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, fit_value_buckets
+from measurement.market_log import MAX_ITEMS, Log
+
+LOSS = {"mtp_loss_weight": 0.1, "value_loss_weight": 0.5, "item_loss_weight": 1.0}
+"""Of the training, and of the learning online that goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class Size:
     publish_steps: int
 
 
-def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int):
+def new_tokenizer(
+    folder: Path, size: Size, embeddings: np.ndarray, ids: list[str], log: Log, until: int
+) -> tuple[UASIDTokenizer, np.ndarray]:
     """The tokenizer of the ads there are at a time, and its embeddings by row."""
     folder.mkdir(parents=True, exist_ok=True)
     there = [row for row, item in enumerate(ids) if log.entry[item] < until]
@@ -58,7 +65,16 @@ def new_tokenizer(folder: Path, size: Size, embeddings: np.ndarray, ids: list[st
     return tokenizer, embeddings[there]
 
 
-def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Log, since: int, until: int, seed: int):
+def trained(
+    folder: Path,
+    size: Size,
+    tokenizer: UASIDTokenizer,
+    embeddings: np.ndarray,
+    log: Log,
+    since: int,
+    until: int,
+    seed: int,
+) -> Path:
     """A model trained from scratch by VSL on the clicks of a time; its artifact lies in `folder`."""
     rows = []
     for user in sorted(log.of_user):
@@ -78,11 +94,12 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
         num_parallel_layers=2,
         num_attention_heads=2,
         max_context_items=MAX_ITEMS,
+        **LOSS,
     )
-    model = GR4ADForRecommendation(config)
-    train = Dataset.from_list(rows)
-    start_item_embeddings(model, embeddings, 0.1)
-    start_item_head(model, tokenizer, train)
+    model, train = GR4ADForRecommendation(config), Dataset.from_list(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.item_vectors_file = str(folder / "item_vectors.safetensors")  # which the training starts from
+    save_file({"item_vectors": embeddings}, tokenizer.item_vectors_file)
     arguments = VSLConfig(
         str(folder / "checkpoints"),
         num_train_epochs=size.epochs,
@@ -90,9 +107,8 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
         learning_rate=2e-3,
         lr_scheduler_type="cosine",
         warmup_steps=20,
-        mtp_loss_weight=0.1,
-        value_loss_weight=0.5,
-        item_loss_weight=1.0,
+        item_embedding_std=0.1,
+        **LOSS,
         save_strategy="no",
         disable_tqdm=True,
         logging_strategy="no",
@@ -103,31 +119,34 @@ def trained(folder: Path, size: Size, tokenizer, embeddings: np.ndarray, log: Lo
     artifact = folder / "artifact"
     model.save_pretrained(artifact)
     tokenizer.save_pretrained(artifact)
-    GenerationConfig(
-        beam_widths=[32, 64, 64],
-        item_weight=0.5,
-        value_weight=0.5,
-        item_candidates=32,
-        score_history=True,
-        exclude_history=False,
+    RankingWeights(
+        (32, 64, 64), item_weight=0.5, value_weight=0.5, item_candidates=32, score_history=True
     ).save_pretrained(artifact)
     return artifact
 
 
-def lists_of(recommender: Recommender, histories: list[tuple[list[str], list[float]]], places: int) -> list[list[str]]:
-    """One list a user; empty places where a user has no known item."""
-    index = recommender.tokenizer.index
+History = tuple[list[str], list[float]]
+"""Items and their values."""
+
+
+def lists_of(answer: Callable[[list[History]], list[list[str]]], histories: list[History], places: int) -> list:
+    """One list of `places` item ids a user, "" where `answer` (histories -> a list each) has no more; users without a
+    history are not asked about."""
     lists = [[""] * places for _ in histories]
-    asked = [n for n, (items, _) in enumerate(histories) if any(item in index.rows for item in items)]
-    for start in range(0, len(asked), 64):
-        part = asked[start : start + 64]
-        found = recommender.recommend(
-            [histories[n][0] for n in part], values=[histories[n][1] for n in part], top_k=places
-        )
-        for n, ads in zip(part, found, strict=True):
-            lists[n] = filled([ad.item_id for ad in ads], places)
+    asked = [number for number, (items, _) in enumerate(histories) if items]
+    for start in range(0, len(asked), 50):
+        part = asked[start : start + 50]
+        for number, items in zip(part, answer([histories[number] for number in part]), strict=True):
+            lists[number][: len(items)] = items
     return lists
 
 
-def filled(items: list[str], places: int) -> list[str]:
-    return items + [""] * (places - len(items))
+def known_lists(recommender: Recommender, histories: list[History], places: int) -> list[list[str]]:
+    """`lists_of` a recommender in this process; who has no item that it knows has an empty list."""
+
+    def answer(part: list[History]) -> list[list[str]]:
+        found = recommender.recommend([items for items, _ in part], values=[v for _, v in part], top_k=places)
+        return [[ad.item_id for ad in ads] for ads in found]
+
+    known = recommender.tokenizer.index.rows
+    return lists_of(answer, [(own if any(i in known for i in own[0]) else ([], [])) for own in histories], places)

@@ -1,7 +1,8 @@
 """Variants of a recipe: what is replaced, left out, or added."""
 
 import pytest
-from ablations import VARIANTS, changed
+from ablations import VARIANTS
+from measurement.runs import changed, slug
 
 from gr4ad.pipeline import load_recipe
 from gr4ad.pipeline.settings import NeighbourConfig
@@ -22,3 +23,8 @@ def test_sections_are_replaced_left_out_and_added():
 def test_variants_differ_from_their_recipe(recipe, name):
     base = load_recipe(recipe)
     assert changed(base, VARIANTS[recipe][name]) != base
+
+
+def test_variants_of_a_recipe_have_folders_of_their_own():
+    for variants in VARIANTS.values():
+        assert len({slug(name) for name in variants}) == len(variants)

@@ -8,6 +8,8 @@ its one position. Layers, context, heads and search are those of gr4ad.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,13 +20,13 @@ from gr4ad.modeling_gr4ad.modeling_gr4ad import GR4ADFusion
 class OnePositionAttention(nn.Module):
     """Causal self-attention of a position that is alone: its weight is 1, so only values and output are left."""
 
-    def __init__(self, config: GR4ADConfig):
+    def __init__(self, config: GR4ADConfig) -> None:
         super().__init__()
         self.head_dim, self.repeats = config.head_dim, config.num_attention_heads // config.num_key_value_heads
         self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: torch.Tensor, mask=None, cache=None, **kwargs) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: Any = None, cache: Any = None, **kwargs: Any) -> torch.Tensor:
         value = self.v_proj(hidden).unflatten(-1, (-1, self.head_dim))
         return self.o_proj(value.repeat_interleave(self.repeats, dim=-2).flatten(-2))
 
@@ -32,7 +34,7 @@ class OnePositionAttention(nn.Module):
 class MTPModel(GR4ADModel):
     """See above. Raises ValueError if there are more positions than layers."""
 
-    def __init__(self, config: GR4ADConfig):
+    def __init__(self, config: GR4ADConfig) -> None:
         super().__init__(config)
         self.num_shared = config.num_hidden_layers - (self.num_positions - 1)
         if self.num_shared < 1:
@@ -42,17 +44,20 @@ class MTPModel(GR4ADModel):
             )
         for layer in self.layers:
             layer.self_attn = OnePositionAttention(config)  # no parameters, and no time, for what cannot do anything
-        self.fusion = nn.ModuleList(GR4ADFusion(config) for _ in range(self.num_positions - 1))
+        # The second position fuses as LazyAR's positions do; each later one has a fusion of its own.
+        self.later_fusions = nn.ModuleList(GR4ADFusion(config) for _ in range(self.num_positions - 2))
         self.post_init()
 
-    def trunk(self, context, **kwargs) -> torch.Tensor:
+    def trunk(self, context: Any, **kwargs: Any) -> torch.Tensor:
         """The first position's state (B, 1 or S, 1, d), as a view in the place of all P positions."""
         hidden = self.dropout(self.level_embeddings.weight[None, None, :1] + context.query.unsqueeze(2))
         for layer in self.layers[: self.num_shared]:
             hidden = layer(hidden, context, self.causal_mask(hidden), **kwargs)
         return hidden.expand(-1, -1, self.num_positions, -1)
 
-    def autoregress(self, trunk, tokens, context, cache=None, **kwargs) -> torch.Tensor:
+    def autoregress(
+        self, trunk: torch.Tensor, tokens: torch.Tensor, context: Any, cache: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
         """All positions with the true tokens (B, R, P) before them -> (B, R, P, d); with a cache one, from the state
         of the position before, which this object keeps, -> (B, W, 1, d)."""
         if cache is None:
@@ -68,13 +73,16 @@ class MTPModel(GR4ADModel):
             self.state = self.next_state(position, before, tokens, context, **kwargs)
         return self.norm(self.state)
 
-    def next_state(self, position: int, before: torch.Tensor, tokens: torch.Tensor, context, **kwargs) -> torch.Tensor:
+    def next_state(
+        self, position: int, before: torch.Tensor, tokens: torch.Tensor, context: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """One position (B, R, 1, d), from the state (B, R, 1, d) and token (B, R, 1) of the one before."""
-        fused = self.fusion[position - 1](before, self.dropout(self.embed_tokens(tokens)))
+        fusion = self.fusion if position == 1 else self.later_fusions[position - 2]
+        fused = fusion(before, self.dropout(self.embed_tokens(tokens)))
         return self.layers[self.num_shared + position - 1](fused, context, self.causal_mask(fused), **kwargs)
 
 
 class MTPForRecommendation(GR4ADForRecommendation):
-    def __init__(self, config: GR4ADConfig):
+    def __init__(self, config: GR4ADConfig) -> None:
         super().__init__(config)
         self.model = MTPModel(config)

@@ -8,18 +8,19 @@ write: weights, context keys and values, activations; not element-wise work and 
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
-from gr4ad.modeling_gr4ad import SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from measurement.timing import milliseconds, timed
 
 STAGES = ("encode", "trunk", "level 1", "level 2", "level 3", "heads", "trie", "selection")
 # `FlopCounterMode` knows the attention of GPUs alone; the CPU's kernel takes the same formula.
@@ -28,22 +29,12 @@ CPU_ATTENTION = {CPU_KERNEL: lambda query, key, value, *_, **__: sdpa_flop_count
 COUNTED = {*flop_registry, *CPU_ATTENTION}
 
 
-def timed(call: Callable) -> tuple[float, object]:
-    """Milliseconds of one call, and its result."""
-    synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    result = call()
-    synchronize()
-    return 1e3 * (time.perf_counter() - start), result
-
-
 @contextmanager
-def stages(model, trie: SIDTrie, watch: Callable[[str, Callable], object]) -> Iterator[None]:
+def stages(model: GR4ADForRecommendation, trie: SIDTrie, watch: Callable[[str, Callable], object]) -> Iterator[None]:
     """Has `watch(stage, call)` run every stage of one request."""
     level = itertools.count(1)
 
-    def watched(stage: str, method: Callable, *args, **kwargs):
+    def watched(stage: str, method: Callable, *args: Any, **kwargs: Any) -> object:
         return watch(f"level {next(level)}" if stage == "level" else stage, partial(method, *args, **kwargs))
 
     parts = [
@@ -62,11 +53,11 @@ def stages(model, trie: SIDTrie, watch: Callable[[str, Callable], object]) -> It
             delattr(owner, method)
 
 
-def stage_times(request: Callable, model, trie: SIDTrie) -> dict[str, float]:
+def stage_times(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) -> dict[str, float]:
     """Milliseconds of each stage; `selection` is what the others leave."""
     times: Counter = Counter()
 
-    def watch(stage: str, call: Callable):
+    def watch(stage: str, call: Callable) -> object:
         elapsed, result = timed(call)
         times[stage] += elapsed
         return result
@@ -84,7 +75,7 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function.overloadpacket in COUNTED:
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
@@ -92,12 +83,12 @@ class Traffic(TorchDispatchMode):
         return result
 
 
-def stage_work(request: Callable, model, trie: SIDTrie) -> tuple[Counter, Counter]:
+def stage_work(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) -> tuple[Counter, Counter]:
     """FLOPs and bytes of each stage."""
     flops: Counter = Counter()
     traffic: Counter = Counter()
 
-    def watch(stage: str, call: Callable):
+    def watch(stage: str, call: Callable) -> object:
         with Traffic() as moved, FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
             result = call()
         flops[stage] += counter.get_total_flops()
@@ -114,6 +105,6 @@ def machine_peaks(rows: int, size: int, device: torch.device, dtype: torch.dtype
     the best of five."""
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
     source, target = (torch.ones(size // 4, device=device) for _ in range(2))
-    product = min(timed(lambda: left @ right)[0] for _ in range(5))
-    copy = min(timed(lambda: target.copy_(source))[0] for _ in range(5))
+    product = min(milliseconds(lambda: left @ right) for _ in range(5))
+    copy = min(milliseconds(lambda: target.copy_(source)) for _ in range(5))
     return 2e3 * rows**3 / product, 2e3 * source.nbytes / copy

@@ -1,4 +1,4 @@
-"""What `decode.py` holds LazyAR against: transformers' constrained beam search.
+"""Transformers' constrained beam search, which `decode.py`, `serving.py` and `vllm_beams.py` hold LazyAR against.
 
 Hugging Face models decode as their users decode semantic IDs (SIDs): `generate` with beams and a
 `prefix_allowed_tokens_fn`. The function is one look-up of the prefix in a dictionary of ready index tensors, built
@@ -14,10 +14,9 @@ gr4ad's `custom_generate` runs on the same Llama: what of the difference is the 
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +27,7 @@ from gr4ad.modeling_gr4ad import GR4ADConfig, SIDTrie
 from gr4ad.modeling_gr4ad.custom_generate_gr4ad import generate as tree_generate
 
 MAX_POSITIONS = 1024
+Model = TypeVar("Model", bound=PreTrainedModel)
 NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False}
 
 
@@ -65,16 +65,7 @@ def t5(config: GR4ADConfig) -> T5:
     return model
 
 
-def keep_freed_memory() -> None:
-    """Has glibc reuse large buffers. By default it hands them back to the system, and `generate`, which allocates more
-    than gr4ad, spends up to a third of its time on page faults: a matter of the allocator, not of the search."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing outside the heap
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
-
-
-def with_parameters(build: Callable[[GR4ADConfig], PreTrainedModel], config: GR4ADConfig, count: int):
+def with_parameters(build: Callable[[GR4ADConfig], Model], config: GR4ADConfig, count: int) -> Model:
     """`build(config)` with the intermediate size, a multiple of 8, that brings it nearest to `count` parameters."""
 
     def resized(size: int) -> GR4ADConfig:
@@ -99,7 +90,9 @@ def allowed_tokens(sids: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
     return allowed
 
 
-def generate(model, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options):
+def generate(
+    model: PreTrainedModel, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options: Any
+) -> Any:
     """Beam search of transformers over SIDs; prompt (int64, (1, S)) -> sequences (beams, start + levels)."""
     start = 1 if model.config.is_encoder_decoder else prompt.shape[1]
     return model.generate(
@@ -115,7 +108,9 @@ def generate(model, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: 
 
 
 @torch.no_grad()
-def prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options):
+def prefill_once(
+    model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int, **options: Any
+) -> Any:
     """The same search, with the prompt read at batch 1."""
     cache = DynamicCache(config=model.config)
     # The last token stays: `generate` needs one to begin with. The heads are not asked about the others.
@@ -124,7 +119,9 @@ def prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *
     return generate(model, prompt, allowed, beams=beams, levels=levels, past_key_values=cache, **options)
 
 
-def check_prefill_once(model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int):
+def check_prefill_once(
+    model: LlamaForCausalLM, prompt: torch.Tensor, allowed: dict, *, beams: int, levels: int
+) -> None:
     """Raises SystemExit unless `prefill_once` finds what `generate` does: the same scores, and the same sequences but
     for those that the last digits of two scores decide on."""
     scored = {"return_dict_in_generate": True, "output_scores": True}
