@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Stops a training whose loss or weights are no numbers any more, before anything of it is saved."""
+"""Stops a training whose loss or weights are not finite, before anything of it is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Settings of continual training."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Whether predicted values mean money: expected against true values of labelled (user, item) pairs.
+"""Calibration of predicted values: expected against true values of labelled (user, item) pairs.
 
 For pairs e = 1..E with the predicted value p_e = E[v | user, SID of the item] and the true value v_e, both in value
 units; pairs sorted by p fall into B bins of equally many, bin b holding n_b pairs:

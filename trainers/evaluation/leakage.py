@@ -1,4 +1,4 @@
-"""Proof that nothing held out was trained on."""
+"""The check that nothing held out was trained on."""
 
 import numpy as np
 import pandas as pd

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Keeps the best policy of an alignment by held-out rankings, and stops one that pays for its reward with them."""
+"""Keeps the policy of an alignment that ranks held-out users best, and stops a run whose rankings get worse."""
 
 from __future__ import annotations
 

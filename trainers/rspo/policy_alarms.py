@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Warnings of an alignment that goes wrong while its loss looks well."""
+"""Warnings about an alignment that goes wrong although its loss looks good."""
 
 from __future__ import annotations
 

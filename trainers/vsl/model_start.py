@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Where a model that was never trained starts from: what log and tokenizer know already need not be learned."""
+"""The start of a model that was never trained, from what the log and the tokenizer already know."""
 
 from __future__ import annotations
 

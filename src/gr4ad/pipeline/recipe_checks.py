@@ -1,4 +1,4 @@
-"""What one section of a recipe asks of another, and of the columns of the data, told before the first stage runs."""
+"""Checks of a recipe's sections against each other and against the columns of the data, before a stage runs."""
 
 from __future__ import annotations
 
