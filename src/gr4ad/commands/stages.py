@@ -204,6 +204,3 @@ def print_metrics(metrics: dict[str, Any], out: Path) -> None:
     show_metrics(metrics, console)
     files = ("metrics.json", "metrics.md", "per_user.parquet", "plots/")
     console.print(f"{out}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)
-
-
-__all__ = ["artifact", "run_command"]

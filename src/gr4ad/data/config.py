@@ -22,6 +22,8 @@ COLUMN_MAPS = {
 
 
 def _option(default: Any, text: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 
@@ -79,9 +81,8 @@ class DataConfig:
     test_end: int | str | None = _option(
         None, "Temporal: first moment after test (exclusive). Default: the end of the log."
     )
-    history_events: list[str] = field(
-        default_factory=lambda: ["click", "conversion"],
-        metadata={"help": f"Kinds of events that make up histories and targets: {', '.join(EVENT_NAMES)}."},
+    history_events: list[str] = _option(
+        ["click", "conversion"], f"Kinds of events that make up histories and targets: {', '.join(EVENT_NAMES)}."
     )
     min_user_events: int = _option(
         0,
@@ -89,12 +90,10 @@ class DataConfig:
         "only events before validation_start.",
     )
     value_unit: str = _option("count", "Unit of `value`, e.g. USD or CNY per 1000 shown.")
-    drop: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
-            f"{', '.join(DROP_REASONS)}."
-        },
+    drop: list[str] = _option(
+        [],
+        "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
+        f"{', '.join(DROP_REASONS)}.",
     )
 
     def __post_init__(self) -> None:

@@ -176,6 +176,3 @@ def readable(record: Record) -> dict[str, Any]:
     if isinstance(record, Unreadable):
         raise RecordError(record.reason)
     return record
-
-
-__all__ = ["CatalogChanges", "readable"]

@@ -64,6 +64,3 @@ class LiveArtifact:
         complete_auto_map(folder / "config.json")
         if (self.fixed / FUSION_FILE).is_file():
             shutil.copyfile(self.fixed / FUSION_FILE, folder / FUSION_FILE)
-
-
-__all__ = ["LiveArtifact"]

@@ -67,6 +67,3 @@ class LogStreams:
                 f"up to {offset} were found. Restore the stream."
             )
         return records
-
-
-__all__ = ["LogStreams", "open_stream"]

@@ -334,6 +334,3 @@ def locked(path: Path) -> IO[bytes]:
         file.close()
         raise ValueError(f"{path.parent} is used by another `gr4ad online`. Stop it, or give another `out`.") from None
     return file
-
-
-__all__ = ["OnlineLoop"]

@@ -73,6 +73,3 @@ class StepJournal:
     def clear(self) -> None:
         """Forgets all plans: a checkpoint holds what they led to."""
         self.path.unlink(missing_ok=True)
-
-
-__all__ = ["StepJournal", "StepPlan"]

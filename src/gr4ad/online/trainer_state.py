@@ -115,6 +115,3 @@ class Checkpoints:
             raise ValueError(
                 f"{place}: not a readable checkpoint ({error}). Restore the folder, or start anew in another one."
             ) from error
-
-
-__all__ = ["Checkpoints", "OnlineState"]

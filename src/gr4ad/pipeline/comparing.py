@@ -212,6 +212,3 @@ def read_groups(arguments: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(f"Each group needs its own name. Received: {label!r} twice. Write NAME=FOLDER.")
         groups[label] = folders
     return groups
-
-
-__all__ = ["compare_runs", "load_run", "read_groups", "save_comparison", "seed_folder"]

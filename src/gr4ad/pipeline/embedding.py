@@ -142,6 +142,3 @@ def units_of_ads(data: PreparedData, columns: list[str]) -> np.ndarray:
     numbers: dict[tuple[Any, ...], int] = {}
     rows = zip(*data.catalog_columns("unit_columns", columns), strict=True)
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
-
-
-__all__ = ["ENCODER_FOLDER", "ad_embedder", "embed_ads", "training_sequences", "tune_ad_encoder", "units_of_ads"]

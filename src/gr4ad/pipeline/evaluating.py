@@ -150,6 +150,3 @@ def check_not_empty(data: PreparedData, data_dir: Path) -> None:
                 f"{data_dir}: the {name} split is empty (0 users). Allowed: at least one user in each split. Prepare "
                 "the data with other bounds."
             )
-
-
-__all__ = ["evaluate_models"]

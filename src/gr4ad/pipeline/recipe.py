@@ -190,6 +190,3 @@ def packaged_recipes() -> list[str]:
     return sorted(
         f.name.removesuffix(".yaml") for f in resources.files("gr4ad.recipes").iterdir() if f.name.endswith(".yaml")
     )
-
-
-__all__ = ["Recipe", "RecipeError", "build_section", "built_section", "load_recipe", "packaged_recipes"]

@@ -160,6 +160,3 @@ def table_columns(data: DataConfig, role: FileRole, simulated: bool) -> Sequence
                 return None  # of JSON lines any may bring another key
     renamed = {name: ours for ours, name in data.columns_of(role).items()}
     return [renamed.get(name, name) for name in theirs]
-
-
-__all__ = ["MARKET_COLUMNS", "RecipeError", "check_columns", "check_has_impressions", "check_sections_fit"]

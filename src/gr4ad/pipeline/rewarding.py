@@ -105,6 +105,3 @@ def split_users(exposures: Dataset, share: float, seed: int) -> tuple[Dataset, D
     parts = (place >= held_out, place < held_out // 2, (place >= held_out // 2) & (place < held_out))
     train, calibrate, measure = (exposures.select(np.flatnonzero(part)) for part in parts)
     return train, calibrate, measure
-
-
-__all__ = ["split_users", "train_reward_model"]

@@ -244,6 +244,3 @@ def machine() -> dict:
         ]
         model = names[0] if names else model
     return {"cpu": model, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
-
-
-__all__ = ["VERSIONS", "machine", "run_recipe", "write_artifact"]

@@ -195,5 +195,3 @@ STAGES = (
           ("data", "tokenizer", "models"), evaluate, seed_flag="sample_seed"),
 )  # fmt: skip
 """In the order in which a recipe runs them."""
-
-__all__ = ["INPUTS", "STAGES", "Input", "Job", "Stage"]

@@ -16,7 +16,7 @@ from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import TokenizeConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
-from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
+from gr4ad.tokenization.sid_quality import check_collapse, interaction_exposure
 
 ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can hold a limited number of ads of one
 ITEM_VECTORS_FILE = "item_vectors.safetensors"
@@ -196,6 +196,3 @@ def build_tokenizer(
     code_counts = [np.bincount(codes[:, t], minlength=size).tolist() for t, size in enumerate(tokenizer.level_sizes)]
     write_json(out_dir / "quality.json", {"quality": quality, "code_counts": code_counts})
     return {"quality": quality}
-
-
-__all__ = ["SIDCollapseError", "build_tokenizer"]

@@ -192,17 +192,3 @@ def read_log(folder: Path) -> list[dict]:
     """Trainer log written by `finish_training`; [] if the stage has none."""
     path = folder / "log.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-__all__ = [
-    "LISTS_FILE",
-    "align_model",
-    "drawn_rows",
-    "finish_training",
-    "logged_impressions",
-    "read_log",
-    "reward_lists",
-    "run_training",
-    "train_model",
-    "trainer_arguments",
-]
