@@ -142,11 +142,8 @@ def push(arguments: list[str]) -> None:
     parser.add_argument("--message", default="Upload GR4AD artifact", help="commit message")
     options = parser.parse_args(arguments)
     folder = Path(options.model)
-    missing = [
-        name
-        for name in ("config.json", "model.safetensors", "items.parquet", "README.md")
-        if not (folder / name).is_file()
-    ]
+    needed = ("config.json", "model.safetensors", "items.parquet", "README.md")
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ValueError(
             f"{folder}: not an artifact, {missing[0]} is missing. Give the `--out` folder of a finished `gr4ad run`."

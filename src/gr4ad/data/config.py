@@ -109,9 +109,10 @@ class DataConfig:
         _require_names("history_events", self.history_events, EVENT_NAMES)
         if not self.history_events:
             raise DataError(f"`history_events` should name at least one of {', '.join(EVENT_NAMES)}. Received: [].")
-        self.validation_start = _plain(self.validation_start)
-        self.test_start = _plain(self.test_start)
-        self.test_end = _plain(self.test_end)
+        for name in ("validation_start", "test_start", "test_end"):
+            bound = getattr(self, name)
+            if isinstance(bound, datetime.date):  # as which YAML reads an unquoted ISO date
+                setattr(self, name, bound.isoformat())
         if self.split == "temporal" and (self.validation_start is None or self.test_start is None):
             raise DataError(
                 f"`split: temporal` needs `validation_start` and `test_start`. Received: {self.validation_start}, "
@@ -128,11 +129,6 @@ class DataConfig:
         """The files and hub data sets that are read, by role; those that are not given are left out."""
         given = {role: getattr(self, role) for role in get_args(FileRole)}
         return {role: source for role, source in given.items() if source}
-
-
-def _plain(bound: int | str | None) -> int | str | None:
-    # YAML turns an unquoted ISO date into a date object.
-    return bound.isoformat() if isinstance(bound, datetime.date) else bound
 
 
 def _column_map(role: FileRole, columns: dict[str, str] | str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from gr4ad.pipeline.config_fields import setting
+from gr4ad.pipeline.settings import check_least, check_share
 
 
 @dataclass
@@ -52,12 +53,8 @@ class OnlineConfig:
     def __post_init__(self) -> None:
         if self.vsl is None and self.rl is None and self.catalog is None:
             raise ValueError("`vsl`, `rl` or `catalog` must name a stream. Received: none of them.")
-        for name in (
-            "vsl_batch_size", "rl_batch_size", "catalog_batch_size", "publish_steps", "save_steps", "keep_versions",
-            "guard_steps", "guard_users", "guard_window",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
+        check_least(self, 1, "vsl_batch_size", "rl_batch_size", "catalog_batch_size", "publish_steps", "save_steps")
+        check_least(self, 1, "keep_versions", "guard_steps", "guard_users", "guard_window")
         if self.guard_window < self.guard_users:
             raise ValueError(
                 f"`guard_window` must be at least `guard_users`, {self.guard_users}: it would never hold as many. "
@@ -66,8 +63,7 @@ class OnlineConfig:
         for name in ("max_wait_seconds", "poll_seconds", "max_steps", "idle_seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be >= 0 and finite. Received: {getattr(self, name)}.")
-        if not 0 <= self.max_ndcg_loss <= 1:
-            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1]. Received: {self.max_ndcg_loss}.")
+        check_share(self, "max_ndcg_loss")
 
     def sources(self) -> dict[str, str]:
         """Stream -> where it is, of those that are given."""

@@ -95,9 +95,6 @@ class OnlineLoop:
             raise ValueError(f"`model` is needed: {self.config.root} has no version to start from. Received: none.")
         return Path(self.config.model)
 
-    # --- running
-    # ------------------------------------------------------------------------------------------------------------
-
     def run(self, on_pass: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
         """Passes until `stop` is called, `max_steps` are done, or nothing came for `idle_seconds`; then a checkpoint.
 
@@ -138,9 +135,6 @@ class OnlineLoop:
         """One pass, or None if there is nothing to do."""
         plan = self.replayed.pop(0) if self.replayed else self.plan()
         return None if plan is None else self.carry_out(plan)
-
-    # --- planning
-    # -----------------------------------------------------------------------------------------------------------
 
     def plan(self) -> StepPlan | None:
         """Decides what the next pass takes, and writes it down."""
@@ -183,9 +177,6 @@ class OnlineLoop:
         ready = full or now - since >= self.config.max_wait_seconds
         self._waiting_since = None if ready else since
         return ready
-
-    # --- carrying out
-    # -------------------------------------------------------------------------------------------------------
 
     def carry_out(self, plan: StepPlan) -> dict[str, Any]:
         """Does what a plan says; the same plan after the same state has the same effect."""
@@ -264,9 +255,6 @@ class OnlineLoop:
         self._told += 1
         if self._told <= SHOWN_REASONS:
             logger.warning("A record of `%s` is left out: %s", name, error)
-
-    # --- publishing
-    # ---------------------------------------------------------------------------------------------------------
 
     def _may_publish(self) -> bool:
         """Whether the present weights are to be published; then they are the reference from now on."""

@@ -123,7 +123,10 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
     """
     checked = checked_values(source, section, SECTIONS[section], values)
     if section not in NEED_TORCH:
-        return build(source, section, config_class(SECTIONS[section]), checked)
+        try:
+            return config_class(SECTIONS[section])(**checked)
+        except ValueError as error:
+            raise RecipeError(placed(source, section, error)) from error
     if "output_dir" in checked:
         error = "`output_dir` follows from the folder that is written: leave it out."
         raise RecipeError(placed(source, section, error))
@@ -136,12 +139,6 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
         except ValueError as error:
             raise RecipeError(placed(source, section, error)) from error
     return checked
-
-
-def build_section(source: str | Path, section: str, kind: type, values: Any) -> Any:
-    """An object of dataclass `kind` from the values of a section. Raises RecipeError as `built_section`."""
-    checked = checked_values(source, section, f"{kind.__module__}.{kind.__qualname__}", values)
-    return build(source, section, kind, checked)
 
 
 def checked_values(source: str | Path, section: str, config: str, values: Any) -> dict[str, Any]:
@@ -171,13 +168,6 @@ def shown_fields(known: Mapping[str, Any]) -> str:
     return f"Fields are: {', '.join(name for name in known if name not in general)}" + (
         " and those of transformers' TrainingArguments." if general else "."
     )
-
-
-def build(source: str | Path, section: str, kind: type, values: dict[str, Any]) -> Any:
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise RecipeError(placed(source, section, error)) from error
 
 
 def placed(source: str | Path, section: str, error: Exception | str) -> str:

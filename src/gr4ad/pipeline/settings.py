@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,12 @@ def check_share(settings: Any, *names: str) -> None:
         for number in value if isinstance(value, list) else [value]:
             if not 0 <= number <= 1:
                 raise ValueError(f"`{name}` is a share in [0, 1]. Received: {value}.")
+
+
+def check_choice(settings: Any, name: str, choices: Sequence[str]) -> None:
+    """Raises ValueError where a field is none of the choices."""
+    if getattr(settings, name) not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {getattr(settings, name)!r}.")
 
 
 @dataclass
@@ -54,9 +61,8 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "category_dimension", "max_images", "max_length", "encoder_batch_size", "shard_size")
-        for name, choices in (("pooling", ("auto", "mean", "last")), ("dtype", ("auto", "float32", "bfloat16"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}.")
+        check_choice(self, "pooling", ("auto", "mean", "last"))
+        check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
 
 
 @dataclass
@@ -189,8 +195,7 @@ class ListConfig:
     held_share: float = setting(0.3, "Share of each training log that is held back as what was bought (beams).")
 
     def __post_init__(self) -> None:
-        if self.source not in LIST_SOURCES:
-            raise ValueError(f"`source` must be one of {', '.join(LIST_SOURCES)}. Received: {self.source!r}.")
+        check_choice(self, "source", LIST_SOURCES)
         check_least(self, 1, "max_lists")
         check_least(self, 2, "list_size")
         if not 0 < self.held_share < 1:
@@ -216,8 +221,7 @@ class ExploreConfig:
         check_least(self, 1, "beam_widths")
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"`held_out_share` is a share in (0, 1). Received: {self.held_out_share}.")
-        if self.value_given not in ("impression", "click", "conversion"):
-            raise ValueError(f"`value_given` must be impression, click or conversion. Received: {self.value_given!r}.")
+        check_choice(self, "value_given", ("impression", "click", "conversion"))
 
 
 @dataclass
@@ -284,8 +288,7 @@ class EvaluateConfig:
                 "`neighbour_weights` add to the item head's score: let them hold 0, or `item_weights` a larger share. "
                 f"Received: {self.neighbour_weights} with `item_weights` = {self.item_weights}."
             )
-        if not 0 <= self.max_ndcg_loss <= 1:
-            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1]. Received: {self.max_ndcg_loss}.")
+        check_share(self, "max_ndcg_loss")
         if self.max_ndcg_loss < 1 and 0 not in self.value_weights:
             raise ValueError(
                 f"`max_ndcg_loss` = {self.max_ndcg_loss} is measured from lists without value: `value_weights` must "

@@ -124,21 +124,18 @@ def align_model(
     *,
     data_dir: Path,
     tokenizer_dir: Path,
-    train_dir: Path,
+    model_dir: Path,
     out_dir: Path,
     reward_dir: Path | None = None,
 ) -> dict:
-    """RSPO on preference lists; writes `model/` and `log.json`.
-
-    Raises:
-        RecipeError: The lists are to come from a reward model, and `reward_dir` holds none.
-    """
+    """RSPO on preference lists; writes `model/` and `log.json`. Raises RecipeError if the lists are to come from a
+    reward model, and `reward_dir` holds none."""
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
     from gr4ad.trainers.rspo import beam_lists
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
-    model = GR4ADForRecommendation.from_pretrained(train_dir / "model")
+    model = GR4ADForRecommendation.from_pretrained(model_dir / "model")
     if lists.source == "reward_model":
         rows = reward_lists(reward_dir)
     elif lists.source == "impressions":
