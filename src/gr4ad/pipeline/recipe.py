@@ -128,8 +128,8 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
         except ValueError as error:
             raise RecipeError(placed(source, section, error)) from error
     if "output_dir" in checked:
-        error = "`output_dir` follows from the folder that is written: leave it out."
-        raise RecipeError(placed(source, section, error))
+        message = "`output_dir` follows from the folder that is written: leave it out."
+        raise RecipeError(placed(source, section, message))
     for config, check in NEED_TORCH[section]:
         kind, known = config_class(config), fields_of(config)
         part: Any = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
