@@ -101,7 +101,7 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
         save_file({"content": vectors["content"]}, folder / "embeddings.safetensors")
         clock = Clock(limit=float("inf"))
         data_dir = run.stage("data") / "prepared"
-        build_tokenizer(recipe.tokenize, data_dir=data_dir, embed_dir=folder, out_dir=folder, seed=seed)
+        build_tokenizer(recipe.tokenize, data_dir=data_dir, embeddings_dir=folder, out_dir=folder, seed=seed)
         tokenizer = UASIDTokenizer.from_pretrained(folder / "tokenizer")
         torch.manual_seed(seed)
         model = GR4ADForRecommendation(model_config(recipe.model, tokenizer))

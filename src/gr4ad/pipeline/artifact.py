@@ -137,6 +137,3 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
             for r in answer
         ],
     }
-
-
-__all__ = ["beam_tree", "save_artifact"]
