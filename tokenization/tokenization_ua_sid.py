@@ -74,8 +74,8 @@ class UASIDTokenizer(PythonBackend):
         num_time_buckets: int = 0,
         num_cross_domain_items: int = 0,
         item_vectors_file: str | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         self.item_table_file = item_table_file
         self.codebooks_file = codebooks_file
         self.item_vectors_file = item_vectors_file
@@ -136,7 +136,7 @@ class UASIDTokenizer(PythonBackend):
     def get_vocab(self) -> dict[str, int]:
         return {**self.token_ids, **self.added_tokens_encoder}
 
-    def _tokenize(self, text: str, **kwargs) -> list[str]:
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return SID_TOKEN.findall(text)
 
     def _convert_token_to_id(self, token: str) -> int:
