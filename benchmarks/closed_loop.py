@@ -8,18 +8,15 @@ no guard), with the unified weights, with the item head's share in what is align
 values. Serving weights are chosen on validation for each policy alone, from nine combinations, as many as the
 DLRM-style stack (`opponents/dlrm.py`) gets; the item-kNN has 96.
 
-Then every test user gets one list from every policy at the end of the log, and the market says what it earns in
-expectation: examination x true click probability x second price, the same users and their true state for all (common
-random numbers). Without retraining, the same lists are priced again on each day of the market's horizon: interests
-drift and jump, and what is left says how fast a policy decays. `cold_share` is the share of shown places that hold ads
-without a click in the training log, `cold_revenue` what lists earn of which nothing but those is kept.
+Then the market says what one list of every policy for every test user earns in expectation at the end of the log
+(examination x true click probability x second price, common random numbers), and what the same lists earn on each day
+of its horizon, without retraining. `cold_share` is the share of shown places that hold ads without a click in the
+training log, `cold_revenue` what lists earn of which nothing but those is kept.
 
 `value` is the mean over seeds, `spread` the sample standard deviation over them; `ratios` are lifts over the
 DLRM-style stack with the 95% interval over users and seeds, `lifts_over_vsl` the same over VSL, `decay` revenue on
 each day over that of the first.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
@@ -30,12 +27,13 @@ from pathlib import Path
 import numpy as np
 from measurement.market_policies import BASELINE, UNIT, baseline_lists, earned, served_lists
 from measurement.results import Benchmark, Row, rounded, seeds_row
-from measurement.runs import Changes, changed, recipe_of, run_variant, seed_folder, slug
+from measurement.runs import Changes, changed, recipe_of, run_variant, slug
 from opponents.dlrm import DLRMSettings
 
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.market import AdMarket
 from gr4ad.pipeline import Recipe, run_recipe
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.trainers.evaluation.intervals import difference_of_draws, resampled_means, resampled_seeds
 from gr4ad.trainers.evaluation.system_scores import as_json
 
@@ -133,9 +131,7 @@ def shares(seeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, list[float]], 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A market and a recipe that run in seconds.")
-    benchmark.add_argument("--recipe", default="demo", help="A recipe with a market.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for the runs.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    benchmark.take("--work", recipe=("demo", "A recipe with a market."), seeds=[0, 1, 2, 3, 4])
     benchmark.add_argument("--steps", nargs="+", help="Names; default: all. VSL is always among them.")
     arguments = benchmark.start(words)
     chosen = {REFERENCE, *benchmark.one_of("step", STEPS, arguments.steps)}

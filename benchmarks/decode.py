@@ -22,8 +22,6 @@ large product and a large copy in the same run. The ratio `roofline_share` is th
 of `torch.compile`; on a GPU, or with --batches, also latency and requests/s by batch.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -346,24 +344,19 @@ def draw(path: Path, results: Results, size: Size) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="Small models and tries, two rounds: 20 seconds.")
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Figure to write: .svg, .png or .pdf.")
     benchmark.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     benchmark.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="All but the stages.")
-    benchmark.add_argument("--threads", type=int, default=torch.get_num_threads())
-    benchmark.add_argument("--repeats", type=int, default=9, help="Rounds.")
     benchmark.add_argument("--batches", type=int, nargs="+", help="Default: 1, 2, 4 .. 256 on cuda, none on cpu.")
-    benchmark.add_argument(
-        "--compile", action="store_true", help="Also LazyAR by `torch.compile`; needs a C++ compiler."
-    )
-    benchmark.add_argument("--seed", type=int, default=0)
-    arguments = benchmark.start(words)
+    benchmark.take(
+        "--figure", threads=torch.get_num_threads(), repeats=(9, "Rounds."), seed=0,
+        compile=(False, "Also LazyAR by `torch.compile`; needs a C++ compiler."),
+    )  # fmt: skip
+    arguments = benchmark.start(words, repeats=2)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         benchmark.error("--device cuda: torch sees no GPU here. Use --device cpu, or a build of torch with CUDA.")
     if arguments.repeats < 2 or arguments.threads < 1:
         benchmark.error("--repeats should be at least 2 (a spread needs two rounds) and --threads at least 1.")
-    if arguments.figure and arguments.figure.suffix not in (".svg", ".png", ".pdf"):
-        benchmark.error(f"--figure should end in .svg, .png or .pdf. Received: {arguments.figure}")
-    size, repeats = (SMOKE, 2) if arguments.smoke else (Size(), arguments.repeats)
+    size, repeats = SMOKE if arguments.smoke else Size(), arguments.repeats
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     on_gpu = device.type == "cuda"
     batches = arguments.batches or ([2**n for n in range(9)] if on_gpu else [])

@@ -2,7 +2,7 @@
 
 Vanilla decoding and LazyAR inject the last token, as the paper has it; "prefix fused" is ours (`fuse_prefix`).
 
-    python benchmarks/decoders.py amazon_beauty --data DIR --work OUT --runs RECIPE_OUT --out FILE
+    python benchmarks/decoders.py amazon_beauty --data DIR --work OUT --run RECIPE_OUT --out FILE
 
 Data, SIDs, shape and training are the recipe's, without what would hide the decoder: no item head, no value token, and
 beams rank by log p(SID) alone. Every decoder has the same number of parameters (feed-forward layers make up for what
@@ -12,8 +12,6 @@ as `recipe.py` leaves them; their catalog, SIDs and item vectors are used.
 
 `ratios` hold each decoder's difference from vanilla decoding on the same users; `seconds` how long each trained.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -25,13 +23,14 @@ import torch
 from measurement.accuracy import compared_rows
 from measurement.decoder_training import Stages, decoder_config, train_decoder
 from measurement.results import Benchmark
-from measurement.runs import seed_folder, slug
+from measurement.runs import slug
 from opponents.mtp_heads import MTPForRecommendation
 from opponents.transformers_beams import with_parameters
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.pipeline.runner import write_json
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.model_ranking import rank_users
@@ -104,11 +103,7 @@ def run_decoder(stages: Stages, build: Callable[[], GR4ADForRecommendation], fol
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument("--runs", required=True, type=Path, metavar="RUN", help="The recipe's run, of seed 0.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for what is trained here.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("recipe", "--data", "--run", "--work", seeds=[0, 1, 2])
     benchmark.add_argument("--decoders", nargs="+", help="Names; default: all. Vanilla decoding is always among them.")
     arguments = benchmark.start(words)
     groups: dict[str, list[Path]] = {}
@@ -116,7 +111,7 @@ def main(words: Sequence[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {}
     unit = ""
     for seed in arguments.seeds:
-        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed, smoke=arguments.smoke)
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.run, seed, smoke=arguments.smoke)
         known = decoders(stages.recipe, stages.run.tokenizer)
         chosen = {REFERENCE, *benchmark.one_of("decoder", known, arguments.decoders)}
         for name in (name for name in known if name in chosen):

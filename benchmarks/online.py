@@ -23,8 +23,6 @@ served` runs from the moment a catalog file has its name to the first answer of 
 every tenth of a second while the trainer trains.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -255,8 +253,7 @@ def draw(seeds: list[dict], path: Path) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="One small market.")
     benchmark.add_argument("--work", type=Path, metavar="OUT", help="Folder for the runs, where finished seeds stay.")
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("--figure", seeds=[0, 1, 2])
     arguments = benchmark.start(words)
     for chatty in ("httpx", "sentence_transformers", "faiss", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

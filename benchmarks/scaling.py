@@ -1,14 +1,12 @@
 """How loss and NDCG grow with parameters and with beams, as the paper's figure 5 shows it at its scale.
 
-    python benchmarks/scaling.py complete_journey --data DIR --runs RECIPE_OUT --work OUT --out FILE --figure FILE.svg
+    python benchmarks/scaling.py complete_journey --data DIR --run RECIPE_OUT --work OUT --out FILE --figure FILE.svg
 
 The decoder alone, as in `decoders.py`: LazyAR at the recipe's depth and K, trained by its schedule at several widths
 of the network. All users of the validation split are ranked, none of the test split. `loss` is the mean of
 -log p(SID | history) over their held-out items, in nats an SID; `ndcg@10` is that of full rankings by beams of one
 width at every level.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -23,10 +21,10 @@ from matplotlib.figure import Figure
 from measurement.decoder_training import Stages, decoder_config, train_decoder
 from measurement.figures import save_figure
 from measurement.results import Benchmark, Row, seeds_row
-from measurement.runs import seed_folder
 
 from gr4ad import GR4ADForRecommendation
 from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.pipeline.runner import write_json
 from gr4ad.trainers.evaluation import evaluate_rankings
 from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
@@ -132,18 +130,12 @@ def draw(rows: list[dict], path: Path) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument("--runs", required=True, type=Path, metavar="RUN", help="The recipe's run, of seed 0.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for what is trained here.")
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Where to draw it, .svg.")
-    benchmark.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
-    benchmark.add_argument("--beams", type=int, nargs="+", default=[8, 32, 128, 512])
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("recipe", "--data", "--run", "--work", "--figure", widths=[32, 64, 128], beams=[8, 32, 128, 512],
+                   seeds=[0, 1, 2])  # fmt: skip
     arguments = benchmark.start(words)
     measured = []
     for seed in arguments.seeds:
-        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed, smoke=arguments.smoke)
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.run, seed, smoke=arguments.smoke)
         for width in arguments.widths:
             folder = seed_folder(arguments.work / f"d{width}", seed)
             measured.append(measure(resized(stages, width), width, arguments.beams, folder))

@@ -9,8 +9,6 @@ turns; a round's throughput is its requests over the seconds until the last answ
 shape: each part of the design changed alone.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import threading
@@ -50,7 +48,7 @@ class GenerateRecommender(Recommender):
     """Answers with `generate` of a Llama, one user after another: it knows no batch of several histories with an
     allowed-tokens function of its own for each at less."""
 
-    def serve_with(self, search: Callable) -> GenerateRecommender:
+    def serve_with(self, search: Callable) -> "GenerateRecommender":
         self.search = search
         tokens = torch.from_numpy(self.tokenizer.index.codes[self.tokenizer.index.rows_by_sid()].copy())
         sids = tokens + torch.tensor(self.model.config.level_offsets)
@@ -169,15 +167,12 @@ def compiled(recommender: Recommender, widths: list[int]) -> Recommender:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--rounds", type=int, default=3)
-    benchmark.add_argument("--beams", type=int, nargs="+", default=[128, 256, 512])
+    benchmark.take(rounds=3, beams=[128, 256, 512])
     benchmark.add_argument("--parts", nargs="+", help="Only these, beside `as it is`, and no `generate`.")
-    arguments = benchmark.start(words)
+    arguments = benchmark.start(words, rounds=1, beams=[4])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     size = SMOKE if arguments.smoke else FULL
     requests, few = (8, 2) if arguments.smoke else (48, 2)
-    if arguments.smoke:
-        arguments.rounds, arguments.beams = 1, [4]
     rows: list[Row] = []
     ratios: dict[str, float] = {}
 

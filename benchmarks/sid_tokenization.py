@@ -2,17 +2,16 @@
 
     python benchmarks/sid_tokenization.py --data DIR --work OUT --out benchmarks/results/tokenize.json
 
-Quality: both logs below DIR (amazon_beauty/, complete_journey/), text embeddings, three seeds, one code space of 2^24.
+Quality: both logs below DIR (amazon_beauty/, complete_journey/; left out without DIR), text embeddings, three seeds,
+one code space of 2^24.
 Scale: `--ads` x 256 embeddings (one cluster in 50 ads, sizes n^-0.5), codebooks 4096/1024/256, ten Lloyd steps a level
 everywhere (ours: five plain, five balanced; both libraries sample 256 points a code), each contender in a process of
 its own, in turns; time is fit and codes of all ads, peak memory that of the process with its input. What balance costs
 in error depends on how uneven the clusters are: `skew` rows repeat it smaller, for sizes n^0, n^-0.5 and n^-0.8.
-semantic-id is measured at `--peer_ads` and 64/32/16 codes, balanced as ours, one start.
+semantic-id is measured at `--peer-ads` and 64/32/16 codes, balanced as ours, one start.
 
 Needs `pip install semantic-id==0.2.5` beside the development environment for that part; it is left out if absent.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import logging
@@ -126,20 +125,12 @@ def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bo
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="Few ads, one repetition; a simulated market in place of the logs.")
-    benchmark.add_argument(
-        "--data", type=Path, metavar="DIR", help="Folder of the two logs; without it, no quality rows."
+    benchmark.take(
+        "--data", "--work", ads=(1_000_000, "0 leaves the scale part out."), peer_ads=5_000, repeats=2, seeds=[0, 1, 2]
     )
-    benchmark.add_argument(
-        "--work", type=Path, required=True, metavar="OUT", help="Folder for prepared logs and embeddings."
-    )
-    benchmark.add_argument("--ads", type=int, default=1_000_000, help="0 leaves the scale part out.")
-    benchmark.add_argument("--peer_ads", type=int, default=5_000)
-    benchmark.add_argument("--repeats", type=int, default=2)
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = benchmark.start(words)
+    arguments = benchmark.start(words, ads=2_000, peer_ads=1_000, repeats=1, seeds=[0])
     sizes, skew_sizes, skew_ads = SIZES, SKEW_SIZES, SKEW_ADS
     if arguments.smoke:
-        arguments.ads, arguments.peer_ads, arguments.repeats, arguments.seeds = 2_000, 1_000, 1, [0]
         sizes, skew_sizes, skew_ads = (32, 16, 8), (16, 8, 4), 1_000
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []

@@ -10,8 +10,6 @@ loaded each minute and damaged ones offered in between, clients send bad bodies 
 counted, and the command fails if anything was. Its latencies are of this load on this machine: no measure of speed.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import shutil
@@ -174,18 +172,14 @@ def rows_of(ledger: Ledger, memory: list[tuple[float, float]], minutes: float, e
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
     benchmark.add_argument("--model", type=Path, metavar="RUN", help="Folder of `gr4ad run`; default: random weights.")
     benchmark.add_argument("--backend", default="torch", choices=("torch", "vllm"))
-    benchmark.add_argument("--minutes", type=float, default=10.0)
-    benchmark.add_argument("--rate", type=float, default=8.0, help="Valid requests a second.")
-    benchmark.add_argument("--changes", type=float, default=1000.0, help="Ads a minute.")
-    benchmark.add_argument("--widest", type=int, default=512, help="Beams of the requests that ask for most ads.")
-    benchmark.add_argument("--reload_seconds", type=float, default=60.0)
-    benchmark.add_argument("--annoy_seconds", type=float, default=0.5, help="Between two bad requests.")
-    arguments = benchmark.start(words)
-    if arguments.smoke:
-        arguments.minutes, arguments.reload_seconds, arguments.widest = 0.15, 3.0, 64
+    benchmark.take(
+        "--figure", minutes=10.0, rate=(8.0, "Valid requests a second."), changes=(1000.0, "Ads a minute."),
+        widest=(512, "Beams of the requests that ask for most ads."), reload_seconds=60.0,
+        annoy_seconds=(0.5, "Between two bad requests."),
+    )  # fmt: skip
+    arguments = benchmark.start(words, minutes=0.15, reload_seconds=3.0, widest=64)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         one = folder / "one"

@@ -23,8 +23,6 @@ Values are medians over rounds, `spread` is the interquartile range. Every ratio
 above 1 this checkout is faster.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -161,10 +159,9 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark.add_argument("--before", type=Path, required=True, metavar="BEFORE", help="Worktree of the other build.")
     benchmark.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=["native"])
     benchmark.add_argument("--commands", nargs="+", default=[], metavar="NAME=WORDS", help="Of `gr4ad`, to be timed.")
-    benchmark.add_argument("--rounds", type=int, default=9)
-    benchmark.add_argument("--command-rounds", type=int, default=1)
-    arguments = benchmark.start(words)
-    size, rounds = (SMOKE, 2) if arguments.smoke else (FULL, arguments.rounds)
+    benchmark.take(rounds=9, command_rounds=1)
+    arguments = benchmark.start(words, rounds=2)
+    size, rounds = SMOKE if arguments.smoke else FULL, arguments.rounds
     sides = {BEFORE: arguments.before, NOW: HERE.parent}
     os.sched_setaffinity(0, CLIENT_CORES)
     found = Comparison()

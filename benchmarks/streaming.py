@@ -10,8 +10,6 @@ memory that takes. Peak memory is the resident set's high-water mark of the proc
 which stand beside it as `imports alone`. One pass each, so `spread` is 0.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile
@@ -186,14 +184,11 @@ UNITS = {
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke=f"{SMOKE['events']} events, {SMOKE['steps']} steps.")
-    benchmark.add_argument("--events", type=int, default=10_000_000)
-    benchmark.add_argument("--ads", type=int, default=100_000)
-    benchmark.add_argument("--steps", type=int, default=50, help="Training steps.")
-    benchmark.add_argument("--in-memory", type=int, default=1_000_000, help="Events of the log to read as a whole.")
-    benchmark.add_argument("--seed", type=int, default=0)
-    options = benchmark.start(words)
-    if options.smoke:
-        vars(options).update(SMOKE)
+    benchmark.take(
+        events=10_000_000, ads=100_000, steps=(50, "Training steps."), seed=0,
+        in_memory=(1_000_000, "Events of the log to read as a whole."),
+    )  # fmt: skip
+    options = benchmark.start(words, **SMOKE)
     with tempfile.TemporaryDirectory() as name:
         settings = {key: vars(options)[key] for key in ("events", "ads", "steps", "in_memory", "seed")}
 

@@ -12,8 +12,6 @@ ours by beams alone and, as it is served, with its item head. TIGER stops at `--
 has converged: what is compared is the way to the accuracies that it did reach.
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 import time
@@ -211,28 +209,17 @@ def draw(points: dict[str, list[dict]], path: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    benchmark = Benchmark(
-        __file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs, seconds of TIGER."
-    )
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument(
-        "--run", type=Path, required=True, metavar="RUN", help="A run of the recipe: its data and embeddings are used."
-    )
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Where to draw accuracy against time, .svg.")
-    benchmark.add_argument("--minutes", type=float, default=30.0, help="Of TIGER's training.")
-    benchmark.add_argument("--steps", type=int, default=64, help="TIGER's batches between two validations.")
-    benchmark.add_argument("--per-epoch", type=int, default=4, help="Our validations an epoch.")
-    benchmark.add_argument("--beams", type=int, default=20, help="TIGER's beam width; cornac's default is 20.")
-    benchmark.add_argument("--users", type=int, default=1000, help="Validation users that are ranked.")
-    benchmark.add_argument("--threads", type=int, default=1)
-    benchmark.add_argument("--seed", type=int, default=0)
-    arguments = benchmark.start(words)
+    benchmark = Benchmark(__file__, __doc__, smoke="A run that `recipe.py --smoke` left, and seconds of TIGER.")
+    benchmark.take(
+        "recipe", "--data", "--run", "--figure", minutes=(30.0, "Of TIGER's training."),
+        steps=(64, "TIGER's batches between two validations."), per_epoch=(4, "Our validations an epoch."),
+        beams=(20, "TIGER's beam width; cornac's default is 20."), users=(1000, "Validation users that are ranked."),
+        threads=1, seed=0,
+    )  # fmt: skip
+    arguments = benchmark.start(words, minutes=0.02, steps=2, users=20)
     torch.set_num_threads(arguments.threads)
     if find_spec("cornac") is None:
         benchmark.error("cornac is not installed: pip install cornac==3.0.1")
-    if arguments.smoke:
-        arguments.minutes, arguments.steps, arguments.users = 0.02, 2, 20
     seed, run = arguments.seed, FinishedRun(arguments.run)
     recipe = recipe_of(arguments.recipe, arguments.run, smoke=arguments.smoke, data=arguments.data, seed=seed)
     sample = sample_users(run.data.validation, arguments.users, seed)

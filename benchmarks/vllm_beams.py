@@ -21,8 +21,6 @@ are medians over rounds, `spread` is the interquartile range, a ratio is the med
 native engine, of 16 requests at once.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -135,10 +133,10 @@ def measure(systems: Systems, rounds: int) -> dict[tuple[str, int, int], np.ndar
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--rounds", type=int, default=5, help="rounds timed (default: %(default)s)")
-    benchmark.add_argument("--threads", type=int, default=1, help="threads of each engine (default: %(default)s)")
-    benchmark.add_argument("--seed", type=int, default=0)
-    benchmark.add_argument("--compile", action="store_true", help="compile Llama's layers; needs a C++ compiler")
+    benchmark.take(
+        rounds=5, threads=(1, "Of each engine."), seed=0,
+        compile=(False, "Compile Llama's layers; needs a C++ compiler."),
+    )  # fmt: skip
     arguments = benchmark.start(words)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

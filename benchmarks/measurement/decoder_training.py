@@ -1,7 +1,5 @@
 """The decoder of a recipe alone, trained on semantic IDs without what would hide it (`decoders.py`, `scaling.py`)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,7 +32,7 @@ class Stages:
     run: FinishedRun
 
     @classmethod
-    def of_run(cls, name: str, data: str | None, folder: Path, seed: int, *, smoke: bool) -> Stages:
+    def of_run(cls, name: str, data: str | None, folder: Path, seed: int, *, smoke: bool) -> "Stages":
         """`folder` is that of seed 0."""
         recipe = recipe_of(name, folder, smoke=smoke, data=data, seed=seed)
         return cls(recipe, FinishedRun(seed_folder(folder, seed)))
@@ -64,6 +62,3 @@ def train_decoder(
     )
     trainer.train()
     return trainer, time.monotonic() - started
-
-
-__all__ = ["Stages", "decoder_config", "train_decoder"]

@@ -1,7 +1,5 @@
 """Models of the online benchmark: trained from scratch on a time of the log, and the lists that they serve."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

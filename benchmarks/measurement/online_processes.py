@@ -1,7 +1,5 @@
 """`gr4ad online` and `gr4ad serve` as processes that can be killed, and the files through which they are fed."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

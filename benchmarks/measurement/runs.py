@@ -1,7 +1,5 @@
 """Finished folders of `gr4ad run`, variants of recipes, and a recipe that runs in seconds."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from gr4ad import UASIDTokenizer
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
-from gr4ad.pipeline.comparing import read_groups, seed_folder
+from gr4ad.pipeline.comparing import read_groups
 from gr4ad.pipeline.config_fields import config_class
 from gr4ad.pipeline.recipe import NEED_TORCH
 from gr4ad.pipeline.run import run_stage
@@ -143,9 +141,3 @@ def recipe_of(
     if smoke:
         return load_recipe(smoke_recipe(work), seed=seed)
     return load_recipe(name, data_root=data, seed=seed)
-
-
-__all__ = [
-    "Changes", "FinishedRun", "changed", "named_runs", "recipe_of", "run_up_to", "run_variant", "seed_folder", "slug",
-    "smoke_recipe",
-]  # fmt: skip

@@ -1,7 +1,5 @@
 """Real servers: `gr4ad serve` as a process, loads of requests on it, and what test users would ask."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil
@@ -175,9 +173,3 @@ def request_bodies(
             body["user_features"] = {name: values[row] for name, values in features.items()}
         bodies.append(body)
     return bodies
-
-
-__all__ = [
-    "CLIENT_CORES", "ServerProcess", "artifact_with", "random_bodies", "request_bodies", "requests_per_second",
-    "server_on_core",
-]  # fmt: skip

@@ -1,7 +1,5 @@
 """Residual quantizers that `sid_tokenization.py` races, each in a process of its own that imports no more than it."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Clients of `soak.py`: what they send to a server, and what they hold its answers against."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -1,7 +1,5 @@
 """Systems timed in turns: what slows a machine for a while slows all of them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -49,6 +47,3 @@ def interleaved(
 def ratio(above: Any, below: Any) -> float:
     """The median of the rounds' ratios."""
     return float(np.median(np.asarray(above) / np.asarray(below)))
-
-
-__all__ = ["interleaved", "milliseconds", "ratio", "timed"]

@@ -14,8 +14,6 @@ Both are built of embedding tables of the ads' and users' fields and trained on 
 Shapes: B users, S history ads, N ads, F fields of an ad, U fields of a user, d width.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator
@@ -315,6 +313,3 @@ def step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-
-
-__all__ = ["DLRM", "DLRMSettings", "ad_codes"]

@@ -4,8 +4,6 @@ The network is a causal self-attention over the history whose last state scores 
 arXiv 1808.09781), trained on the next item of every prefix with full cross-entropy (arXiv 2309.07602).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -195,6 +193,3 @@ def train(
     save_model(model, str(weights))
     write_json(finished, {"settings": fixed, "log": history})
     return model, history
-
-
-__all__ = ["SASRec", "Setting", "neighbour_scores", "rank", "train"]

@@ -12,8 +12,6 @@ go on from there (`prefill_once`). It gives the same beams and scores, which is 
 gr4ad's `custom_generate` runs on the same Llama: what of the difference is the search, and what the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar

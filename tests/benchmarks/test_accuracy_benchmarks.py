@@ -81,7 +81,7 @@ def test_precision(bench, recipe_run):
 
 def test_decoders_are_of_one_size_and_comparable(bench, recipe_run, tmp_path):
     names = ["MTP heads", "LazyAR, K = 1, prefix fused"]
-    words = ["demo", "--runs", recipe_run[0], "--work", tmp_path / "work", "--seeds", 0, 1, "--decoders", *names]
+    words = ["demo", "--run", recipe_run[0], "--work", tmp_path / "work", "--seeds", 0, 1, "--decoders", *names]
     content = bench("decoders", *words)
     assert set(content["parameters"]) == {"vanilla AR, K = 0", *names}
     sizes = content["parameters"].values()
@@ -107,7 +107,7 @@ def test_decoders_are_of_one_size_and_comparable(bench, recipe_run, tmp_path):
 def test_scaling(bench, recipe_run, tmp_path):
     figure = tmp_path / "scaling.svg"
     sizes = ["--widths", 16, 32, "--beams", 4, 8, "--seeds", 0, 1, "--figure", figure]
-    content = bench("scaling", "demo", "--runs", recipe_run[0], "--work", tmp_path / "sizes", *sizes)
+    content = bench("scaling", "demo", "--run", recipe_run[0], "--work", tmp_path / "sizes", *sizes)
     figures = values(content)
     assert set(figures) == {
         (f"d = {d}", m) for d in (16, 32) for m in ("loss", "ndcg@10, 4 beams", "ndcg@10, 8 beams")
