@@ -13,7 +13,6 @@ as `recipe.py` leaves them; their catalog, SIDs and item vectors are used.
 `ratios` hold each decoder's difference from vanilla decoding on the same users; `seconds` how long each trained.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ import torch
 from measurement.accuracy import compared_rows
 from measurement.decoder_training import Stages, decoder_config, train_decoder
 from measurement.results import Benchmark
-from measurement.runs import slug
+from measurement.runs import kept, slug
 from opponents.mtp_heads import MTPForRecommendation
 from opponents.transformers_beams import with_parameters
 
@@ -31,7 +30,6 @@ from gr4ad import GR4ADForRecommendation, UASIDTokenizer
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
 from gr4ad.pipeline.comparing import seed_folder
-from gr4ad.pipeline.runner import write_json
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
@@ -81,24 +79,15 @@ def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
 
 
 def run_decoder(stages: Stages, build: Callable[[], GR4ADForRecommendation], folder: Path) -> dict:
-    """Trains and ranks, unless `folder` says that it was done: `parameters`, `seconds`, `unit` of values, `log`."""
-    facts_file = folder / "facts.json"
-    if not facts_file.is_file():
-        trainer, seconds = train_decoder(stages, build, folder)
-        scores = scored(trainer.model, stages)
-        unit = str(stages.run.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
-        facts = {
-            "final": "beams",
-            "metric": stages.recipe.evaluate.metric,
-            "seed": stages.recipe.seed,
-            "value_unit": unit,
-        }
-        scores.for_file(**facts).save(folder / FILE_NAME)
-        logger.info("%s: N@10 %.4f, %.0f s", folder.name, scores.means["test"]["beams"]["ndcg@10"], seconds)
-        parameters = trainer.model.num_parameters()
-        log = trainer.state.log_history
-        write_json(facts_file, {"parameters": parameters, "seconds": seconds, "unit": unit, "log": log})
-    return json.loads(facts_file.read_text(encoding="utf-8"))
+    """Trains and ranks: `parameters`, `seconds`, `unit` of values, `log`; the scores per user lie in `folder`."""
+    trainer, seconds = train_decoder(stages, build, folder)
+    scores, recipe = scored(trainer.model, stages), stages.recipe
+    unit = str(stages.run.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
+    facts = {"final": "beams", "metric": recipe.evaluate.metric, "seed": recipe.seed, "value_unit": unit}
+    scores.for_file(**facts).save(folder / FILE_NAME)
+    logger.info("%s: N@10 %.4f, %.0f s", folder.name, scores.means["test"]["beams"]["ndcg@10"], seconds)
+    parameters, log = trainer.model.num_parameters(), trainer.state.log_history
+    return {"parameters": parameters, "seconds": seconds, "unit": unit, "log": log}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -116,7 +105,7 @@ def main(words: Sequence[str] | None = None) -> None:
         chosen = {REFERENCE, *benchmark.one_of("decoder", known, arguments.decoders)}
         for name in (name for name in known if name in chosen):
             folder = seed_folder(arguments.work / slug(name), seed)
-            facts = run_decoder(stages, known[name], folder)
+            facts = kept(folder / "facts.json", partial(run_decoder, stages, known[name], folder))
             groups.setdefault(name, []).append(folder)
             seconds.setdefault(name, []).append(round(facts["seconds"], 1))
             unit, parameters[name] = facts["unit"], facts["parameters"]

@@ -8,7 +8,6 @@ of the network. All users of the validation split are ranked, none of the test s
 width at every level.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,11 +20,11 @@ from matplotlib.figure import Figure
 from measurement.decoder_training import Stages, decoder_config, train_decoder
 from measurement.figures import save_figure
 from measurement.results import Benchmark, Row, seeds_row
+from measurement.runs import kept
 
 from gr4ad import GR4ADForRecommendation
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline.comparing import seed_folder
-from gr4ad.pipeline.runner import write_json
 from gr4ad.trainers.evaluation import evaluate_rankings
 from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
 
@@ -67,24 +66,21 @@ def ndcg(model: GR4ADForRecommendation, stages: Stages, width: int) -> float:
 
 
 def measure(stages: Stages, width: int, beams: list[int], folder: Path) -> dict:
-    """Trains one size, unless `folder` says that it was done."""
-    file = folder / "scaling.json"
-    if not file.is_file():
-        config = decoder_config(stages.recipe, stages.run.tokenizer, stages.recipe.model.num_parallel_layers)
-        trainer, seconds = train_decoder(stages, partial(GR4ADForRecommendation, config), folder)
-        model = trainer.model
-        facts = {
-            "width": width,
-            "seed": stages.recipe.seed,
-            "parameters": model.num_parameters(),
-            "layer_parameters": sum(p.numel() for p in model.model.layers.parameters()),
-            "seconds": round(seconds, 1),
-            "loss": held_out_loss(model, stages),
-            "ndcg@10": {str(count): ndcg(model, stages, count) for count in beams},
-        }
-        logging.info("%s", facts)
-        write_json(file, facts)
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Trains one size."""
+    config = decoder_config(stages.recipe, stages.run.tokenizer, stages.recipe.model.num_parallel_layers)
+    trainer, seconds = train_decoder(stages, partial(GR4ADForRecommendation, config), folder)
+    model = trainer.model
+    facts = {
+        "width": width,
+        "seed": stages.recipe.seed,
+        "parameters": model.num_parameters(),
+        "layer_parameters": sum(p.numel() for p in model.model.layers.parameters()),
+        "seconds": round(seconds, 1),
+        "loss": held_out_loss(model, stages),
+        "ndcg@10": {str(count): ndcg(model, stages, count) for count in beams},
+    }
+    logging.info("%s", facts)
+    return facts
 
 
 def rows_of(measured: list[Row]) -> list[dict]:
@@ -138,7 +134,8 @@ def main(words: Sequence[str] | None = None) -> None:
         stages = Stages.of_run(arguments.recipe, arguments.data, arguments.run, seed, smoke=arguments.smoke)
         for width in arguments.widths:
             folder = seed_folder(arguments.work / f"d{width}", seed)
-            measured.append(measure(resized(stages, width), width, arguments.beams, folder))
+            train = partial(measure, resized(stages, width), width, arguments.beams, folder)
+            measured.append(kept(folder / "scaling.json", train))
     rows = rows_of(measured)
     benchmark.write(arguments, rows, seeds=arguments.seeds, measured=measured)
     if arguments.figure:

@@ -124,19 +124,11 @@ def throughputs(systems: dict[str, System], size: dict, beams: int, rounds: int)
     return interleaved({name: partial(burst, name, system) for name, system in systems.items()}, rounds)
 
 
-# --- parts of the design, left out
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def plain_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`best_children` without its pre-cut: one top-k of all children of all rows."""
     rows, children = scores.shape[1:]
     best, flat = scores.flatten(1).topk(min(width, rows * children), dim=-1)
     return best, flat // children, flat % children
-
-
-def without_pre_cut() -> AbstractContextManager:
-    return mock.patch.object(beam_selection_gr4ad, "best_children", plain_children)
 
 
 def attend_to_copies(self: GR4ADCrossAttention, hidden: torch.Tensor, context: Any, **kwargs: Any) -> Any:
@@ -149,10 +141,6 @@ def attend_to_copies(self: GR4ADCrossAttention, hidden: torch.Tensor, context: A
     ))  # fmt: skip
     attended, weights = self.attend(hidden.reshape(batch * rows, positions, width), *own, **kwargs)
     return attended.view(batch, rows, positions, width), weights
-
-
-def without_shared_context() -> AbstractContextManager:
-    return mock.patch.object(GR4ADCrossAttention, "forward", attend_to_copies)
 
 
 def in_int8(recommender: Recommender) -> Recommender:
@@ -196,11 +184,13 @@ def main(words: Sequence[str] | None = None) -> None:
         ratios["speedup_vs_hf_server"] = ratios[f"generate_{arguments.beams[0]}"]
 
     beams = arguments.beams[-1]
+    no_pre_cut = partial(mock.patch.object, beam_selection_gr4ad, "best_children", plain_children)
+    no_shared_context = partial(mock.patch.object, GR4ADCrossAttention, "forward", attend_to_copies)
     parts: dict[str, tuple[Callable[[], Recommender], dict, dict]] = {
         "as it is": (lambda: native, {}, {}),
         "without LazyAR (K = 0)": (lambda: built(size, 0), {}, {}),
-        "without shared context KV": (lambda: native, {}, {"changed": without_shared_context}),
-        "without top-k pre-cut": (lambda: native, {}, {"changed": without_pre_cut}),
+        "without shared context KV": (lambda: native, {}, {"changed": no_shared_context}),
+        "without top-k pre-cut": (lambda: native, {}, {"changed": no_pre_cut}),
         "without micro-batching": (lambda: native, {"max_batch": 1, "max_wait_ms": 0.0}, {}),
         "with int8 layers": (lambda: in_int8(built(size, size["parallel"])), {}, {}),
         "with result cache, 27.8% repeated": (lambda: native, {"cache_seconds": 600.0}, {"repeated": 0.278}),

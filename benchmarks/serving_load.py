@@ -2,13 +2,12 @@
 
     python benchmarks/serving_load.py --run RUN --out benchmarks/results/serving_load.json
 
-`RUN` is a finished folder of `gr4ad run`: its artifact is served by `gr4ad serve` with one thread on one core, and its
-test users' requests come from another core by a Poisson process. Three servers take the same arrivals: base widths
-throughout (`fixed`), the widths with which the highest load can be carried throughout (`narrow`), and the policy with
-a service level objective (`adaptive`). First constant loads from 0.3 to 2 times the capacity at base widths, then a
-day squeezed into some minutes whose load runs through the same range. What is served is scored against what the users
-then took; a request that is refused or not answered scores 0. One run a system; the rest of the machine should be
-idle.
+The artifact of RUN is served by `gr4ad serve` with one thread on one core, and its test users' requests come from
+another core by a Poisson process. Three servers take the same arrivals: base widths throughout (`fixed`), the widths
+with which the highest load can be carried throughout (`narrow`), and the policy with a service level objective
+(`adaptive`). First constant loads relative to the capacity at base widths, then a day squeezed into some minutes whose
+load runs through the same range. What is served is scored against what the users then took; a request that is refused
+or not answered scores 0. One run a system; the rest of the machine should be idle.
 """
 
 import asyncio

@@ -60,14 +60,18 @@ def made_up_embeddings(num_ads: int, seed: int, skew: float) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def race(names: list[str], work: Path, ads: int, skew: float, sizes: tuple[int, ...], repeats: int) -> dict[str, list]:
-    """Runs contenders on made-up embeddings in turns, each in a process of its own; name -> what `contend` found."""
+def race(
+    names: list[str], work: Path, ads: int, skew: float, sizes: tuple[int, ...], repeats: int, apart: bool = True
+) -> dict[str, list]:
+    """Runs contenders on made-up embeddings in turns, `apart`: each in a process of its own; name -> what `contend`
+    found."""
     path = work / "made_up.npy"
     np.save(path, made_up_embeddings(ads, 0, skew))
     results: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
-            results[name].append(in_own_process(contend, name, str(path), sizes))
+            given = (name, str(path), sizes)
+            results[name].append(in_own_process(contend, *given) if apart else contend(*given))
             logging.info("%s: %s", name, results[name][-1])
     path.unlink()
     return results
@@ -107,14 +111,8 @@ def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bo
                 quantizer = MGMRQuantizer(sizes, balanced_iterations=balanced, distinct_last=distinct, seed=seed)
                 codes = quantizer.fit(vectors, keys)
                 quality = sid_quality(codes, quantizer.codebook_sizes)
-                measured.append(
-                    {
-                        "cpr": quality["cpr"],
-                        "col": quality["col"],
-                        "util": quality["util"],
-                        "interactions_in_shared_sids": interaction_exposure(codes, counts),
-                    }
-                )
+                shares = {metric: quality[metric] for metric in ("cpr", "col", "util")}
+                measured.append({**shares, "interactions_in_shared_sids": interaction_exposure(codes, counts)})
             for metric in measured[0]:
                 values = [one[metric] for one in measured]
                 unit = "items per SID" if metric == "cpr" else "share"
@@ -142,7 +140,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for name, metric in (("time", "seconds"), ("error", "error"), ("peak_memory", "peak_gb")):
             ratios[f"{name}_vs_faiss"] = middles_ratio(found, metric, "gr4ad", "faiss")
         for skew in SKEWS:
-            found = race(["faiss", "gr4ad"], arguments.work, skew_ads, skew, skew_sizes, 1)
+            found = race(["faiss", "gr4ad"], arguments.work, skew_ads, skew, skew_sizes, 1, not arguments.smoke)
             rows += scale_rows(f"skew {skew}, {skew_ads} ads", found)
             ratios[f"error_vs_faiss_skew_{skew}"] = middles_ratio(found, "error", "gr4ad", "faiss")
     if arguments.peer_ads and importlib.util.find_spec("semantic_id"):

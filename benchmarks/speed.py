@@ -7,17 +7,12 @@ BEFORE is a worktree of the earlier build. Both are run from their `src` folders
 own, in the environment of this Python. Where `BEFORE/src/gr4ad` lacks the folders at its root (modeling_gr4ad,
 tokenization, trainers, serving, model_cards, recipes), link them there first: `ln -s ../../serving BEFORE/src/gr4ad/`.
 
-One artifact of random weights, of the shape of `decode.py` (a history of 200 items, a million SIDs), is written by the
-earlier build and read by both, which must find the same scores and the same ads before a clock starts. A round takes
-both builds in turns:
-
-- `decode`: one request's beam search of widths 128/256/512, without a server;
-- `latency`: one request at a time through `gr4ad serve`, the median of a few; server and client on cores of their own;
-- `throughput`: requests that are all there at once.
-
-With --systems also servers with compiled searches; where the earlier build cannot serve so, its own nearest way stands
-in (`EARLIER`). With --commands whole commands of `gr4ad`, `{out}` being a new folder each time:
-`--commands evaluate="evaluate --run OUT/run --out {out}"`.
+One artifact of random weights, of the shape of `decode.py`, is written by the earlier build and read by both, which
+must find the same scores and the same ads before a clock starts. A round takes both builds in turns: `decode` is one
+request's beam search of widths 128/256/512, without a server; `latency` the median of a few requests, one at a time,
+through `gr4ad serve`, server and client on cores of their own; `throughput` requests that are all there at once. With
+--systems also servers with compiled searches; with --commands whole commands of `gr4ad`, `{out}` being a new folder
+each time: `--commands evaluate="evaluate --run OUT/run --out {out}"`.
 
 Values are medians over rounds, `spread` is the interquartile range. Every ratio is the median of the rounds' ratios;
 above 1 this checkout is faster.

@@ -2,12 +2,11 @@
 
     python benchmarks/streaming.py --out benchmarks/results/streaming.json
 
-A log of 10 million random events (20 a user on average, of 100,000 ads, with event kinds and values) is written to
-parquet in row groups of 5,000 users. Then, each in a process of its own: the whole log goes through the stream once
-(read, shuffled in a buffer of 20,000 users, tokenized and collated: what training asks of it), and a small model
-trains some steps on it. Beside them the same log in memory is tokenized, up to `--in-memory` events of it, for the
-memory that takes. Peak memory is the resident set's high-water mark of the process, Python and libraries included,
-which stand beside it as `imports alone`. One pass each, so `spread` is 0.
+A log of 10 million random events (20 a user on average, of 100,000 ads, with event kinds and values) lies in parquet.
+Each in a process of its own: the whole log goes through the stream once (read, shuffled in a buffer of 20,000 users,
+tokenized and collated), a small model trains some steps on it, and up to `--in-memory` events of it are tokenized in
+memory. Peak memory is that of the process, Python and libraries included, which stand beside it as `imports alone`.
+One pass each, so `spread` is 0.
 """
 
 import argparse

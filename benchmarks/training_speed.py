@@ -4,12 +4,11 @@
     python benchmarks/training_speed.py amazon_beauty --data DIR --run RECIPE_OUT --out FILE
 
 Both start from the content embeddings that a run of the recipe left in RECIPE_OUT: neither is charged for them, and
-neither gets anything learned from sequences (no teacher). TIGER is a T5 with cornac's GRID configuration (residual
-k-means, constant learning rate), its width chosen to match our parameters; ours is the recipe's model and schedule.
-Each trains alone on the given threads, one after the other. The clock runs while identifiers are fitted and batches
-are trained; it stops while the same sample of validation users is ranked: TIGER by its own constrained beam search,
-ours by beams alone and, as it is served, with its item head. TIGER stops at `--minutes` on that clock, long before it
-has converged: what is compared is the way to the accuracies that it did reach.
+neither gets anything learned from sequences (no teacher). TIGER is a T5 with cornac's GRID configuration, its width
+chosen to match our parameters; ours is the recipe's model and schedule. Each trains alone, one after the other. The
+clock runs while identifiers are fitted and batches are trained; it stops while the same sample of validation users is
+ranked: TIGER by its own constrained beam search, ours by beams alone and, as it is served, with its item head. TIGER
+stops at `--minutes` on that clock, long before it has converged: what is compared is the way to what it did reach.
 """
 
 import logging
@@ -73,16 +72,14 @@ class Clock:
 
 
 class Milestones(TrainerCallback):
-    """Ranks the validation users every so many steps, on the clock of a training."""
+    """Calls `measure(step, model)` every so many steps."""
 
-    def __init__(self, clock: Clock, every: int, batch_size: int, targets_a_step: float, score: Callable) -> None:
-        self.clock, self.every, self.batch_size = clock, every, batch_size
-        self.targets_a_step, self.score = targets_a_step, score
+    def __init__(self, every: int, measure: Callable) -> None:
+        self.every, self.measure = every, measure
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
-            targets = round(state.global_step * self.targets_a_step)
-            self.clock.measure("ours", targets, lambda: self.score(model))
+            self.measure(state.global_step, model)
 
 
 def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per_epoch: int) -> tuple[dict, Clock]:
@@ -118,9 +115,12 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
         rows = args.per_device_train_batch_size
         steps = -(-len(data.train) // rows)
         trained = sum(min(len(items), recipe.model.max_context_items + 1) - 1 for items in data.train["items"])
-        milestones = Milestones(clock, max(1, steps // per_epoch), rows, trained / steps, score)
+
+        def measure(step: int, model: GR4ADForRecommendation) -> None:
+            clock.measure("ours", round(step * trained / steps), lambda: score(model))
+
         trainer = VSLTrainer(model=model, args=args, train_dataset=data.train, processing_class=tokenizer)
-        trainer.add_callback(milestones)
+        trainer.add_callback(Milestones(max(1, steps // per_epoch), measure))
         trainer.train()
         parameters = model.num_parameters()
     return {"parameters": parameters, "batch of histories": rows}, clock

@@ -2,23 +2,18 @@
 
     python benchmarks/vllm_beams.py --out benchmarks/results/vllm.json
 
-One request at a time: a history of 100 items, three SID levels, the same number of beams at each. All weights are
-random: speed does not depend on them. Systems:
+One request at a time: a history of 100 items, three SID levels, the same number of beams at each, random weights.
 
 - `gr4ad, native`: `Recommender.recommend` in this process.
-- `gr4ad, vLLM`: the same artifact and requests through `load_recommender(..., "vllm")`; both must
-  return the same ads before a clock starts.
+- `gr4ad, vLLM`: the same artifact through `load_recommender(..., "vllm")`; both must first return the same ads.
 - `Llama, vLLM`: `LLM.beam_search` of a Llama of as many layers, as wide and, by the size of its feed-forward layers,
-  of equal parameters within 2%. Its prompt is one position an item, as long as gr4ad's context; users of decoder-only
-  models feed T tokens an item. Its beams are unconstrained: a trie would only add to its time. Prefix caching is on,
-  as vLLM's default is, so that only the first beam of a request reads the prompt. Its layers run eagerly unless
-  --compile.
+  of equal parameters within 2%. Its prompt is one position an item (users of decoder-only models feed T tokens), its
+  beams are unconstrained: a trie would only add to its time. Prefix caching is on, as vLLM's default is.
 
-Each engine of vLLM runs in processes of its own, all alive at once, with --threads threads each. Every request has
-another history: nothing is answered from a prefix cache across requests. A round takes all systems in turns; values
-are medians over rounds, `spread` is the interquartile range, a ratio is the median of the rounds' ratios.
-`speedup` is of one request, `throughput` of 16 at once; `native_vs_vllm` is the time of gr4ad on vLLM over that of the
-native engine, of 16 requests at once.
+Each engine of vLLM runs in processes of its own, all alive at once. Every request has another history: nothing is
+answered from a prefix cache across requests. A round takes all systems in turns; values are medians over rounds,
+`spread` is the interquartile range, a ratio is the median of the rounds' ratios. `speedup` is of one request,
+`throughput` of 16 at once, `native_vs_vllm` the time of those by gr4ad on vLLM over that by the native engine.
 """
 
 import os

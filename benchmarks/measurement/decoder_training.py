@@ -9,8 +9,9 @@ import torch
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
 from gr4ad.pipeline import Recipe
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.pipeline.training import model_config, trainer_arguments
-from measurement.runs import FinishedRun, recipe_of, seed_folder
+from measurement.runs import FinishedRun, recipe_of
 
 UNPLACED = ("item_head_copy", "item_head_repeat")
 DECODER_ALONE = {

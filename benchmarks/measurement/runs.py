@@ -1,8 +1,9 @@
 """Finished folders of `gr4ad run`, variants of recipes, and a recipe that runs in seconds."""
 
+import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from gr4ad.pipeline.comparing import read_groups
 from gr4ad.pipeline.config_fields import config_class
 from gr4ad.pipeline.recipe import NEED_TORCH
 from gr4ad.pipeline.run import run_stage
-from gr4ad.pipeline.runner import StageRunner
+from gr4ad.pipeline.runner import StageRunner, write_json
 from gr4ad.pipeline.stages import SECTIONS, STAGES
 from gr4ad.trainers.evaluation import Sequences, SequenceTable
 
@@ -68,6 +69,15 @@ class FinishedRun:
 
     def held_out(self, split: Dataset) -> Sequences:
         return SequenceTable.from_dataset(split, self.item_ids).held_out
+
+
+def kept(file: Path, make: Callable[[], dict]) -> dict:
+    """What `make` returns, out of `file` if it was made before."""
+    if not file.is_file():
+        found = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def named_runs(words: Sequence[str]) -> dict[str, Path]:

@@ -5,11 +5,9 @@ Both are built of embedding tables of the ads' and users' fields and trained on 
 - **Retrieval**: tower of the user (features, mean and recency-weighted mean of the ads of the history, last ad) and
   tower of the ad (the sum of its fields' vectors), trained on the next click of every prefix by in-batch softmax with
   logQ correction (Yi et al., RecSys 2019). Its epoch is chosen on validation by recall.
-- **Ranker**: DLRM (arXiv 1906.00091): dot products of all pairs of fields and an MLP over them, trained on exposures:
-  clicks, with a bias of the place, and the value of an impression.
+- **Ranker**: DLRM (arXiv 1906.00091) trained on exposures: clicks, with a bias of the place, and the value.
 - **Served**: the retrieved ads and those of the history, ordered by
-  `w log p(ad | user) + (1 - w) log P(click) + v log E[value]`; w and v are chosen on validation by the metric that
-  the other systems are chosen by.
+  `w log p(ad | user) + (1 - w) log P(click) + v log E[value]`; w and v are chosen on validation.
 
 Shapes: B users, S history ads, N ads, F fields of an ad, U fields of a user, d width.
 """
