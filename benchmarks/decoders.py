@@ -40,7 +40,6 @@ logger = logging.getLogger("decoders")
 
 
 def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]:
-    """Name -> what builds the decoder."""
     layers = recipe.model.num_hidden_layers
     vanilla = decoder_config(recipe, tokenizer, 0)
     with torch.device("meta"):
@@ -60,7 +59,6 @@ def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]
 
 
 def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
-    """The test users ranked by beam search alone."""
     data, tokenizer, config = stages.run.data, stages.run.tokenizer, stages.recipe.evaluate
     ids = tokenizer.index.item_ids.tolist()
     train_log, test = (SequenceTable.from_dataset(part, ids) for part in (data.train, data.test))

@@ -217,7 +217,6 @@ def summary(seeds: list[dict]) -> tuple[list[Row], dict]:
 
 
 def draw(seeds: list[dict], path: Path) -> None:
-    """Revenue by day as a share of the best possible."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     colours = {"online": "#1b7f4d", "frozen": "#8a8a8a", "frozen, new ads": "#c98a1b"}

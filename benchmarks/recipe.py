@@ -21,7 +21,6 @@ from gr4ad.pipeline.comparing import compare_runs, load_run, seed_folder
 
 
 def rows_of(metrics: dict, seed: int, unit: str) -> list[Row]:
-    """Rows of one run's metrics."""
     rows = []
     for table, protocol in PREFIXES.items():
         for system, scores in metrics[table].items():
@@ -72,16 +71,8 @@ def differences_of(comparison: dict) -> dict[str, dict]:
 
 def choice_of(metrics: dict) -> dict:
     """What validation was asked and what it chose: the weights that are served, and every candidate's score."""
-    tried = [
-        {
-            "model": row["model"],
-            "item_weight": row["item_weight"],
-            "value_weight": row["value_weight"],
-            "neighbour_weight": row["neighbour_weight"],
-            metrics["metric"]: rounded(row[metrics["metric"]]),
-        }
-        for row in metrics["validation"]
-    ]
+    names, metric = ("model", "item_weight", "value_weight", "neighbour_weight"), metrics["metric"]
+    tried = [{name: row[name] for name in names} | {metric: rounded(row[metric])} for row in metrics["validation"]]
     return {"final": metrics["final"], "serving": metrics["serving"], "validation": tried}
 
 

@@ -8,8 +8,7 @@ trains at that choice, its epoch chosen by its own validation, and ranks the tes
 neighbours, below, OUT/seedN_neighbours) holds scores per user that `gr4ad compare` reads.
 
 With money in the log the value of an item may count: items are then ranked by log p(item) + a log(mean training value
-of the item), a chosen on validation. In a log without repeats, `--repeat-bias` adds the learned number of our item
-head to the logits of history items, to tell the network's ranking from its ignorance of that one rule.
+of the item), a chosen on validation.
 
 Where the recipe counts item neighbours, a second system adds them to SASRec's scores as our model does, by a weight
 from the recipe's list that validation chooses: what of our ranking they would give to any network.
@@ -33,7 +32,6 @@ NAME, WITH_NEIGHBOURS = "SASRec", "SASRec + item neighbours"
 SETTINGS = {
     "dimensions": [64], "layers": 2, "heads": 2, "epochs": 20, "validate_every": 2, "max_items": 50, "batch_size": 128,
     "learning_rate": 1e-3, "dropouts": [0.3, 0.4, 0.5], "weight_decays": [0.01], "value_powers": [0.0, 0.5, 0.75, 1.0],
-    "repeat_bias": False,
 }  # fmt: skip
 SMOKE = {"dimensions": [16], "layers": 1, "epochs": 2, "validate_every": 1, "max_items": 8, "batch_size": 32}
 

@@ -1,6 +1,6 @@
 """How loss and NDCG grow with parameters and with beams, as the paper's figure 5 shows it at its scale.
 
-    python benchmarks/scaling.py complete_journey --data DIR --run RECIPE_OUT --work OUT --out FILE --figure FILE.svg
+    python benchmarks/scaling.py complete_journey --data DIR --run RECIPE_OUT --work OUT --out FILE
 
 The decoder alone, as in `decoders.py`: LazyAR at the recipe's depth and K, trained by its schedule at several widths
 of the network. All users of the validation split are ranked, none of the test split. `loss` is the mean of
@@ -16,9 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from measurement.decoder_training import Stages, decoder_config, train_decoder
-from measurement.figures import save_figure
 from measurement.results import Benchmark, Row, seeds_row
 from measurement.runs import kept
 
@@ -34,7 +32,6 @@ HEAD = 32
 
 
 def resized(stages: Stages, width: int) -> Stages:
-    """The recipe with a network of another width."""
     shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": max(1, width // HEAD)}
     return replace(stages, recipe=replace(stages.recipe, model=replace(stages.recipe.model, **shape)))
 
@@ -84,7 +81,6 @@ def measure(stages: Stages, width: int, beams: list[int], folder: Path) -> dict:
 
 
 def rows_of(measured: list[Row]) -> list[dict]:
-    """Means and sample standard deviations over seeds of each size and beam width."""
     rows = []
     for width in sorted({facts["width"] for facts in measured}):
         same = [facts for facts in measured if facts["width"] == width]
@@ -98,35 +94,9 @@ def rows_of(measured: list[Row]) -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Loss and NDCG against parameters, NDCG against beams; bars are standard deviations over seeds."""
-    figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-    sizes = {row["name"]: row["parameters"] / 1e6 for row in rows}
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    table = {(row["name"], row["metric"]): (row["value"], row["spread"] or 0.0) for row in rows}
-    loss_axes, size_axes, beam_axes = figure.subplots(1, 3)
-    widest = metrics[-1]
-    for axes, metric, label in ((loss_axes, "loss", "validation loss, nats an SID"), (size_axes, widest, "NDCG@10")):
-        values, spreads = zip(*(table[name, metric] for name in sizes), strict=True)
-        axes.errorbar(list(sizes.values()), values, spreads, marker="o", capsize=3)
-        axes.set(xscale="log", xlabel="million parameters", ylabel=label)
-        axes.set_xticks(list(sizes.values()), [f"{size:.2g}" for size in sizes.values()], minor=False)
-        axes.set_xticks([], minor=True)
-    size_axes.set_title(widest.removeprefix("ndcg@10, "), fontsize="medium")
-    counts = [int(metric.split()[1]) for metric in metrics[1:]]
-    for name in sizes:
-        values, spreads = zip(*(table[name, metric] for metric in metrics[1:]), strict=True)
-        beam_axes.errorbar(counts, values, spreads, marker="o", capsize=3, label=name)
-    beam_axes.set(xscale="log", xlabel="beams at every level", ylabel="NDCG@10")
-    beam_axes.set_xticks(counts, [str(count) for count in counts], minor=False)
-    beam_axes.set_xticks([], minor=True)
-    beam_axes.legend(frameon=False)
-    save_figure(figure, path)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
-    benchmark.take("recipe", "--data", "--run", "--work", "--figure", widths=[32, 64, 128], beams=[8, 32, 128, 512],
+    benchmark.take("recipe", "--data", "--run", "--work", widths=[32, 64, 128], beams=[8, 32, 128, 512],
                    seeds=[0, 1, 2])  # fmt: skip
     arguments = benchmark.start(words)
     measured = []
@@ -138,8 +108,6 @@ def main(words: Sequence[str] | None = None) -> None:
             measured.append(kept(folder / "scaling.json", train))
     rows = rows_of(measured)
     benchmark.write(arguments, rows, seeds=arguments.seeds, measured=measured)
-    if arguments.figure:
-        draw(rows, arguments.figure)
 
 
 if __name__ == "__main__":

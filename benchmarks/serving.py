@@ -71,7 +71,6 @@ class GenerateRecommender(Recommender):
 
 
 def built(size: dict, parallel: int, kind: type[Recommender] = Recommender) -> Any:
-    """A recommender of random weights for random ads."""
     with tempfile.TemporaryDirectory() as folder:
         artifact = random_artifact(
             Path(folder), random_tokenizer(size["codebooks"], size["ads"]), beam_widths=[128] * 3,
@@ -108,7 +107,6 @@ class System:
 
 
 def throughputs(systems: dict[str, System], size: dict, beams: int, rounds: int) -> dict[str, np.ndarray]:
-    """Requests a second of each system in each round."""
     turns: Counter[str] = Counter()
 
     def burst(name: str, system: System) -> float:

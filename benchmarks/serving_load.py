@@ -34,8 +34,6 @@ logger = logging.getLogger("serving_load")
 
 
 class Scoring:
-    """Scores answers against what test users took after their history."""
-
     def __init__(self, folder: Path) -> None:
         run = FinishedRun(folder)
         self.rows = {item: row for row, item in enumerate(run.item_ids)}

@@ -42,7 +42,6 @@ def seconds(call: Callable, *arguments: object) -> float:
 
 
 def index_times(ids: list[str], codes: np.ndarray, rng: np.random.Generator, repeats: int) -> dict[str, list[float]]:
-    """Building, looking up, saving and loading."""
     times: dict[str, list[float]] = {}
 
     def note(name: str, call: Callable, *arguments: object) -> None:

@@ -88,7 +88,6 @@ def scale_rows(label: str, results: dict[str, list[dict]]) -> list[Row]:
 
 
 def middles_ratio(results: dict[str, list[dict]], metric: str, above: str, below: str) -> float:
-    """Ratio of two contenders' medians."""
     return float(np.divide(*(np.median([run[metric] for run in results[name]]) for name in (above, below))))
 
 

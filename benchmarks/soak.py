@@ -48,7 +48,6 @@ COUNTS = (
 
 
 def write_artifact(folder: Path, ads: int) -> None:
-    """A small model with random weights and `ads` ads."""
     edges, means = fit_value_buckets(np.random.default_rng(0).integers(0, 5, 1000).astype(np.float64), 4)
     tokenizer = random_tokenizer(
         [16, 16, 16], ads, columns={"title": [f"Title {item}" for item in ad_ids(ads)]}, value_bucket_edges=edges,
@@ -62,7 +61,6 @@ def write_artifact(folder: Path, ads: int) -> None:
 
 
 def copy_with(source: Path, folder: Path, factor: float) -> Path:
-    """The artifact with all its weights times `factor`."""
     shutil.copytree(source, folder)
     weights = {name: tensor * factor for name, tensor in load_file(source / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -106,7 +104,6 @@ async def soak(
     broken: list[Path],
     arguments: argparse.Namespace,
 ) -> list[tuple[float, float]]:
-    """Runs all clients to the end; returns what `watch_memory` does."""
     native, until = arguments.backend == "torch", time.monotonic() + 60 * arguments.minutes
     ledger.begun = time.monotonic()
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)

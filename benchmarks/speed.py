@@ -66,8 +66,6 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 class Decoder:
-    """A build that decodes in a process of its own."""
-
     def __init__(self, folder: Path, artifact: Path, size: Mapping[str, Any], *, write: bool) -> None:
         command = [sys.executable, "-m", "measurement.build_worker", str(artifact), json.dumps(size)]
         self.process = subprocess.Popen(
@@ -87,7 +85,6 @@ class Decoder:
         return line
 
     def search(self) -> float:
-        """Milliseconds of one search."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -100,7 +97,6 @@ class Decoder:
 
 @contextmanager
 def servers(sides: Mapping[str, Path], artifact: Path, work: Path, system: str) -> Iterator[dict[str, ServerProcess]]:
-    """A server of each build."""
     with ExitStack() as stack:
         found = {}
         for side, folder in sides.items():
@@ -112,7 +108,6 @@ def servers(sides: Mapping[str, Path], artifact: Path, work: Path, system: str) 
 
 
 def latency(server: ServerProcess, bodies: Sequence[dict]) -> float:
-    """Median milliseconds of requests one after another."""
     return float(np.median([1000 / requests_per_second(server.url, [body]) for body in bodies]))
 
 
@@ -124,7 +119,6 @@ def check_same(servers_of: Mapping[str, ServerProcess], body: Mapping[str, Any])
 
 
 def timed_command(folder: Path, words: str) -> float:
-    """Seconds of a command of a build."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "gr4ad.cli", *shlex.split(words.replace("{out}", f"{out}/out"))]
         begun = time.perf_counter()
@@ -133,8 +127,6 @@ def timed_command(folder: Path, words: str) -> float:
 
 
 class Comparison:
-    """Rows and ratios of what both builds measured in turns."""
-
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.ratios: dict[str, float] = {}

@@ -45,7 +45,6 @@ SMOKE = {"events": 40_000, "ads": 2000, "steps": 3, "in_memory": 10_000}
 
 
 def write_log(path: Path, events: int, ads: int, seed: int) -> int:
-    """Writes about so many events group by group; returns how many."""
     rng = np.random.default_rng(seed)
     ids = pa.array(ad_ids(ads))
     kinds = pa.array(EVENTS)

@@ -72,8 +72,6 @@ class Clock:
 
 
 class Milestones(TrainerCallback):
-    """Calls `measure(step, model)` every so many steps."""
-
     def __init__(self, every: int, measure: Callable) -> None:
         self.every, self.measure = every, measure
 
@@ -83,7 +81,6 @@ class Milestones(TrainerCallback):
 
 
 def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per_epoch: int) -> tuple[dict, Clock]:
-    """The recipe's model on SIDs and starts of the content alone."""
     data, targets = run.data, run.held_out(sample)
     served = RankingWeights(
         tuple(recipe.evaluate.beam_widths),

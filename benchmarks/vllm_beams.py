@@ -44,7 +44,6 @@ SIZES = {
 
 
 def build_artifact(folder: Path, smoke: bool, seed: int) -> Recommender:
-    """A random model, catalog and tokenizer; returns them as the native recommender."""
     codebooks, items, history, hidden, intermediate, layers, parallel, beams = SIZES[smoke]
     artifact = random_artifact(
         folder / "artifact", random_tokenizer(codebooks, items, seed=seed), beam_widths=[beams[0]] * len(codebooks),
@@ -108,21 +107,24 @@ class Systems:
 
 def measure(systems: Systems, rounds: int) -> dict[tuple[str, int, int], np.ndarray]:
     """Milliseconds by (system, beams, requests at once), one a round."""
-    calls: dict[tuple[str, int, int], Callable[[], float]] = {}
 
-    def enter(name: str, beams: int, count: int, search: Callable[[list[list[str]], int], Any]) -> None:
-        def measured() -> float:
-            histories = systems.histories(count)
-            return milliseconds(lambda: search(histories, beams))
+    def timed_search(search: Callable, count: int, beams: int) -> float:
+        histories = systems.histories(count)
+        return milliseconds(lambda: search(histories, beams))
 
-        calls[name, beams, count] = measured
-
-    for beams in systems.beams:
-        for count in (1, TOGETHER):
-            enter("gr4ad, native", beams, count, partial(systems.gr4ad, systems.native))
-            enter("gr4ad, vLLM", beams, count, partial(systems.gr4ad, systems.vllm))
-            if count == 1 or beams == systems.beams[0]:  # with the widest, a round of many would take minutes
-                enter("Llama, vLLM", beams, count, systems.beam_search)
+    searches = {
+        "gr4ad, native": partial(systems.gr4ad, systems.native),
+        "gr4ad, vLLM": partial(systems.gr4ad, systems.vllm),
+        "Llama, vLLM": systems.beam_search,
+    }
+    calls = {
+        (name, beams, count): partial(timed_search, search, count, beams)
+        for beams in systems.beams
+        for count in (1, TOGETHER)
+        for name, search in searches.items()
+        # With the widest, a round of many of Llama's would take minutes.
+        if name != "Llama, vLLM" or count == 1 or beams == systems.beams[0]
+    }
     return interleaved(calls, rounds)
 
 

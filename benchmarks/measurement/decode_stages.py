@@ -82,7 +82,6 @@ class Traffic(TorchDispatchMode):
 
 
 def stage_work(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) -> tuple[Counter, Counter]:
-    """FLOPs and bytes of each stage."""
     flops: Counter = Counter()
     traffic: Counter = Counter()
 

@@ -46,7 +46,6 @@ class Processes:
         self.wait(lambda: PublishedModel.exists_at(self.root.root))
 
     def restart(self) -> None:
-        """Kills both (SIGKILL) and starts them again."""
         self.kill()
         self.start_trainer()
         self.server.start()

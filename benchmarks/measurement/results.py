@@ -22,7 +22,6 @@ from gr4ad.pipeline.runner import write_json
 
 Row = dict[str, Any]
 DIGITS = 6
-"""Significant digits of a figure."""
 COMMON: dict[str, dict[str, Any]] = {
     "recipe": {"help": "YAML file or name of a packaged recipe."},
     "--data": {"type": Path, "metavar": "DIR", "help": "Folder of the recipe's data files."},
@@ -31,7 +30,6 @@ COMMON: dict[str, dict[str, Any]] = {
     "--runs": {"nargs": "+", "metavar": "NAME=RUN", "required": True, "help": "Finished folders of `gr4ad run`."},
     "--figure": {"type": Path, "metavar": "FILE", "help": "Figure to write, .svg."},
 }
-"""Options that several benchmarks have."""
 
 
 class Benchmark(argparse.ArgumentParser):
@@ -134,7 +132,6 @@ class Benchmark(argparse.ArgumentParser):
 
 
 def show(rows: Sequence[Row], ratios: Mapping[str, Any]) -> None:
-    """Prints rows and ratios as a table."""
     table = Table(*(Column(name, overflow="fold") for name in ("name", "metric", "value", "spread", "unit")))
     for row in rows:
         table.add_row(row["name"], row["metric"], str(row["value"]), str(row["spread"]), row["unit"])
@@ -155,7 +152,6 @@ def rounded(value: Any) -> Any:
 
 
 def result_row(name: str, metric: str, value: Any, unit: str, spread: Any = None, **more: Any) -> Row:
-    """One row; `more` are further fields."""
     return {
         "name": name, "metric": metric, "value": rounded(value), "spread": rounded(spread), "unit": unit,
         **rounded(more),
@@ -175,5 +171,4 @@ def seeds_row(name: str, metric: str, values: Sequence[float], unit: str, **more
 
 
 def values_of(rows: Sequence[Row]) -> dict[tuple[str, str], Any]:
-    """(Name, metric) -> value."""
     return {(row["name"], row["metric"]): row["value"] for row in rows}

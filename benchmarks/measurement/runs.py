@@ -81,12 +81,10 @@ def kept(file: Path, make: Callable[[], dict]) -> dict:
 
 
 def named_runs(words: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder, of words NAME=FOLDER."""
     return {name: Path(folders[0]) for name, folders in read_groups(words).items()}
 
 
 def slug(name: str) -> str:
-    """A name as part of a folder's."""
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 

@@ -87,7 +87,6 @@ class ServerProcess:
             time.sleep(0.1)
 
     def tail(self) -> str:
-        """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:

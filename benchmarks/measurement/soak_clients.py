@@ -75,7 +75,6 @@ class Ledger:
 
 
 async def ask(client: httpx.AsyncClient, ledger: Ledger, body: dict, probe: bool) -> None:
-    """One valid request."""
     sent = time.monotonic()
     try:
         response = await client.post(URL, json=body)

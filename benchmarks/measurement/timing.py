@@ -12,7 +12,6 @@ Result = TypeVar("Result")
 
 
 def timed(call: Callable[[], Result]) -> tuple[float, Result]:
-    """Milliseconds of one call, and its result."""
     synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     synchronize()
     start = time.perf_counter()
