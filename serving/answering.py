@@ -7,19 +7,13 @@ import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+from gr4ad.tokenization.user_history import HISTORY_FEATURES
+
 from .live_model import Served
 from .recommender import Recommender
 from .request_types import Answer, RecommendQuery, Refusal, RefusedError, UnknownItemError
 
 logger = logging.getLogger(__name__)
-
-LACKING = {
-    "events": "event names. Leave `events` out.",
-    "values": "values in the history. Leave `values` out.",
-    "times": "times of the history. Leave `times` out.",
-    "cross_domain": "what users do elsewhere. Leave it out.",
-}
-"""What a model was trained without, by the column of a history that it does not read."""
 
 
 def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> RecommendQuery:
@@ -37,9 +31,11 @@ def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> Recom
             f"`top_k` must be in 1..{most}, the last beam width. Received: {length}. Ask for fewer items, or name "
             "wider `beam_widths`.",
         )
-    for name, missing in LACKING.items():
-        if vars(user)[name] is not None and name not in recommender.features:
-            refuse(name, f"{recommender.name!r} was trained without {missing}")
+    for feature in HISTORY_FEATURES:
+        if vars(user)[feature.name] is not None and feature.name not in recommender.features:
+            refuse(
+                feature.name, f"{recommender.name!r} was trained without `{feature.name}` of histories. Leave it out."
+            )
     new = next((event for event in user.events or () if event not in tokenizer.event_names), None)
     if new is not None:
         refuse(
