@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     benchmark.add_argument("--slo-ms", type=float, help="Default: four full batches at base widths.")
     benchmark.add_argument("--item-weight", type=float, help="Share of the item head; default: the artifact's.")
-    arguments = benchmark.start(words, seconds=2.0, day_seconds=4.0, loads=[0.5, 1.5])
+    arguments = benchmark.start(words, seconds=1.0, day_seconds=2.0, loads=[0.5, 1.5])
     os.sched_setaffinity(0, CLIENT_CORES)
 
     scoring = Scoring(arguments.run)
