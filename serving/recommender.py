@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,6 @@ class Recommender(AdRecommender):
         """Default W_1..W_T."""
         return list(self.weights.widths(self.tokenizer.num_levels))
 
-    @property
-    def excludes_history(self) -> bool:
-        """Whether lists leave out the history by default."""
-        return self.weights.exclude_history
-
     @torch.no_grad()
     def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
         if not queries:
@@ -146,7 +142,8 @@ class Recommender(AdRecommender):
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}  # "pt" would copy each
         excluded = None
         exclude = [
-            self.excludes_history if query.exclude_history is None else query.exclude_history for query in queries
+            self.weights.exclude_history if query.exclude_history is None else query.exclude_history
+            for query in queries
         ]
         if any(exclude):
             index_rows = tokenizer.index.rows
@@ -167,31 +164,21 @@ class Recommender(AdRecommender):
         )
         has_values = self.model.value_head is not None
         columns, ids, tokens = tokenizer.index.columns, tokenizer.index.item_ids, tokenizer.token_names
-        results = []
-        for length, items, scores, item_values, sids in zip(
-            lengths,
-            ranking.items.tolist(),
-            ranking.scores.tolist(),
-            ranking.expected_values.tolist(),
-            ranking.sequences.tolist(),
-            strict=True,
-        ):
-            results.append(
-                [
-                    Recommendation(
-                        item_id=ids[item],
-                        score=score,
-                        value=value if has_values else None,
-                        sid="".join([tokens[token] for token in sid]),
-                        attributes={name: values[item] for name, values in columns.items()},
-                    )
-                    for item, score, value, sid in zip(
-                        items[:length], scores[:length], item_values[:length], sids[:length], strict=True
-                    )
-                    if item >= 0
-                ]
-            )
-        return results
+        found = (ranking.items, ranking.scores, ranking.expected_values, ranking.sequences)
+        return [
+            [
+                Recommendation(
+                    item_id=ids[item],
+                    score=score,
+                    value=value if has_values else None,
+                    sid="".join([tokens[token] for token in sid]),
+                    attributes={name: values[item] for name, values in columns.items()},
+                )
+                for item, score, value, sid in islice(zip(*lists, strict=True), length)
+                if item >= 0
+            ]
+            for length, *lists in zip(lengths, *(part.tolist() for part in found), strict=True)
+        ]
 
     def serves(self, ad: Recommendation) -> bool:
         """Whether an ad of an earlier list is served as it was then."""
@@ -233,7 +220,6 @@ class Recommender(AdRecommender):
             )
 
     # --- changing ads
-    # -------------------------------------------------------------------------------------------------------
 
     def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
         if given.get("codes") is not None:
