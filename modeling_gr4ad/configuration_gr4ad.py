@@ -193,6 +193,13 @@ class GR4ADConfig(PreTrainedConfig):
         }
 
     @property
+    def history_inputs(self) -> list[str]:
+        """The inputs of [`HistoryInputs`] that this model reads, beside `item_ids`."""
+        features = [f"{name}_ids" for name, size in self.item_feature_sizes.items() if size]
+        elsewhere = ["cross_domain_ids", "cross_domain_places"] if self.num_cross_domain_items else []
+        return [*features, *elsewhere, *(["user_feature_ids"] if self.user_feature_sizes else [])]
+
+    @property
     def key_value_groups(self) -> int:
         """G, sets of keys and values that the query heads share."""
         return self.num_key_value_heads or self.num_attention_heads

@@ -22,27 +22,22 @@ class AdRecommender(Protocol):
         self,
         histories: Sequence[Sequence[str]] | Sequence[UserHistory],
         *,
-        events: Sequence[Sequence[str]] | None = None,
-        values: Sequence[Sequence[float]] | None = None,
         user_features: Mapping[str, Sequence[str | None]] | None = None,
-        times: Sequence[Sequence[float | None]] | None = None,
-        cross_domain: Sequence[Sequence[str]] | None = None,
         top_k: int | Sequence[int] = 10,
         beam_widths: Sequence[int] | Sequence[Sequence[int]] | None = None,
         exclude_history: bool | Sequence[bool] | None = None,
         max_per_account: int | None = None,
+        **columns: Sequence[Sequence[Any]] | None,
     ) -> list[list[Recommendation]]:
         """Ranks ads for a batch of users; a user's list does not depend on the others of the batch.
 
         Args:
             histories: Item ids of each user, oldest first; ids that the index does not know are skipped. Or a
-                [`UserHistory`] of each, which holds all that is known of a user; then the arguments up to
-                `cross_domain` are left out.
-            events, values: Event name and value of each item, same lengths as `histories`.
+                [`UserHistory`] of each, which holds all that is known of a user; then `user_features` and `columns`
+                are left out.
             user_features: Category of each feature for each user; missing features count as unknown.
-            times: When each item was engaged with, seconds of any clock, same lengths as `histories`.
-            cross_domain: What each user did elsewhere, any ids, oldest first; the last `max_cross_domain_items` of the
-                model's are read. What the model was trained without is ignored.
+            **columns: One list a user of each further column of [`UserHistory`]: `events`, `values`, `times`,
+                `cross_domain`, ... What the model was trained without is ignored.
             top_k: 1.. number of beams, for all or for each user. beam_widths: W_t, default the artifact's; or a line
                 of T widths for each user.
             exclude_history: Never return an item of the history, for all or for each user; default the artifact's.
@@ -59,7 +54,6 @@ class AdRecommender(Protocol):
             ValueError: On a bad `top_k`, bad widths, lists of other lengths than the histories, or a `max_per_account`
                 below 1 or without accounts in the item table.
         """
-        columns = {"events": events, "values": values, "times": times, "cross_domain": cross_domain}
         users = users_of(histories, user_features, columns)
         each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
         widths: list[Any] = of_each(beam_widths, len(users), "beam_widths") if each else [beam_widths] * len(users)

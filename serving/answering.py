@@ -7,19 +7,13 @@ import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+from gr4ad.tokenization.user_history import HISTORY_FEATURES
+
 from .live_model import Served
 from .recommender import Recommender
 from .request_types import Answer, RecommendQuery, Refusal, UnknownItemError
 
 logger = logging.getLogger(__name__)
-
-LACKING = {
-    "events": "event names. Leave `events` out.",
-    "values": "values in the history. Leave `values` out.",
-    "times": "times of the history. Leave `times` out.",
-    "cross_domain": "what users do elsewhere. Leave it out.",
-}
-"""What a model was trained without, by the column of a history that it does not read."""
 
 
 def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> RecommendQuery | Refusal:
@@ -34,9 +28,10 @@ def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> Recom
             "wider `beam_widths`."
         )
         return Refusal(422, detail, "top_k")
-    for name, missing in LACKING.items():
+    for name in (feature.name for feature in HISTORY_FEATURES):
         if vars(user)[name] is not None and name not in recommender.features:
-            return Refusal(422, f"{recommender.name!r} was trained without {missing}", name)
+            detail = f"{recommender.name!r} was trained without `{name}` of histories. Leave it out."
+            return Refusal(422, detail, name)
     new = next((event for event in user.events or () if event not in tokenizer.event_places), None)
     if new is not None:
         allowed = ", ".join(tokenizer.event_names)

@@ -61,7 +61,8 @@ class Recommender(AdRecommender):
         self.name = name
         self.trie = model.build_trie(tokenizer)
         self.account_groups = account_groups(tokenizer.index, model.device)
-        self.features = features_read(model, tokenizer)
+        read = model.config.history_inputs
+        self.features = tuple(feature.name for feature in HISTORY_FEATURES if feature.model_input in read)
         self._changing = threading.Lock()
 
     @classmethod
@@ -267,19 +268,6 @@ class Recommender(AdRecommender):
             self.tokenizer.index = index
             self.trie = trie
             return True
-
-
-def features_read(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) -> tuple[str, ...]:
-    """Columns of a history, beside the items, that the model was trained with."""
-    config = model.config
-    trained = {
-        "event_ids": bool(tokenizer.event_names),
-        "value_ids": config.context_values,
-        "time_ids": config.num_time_buckets > 0,
-        "cross_domain_ids": config.num_cross_domain_items > 0,
-        "cross_domain_places": config.num_cross_domain_items > 0,
-    }
-    return tuple(feature.name for feature in HISTORY_FEATURES if trained[feature.model_input])
 
 
 def check_finite(model: torch.nn.Module, name: str | Path) -> None:

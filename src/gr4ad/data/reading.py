@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +91,14 @@ def _read_hub(source: str) -> pa.Table:
     return dataset.flatten_indices().data.table if dataset._indices is not None else dataset.data.table
 
 
+def check_file(path: Path, role: FileRole) -> None:
+    """Raises DataError if a table is no file."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file (the {role} table). Check `{role}` and `root`.")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; the {role} table should be one file. Name the file.")
+
+
 def _read_file(path: Path, role: FileRole, columns: dict[str, str]) -> pa.Table:
     text = [columns.get(name, name) for name in CATALOG_TEXT] if role == "catalog" else None
     readers: dict[str, Callable[[Path], pa.Table]] = {
@@ -99,10 +107,7 @@ def _read_file(path: Path, role: FileRole, columns: dict[str, str]) -> pa.Table:
         ".jsonl": _read_jsonl,
         ".json": _read_jsonl,
     }
-    if not path.exists():
-        raise DataError(f"{path}: no such file (the {role} table). Check `{role}` and `root`.")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; the {role} table should be one file. Name the file.")
+    check_file(path, role)
     if path.suffix.lower() not in readers:
         suffix = path.suffix or "none"
         raise DataError(f"{path}: unknown suffix: {suffix}. Allowed: {', '.join(readers)}, or a hub id owner/name.")
@@ -199,8 +204,12 @@ def _bad_line(path: Path, first: dict) -> str | None:
     return None
 
 
-def _renamed(table: pa.Table, file: str, role: FileRole, columns: Mapping[str, str]) -> pa.Table:
-    there = table.column_names
+def our_names(there: Sequence[str], file: str, role: FileRole, columns: Mapping[str, str]) -> list[str]:
+    """Names under which the columns of a file are known here: the mapped ones first.
+
+    Raises:
+        DataError: a column stands twice, or one that is mapped or required is missing.
+    """
     repeated = sorted({name for name in there if there.count(name) > 1})
     if repeated:
         raise DataError(f"{file}: column `{repeated[0]}` stands twice. Allowed: once. Rename one of them.")
@@ -221,4 +230,9 @@ def _renamed(table: pa.Table, file: str, role: FileRole, columns: Mapping[str, s
                 f"{file}: no column `{name}`. Columns there are: {', '.join(there)}. Map one of them to `{name}` in "
                 f"the column map of the {role}."
             )
+    return names
+
+
+def _renamed(table: pa.Table, file: str, role: FileRole, columns: Mapping[str, str]) -> pa.Table:
+    names = our_names(table.column_names, file, role, columns)
     return pa.table([table[columns.get(name, name)] for name in names], names=names)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gr4ad.data.config import DataConfig, FileRole
+from gr4ad.data.reading import check_file, locate, our_names
 
-MARKET_COLUMNS = {
+MARKET_COLUMNS: dict[FileRole, Sequence[str]] = {
     "catalog": ("item_id", "title", "description", "category", "brand", "account_id", "conversion_type", "price"),
     "events": ("user_id", "item_id", "timestamp", "event", "value", "request_id"),
     "users": ("user_id", "age_band", "region", "device"),
@@ -88,10 +89,13 @@ def check_best_model(section: str, arguments: Mapping[str, Any]) -> None:
 
 def check_columns(recipe: Mapping[str, Any]) -> None:
     """Raises RecipeError where a section names a column, or needs one, that the tables do not have. Reads the heads of
-    local files only; a missing file and a hub data set are left to the data stage."""
+    local files only; a hub data set is left to the data stage. DataError: As [`table_columns`]."""
     data: DataConfig = recipe["data"]
-    simulated = recipe["market"] is not None
-    catalog, events = table_columns(data, "catalog", simulated), table_columns(data, "events", simulated)
+    if recipe["market"] is not None:
+        tables: dict[FileRole, Sequence[str] | None] = dict(MARKET_COLUMNS)
+    else:
+        tables = {role: table_columns(data, role) for role in data.sources()}
+    catalog, events = tables["catalog"], tables["events"]
     embed, tokenize, tune = recipe["embed"], recipe["tokenize"], recipe["tune"] or {}
     if tokenize.num_cross_domain_items and data.cross_domain is None:
         raise RecipeError(
@@ -137,29 +141,30 @@ def check_has_impressions(recipe: Mapping[str, Any], summary: Mapping[str, Any])
         )
 
 
-def table_columns(data: DataConfig, role: FileRole, simulated: bool) -> Sequence[str] | None:
-    """Columns of a table under our names; None where they cannot be known without the whole file or a download."""
-    file = Path(data.root, data.sources()[role])
-    if simulated:
-        theirs: Sequence[str] = MARKET_COLUMNS[role]
-    elif not file.is_file():
+def table_columns(data: DataConfig, role: FileRole) -> Sequence[str] | None:
+    """Columns of a table under our names; None where they cannot be known without the whole file or a download.
+
+    Raises:
+        DataError: If a local table is no file, or lacks a column that is mapped or required.
+    """
+    file = locate(data.sources()[role], data.root)
+    if not isinstance(file, Path):
         return None
-    elif file.suffix.lower() == ".parquet":
+    check_file(file, role)
+    if file.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
         from pyarrow import ArrowException
 
         try:
-            theirs = pq.read_schema(file).names
+            theirs: list[str] = pq.read_schema(file).names
         except (ArrowException, OSError):
             return None  # the data stage says what is wrong with it
-    else:
+    elif file.suffix.lower() == ".csv":
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            if file.suffix.lower() == ".csv":
-                theirs = next(csv.reader(lines), [])
-            else:
-                return None  # of JSON lines any may bring another key
-    renamed = {name: ours for ours, name in data.columns_of(role).items()}
-    return [renamed.get(name, name) for name in theirs]
+            theirs = next(csv.reader(lines), [])
+    else:
+        return None  # of JSON lines any may bring another key
+    return our_names(theirs, str(file), role, data.columns_of(role))
 
 
 __all__ = ["MARKET_COLUMNS", "RecipeError", "check_columns", "check_has_impressions", "check_sections_fit"]

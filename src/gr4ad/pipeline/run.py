@@ -16,6 +16,7 @@ from gr4ad.data.config import DataConfig
 from gr4ad.pipeline.recipe import Recipe, RecipeError
 from gr4ad.pipeline.recipe_checks import check_columns, check_has_impressions
 from gr4ad.pipeline.runner import (
+    DONE_FILE,
     PREPARED,
     StageRecord,
     StageRunner,
@@ -112,7 +113,8 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
     """Makes the folder that of this recipe and data. Raises RecipeError if it is that of others."""
     source = input_digests(recipe.data) if recipe.market is None else recipe.market
     own = {"recipe": recipe.name, "data": stage_key("run", source, [])}
-    found = read_json(out / RUN_FILE) or own
+    finished = any((out / "stages").glob(f"*/{DONE_FILE}"))  # a run that came to nothing may be of anything
+    found = (finished and read_json(out / RUN_FILE)) or own
     for what, remedy in (("recipe", f"recipe {found['recipe']!r}"), ("data", "other data")):
         if found[what] != own[what]:
             raise RecipeError(

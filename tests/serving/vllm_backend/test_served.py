@@ -57,7 +57,7 @@ def test_plain_vllm_serve_answers_as_the_native_engine(served, native):
         (b'{"history": ["ad_1"], "top_k": 9, "beam_widths": [4, 4, 4]}', 422, "top_k", "1..4"),
         (b'{"history": ["ad_1"], "beam_widths": [4, 4]}', 422, "beam_widths", "at least 3"),
         (b'{"history": ["ad_1"], "beam_widths": [4, 4, 513]}', 422, "beam_widths.2", "less than or equal to 512"),
-        (b'{"history": ["ad_1"], "events": ["click"]}', 422, "events", "trained without event names"),
+        (b'{"history": ["ad_1"], "events": ["click"]}', 422, "events", "trained without `events`"),
         (b'{"history": ["ad_1"], "values": [1, 2]}', 422, None, "one entry for each of the 1 history items"),
         (b'{"history": ["ad_1"], "colour": 1}', 422, "colour", "is not a field of this request"),
         (b'{"history": ["' + b"x" * (1 << 20) + b'"]}', 413, None, "larger than 1048576 bytes"),
