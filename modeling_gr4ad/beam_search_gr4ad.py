@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from .backbone_gr4ad import GR4ADHeads
 from .beam_cache_gr4ad import BeamCache
 from .beam_selection_gr4ad import beam_rows, next_beams
 from .configuration_gr4ad import HISTORY_INPUTS, HistoryInputs
-from .heads_gr4ad import GR4ADHeads
 from .layers_gr4ad import GR4ADContext
 from .trie_gr4ad import SIDTrie
 
@@ -104,7 +104,10 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
         """
         widths, limits = beam_rows(beam_widths, input_ids.shape[0], self.config.num_levels, input_ids.device)
         self.check_trie(trie)
-        self.check_value_weight(value_weight)
+        if value_weight and self.value_head is None:
+            raise ValueError(
+                f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
+            )
         context = self.read_histories(input_ids, attention_mask, history)
         return self.decode_levels(
             context,
@@ -213,13 +216,6 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
             raise ValueError(
                 f"`trie` needs codebooks of at least {trie.code_limits} codes; the model's `codebook_sizes` are "
                 f"{sizes}. Build it from this model's tokenizer, or grow the model with `resize_codebooks`."
-            )
-
-    def check_value_weight(self, value_weight: float) -> None:
-        """Raises ValueError if values are to count in a model that has no value head."""
-        if value_weight and self.value_head is None:
-            raise ValueError(
-                f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
             )
 
     def bucket_means(self) -> torch.Tensor | None:

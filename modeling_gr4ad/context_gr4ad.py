@@ -109,13 +109,10 @@ class GR4ADContextProcessor(nn.Module):
             query = hidden.gather(1, last.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
             visible, known = item_mask[:, None, :], known.gather(1, last)
         states, items_visible = hidden, visible
-        for entries, entries_visible in (
-            self.cross_domain_entries(*cross_domain, known),
-            self.user_entry(user_feature_ids),
-        ):
-            if entries is not None and entries_visible is not None:
-                hidden = torch.cat([self.dropout(entries), hidden], dim=1)
-                visible = torch.cat([entries_visible.expand(-1, visible.shape[1], -1), visible], dim=2)
+        for part in (self.cross_domain_entries(*cross_domain, known), self.user_entry(user_feature_ids)):
+            if part is not None:
+                hidden = torch.cat([self.dropout(part[0]), hidden], dim=1)
+                visible = torch.cat([part[1].expand(-1, visible.shape[1], -1), visible], dim=2)
 
         entries = self.kv_norm(
             self.kv_proj(self.norm(hidden)).view(batch, hidden.shape[1], -1, self.config.head_dim)
@@ -134,12 +131,12 @@ class GR4ADContextProcessor(nn.Module):
 
     def cross_domain_entries(
         self, ids: torch.Tensor | None, places: torch.Tensor | None, known: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Vectors (B, X, d) of the cross-domain sequence, and which of them each query sees (bool, (B, queries, X)):
         what happened while no more than its `known` (int64, (B, queries)) items had."""
         tables = self.cross_domain_embeddings, self.cross_domain_position_embeddings
         if tables[0] is None or tables[1] is None or ids is None:
-            return None, None
+            return None
         limit = self.config.max_cross_domain_items
         if ids.shape[1] > limit:
             raise ValueError(
@@ -153,10 +150,10 @@ class GR4ADContextProcessor(nn.Module):
             visible = visible & (places.unsqueeze(1) <= known.unsqueeze(2))
         return tables[0](ids) + tables[1](positions), visible
 
-    def user_entry(self, ids: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def user_entry(self, ids: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The vector (B, 1, d) of the structured user features, visible to all: bool (B, 1, 1)."""
         if not len(self.user_embeddings):
-            return None, None
+            return None
         if ids is None:
             raise ValueError("This model has user features: pass `user_feature_ids` (B, features), 0 where missing.")
         user = self.user_embeddings[0](ids[:, 0])

@@ -65,15 +65,14 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
             ValueError: If neither trie nor tokenizer is given (nothing is generated without knowing what is valid), or
                 an argument means nothing to this search.
         """
-        if custom_generate is not None and not isinstance(custom_generate, str):
-            raise ValueError("`custom_generate` must name a folder or a hub repository: call a function directly.")
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         if custom_generate is not None:
-            given = {"trie": trie, "tokenizer": tokenizer}
-            given = {name: value for name, value in given.items() if value is not None}
-            kwargs |= {**given, "custom_generate": custom_generate}
+            if not isinstance(custom_generate, str):
+                raise ValueError("`custom_generate` must name a folder or a hub repository: call a function directly.")
+            own = {name: value for name, value in (("trie", trie), ("tokenizer", tokenizer)) if value is not None}
+            kwargs |= {**own, "custom_generate": custom_generate}
             return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         settings = self.generation_config if generation_config is None else generation_config
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
 
         def setting(name: str, default):
             value = kwargs.pop(name, getattr(settings, name, None))

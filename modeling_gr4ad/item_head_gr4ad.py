@@ -1,12 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""The item head: a softmax over items beside the semantic IDs, for re-ranking beams.
-
-Beyond the paper: the level-1 trunk state sees no previous token, so it is a vector of the user. Items of the history
-are special in one of two ways, or both. With `item_head_copy` they compete with the catalog under one normalizer
-(CopyNet, arXiv 1603.06393), for logs in which users come back to the same ads or products: a long history speaks
-louder than a short one, as counts do against a prior. With `item_head_repeat` one learned number is added to the logit
-of each item that the history holds, for logs in which users rarely or never come back: tied embeddings score what was
-just taken highest, and nothing else in the head could take that back.
+"""The item head: a softmax over items beside the semantic IDs, for re-ranking beams. Beyond the paper.
 
 Shapes: B batch, Q queries (1, or one a prefix), S history items, N chosen queries, I rows of the item table, d hidden
 size.
@@ -23,10 +16,15 @@ COPY_BIAS = -5.0  # a fresh model weighs one event of a history as 1 / 150 of th
 
 
 class GR4ADItemHead(nn.Module):
-    """p(item) = (softmax((u * gain) E^T + b)[item] + sum_j w_j [item_j = item]) / (1 + sum_j w_j), with u the normed
-    level-1 trunk state, E the item embeddings, w_j = exp((u W) h_j / sqrt(d) + c) the weight of history state h_j (w =
-    0 without `item_head_copy`) and b the bias of each item, plus r where the history holds it
-    (`item_head_repeat`)."""
+    """A softmax over items on the level-1 trunk state, which sees no previous token: it is a vector of the user.
+
+    p(item) = (softmax((u * gain) E^T + b)[item] + sum_j w_j [item_j = item]) / (1 + sum_j w_j), with u the normed
+    state, E the item embeddings, w_j = exp((u W) h_j / sqrt(d) + c) the weight of history state h_j (w = 0 without
+    `item_head_copy`) and b the bias of each item, plus r where the history holds it (`item_head_repeat`).
+
+    Copied items compete with the catalog under one normalizer (CopyNet, arXiv 1603.06393): a long history speaks
+    louder than a short one, as counts do against a prior. Without r, tied embeddings score what was just taken
+    highest, and nothing in the head could take that back."""
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
@@ -69,19 +67,19 @@ class GR4ADItemHead(nn.Module):
         self,
         trunk: torch.Tensor,
         table: torch.Tensor,
+        context: GR4ADContext,
         targets: torch.Tensor,
-        seen_items: torch.Tensor | None,
-        copy_weights: torch.Tensor | None,
-        item_ids: torch.Tensor | None,
+        chosen: torch.Tensor,
     ) -> torch.Tensor:
-        """-log p(target), float (N,), of trunk states (N, P, d), the item table (I, d) and targets (int64, (N,)); with
-        `item_head_repeat` of `seen_items` (N, S); with copying, of `copy_weights` (N, S) and the history's `item_ids`
-        (N, S)."""
-        nll = F.cross_entropy(self.logits(trunk, table, seen_items), targets, reduction="none")
-        if not self.copies:
+        """-log p(target), float (N,), of N chosen queries (bool, (B, Q)): trunk states (B, Q, P, d), the item table
+        (I, d) and targets (int64, (B, Q))."""
+        seen_items = self.seen_items(context)[chosen] if self.repeats else None
+        copy_weights = self.copy_weights(trunk, context)[chosen] if self.copies else None
+        nll = F.cross_entropy(self.logits(trunk[chosen], table, seen_items), targets[chosen], reduction="none")
+        if copy_weights is None:
             return nll
-        assert copy_weights is not None and item_ids is not None, "what the history holds can be copied"
-        copied = copy_weights.masked_fill(item_ids != targets.unsqueeze(-1), torch.finfo(copy_weights.dtype).min)
+        copied_from = (context.item_ids.unsqueeze(1) == targets.unsqueeze(2))[chosen]
+        copied = copy_weights.masked_fill(~copied_from, torch.finfo(copy_weights.dtype).min)
         return F.softplus(copy_weights.logsumexp(-1)) - torch.logaddexp(-nll, copied.logsumexp(-1))
 
     def log_probs(self, trunk: torch.Tensor, table: torch.Tensor, context: GR4ADContext) -> torch.Tensor:
@@ -97,10 +95,10 @@ class GR4ADItemHead(nn.Module):
 
 
 def first_places(item_ids: torch.Tensor) -> torch.Tensor:
-    """Bool (B, S), True where no earlier place of its line holds the same item, of item_ids (int64, (B, S)): an item
-    counts once however often it stands in a history."""
+    """Bool (B, S), True where no earlier place of its line holds the same, of item_ids (int64, (B, S)): an item counts
+    once however often it stands in a history. Leaves of a trie do as well."""
     same = item_ids.unsqueeze(2) == item_ids.unsqueeze(1)
     return ~(same & same.new_ones(same.shape[1:]).tril(-1)).any(-1)
 
 
-__all__ = ["GR4ADItemHead"]
+__all__ = ["COPY_BIAS", "GR4ADItemHead", "first_places"]

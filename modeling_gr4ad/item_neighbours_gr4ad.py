@@ -1,9 +1,8 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """Item neighbours: what the log itself says of pairs of items, beside what the item head has learned.
 
-Beyond the paper. A softmax over items that is trained on small vectors blurs which items are taken together; a table
-of the pairs does not, and knows nothing else. Counted, not trained: it takes seconds, and a weight chosen on
-validation says how much of it is believed (`neighbour_weight` of [`~GR4ADForRecommendation.recommend`]).
+Beyond the paper. A softmax over items that is trained on small vectors blurs which items are taken together; a counted
+table of the pairs does not, and knows nothing else: `neighbour_weight`, chosen on validation, says how much it counts.
 
 Shapes: B batch, S history items, I rows of the item table, n neighbours of an item.
 """

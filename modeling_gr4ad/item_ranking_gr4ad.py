@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """From the beams of a request to a ranking of the items behind them.
 
-Shapes: B batch, W beams, T levels, S history items, E further SIDs, I items of one SID at most.
+Shapes: B batch, W beams, T levels, E further SIDs, I items of one SID at most.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import beam_rows
 from .configuration_gr4ad import HistoryInputs
+from .item_head_gr4ad import first_places
 from .ranking_weights_gr4ad import RankingWeights
 from .trie_gr4ad import SIDTrie
 
@@ -31,11 +32,6 @@ class ItemRanking(ModelOutput):
 
 class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
     """Item ranking of [`GR4ADForRecommendation`]."""
-
-    def history_leaves(self, input_ids: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
-        """Leaves (int64, (B, S)) of the history's SIDs (B, S * T); -1 where one is not in the trie."""
-        sids = input_ids.view(input_ids.shape[0], -1, self.config.num_levels)
-        return trie.find(sids - torch.tensor(self.config.level_offsets, device=sids.device))
 
     @staticmethod
     def likeliest_leaves(log_probs: torch.Tensor, count: int, trie: SIDTrie) -> torch.Tensor:
@@ -100,16 +96,20 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:]
             if weights.neighbour_weight and self.item_neighbours is not None:
                 log_probs = self.item_neighbours(context, log_probs, weights.neighbour_weight)
-        more = [self.history_leaves(input_ids, trie)] if weights.score_history else []
+        more = []
+        if weights.score_history:
+            own = input_ids.view(len(input_ids), -1, levels)
+            more.append(trie.find(own - torch.tensor(self.config.level_offsets, device=own.device)))
         if weights.item_candidates and log_probs is not None:
             more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie))
+        leaves = torch.cat(more, dim=1) if more else None
         beams = self.decode_levels(
             context,
             trunk,
             trie,
             widths,
             limits=limits,
-            leaves=distinct_leaves(torch.cat(more, dim=1)) if more else None,
+            leaves=None if leaves is None else leaves.masked_fill(~first_places(leaves), -1),
             bucket_means=self.bucket_means(),
         )
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W, M)
@@ -142,13 +142,6 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             expected_values=beams.expected_values.gather(1, beam).masked_fill(~kept, 0.0),
             sequences=beams.sequences.gather(1, beam.unsqueeze(-1).expand(-1, -1, beams.sequences.shape[-1])),
         )
-
-
-def distinct_leaves(leaves: torch.Tensor) -> torch.Tensor:
-    """Each leaf of a line (int64, (B, E), -1 = none) at its first place, -1 at the others."""
-    own = torch.arange(leaves.shape[1], device=leaves.device)
-    repeated = ((leaves.unsqueeze(2) == leaves.unsqueeze(1)) & (own < own.unsqueeze(1))).any(-1)
-    return leaves.masked_fill(repeated, -1)
 
 
 def places_in_group(groups: torch.Tensor) -> torch.Tensor:

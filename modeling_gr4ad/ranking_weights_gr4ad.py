@@ -98,16 +98,13 @@ class RankingWeights:
         known = {field.name: given[field.name] for field in fields(cls) if given.get(field.name) is not None}
         for name, value in known.items():
             default = cls.__dataclass_fields__[name].default
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            right = (
-                isinstance(value, list | tuple) and all(type(width) is int for width in value)
-                if name == "beam_widths"
-                else isinstance(value, bool)
-                if isinstance(default, bool)
-                else number and (isinstance(default, float) or isinstance(value, int))
-            )
+            if name == "beam_widths":
+                right, kind = isinstance(value, list | tuple) and all(type(w) is int for w in value), "whole numbers"
+            else:
+                allowed = int | float if isinstance(default, float) else type(default)
+                right = isinstance(value, allowed) and isinstance(value, bool) == isinstance(default, bool)
+                kind = f"like its default, {default!r}"
             if not right:
-                kind = "whole numbers" if name == "beam_widths" else f"like its default, {default!r}"
                 raise ValueError(f"`{name}` must be {kind}. Received: {value!r:.100}. Correct generation_config.json.")
         return cls(**known)
 

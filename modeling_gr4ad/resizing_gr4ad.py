@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .heads_gr4ad import GR4ADHeads
+from .backbone_gr4ad import GR4ADHeads
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 
 

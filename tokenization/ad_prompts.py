@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -159,12 +159,25 @@ class AdContent:
         return (self.text, *(image.fingerprint() for image in self.images)) if self else ("",)
 
 
+class AdReading(TypedDict, total=False):
+    """Settings of [`AdReader`] that whoever embeds ads passes on."""
+
+    prompts: str | Path | None
+    form_column: str | None
+    default_form: str
+    image_column: str | None
+    image_root: str | Path | None
+    max_images: int
+    id_column: str
+
+
 class AdReader:
     """Reads ads of a catalog as [`AdContent`].
 
     Args:
         text_columns: Catalog columns that the text is made of, in this order.
-        prompts: None (`column: value` lines), "default", or a folder of templates; see [`AdPrompts`].
+        prompts: None (`column: value` lines; empty values are left out), "default" (the packaged templates of the six
+            ad forms), or a folder of your own; see [`AdPrompts`].
         form_column: Column with each ad's form, one of `AD_FORMS`. default_form: Form of an ad where the column is
             empty, and of all ads without the column.
         image_column: Column with a path, a list of paths (pictures, or frames in the order of time), or `datasets`

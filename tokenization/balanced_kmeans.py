@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from .collective import OneProcess
+from .collective import ALONE, OneProcess
 from .residual_points import ResidualPoints
 
 # More candidates or rounds lower the error hardly, and cost much time.
@@ -84,12 +84,11 @@ def auction(candidates: torch.Tensor, distances: torch.Tensor, prices: torch.Ten
     Returns:
         The centroid of each point, int64 (N,); some may still be over the cap.
     """
-    num_centroids = len(prices)
     slot = (distances + prices[candidates]).argmin(1, keepdim=True)
     assigned = candidates.gather(1, slot)[:, 0]
-    load = torch.bincount(assigned, minlength=num_centroids)
-    excess = int((load - cap).clamp(min=0).sum())
     for _ in range(AUCTION_ROUNDS):
+        load = torch.bincount(assigned, minlength=len(prices))
+        excess = int((load - cap).clamp(min=0).sum())
         if excess * AUCTION_REST <= len(candidates) or candidates.shape[1] == 1:
             break
         members = torch.nonzero((load > cap)[assigned])[:, 0]
@@ -113,8 +112,6 @@ def auction(candidates: torch.Tensor, distances: torch.Tensor, prices: torch.Ten
         who = members[leaving]
         slot[who] = alternative[leaving]
         assigned[who] = candidates[who].gather(1, slot[who])[:, 0]
-        load = torch.bincount(assigned, minlength=num_centroids)
-        excess = int((load - cap).clamp(min=0).sum())
     return assigned
 
 
@@ -123,7 +120,7 @@ def balanced_assignment(
     centroids: np.ndarray,
     prices: np.ndarray,
     *,
-    group: OneProcess | None = None,
+    group: OneProcess = ALONE,
     device: str = "cpu",
 ) -> np.ndarray:
     """Assigns each point to a near centroid, at most ceil(N / V) points each (an exact cap).
@@ -139,7 +136,6 @@ def balanced_assignment(
     Returns:
         The cluster of each of this process's points, int64.
     """
-    group = group or OneProcess()
     num_centroids = len(centroids)
     count = min(CANDIDATES, num_centroids)
     candidates = np.empty((len(points), count), dtype=np.int32)
@@ -196,7 +192,7 @@ def balanced_kmeans(
     balanced_iterations: int,
     seed: int,
     max_points_per_centroid: int = 256,
-    group: OneProcess | None = None,
+    group: OneProcess = ALONE,
     device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lloyd steps, the last ones under the cap.
@@ -213,7 +209,6 @@ def balanced_kmeans(
     Returns:
         Centroids (float32, (V, d)) and the cluster of each of this process's points (int64).
     """
-    group = group or OneProcess()
     own = group.own(len(points))
     total = int(group.sum(np.array([len(points)]))[0])
     order = np.random.default_rng(seed).permutation(total)  # the same on every process
@@ -264,11 +259,10 @@ def nearest_of_all(
 
 
 def cluster_means(
-    points: ResidualPoints, assigned: np.ndarray, previous: np.ndarray, group: OneProcess | None = None
+    points: ResidualPoints, assigned: np.ndarray, previous: np.ndarray, group: OneProcess = ALONE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each cluster, float32 (V, d), and its number of points, int64 (V,), over all processes; an empty cluster
     keeps its `previous` centroid."""
-    group = group or OneProcess()
     sums = np.zeros(previous.shape, dtype=np.float64)
     for start, block in points.blocks():
         cluster = assigned[start : start + len(block)]

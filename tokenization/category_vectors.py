@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from .embedding_fusion import unit_rows
 CATEGORY_FILE = "category_vectors.safetensors"
 
 
+@dataclass(eq=False)
 class CategoryVectors:
     """Latent semantic vectors of labels: TF-IDF, then the main directions of the catalog (scikit-learn).
 
@@ -33,10 +35,9 @@ class CategoryVectors:
     ```
     """
 
-    def __init__(self, vocabulary: dict[str, int], idf: np.ndarray, components: np.ndarray):
-        self.vocabulary = vocabulary
-        self.idf = idf
-        self.components = components
+    vocabulary: dict[str, int]
+    idf: np.ndarray
+    components: np.ndarray
 
     @classmethod
     def fit(cls, labels: Sequence[Sequence[str]], *, dimension: int, seed: int = 0) -> CategoryVectors:

@@ -26,6 +26,9 @@ class OneProcess:
         return slice(start, start + count)
 
 
+ALONE = OneProcess()
+
+
 class ManyProcesses(OneProcess):
     """One process of a group started by `accelerate launch` or torchrun, each with its part of the catalog."""
 

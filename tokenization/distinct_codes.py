@@ -10,18 +10,17 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from .collective import OneProcess
+from .collective import ALONE, OneProcess
 from .residual_points import ResidualPoints
 
 
-def spread_hashed(prefixes: np.ndarray, code: np.ndarray, size: int, group: OneProcess | None = None) -> np.ndarray:
+def spread_hashed(prefixes: np.ndarray, code: np.ndarray, size: int, group: OneProcess = ALONE) -> np.ndarray:
     """Last codes (int64, (N,)) by linear probing: within each prefix, in order of their hashes, an ad whose code is
     full moves on to the next one that is not, where a code holds up to ceil(ads of the prefix / size).
 
     Ads of equal hash keep their order in the catalog. With several processes, `prefixes` (N, T - 1) and `code` (N,)
     are this process's, and so is the result.
     """
-    group = group or OneProcess()
     all_prefixes, all_codes = group.concatenate(prefixes), group.concatenate(code)
     for members in colliding_groups(all_prefixes, all_codes):
         free = np.full(size, -(-len(members) // size))
@@ -39,7 +38,7 @@ def spread_quantized(
     code: np.ndarray,
     points: ResidualPoints,
     codebook: np.ndarray,
-    group: OneProcess | None = None,
+    group: OneProcess = ALONE,
 ) -> np.ndarray:
     """Last codes (int64, (N,)) of least total squared distance among those that spread the ads of a prefix evenly: at
     most ceil(ads of the prefix / V_T) a code (the Hungarian method, prefix by prefix).
@@ -47,7 +46,6 @@ def spread_quantized(
     `points` are the residuals before the last level, `codebook` (float32, (V_T, d)) its centroids. With several
     processes, `prefixes`, `code` and `points` are this process's, and so is the result.
     """
-    group = group or OneProcess()
     all_prefixes, all_codes = group.concatenate(prefixes), group.concatenate(code)
     groups = list(colliding_groups(all_prefixes, all_codes))
     if not groups:

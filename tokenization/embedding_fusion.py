@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ MAX_REFERENCES = 50_000
 FUSION_FILE = "embedding_fusion.safetensors"
 
 
+@dataclass(eq=False)
 class EmbeddingFusion:
     """Joins the content and the collaborative vector of an ad.
 
@@ -31,20 +33,11 @@ class EmbeddingFusion:
         collaborative_weight: >= 0.
     """
 
-    def __init__(
-        self,
-        content_mean: np.ndarray,
-        collaborative_mean: np.ndarray | None = None,
-        reference_content: np.ndarray | None = None,
-        reference_collaborative: np.ndarray | None = None,
-        *,
-        collaborative_weight: float = 1.0,
-    ):
-        self.content_mean = content_mean
-        self.collaborative_mean = collaborative_mean
-        self.reference_content = reference_content
-        self.reference_collaborative = reference_collaborative
-        self.collaborative_weight = float(collaborative_weight)
+    content_mean: np.ndarray
+    collaborative_mean: np.ndarray | None = None
+    reference_content: np.ndarray | None = None
+    reference_collaborative: np.ndarray | None = None
+    collaborative_weight: float = 1.0
 
     @classmethod
     def fit(

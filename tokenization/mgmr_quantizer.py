@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .balanced_kmeans import balanced_kmeans, nearest_centroids
-from .collective import ManyProcesses, OneProcess
+from .collective import ALONE, ManyProcesses
 from .distinct_codes import free_codes, spread_hashed, spread_quantized
 from .residual_points import ResidualPoints
 
@@ -127,7 +127,7 @@ class MGMRQuantizer:
                 an earlier fit are kept then.
         """
         points = self.check(embeddings, business_keys)
-        group = ManyProcesses() if distributed else OneProcess()
+        group = ManyProcesses() if distributed else ALONE
         total = int(group.concatenate(np.array([len(points)])).sum())
         largest = max(level.size for level in self.levels if not level.hashed)
         if total < largest:

@@ -19,6 +19,7 @@ from .sid_order import SIDOrder, ranked
 PRIORITY_COLUMN = "priority"
 ACTIVE_COLUMN = "active"
 CODE_COLUMN = re.compile(r"code_\d+")
+OWN_COLUMN = re.compile(rf"item_id|{PRIORITY_COLUMN}|{ACTIVE_COLUMN}|{CODE_COLUMN.pattern}")
 VERSION_KEY = b"sid_index_version"
 
 
@@ -79,7 +80,7 @@ class SIDIndex:
             "active": np.ones(len(names), dtype=bool) if active is None else np.array(active, dtype=bool),
         }
         self.columns = {name: list(values) for name, values in (columns or {}).items()}
-        reserved = [n for n in self.columns if n in ("item_id", PRIORITY_COLUMN, ACTIVE_COLUMN) or is_code_column(n)]
+        reserved = list(filter(OWN_COLUMN.fullmatch, self.columns))
         if reserved:
             raise ValueError(f"`columns` may not be named as the index's own. Received: {reserved[0]!r}. Rename it.")
         wrong = {name: len(values) for name, values in self.columns.items() if len(values) != len(names)}
@@ -92,9 +93,6 @@ class SIDIndex:
         self.version = 0
         self._shared: set[str] = set()
         self._order: SIDOrder | None = None
-
-    # --- reading
-    # ------------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return self._size
@@ -198,9 +196,6 @@ class SIDIndex:
         other._order = None if self._order is None else self._order.copy()
         return other
 
-    # --- changing
-    # -----------------------------------------------------------------------------------------------------------
-
     def add(
         self,
         item_ids: Sequence[str],
@@ -239,10 +234,7 @@ class SIDIndex:
         priority: np.ndarray | None = None,
         columns: Mapping[str, Sequence] | None = None,
     ) -> None:
-        """Changes active items; what is not given stays.
-
-        Args:
-            As of `add`.
+        """Changes active items, with arguments as of `add`; what is not given stays.
 
         Raises:
             ValueError: As `add`; if an item is unknown or removed; or if there is nothing to change.
@@ -273,12 +265,12 @@ class SIDIndex:
         return np.array([self.rows[item] for item in ids], dtype=np.int64)
 
     def _own(self, names: Iterable[str], more: int = 0) -> None:
-        """Makes buffers this index's alone, with room for `more` rows; rows are added in amortized constant time."""
+        """Makes buffers this index's alone, with places for `more` rows; rows are added in amortized constant time."""
         for name in names:
             buffer = self._buffers[name]
             if name in self._shared or len(buffer) < self._size + more:
-                room = more + max(64, self._size // 8) if more else 0
-                own = np.empty((self._size + room, *buffer.shape[1:]), dtype=buffer.dtype)
+                spare = more + max(64, self._size // 8) if more else 0
+                own = np.empty((self._size + spare, *buffer.shape[1:]), dtype=buffer.dtype)
                 own[: self._size] = buffer[: self._size]
                 self._buffers[name] = own
                 self._shared.discard(name)
@@ -326,9 +318,6 @@ class SIDIndex:
             if not self._order.follow(rows, before, kept, after, lambda row: (-priority[row], ids[row])):
                 self._order = None  # sorted anew by whoever asks next
 
-    # --- files
-    # --------------------------------------------------------------------------------------------------------------
-
     def save(self, path: str | Path) -> None:
         """Writes `item_id`, `code_1`..`code_T`, `priority`, `active` and the further columns as parquet, and the
         version into its metadata. The file appears whole: until then, and after a failure, the earlier one stays.
@@ -371,7 +360,7 @@ class SIDIndex:
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{path}: not a readable item table ({error}). Build the tokenizer again.") from error
         names = table.column_names
-        levels = sorted(filter(is_code_column, names), key=lambda n: int(n.removeprefix("code_")))
+        levels = sorted(filter(CODE_COLUMN.fullmatch, names), key=lambda n: int(n.removeprefix("code_")))
         if "item_id" not in names or not levels or PRIORITY_COLUMN not in names:
             raise ValueError(
                 f"{path}: an item table needs `item_id`, `code_1`.. and `priority`. It has: {', '.join(names)}."
@@ -391,10 +380,6 @@ class SIDIndex:
         )
         index.version = int((table.schema.metadata or {}).get(VERSION_KEY, 0))
         return index
-
-
-def is_code_column(name: str) -> bool:
-    return CODE_COLUMN.fullmatch(name) is not None
 
 
 __all__ = ["SIDIndex"]

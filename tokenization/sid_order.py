@@ -6,7 +6,8 @@ Shapes: M items, T levels, n SIDs asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,42 +15,38 @@ import numpy as np
 RESORT_SHARE, RESORT_FLOOR = 1 / 64, 1024
 
 
+@dataclass(eq=False)
 class SIDOrder:
     """Items sorted by (SID, priority from the highest, item id), and the SIDs that changed since.
 
     The arrays are never written again, so that copies share them.
 
     Args:
-        bits: T ints, the width of each level in a key.
+        bits (int64, (T,)): The width of each level in a key.
         keys (int64, or bytes where T levels need more than 63 bits, (M,)): The SID of each item, ascending.
         rows (int64, (M,)): The item's row in the index.
         changed: Key -> all rows that have it now, best rank first; counts before what `keys` says.
     """
 
-    def __init__(
-        self,
-        bits: Sequence[int] | np.ndarray,
-        keys: np.ndarray,
-        rows: np.ndarray,
-        changed: dict[int | bytes, list[int]],
-    ):
-        self.bits = np.asarray(bits, dtype=np.int64)
-        self.keys = keys
-        self.rows = rows
+    bits: np.ndarray
+    keys: np.ndarray
+    rows: np.ndarray
+    changed: dict[int | bytes, list[int]]
+
+    def __post_init__(self) -> None:
         self.rows.flags.writeable = False
-        self.changed = changed
 
     @classmethod
     def of(cls, rows: np.ndarray, codes: np.ndarray, priority: np.ndarray, item_ids: np.ndarray) -> SIDOrder:
         """Sorts M items: rows and codes (int64, (M,) and (M, T)), priority (float64, (M,)), ids (object, (M,))."""
-        bits = [max(1, int(code).bit_length()) for code in codes.max(0, initial=0)]
+        bits = np.array([max(1, int(code).bit_length()) for code in codes.max(0, initial=0)], dtype=np.int64)
         keys = packed(codes, bits)
         order = ranked(keys, priority, item_ids)
         return cls(bits, keys[order], rows[order], {})
 
     def copy(self) -> SIDOrder:
         """A copy that does not follow later changes of this one."""
-        return SIDOrder(self.bits, self.keys, self.rows, dict(self.changed))
+        return replace(self, changed=dict(self.changed))
 
     def find(self, sids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Items of SIDs (int64, (n, T)): their rows, one SID after the other, best rank first; and how many each SID
@@ -157,7 +154,7 @@ class SIDOrder:
         return np.searchsorted(self.keys, keys), np.searchsorted(self.keys, keys, side="right")
 
 
-def packed(codes: np.ndarray, bits: Sequence[int] | np.ndarray) -> np.ndarray:
+def packed(codes: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """One sortable key for each SID (int64, (n, T)), in the SIDs' lexicographic order."""
     if sum(bits) > 63:
         # Big-endian bytes compare as the codes do; numpy has no wider integer.

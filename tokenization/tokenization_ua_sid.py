@@ -24,6 +24,9 @@ VOCAB_FILES_NAMES = {
     "item_vectors_file": "item_vectors.safetensors",
 }
 
+SAVED_SETTINGS = ("codebook_sizes", "business_fields", "event_names", "user_features", "value_bucket_edges",
+                  "value_bucket_means", "value_unit", "num_time_buckets", "num_cross_domain_items")  # fmt: skip
+
 
 class UASIDTokenizer(PythonBackend):
     """Tokens are the codes of semantic IDs, level by level (`<a_12><b_3><c_200>`), then value buckets (`<value_7>`).
@@ -117,25 +120,10 @@ class UASIDTokenizer(PythonBackend):
                 f"{item_table_file}: the SIDs of the item table do not fit `codebook_sizes` {self.codebook_sizes}."
             )
 
-        kwargs.setdefault("pad_token", "<pad>")
-        kwargs.setdefault("bos_token", "<bos>")
-        kwargs.setdefault("eos_token", "<eos>")
-        kwargs.setdefault("unk_token", "<unk>")
         super().__init__(
-            codebook_sizes=self.codebook_sizes,
-            business_fields=self.business_fields,
-            event_names=self.event_names,
-            user_features=self.user_features,
-            value_bucket_edges=self.value_bucket_edges,
-            value_bucket_means=self.value_bucket_means,
-            value_unit=value_unit,
-            num_time_buckets=num_time_buckets,
-            num_cross_domain_items=num_cross_domain_items,
-            **kwargs,
+            **{name: vars(self)[name] for name in SAVED_SETTINGS},
+            **{f"{token.strip('<>')}_token": token for token in SPECIAL_TOKENS} | kwargs,
         )
-
-    # --- vocabulary
-    # -------------------------------------------------------------------------------------------------------
 
     @property
     def num_levels(self) -> int:
@@ -173,9 +161,6 @@ class UASIDTokenizer(PythonBackend):
                 shutil.copyfile(source, target)
             written.append(str(target))
         return tuple(written)
-
-    # --- items
-    # ------------------------------------------------------------------------------------------------------------
 
     def item_rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """Rows of items in the item table, int64 (n,).
@@ -221,9 +206,6 @@ class UASIDTokenizer(PythonBackend):
                 f"{self.item_vectors_file}: not readable item vectors ({error}). Build the tokenizer again, or remove "
                 "the file."
             ) from error
-
-    # --- histories
-    # --------------------------------------------------------------------------------------------------------
 
     def encode_rows(
         self,
@@ -346,9 +328,6 @@ class UASIDTokenizer(PythonBackend):
             histories, max_items=max_items, max_cross_domain=max_cross_domain, return_tensors=return_tensors
         )
 
-    # --- values and features
-    # ----------------------------------------------------------------------------------------------
-
     def event_indices(self, events: Sequence[str]) -> np.ndarray:
         """Place of each event name, int64 (n,). Raises HistoryError for a name that is not the tokenizer's."""
         try:
@@ -413,18 +392,13 @@ def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float]
         values are equal: there is nothing to tell apart.
     """
     values = np.asarray(values, dtype=np.float64)
-    edges = (
-        np.unique(np.quantile(values, np.linspace(0, 1, num_buckets + 1)[1:-1], method="higher"))
-        if len(values)
-        else values
-    )
-    if len(edges):
-        above = values[values > values.min()]
-        edges = edges[edges > values.min()]
-        if len(above) and not len(edges):  # so rare a value is no quantile, but still to be told from the rest
-            edges = above.min(keepdims=True)
-    if not len(edges):
+    quantiles, above = np.linspace(0, 1, num_buckets + 1)[1:-1], values[values > values.min(initial=np.inf)]
+    if not len(above) or not len(quantiles):
         return [], []
+    edges = np.unique(np.quantile(values, quantiles, method="higher"))
+    edges = edges[edges > values.min()]
+    if not len(edges):  # so rare a value is no quantile, but still to be told from the rest
+        edges = above.min(keepdims=True)
     bucket = np.searchsorted(edges, values, side="right")
     counts = np.bincount(bucket, minlength=len(edges) + 1)
     means = np.bincount(bucket, weights=values, minlength=len(edges) + 1) / np.maximum(counts, 1)

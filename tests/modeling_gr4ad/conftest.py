@@ -144,6 +144,38 @@ def build_labels() -> Callable[..., dict[str, torch.Tensor]]:
     return build
 
 
+@pytest.fixture(scope="session")
+def model(build_model) -> GR4ADForRecommendation:
+    """`build_model()`; not to be changed."""
+    return build_model()
+
+
+@pytest.fixture(scope="session")
+def history(model, build_history) -> dict[str, torch.Tensor]:
+    """Histories of 3, 6 and 1 items for `model`; not to be changed."""
+    return build_history(model.config, [3, 6, 1])
+
+
+@pytest.fixture(scope="session")
+def truth(model, history, plain_item_log_probs) -> dict[str, torch.Tensor]:
+    """Every SID of the code space, in lexicographic order, scored for `history` by teacher-forced full passes: `steps`
+    (B, all SIDs, T) log-probabilities of each token after its prefix, `values` (B, all SIDs) expected values, `items`
+    (B, item rows) item log-probabilities."""
+    codes = torch.cartesian_prod(*map(torch.arange, model.config.codebook_sizes))
+    means = torch.tensor(model.config.value_bucket_means, dtype=torch.float64)
+    steps, values = [], []
+    for sid in codes:
+        output = model(**history, labels=(sid + torch.tensor(model.config.level_offsets)).expand(3, -1))
+        logits = zip(output.logits, sid.tolist(), strict=True)
+        steps.append(torch.stack([level.log_softmax(-1)[:, code] for level, code in logits], -1))
+        values.append(output.value_logits.softmax(-1) @ means)
+    return {
+        "steps": torch.stack(steps, 1).detach(),
+        "values": torch.stack(values, 1).detach(),
+        "items": plain_item_log_probs(model, history)[:, 1:].detach(),
+    }
+
+
 @pytest.fixture
 def own_remote_modules(tmp_path, monkeypatch) -> None:
     """Code of repositories is kept and imported in the test's own folder.

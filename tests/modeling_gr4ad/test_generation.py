@@ -14,16 +14,6 @@ SPACE = torch.cartesian_prod(*(torch.arange(n) for n in (4, 5, 3)))
 TRIE = SIDTrie.from_codes(SPACE[::3])
 
 
-@pytest.fixture(scope="module")
-def model(build_model):
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def history(model, build_history):
-    return build_history(model.config, LENGTHS)
-
-
 def tokenizer_of(model, **changes) -> SimpleNamespace:
     """What `generate` reads of a tokenizer."""
     config = model.config

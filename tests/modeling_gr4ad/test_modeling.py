@@ -1,56 +1,16 @@
-import ast
-import copy
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, GR4ADModel, SIDTrie
-from gr4ad.pipeline.artifact import save_artifact
 
 LENGTHS = [3, 6, 1, 4]
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-8}  # losses are taken in float32, everything else in float64
-
-
-def gradients(model: GR4ADForRecommendation) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 def last_labels(labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Labels of the whole history only: `labels` (B, T), the others (B,)."""
     last = torch.tensor(LENGTHS) - 1
     return {name: value[torch.arange(len(last)), last] for name, value in labels.items()}
-
-
-@pytest.mark.parametrize("changes", [{}, {"query_from_context": False}, {"fuse_prefix": True}])
-def test_every_parameter_learns(build_model, build_history, build_labels, changes):
-    model = build_model(**changes).train()
-    output = model(**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS))
-    assert set(output.losses) == {"sid", "value", "mtp", "item"}
-    output.loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-
-
-def test_save_and_load_are_bit_equal_and_auto_classes_find_them(build_model, build_history, tmp_path):
-    model = build_model().float()
-    model.save_pretrained(tmp_path)
-    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    assert type(again) is GR4ADForRecommendation and type(AutoConfig.from_pretrained(tmp_path)) is GR4ADConfig
-    state = again.state_dict()
-    assert state.keys() == model.state_dict().keys()
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    history = build_history(model.config, LENGTHS)
-    for ours, theirs in zip(model(**history).logits, again.eval()(**history).logits, strict=True):
-        assert torch.equal(ours, theirs)
-    base = AutoModel.from_pretrained(tmp_path)
-    assert type(base) is GR4ADModel
-    assert torch.equal(base.embed_tokens.weight, model.model.embed_tokens.weight)
 
 
 def test_seeded_initialisation_from_config_is_reproducible(build_model):
@@ -90,36 +50,6 @@ def test_an_item_head_without_gain_starts_as_its_bias_and_the_counts_of_the_hist
     torch.testing.assert_close(log_probs[0, 1:].exp(), expected[1:])
 
 
-def test_eager_equals_sdpa(build_model, build_history, build_labels):
-    model = build_model().train()
-    inputs = {**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS)}
-    results = []
-    for implementation in ("eager", "sdpa"):
-        model.set_attn_implementation(implementation)
-        assert model.config._attn_implementation == implementation
-        model.zero_grad()
-        output = model(**inputs)
-        output.loss.backward()
-        results.append((output.loss, gradients(model)))
-    torch.testing.assert_close(results[0][0], results[1][0], **TOLERANCE)
-    torch.testing.assert_close(results[0][1], results[1][1], **TOLERANCE)
-
-
-def test_gradient_checkpointing_changes_nothing(build_model, build_history, build_labels):
-    model = build_model().train()
-    inputs = {**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS)}
-    plain = model(**inputs).loss
-    plain.backward()
-    expected = gradients(model)
-    model.zero_grad()
-    model.gradient_checkpointing_enable()
-    assert all(layer.gradient_checkpointing for layer in model.model.layers)
-    loss = model(**inputs).loss
-    loss.backward()
-    torch.testing.assert_close(loss, plain, **TOLERANCE)
-    torch.testing.assert_close(gradients(model), expected, **TOLERANCE)
-
-
 def test_padding_side_does_not_matter(build_model, build_history, build_labels):
     model = build_model()
     labels = last_labels(build_labels(model.config, LENGTHS))
@@ -155,35 +85,6 @@ def test_a_batch_equals_one_at_a_time(build_model, build_history, build_labels):
             torch.testing.assert_close(alone.logits[level][0], together.logits[level][user], **TOLERANCE)
         torch.testing.assert_close(alone.value_logits[0], together.value_logits[user], **TOLERANCE)
     torch.testing.assert_close(torch.stack(losses).mean(), together.loss, **TOLERANCE)
-
-
-@pytest.mark.parametrize("num_context_layers", [0, 2])
-def test_one_pass_over_prefixes_equals_a_pass_for_each(build_model, build_history, build_labels, num_context_layers):
-    model = build_model(num_context_layers=num_context_layers, label_smoothing=0.1).train()
-    batch, labels = build_history(model.config, LENGTHS), build_labels(model.config, LENGTHS)
-    together = model(**batch, **labels)
-    together.loss.backward()
-    expected = gradients(model)
-    model.zero_grad()
-    apart = []
-    for user, length in enumerate(LENGTHS):
-        for prefix in range(1, length + 1):
-            history = {name: value[user : user + 1] for name, value in batch.items()}
-            for name, value in history.items():
-                if name in ("input_ids", "attention_mask"):
-                    history[name] = value[:, : prefix * 3]
-                elif name in ("item_ids", "event_ids", "value_ids", "time_ids"):
-                    history[name] = value[:, :prefix]
-            # What happened elsewhere after this prefix's target is not known yet.
-            later = history["cross_domain_places"] > prefix
-            history["cross_domain_ids"] = history["cross_domain_ids"].masked_fill(later, 0)
-            target = {name: value[user : user + 1, prefix - 1] for name, value in labels.items()}
-            apart.append(model(**history, **target).loss)
-    assert len(apart) == sum(LENGTHS)
-    loss = torch.stack(apart).mean()
-    loss.backward()
-    torch.testing.assert_close(together.loss, loss, **TOLERANCE)
-    torch.testing.assert_close(gradients(model), expected, **TOLERANCE)
 
 
 def plain_decoder_log_probs(model: GR4ADForRecommendation, input_ids: torch.Tensor, sid: list[int]) -> float:
@@ -301,42 +202,6 @@ def test_return_dict_false_is_the_same_as_a_tuple(build_model, build_history, bu
     assert torch.equal(plain[0], named.loss) and torch.equal(plain[2][0], named.logits[0])
 
 
-def test_sample_weight_scales_each_target(build_model, build_history, build_labels):
-    model = build_model().train()
-    history, labels = build_history(model.config, LENGTHS), build_labels(model.config, LENGTHS)
-    weight = labels.pop("sample_weight").float()
-    plain = model(**history, **labels)
-    twice = model(**history, **labels, sample_weight=torch.full_like(weight, 2.0))
-    torch.testing.assert_close(twice.loss, 2 * plain.loss, **TOLERANCE)
-    torch.testing.assert_close(twice.losses["mtp"], 2 * plain.losses["mtp"], **TOLERANCE)
-    config = model.config
-    parts = plain.losses["sid"] + config.value_loss_weight * plain.losses["value"]
-    parts = parts + config.mtp_loss_weight * plain.losses["mtp"] + config.item_loss_weight * plain.losses["item"]
-    torch.testing.assert_close(parts, plain.loss.detach(), **TOLERANCE)
-    first = torch.zeros_like(weight)
-    first[0, 0] = 1.0
-    alone = {name: value.masked_fill(torch.ones_like(value, dtype=torch.bool), -100) for name, value in labels.items()}
-    for name, value in labels.items():
-        alone[name][0, 0] = value[0, 0]
-    one = model(**history, **alone).loss
-    torch.testing.assert_close(model(**history, **labels, sample_weight=first).loss * sum(LENGTHS), one, **TOLERANCE)
-
-
-def test_loss_is_the_cross_entropy_of_the_logits_returned(build_model, build_history, build_labels):
-    model = build_model()
-    labels = build_labels(model.config, LENGTHS)
-    chosen = labels["labels"][..., 0] >= 0
-    del labels["sample_weight"]
-    output = model(**build_history(model.config, LENGTHS), **labels)
-    codes = labels["labels"][chosen] - torch.tensor(model.config.level_offsets)
-    sid = sum(F.cross_entropy(logits.float(), codes[:, t]) for t, logits in enumerate(output.logits))
-    torch.testing.assert_close(output.losses["sid"], sid)
-    torch.testing.assert_close(
-        output.losses["value"], F.cross_entropy(output.value_logits.float(), labels["value_labels"][chosen])
-    )
-    assert "mtp" not in output.losses
-
-
 @pytest.mark.parametrize("copies", [True, False])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_item_head_equals_its_formula(build_model, build_history, build_labels, plain_item_log_probs, copies, repeats):
@@ -357,37 +222,6 @@ def test_item_head_equals_its_formula(build_model, build_history, build_labels, 
     loss = model(**history, **labels).losses["item"]
     nll = -expected.gather(1, labels["item_labels"].unsqueeze(1)).mean()
     torch.testing.assert_close(loss.double(), nll, rtol=1e-5, atol=1e-5)
-
-
-def test_accumulation_is_one_trajectory(build_model, build_history, build_labels):
-    lengths = [3, 6, 1, 4, 2, 2, 5, 1]
-    model = build_model().train()
-    batch, labels = build_history(model.config, lengths), build_labels(model.config, lengths)
-    tokens = int((labels["labels"] >= 0).sum())
-    whole = model(**batch, **labels, num_items_in_batch=tokens).loss
-    torch.testing.assert_close(whole, model(**batch, **labels).loss, **TOLERANCE)
-    whole.backward()
-    expected = gradients(model)
-    model.zero_grad()
-    total = 0.0
-    for user in range(8):
-        part = {name: value[user : user + 1] for name, value in {**batch, **labels}.items()}
-        loss = model(**part, num_items_in_batch=torch.tensor(tokens)).loss
-        loss.backward()
-        total += loss.item()
-    assert total == pytest.approx(whole.item(), rel=1e-9)
-    torch.testing.assert_close(gradients(model), expected, **TOLERANCE)
-
-
-def test_bfloat16_is_finite(build_model, build_history, build_labels):
-    model = build_model().to(torch.bfloat16).train()
-    labels = build_labels(model.config, LENGTHS)
-    output = model(**build_history(model.config, LENGTHS), **{**labels, "sample_weight": None})
-    output.loss.backward()
-    assert output.loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters())
-    assert output.logits[0].dtype == torch.bfloat16
-    full = build_model().train()(**build_history(model.config, LENGTHS), **{**labels, "sample_weight": None}).loss
-    assert output.loss.item() == pytest.approx(full.item(), rel=0.1)
 
 
 def test_dropout_draws_one_mask_for_all_positions(build_model):
@@ -415,86 +249,6 @@ def test_bad_inputs_are_named(build_model, build_history, change, message):
     inputs = {**build_history(model.config, [2]), "attention_mask": None, **change}
     with pytest.raises(ValueError, match=message):
         model(**inputs)
-
-
-def test_deep_copy_scores_alike(build_model, build_history):
-    model = build_model()
-    history = build_history(model.config, LENGTHS)
-    torch.testing.assert_close(copy.deepcopy(model)(**history).logits, model(**history).logits, rtol=0, atol=0)
-
-
-def test_remote_code_loads_without_the_package(tiny_artifact, tmp_path):
-    serving = {"beam_widths": [8, 16, 16], "item_weight": 0.0, "value_weight": 0.0, "exclude_history": False}
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    save_artifact(tiny_artifact, tiny_artifact, serving, folder)
-    code = f"""
-    import sys
-
-    class Blocker:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "gr4ad":
-                raise ModuleNotFoundError(f"blocked: {{name}}")
-
-    sys.meta_path.insert(0, Blocker())
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
-
-    folder, trust = {str(folder)!r}, {{"trust_remote_code": True}}
-    config = AutoConfig.from_pretrained(folder, **trust)
-    base = AutoModel.from_pretrained(folder, **trust)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder, **trust)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-    names = [type(x).__name__ for x in (config, base, model, tokenizer)]
-    assert names == ["GR4ADConfig", "GR4ADModel", "GR4ADForRecommendation", "UASIDTokenizer"], names
-    assert not any(name.split(".")[0] == "gr4ad" for name in sys.modules)
-    batch = tokenizer.encode_histories([["ad_1", "ad_2"]], values=[[0.0, 3.0]], return_tensors="pt")
-    candidates = torch.from_numpy(tokenizer.encode_items(["ad_3", "ad_4"])).unsqueeze(0)
-    print(model(**batch, candidate_ids=candidates).candidate_logps[0].tolist())
-    assert type(model.generate).__name__ == "partial", "the repository's own custom_generate"
-    print(tokenizer.decode_items(model.generate(**batch, tokenizer=tokenizer, num_beams=8, num_return_sequences=3)))
-    print(tokenizer.decode_items(model.generate(**batch, tokenizer=tokenizer, num_return_sequences=3)))
-    """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-    from gr4ad import UASIDTokenizer
-
-    tokenizer = UASIDTokenizer.from_pretrained(folder)
-    model = GR4ADForRecommendation.from_pretrained(folder).eval()
-    batch = tokenizer.encode_histories([["ad_1", "ad_2"]], values=[[0.0, 3.0]], return_tensors="pt")
-    candidates = torch.from_numpy(tokenizer.encode_items(["ad_3", "ad_4"])).unsqueeze(0)
-    expected = model(**batch, candidate_ids=candidates).candidate_logps[0].tolist()
-    scores, narrow, by_default = map(ast.literal_eval, done.stdout.strip().splitlines()[-3:])
-    assert scores == pytest.approx(expected, abs=1e-5)
-    trie = model.build_trie(tokenizer)
-    for found, widths in ((narrow, [8, 8, 8]), (by_default, [8, 16, 16])):
-        beams = model.beam_search(**batch, trie=trie, beam_widths=widths)
-        assert found == tokenizer.decode_items(beams.sequences[0, :3])
-
-
-def test_targets_and_candidates_of_one_reading_are_those_of_two(build_model, build_history):
-    model = build_model().train()
-    history = build_history(model.config, [6, 3, 4])
-    offsets = torch.tensor(model.config.level_offsets)
-    rng = torch.Generator().manual_seed(3)
-    draw = torch.stack([torch.randint(size, (3, 6), generator=rng) for size in model.config.codebook_sizes], -1)
-    sids = draw + offsets
-    labels = sids[:, 0].masked_fill(torch.tensor([[False], [True], [False]]), -100)  # the second user has no target
-    targets = {"labels": labels, "item_labels": torch.tensor([3, -100, 9]), "value_labels": torch.tensor([1, -100, 2])}
-    both = model(**history, **targets, candidate_ids=sids)
-    alone = model(**history, **targets)
-    torch.testing.assert_close(both.candidate_logps, model(**history, candidate_ids=sids).candidate_logps)
-    torch.testing.assert_close(both.loss, alone.loss)
-    assert both.losses.keys() == alone.losses.keys() == {"sid", "value", "mtp", "item"}
-    assert both.target_losses.shape == (2,)
-    torch.testing.assert_close(both.target_losses.mean(), both.loss)
-    with pytest.raises(ValueError, match=r"`labels` beside `candidate_ids` must be \(B, 3\)"):
-        model(**history, labels=sids.expand(3, 6, 3)[:, :6], candidate_ids=sids)
 
 
 def test_a_fused_prefix_is_the_sum_of_all_previous_tokens(build_model, build_history):
