@@ -11,58 +11,46 @@ from gr4ad.tokenization.user_history import HISTORY_FEATURES
 
 from .live_model import Served
 from .recommender import Recommender
-from .request_types import Answer, RecommendQuery, Refusal, RefusedError, UnknownItemError
+from .request_types import Answer, RecommendQuery, Refusal, UnknownItemError
 
 logger = logging.getLogger(__name__)
 
 
-def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> RecommendQuery:
-    """The query with its defaults filled in, `top_k` among them; widths may stay open.
-
-    Raises:
-        RefusedError: If the model cannot use it: names the field, what was received, what is allowed and the remedy.
-    """
+def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> RecommendQuery | Refusal:
+    """The query with its defaults filled in, `top_k` among them; widths may stay open. Or, if the model cannot use it,
+    a refusal that names the field, what was received, what is allowed and the remedy."""
     user, tokenizer = query.user, recommender.tokenizer
     most = (query.beam_widths or recommender.beam_widths)[-1]
     length = min(top_k, most) if query.top_k is None else query.top_k
     if not 1 <= length <= most:
-        refuse(
-            "top_k",
+        detail = (
             f"`top_k` must be in 1..{most}, the last beam width. Received: {length}. Ask for fewer items, or name "
-            "wider `beam_widths`.",
+            "wider `beam_widths`."
         )
-    for feature in HISTORY_FEATURES:
-        if vars(user)[feature.name] is not None and feature.name not in recommender.features:
-            refuse(
-                feature.name, f"{recommender.name!r} was trained without `{feature.name}` of histories. Leave it out."
-            )
-    new = next((event for event in user.events or () if event not in tokenizer.event_names), None)
+        return Refusal(422, detail, "top_k")
+    for name in (feature.name for feature in HISTORY_FEATURES):
+        if vars(user)[name] is not None and name not in recommender.features:
+            detail = f"{recommender.name!r} was trained without `{name}` of histories. Leave it out."
+            return Refusal(422, detail, name)
+    new = next((event for event in user.events or () if event not in tokenizer.event_places), None)
     if new is not None:
-        refuse(
-            "events", f"`events` holds {ascii(new)}; allowed are {', '.join(tokenizer.event_names)}. Use one of these."
-        )
+        allowed = ", ".join(tokenizer.event_names)
+        return Refusal(422, f"`events` holds {ascii(new)}; allowed are {allowed}. Use one of these.", "events")
     for name in user.user_features:
         if name not in tokenizer.user_features:
-            refuse(
-                "user_features",
-                f"`user_features` names {ascii(name)}; {recommender.name!r} knows "
-                f"{', '.join(tokenizer.user_features) or 'none'}. Leave it out.",
-            )
-    if query.max_per_account is not None:
-        try:
-            recommender.check_max_per_account(query.max_per_account)
-        except ValueError as error:
-            refuse("max_per_account", str(error))
+            known = ", ".join(tokenizer.user_features) or "none"
+            detail = f"`user_features` names {ascii(name)}; {recommender.name!r} knows {known}. Leave it out."
+            return Refusal(422, detail, "user_features")
     try:
+        if query.max_per_account is not None:
+            recommender.check_max_per_account(query.max_per_account)
         recommender.known_places([user])
     except UnknownItemError as error:
-        refuse("history", str(error))
-    exclude = recommender.excludes_history if query.exclude_history is None else query.exclude_history
+        return Refusal(422, str(error), "history")
+    except ValueError as error:
+        return Refusal(422, str(error), "max_per_account")
+    exclude = recommender.weights.exclude_history if query.exclude_history is None else query.exclude_history
     return replace(query, top_k=length, exclude_history=exclude)
-
-
-def refuse(field: str, detail: str) -> None:
-    raise RefusedError(Refusal(422, detail, field))
 
 
 def group_of(query: RecommendQuery) -> Hashable:
@@ -96,10 +84,9 @@ def answer_each(
     answers: dict[int, Answer | Refusal] = {}
     groups: dict[Hashable, list[tuple[int, RecommendQuery]]] = {}
     for place, (given, chosen) in enumerate(queries):
-        try:
-            query = filled(recommender, given, top_k)
-        except RefusedError as error:
-            answers[place] = error.refusal
+        query = filled(recommender, given, top_k)
+        if isinstance(query, Refusal):
+            answers[place] = query
             continue
         widths = tuple(query.beam_widths or chosen or recommender.beam_widths)
         groups.setdefault(group_of(query), []).append((place, replace(query, beam_widths=widths)))
@@ -120,8 +107,6 @@ def answer_each(
 
 def failure(error: BaseException) -> Refusal:
     """What a client is told of an error: not what failed inside, which is for the log."""
-    if isinstance(error, RefusedError):
-        return error.refusal
     if isinstance(error, UnknownItemError):
         return Refusal(422, str(error), "history")
     logger.error("A request failed in the model.", exc_info=error)

@@ -36,6 +36,12 @@ def level_widths(preset: str, widest: int, levels: int) -> list[int]:
     return [max(1, widest >> (levels - 1 - level)) for level in range(levels)]
 
 
+def check_range(name: str, received: object, fits: bool, allowed: str, remedy: str = "") -> None:
+    """Raises ValueError unless an argument is in its range."""
+    if not fits:
+        raise ValueError(" ".join([f"`{name}` must be {allowed}. Received: {received}.", remedy]).rstrip())
+
+
 @dataclass(frozen=True)
 class Load:
     """What an engine sees when it is about to start a batch.
@@ -81,10 +87,12 @@ class WidthPolicy(Protocol):
         """Decides W_1..W_T of the batch that is about to start."""
 
     def admits(self, load: Load, deadline: float) -> bool:
-        """Whether one more request, behind all that wait, can be answered within `deadline` seconds."""
+        """Whether one more request, behind all that wait, can be answered within `deadline` seconds at the narrowest
+        beams; True while nothing is known of what a batch costs."""
 
     def backlog(self, load: Load) -> float:
-        """Seconds until one more request, behind all that wait, is answered; 0 while nothing is known."""
+        """Seconds until one more request, behind all that wait, is answered at the narrowest beams; 0 while nothing is
+        known."""
 
 
 class BeamPolicy(WidthPolicy):
@@ -130,12 +138,7 @@ class BeamPolicy(WidthPolicy):
         latency: LatencyModel | None = None,
     ):
         for name, received, fits, allowed in (
-            (
-                "base_widths",
-                list(base_widths),
-                all(base_widths) and min(base_widths, default=0) >= 1,
-                "1 or more each",
-            ),
+            ("base_widths", list(base_widths), min(base_widths, default=0) >= 1, "1 or more each"),
             ("slo", slo, slo is None or 0 < slo < math.inf, "above 0 seconds, or None for constant widths"),
             ("min_scale", min_scale, 0 < min_scale <= 1, "in (0, 1]"),
             ("max_scale", max_scale, 1 <= max_scale <= SCALES[-1], f"in [1, {SCALES[-1]}]"),
@@ -144,8 +147,7 @@ class BeamPolicy(WidthPolicy):
             ("patience", patience, 0 <= patience < math.inf, "0 seconds or more"),
             ("rate_window", rate_window, 0 < rate_window < math.inf, "above 0 seconds"),
         ):
-            if not fits:
-                raise ValueError(f"`{name}` must be {allowed}. Received: {received}.")
+            check_range(name, received, fits, allowed)
         self.base_widths = tuple(base_widths)
         self.slo, self.max_batch, self.max_utilization = slo, max_batch, max_utilization
         self.patience = patience
@@ -179,7 +181,6 @@ class BeamPolicy(WidthPolicy):
         self._context_items.add(context_items / max(requests, 1))
 
     def widths(self, load: Load) -> tuple[int, ...]:
-        """Decides W_1..W_T of the batch that is about to start; `scale` tells the factor."""
         if self.slo is None or not self.latency.ready:
             return self.scaled(self.scale)
         self._rate.decay(load.now)
@@ -195,17 +196,12 @@ class BeamPolicy(WidthPolicy):
         return self.scaled(self.scale)
 
     def admits(self, load: Load, deadline: float) -> bool:
-        """Whether one more request, behind all that wait, can be answered within `deadline` seconds at the narrowest
-        beams. True as long as nothing is known of what a batch costs."""
         return not self.latency.ready or self.backlog(load) <= deadline
 
     def backlog(self, load: Load) -> float:
-        """Seconds until one more request, behind all that wait, is answered at the narrowest beams; 0 while nothing is
-        known."""
         if not self.latency.ready:
             return 0.0
-        ahead = load.waiting + load.running + 1
-        return self._batches_seconds(ahead, self.scales[0])
+        return self._batches_seconds(load.waiting + load.running + 1, self.scales[0])
 
     def _batch_seconds(self, requests: float, scale: float) -> float:
         rows = requests * sum(self.scaled(scale))

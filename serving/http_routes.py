@@ -16,14 +16,7 @@ from pydantic_core import to_json
 from .admin_routes import ADMIN_PATHS, add_admin_routes
 from .http_errors import AnyContentRoute, refused
 from .http_middleware import LimitBody, MeasureRequests, while_connected
-from .http_schema import (
-    BatchRequest,
-    BatchResponse,
-    ErrorResponse,
-    RecommendResponse,
-    either,
-    request_models,
-)
+from .http_schema import BatchRequest, BatchResponse, ErrorResponse, RecommendResponse, either, request_models
 from .open_inference import INFERENCE_PATH, add_open_inference_routes
 from .recommend_service import RecommendService
 from .request_types import Answer, Refusal

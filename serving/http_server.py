@@ -14,13 +14,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from .engine import Engine
-from .http_errors import error_response, refused_body, unreadable_body
+from .http_errors import error_response
 from .http_routes import add_routes
 from .live_model import LiveModel
 from .recommend_service import RecommendService
@@ -58,14 +57,8 @@ def create_app(model: Recommender | LiveModel | Engine, config: ServerConfig) ->
     )
     app.state.service = service
 
-    @app.exception_handler(RequestValidationError)
-    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-        return refused_body(error)
-
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:
-            return unreadable_body(error)
         detail = f"{error.detail}: {request.method} {request.url.path[:100]}. /openapi.json lists what is served."
         return error_response(error.status_code, detail, **(error.headers or {}))
 

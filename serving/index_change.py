@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gr4ad.tokenization import SIDIndex
+
+if TYPE_CHECKING:
+    from .recommender import Recommender
 
 OPERATIONS = ("add", "replace", "remove")
 MAX_ADS = 10_000  # of one change: it is applied between two requests
@@ -19,16 +22,6 @@ MAX_ID_CHARACTERS = 1000
 MAX_LEVELS = 26
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
-
-
-class ChangesIndex(Protocol):
-    """What a change asks of a recommender."""
-
-    def check_codes(self, codes: np.ndarray) -> None:
-        """Raises ValueError for a code beyond its codebook."""
-
-    def change_index(self, change: Callable[[SIDIndex], None]) -> bool:
-        """Applies a change to a copy of the index and serves that; False if it changed nothing."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +117,14 @@ class IndexChange:
                     f"`attributes[{name!r:.100}]` needs one value an ad, {len(self.item_ids)}. Received: "
                     f"{values!r:.100}."
                 )
-            for value in values:
-                if not is_attribute(value):
-                    raise ValueError(
-                        f"`attributes[{name!r:.100}]` must hold strings, finite numbers, booleans or None. Received: "
-                        f"{value!r:.100}."
-                    )
+            wrong = next((value for value in values if not is_attribute(value)), None)  # None is one
+            if wrong is not None:
+                raise ValueError(
+                    f"`attributes[{name!r:.100}]` must hold strings, finite numbers, booleans or None. Received: "
+                    f"{wrong!r:.100}."
+                )
 
     # --- files
-    # --------------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
         """The change as one JSON object. Raises ValueError if it takes more than 32 MiB."""
@@ -162,9 +154,8 @@ class IndexChange:
         return cls(**given)
 
     # --- applying
-    # -----------------------------------------------------------------------------------------------------------
 
-    def apply(self, recommender: ChangesIndex) -> bool:
+    def apply(self, recommender: Recommender) -> bool:
         """Changes what a recommender serves from the next request on, all of it or nothing.
 
         Changes set a state, so that applying them again in their order, from any point before, ends in the same one:

@@ -48,9 +48,7 @@ class LatencyModel:
         if not self.ready:
             raise RuntimeError(f"{len(self._batches)} batches were observed, {self.min_batches} are needed.")
         if self._stale:
-            from scipy.optimize import (
-                nnls,  # half a second that options, which this module stands behind, need not wait
-            )
+            from scipy.optimize import nnls  # takes half a second, which the options of a command need not wait
 
             batches = np.array(self._batches)
             features, seconds = batches[:, :FEATURES], batches[:, FEATURES]

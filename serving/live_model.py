@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ class Served:
     version: int
     changes: int
 
+    @cached_property
     def described(self) -> ServedModel:
         """The same in words and numbers."""
         tokenizer = self.recommender.tokenizer
@@ -136,8 +138,7 @@ class LiveModel:
                 f"{MAX_KEPT_ADS} ads were changed since the server started. Start it anew from an artifact that "
                 "includes them, or serve a published model."
             )
-        refused = dict(apply_together(self.recommender, [ticket.change for ticket in tickets]))
-        for place, error in refused.items():
+        for place, error in apply_together(self.recommender, [ticket.change for ticket in tickets]):
             tickets[place].error = error
         accepted = [ticket.change for ticket in tickets if ticket.error is None]
         for change in accepted:

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -47,7 +47,7 @@ class Entry(Generic[Query, Answer]):
     group: Hashable
     arrived: float
     future: asyncio.Future[Answer]
-    timer: asyncio.TimerHandle | None = field(default=None)
+    timer: asyncio.TimerHandle | None = None
     placed: bool = False
 
 
@@ -93,26 +93,18 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         self._run, self._plan, self._group, self._size, self._weight = run, plan, group, size, weight
         self.max_batch, self.max_wait, self.max_queue, self.max_weight = max_batch, max_wait, max_queue, max_weight
         self._waiting: dict[Hashable, deque[Entry[Query, Answer]]] = {}
-        self._depth = 0
-        self._accepting = False
+        self.depth = 0
+        """Queries waiting, those being answered not counted."""
+        self.accepting = False
+        """Whether `submit` takes queries: started, not draining."""
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="microbatch")
 
-    @property
-    def depth(self) -> int:
-        """Queries waiting, those being answered not counted."""
-        return self._depth
-
-    @property
-    def accepting(self) -> bool:
-        """Whether `submit` takes queries: started, not draining."""
-        return self._accepting
-
     def load(self) -> Load:
         """What waits now; the batch that runs not counted."""
         now = asyncio.get_running_loop().time()
-        return Load(now=now, waiting=self._depth, oldest_wait=now - self._oldest(now))
+        return Load(now=now, waiting=self.depth, oldest_wait=now - self._oldest(now))
 
     def _oldest(self, now: float) -> float:
         return min((self._first_arrival(line) for line in self._waiting.values()), default=now)
@@ -125,11 +117,11 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         """Starts the worker; call it on the event loop, once."""
         assert self._worker is None, "started twice"
         self._worker = asyncio.get_running_loop().create_task(self._work())
-        self._accepting = True
+        self.accepting = True
 
     def drain(self) -> None:
         """Refuses new queries from now on; those that wait are still answered. Safe in a signal handler."""
-        self._accepting = False
+        self.accepting = False
 
     async def close(self) -> None:
         """Drains, returns when every waiting query has been answered, and ends the worker."""
@@ -152,11 +144,11 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         Raises:
             DrainingError: If not started or draining. QueueFullError: If they do not all fit.
         """
-        if not self._accepting:
+        if not self.accepting:
             raise DrainingError("The server is not ready or about to stop. Send the request to another replica.")
-        if self._depth + len(queries) > self.max_queue:
+        if self.depth + len(queries) > self.max_queue:
             raise QueueFullError(
-                f"{self._depth} requests wait already, and {len(queries)} more do not fit: at most {self.max_queue} "
+                f"{self.depth} requests wait already, and {len(queries)} more do not fit: at most {self.max_queue} "
                 "may wait. Send the request again later, or start more replicas."
             )
         loop = asyncio.get_running_loop()
@@ -166,7 +158,7 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
             entry.timer = loop.call_later(timeout, self._expire, entry, timeout)
             entry.future.add_done_callback(lambda _, entry=entry: self._forget(entry))  # type: ignore[misc]
             self._waiting.setdefault(entry.group, deque()).append(entry)
-            self._depth += 1
+            self.depth += 1
             futures.append(entry.future)
         self._changed.set()
         return futures
@@ -188,7 +180,7 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         entry.timer = None
         line = self._waiting[entry.group]
         line.remove(entry)
-        self._depth -= 1
+        self.depth -= 1
         if not line:
             del self._waiting[entry.group]
         self._changed.set()
@@ -203,7 +195,7 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
             if full is None and len(line) >= self.max_batch:
                 full = group
         wait = arrived + self.max_wait - now
-        if not self._accepting:
+        if not self.accepting:
             wait = min(wait, 0.0) if self._waiting else math.inf
         if wait > 0 and full is not None:
             return full, 0.0
@@ -237,13 +229,13 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
             assert entry.timer is not None
             entry.timer.cancel()
             entry.timer = None
-        self._depth -= len(entries)
+        self.depth -= len(entries)
         # A future that was cancelled in this very turn of the loop is done, but its callback has yet to run.
         return [entry for entry in entries if not entry.future.done()]
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._accepting or self._waiting:
+        while self.accepting or self._waiting:
             self._changed.clear()
             group, wait = self._choose(loop.time())
             if wait > 0:
@@ -260,7 +252,7 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         now = loop.time()
         oldest = min(self._oldest(now), *(entry.arrived for entry in entries))
         try:
-            plan = self._plan(queries, Load(now=now, waiting=self._depth + len(entries), oldest_wait=now - oldest))
+            plan = self._plan(queries, Load(now=now, waiting=self.depth + len(entries), oldest_wait=now - oldest))
             answers = await loop.run_in_executor(self._executor, self._run, queries, plan)
             assert len(answers) == len(queries), "`run` must return one answer a query"
         except Exception as error:

@@ -261,22 +261,17 @@ def inference_response(request_id: str | None, lists: Sequence[Answer]) -> Infer
     """Lists of ads as tensors, padded to the longest."""
     most = max(len(answer.ranked) for answer in lists)
     ads = [ad for answer in lists for ad in (*answer.ranked, *[None] * (most - len(answer.ranked)))]
-    columns: dict[str, list[Any]] = {
-        "item_id": ["" if ad is None else ad.item_id for ad in ads],
-        "score": [0.0 if ad is None else ad.score for ad in ads],
-        "value": [0.0 if ad is None or ad.value is None else ad.value for ad in ads],
-    }
+    columns: tuple[list[Any], ...] = (  # as in OUTPUTS
+        ["" if ad is None else ad.item_id for ad in ads],
+        [0.0 if ad is None else ad.score for ad in ads],
+        [0.0 if ad is None or ad.value is None else ad.value for ad in ads],
+    )
     return InferenceResponse(
         model_name=lists[0].model,
         model_version=str(lists[0].version),
         id=request_id,
         outputs=[
-            OutputTensor(
-                name=output["name"],
-                shape=[len(lists), most],
-                datatype=output["datatype"],
-                data=columns[output["name"]],
-            )
-            for output in OUTPUTS
+            OutputTensor(**{**output, "shape": [len(lists), most], "data": column})
+            for output, column in zip(OUTPUTS, columns, strict=True)
         ],
     )

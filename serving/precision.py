@@ -6,16 +6,11 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import nn
+from torch import bfloat16, float16, float32, int8, nn
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 
-PRECISIONS = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.int8,
-}
+PRECISIONS = {str(dtype).removeprefix("torch."): dtype for dtype in (float32, bfloat16, float16, int8)}
 
 
 def precision_of(dtype: str | torch.dtype) -> torch.dtype:

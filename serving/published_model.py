@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ class PublishedModel:
         return (Path(path) / CURRENT).is_file()
 
     # --- versions
-    # -----------------------------------------------------------------------------------------------------------
 
     def publish(self, save: Callable[[Path], None], *, changes: int, about: Mapping[str, Any] | None = None) -> int:
         """Writes a version and makes it the current one.
@@ -101,18 +100,16 @@ class PublishedModel:
         try:
             save(unfinished)
             check_artifact(unfinished)
-            files = {name: digest(unfinished / name) for name in sorted(file_names(unfinished))}
+            paths = sorted(path for path in unfinished.rglob("*") if path.is_file())
+            files = {path.relative_to(unfinished).as_posix(): digest(path) for path in paths}
             manifest = {"version": number, "changes": changes, "about": dict(about or {}), "files": files}
             (unfinished / MANIFEST).write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
-            write_through(unfinished)
+            for path in [*unfinished.rglob("*"), unfinished]:
+                synced(path)
             unfinished.rename(self.versions / f"{number:06d}")
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         synced(self.versions)
-        self._point_to(number)
-        return number
-
-    def _point_to(self, number: int) -> None:
         temporary = self.root / f".{CURRENT}.{uuid.uuid4().hex}"
         try:
             write_file(temporary, f"{number}\n")
@@ -120,6 +117,7 @@ class PublishedModel:
         finally:
             temporary.unlink(missing_ok=True)
         synced(self.root)
+        return number
 
     def current(self) -> tuple[int, Path]:
         """Number and folder of the current version. Cheap enough to be asked every second.
@@ -180,10 +178,10 @@ class PublishedModel:
             if path.stat().st_size > MAX_MANIFEST_BYTES:
                 raise ValueError(f"more than {MAX_MANIFEST_BYTES} bytes")
             manifest = json.loads(path.read_text(encoding="utf-8"))
+            files = manifest["files"]
             fits = manifest["version"] == number and type(manifest["changes"]) is int and manifest["changes"] >= 0
-            fits = fits and isinstance(manifest["about"], dict) and isinstance(manifest["files"], dict)
-            fits = fits and all(set(file) == {"bytes", "sha256"} for file in manifest["files"].values())
-            fits = fits and all(is_inner(name) for name in manifest["files"])
+            fits = fits and isinstance(manifest["about"], dict) and isinstance(files, dict)
+            fits = fits and all(is_inner(name) and set(of) == {"bytes", "sha256"} for name, of in files.items())
             if not fits:
                 raise ValueError("it is not about this version")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -207,7 +205,6 @@ class PublishedModel:
         return folder
 
     # --- index changes
-    # -----------------------------------------------------------------------------------------------------------
 
     @property
     def last_change(self) -> int:
@@ -265,7 +262,6 @@ class PublishedModel:
         return found
 
     # --- old things
-    # ------------------------------------------------------------------------------------------------------------
 
     def prune(self, keep: int = 3) -> None:
         """Removes all but the newest `keep` versions up to the current one, and the changes that all of these include,
@@ -306,10 +302,6 @@ def check_artifact(folder: Path) -> None:
         )
 
 
-def file_names(folder: Path) -> Iterable[str]:
-    return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 def is_inner(name: str) -> bool:
     """Whether a name of a manifest stays within its folder."""
     return bool(name) and not name.startswith("/") and ".." not in name.split("/")
@@ -346,8 +338,3 @@ def synced(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_through(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        synced(path)

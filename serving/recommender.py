@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Recommender(AdRecommender):
         precision = precision_of(dtype)
         loaded = torch.float32 if precision == torch.int8 else precision
         try:
-            model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=loaded, **hub_kwargs).to(device)
+            model = GR4ADForRecommendation.from_pretrained(name_or_path, dtype=loaded, **hub_kwargs)
             tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **hub_kwargs)
             weights = RankingWeights.from_pretrained(str(name_or_path), **hub_kwargs)
         except (OSError, SafetensorError) as error:
@@ -101,6 +102,7 @@ class Recommender(AdRecommender):
                 "`gr4ad run`, or a hub id."
             ) from error
         check_finite(model, name_or_path)
+        torch.nn.Module.to(model, device)
         # The weights may be a map of their file: whoever writes over it would end a process that serves from it.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
@@ -112,11 +114,6 @@ class Recommender(AdRecommender):
     def beam_widths(self) -> list[int]:
         """Default W_1..W_T."""
         return list(self.weights.widths(self.tokenizer.num_levels))
-
-    @property
-    def excludes_history(self) -> bool:
-        """Whether lists leave out the history by default."""
-        return self.weights.exclude_history
 
     @torch.no_grad()
     def rank(self, queries: Sequence[RecommendQuery]) -> list[list[Recommendation]]:
@@ -139,22 +136,23 @@ class Recommender(AdRecommender):
             user if len(places) == len(user) else user.take(places)
             for user, places in zip(users, self.known_places(users), strict=True)
         ]
-        batch = tokenizer.encode_rows(
-            known,
-            max_items=self.model.config.max_context_items,
-            max_cross_domain=self.model.config.max_cross_domain_items,
-            return_tensors="pt",
-        ).to(self.model.device)
+        device, config = self.model.device, self.model.config
+        arrays = tokenizer.encode_rows(
+            known, max_items=config.max_context_items, max_cross_domain=config.max_cross_domain_items
+        )
+        batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}  # "pt" would copy each
         excluded = None
         exclude = [
-            self.excludes_history if query.exclude_history is None else query.exclude_history for query in queries
+            self.weights.exclude_history if query.exclude_history is None else query.exclude_history
+            for query in queries
         ]
         if any(exclude):
+            index_rows = tokenizer.index.rows
             rows = [
-                torch.from_numpy(tokenizer.item_rows(user.items if wanted else []))
+                torch.tensor([index_rows[item] for item in user.items] if wanted else [], dtype=torch.int64)
                 for user, wanted in zip(known, exclude, strict=True)
             ]
-            excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(self.model.device)
+            excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(device)
         ranking = self.model.recommend(
             **batch,
             weights=self.weights,
@@ -166,32 +164,22 @@ class Recommender(AdRecommender):
             max_per_group=limit,
         )
         has_values = self.model.value_head is not None
-        columns, ids = tokenizer.index.columns, tokenizer.index.item_ids
-        results = []
-        for length, items, scores, item_values, sids in zip(
-            lengths,
-            ranking.items.tolist(),
-            ranking.scores.tolist(),
-            ranking.expected_values.tolist(),
-            ranking.sequences.tolist(),
-            strict=True,
-        ):
-            results.append(
-                [
-                    Recommendation(
-                        item_id=ids[item],
-                        score=score,
-                        value=value if has_values else None,
-                        sid="".join(tokenizer.convert_ids_to_tokens(sid)),
-                        attributes={name: values[item] for name, values in columns.items()},
-                    )
-                    for item, score, value, sid in zip(
-                        items[:length], scores[:length], item_values[:length], sids[:length], strict=True
-                    )
-                    if item >= 0
-                ]
-            )
-        return results
+        columns, ids, tokens = tokenizer.index.columns, tokenizer.index.item_ids, tokenizer.token_names
+        found = (ranking.items, ranking.scores, ranking.expected_values, ranking.sequences)
+        return [
+            [
+                Recommendation(
+                    item_id=ids[item],
+                    score=score,
+                    value=value if has_values else None,
+                    sid="".join([tokens[token] for token in sid]),
+                    attributes={name: values[item] for name, values in columns.items()},
+                )
+                for item, score, value, sid in islice(zip(*lists, strict=True), length)
+                if item >= 0
+            ]
+            for length, *lists in zip(lengths, *(part.tolist() for part in found), strict=True)
+        ]
 
     def serves(self, ad: Recommendation) -> bool:
         """Whether an ad of an earlier list is served as it was then."""
@@ -233,14 +221,17 @@ class Recommender(AdRecommender):
             )
 
     # --- changing ads
-    # -------------------------------------------------------------------------------------------------------
 
     def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
         if given.get("codes") is not None:
             self.check_codes(given["codes"])
         if "attributes" in given:
             given["columns"] = given.pop("attributes")
-        changes = {"add": SIDIndex.add, "replace": SIDIndex.replace, "remove": SIDIndex.remove}
+        changes: dict[str, Callable[..., None]] = {
+            "add": SIDIndex.add,
+            "replace": SIDIndex.replace,
+            "remove": SIDIndex.remove,
+        }
         self.change_index(lambda index: changes[op](index, item_ids, **given))
 
     def check_codes(self, codes: np.ndarray) -> None:

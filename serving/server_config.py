@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .beam_policy import check_range
 from .serving_options import ServingOptions, option
 
 
@@ -25,17 +26,10 @@ class ServerConfig(ServingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"`port` must be in 0..65535. Received: {self.port}. Use 0 for a free one.")
-        if self.drain_seconds < 1:
-            raise ValueError(f"`drain_seconds` must be at least 1. Received: {self.drain_seconds}.")
-        if not 0 <= self.max_wait_ms < math.inf:
-            raise ValueError(
-                f"`max_wait_ms` must be >= 0 milliseconds. Received: {self.max_wait_ms}. Use 0 not to wait."
-            )
+        wait = self.max_wait_ms
+        check_range("port", self.port, 0 <= self.port <= 65535, "in 0..65535", "Use 0 for a free one.")
+        check_range("drain_seconds", self.drain_seconds, self.drain_seconds >= 1, "at least 1")
+        check_range("max_wait_ms", wait, 0 <= wait < math.inf, ">= 0 milliseconds", "Use 0 not to wait.")
         for name, given in (("deadline_ms", self.deadline_ms), ("slo_ms", self.slo_ms)):
-            if given is not None and not self.max_wait_ms < given:
-                raise ValueError(
-                    f"`{name}` must be more than `max_wait_ms` = {self.max_wait_ms} milliseconds. Received: {given}. "
-                    "Raise it."
-                )
+            fits = given is None or wait < given
+            check_range(name, given, fits, f"more than `max_wait_ms` = {wait} milliseconds", "Raise it.")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -21,26 +22,21 @@ class ServerMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = CollectorRegistry() if registry is None else registry
-
-        def counter(name: str, about: str, *labels: str) -> Counter:
-            return Counter(name, about, labels, registry=registry)
-
-        def gauge(name: str, about: str, *labels: str) -> Gauge:
-            return Gauge(name, about, labels, registry=registry, multiprocess_mode="mostrecent")
-
-        def histogram(name: str, about: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(name, about, registry=registry, buckets=buckets)
-
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="mostrecent")
         self.requests = counter(
-            "gr4ad_requests", "Requests to /v1/recommend by HTTP status; 499: the client left.", "status"
+            "gr4ad_requests", "Requests to /v1/recommend by HTTP status; 499: the client left.", ["status"]
         )
-        self.latency = histogram(
-            "gr4ad_request_latency_seconds", "From the head of a request to the end of its response.", LATENCY_BUCKETS
+        self.latency = Histogram(
+            "gr4ad_request_latency_seconds",
+            "From the head of a request to the end of its response.",
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
         )
-        self.users = histogram("gr4ad_request_users", "Users of one body.", BATCH_BUCKETS)
+        self.users = Histogram("gr4ad_request_users", "Users of one body.", registry=registry, buckets=BATCH_BUCKETS)
         self.beam_rows = counter("gr4ad_beam_rows", "Beam rows that answers took: all widths of all users, summed.")
-        self.beam_width = gauge("gr4ad_beam_width", "Beam width of the last answer, by level.", "level")
-        self.cache_lookups = counter("gr4ad_cache_lookups", "Requests looked up in the result cache.", "result")
+        self.beam_width = gauge("gr4ad_beam_width", "Beam width of the last answer, by level.", ["level"])
+        self.cache_lookups = counter("gr4ad_cache_lookups", "Requests looked up in the result cache.", ["result"])
         self.model_version = gauge("gr4ad_model_version", "Version of the weights served.")
         self.index_changes = gauge("gr4ad_index_changes", "Number of the last change of the ads that was applied.")
         self.reload_failures = counter("gr4ad_reload_failures", "Weights or changes that could not be taken.")

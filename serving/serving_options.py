@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .beam_policy import SCALES, BeamPolicy, WidthPolicy
+from .beam_policy import SCALES, BeamPolicy, WidthPolicy, check_range
 
 TOKEN_VARIABLE = "GR4AD_ADMIN_TOKEN"
 MIN_TOKEN_LENGTH = 16
@@ -76,8 +76,7 @@ class ServingOptions:
             "top_k", "max_batch", "max_batch_rows", "max_queue", "max_history", "max_beam_width", "max_body_bytes",
             "cache_bytes",
         ):  # fmt: skip
-            if self.__dict__[name] < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {self.__dict__[name]}.")
+            check_range(name, vars(self)[name], vars(self)[name] >= 1, "at least 1")
         for name, fits, allowed in (
             ("slo_ms", self.slo_ms is None or 0 < self.slo_ms < math.inf, "above 0 milliseconds, or left out"),
             ("deadline_ms", 0 < self.deadline_ms < math.inf, "above 0 milliseconds"),
@@ -86,14 +85,11 @@ class ServingOptions:
             ("cache_seconds", 0 <= self.cache_seconds < math.inf, "0 seconds or more"),
             ("watch_seconds", 0 < self.watch_seconds < math.inf, "above 0 seconds"),
         ):
-            if not fits:
-                raise ValueError(f"`{name}` must be {allowed}. Received: {self.__dict__[name]}.")
+            check_range(name, vars(self)[name], fits, allowed)
         if self.cache_url is not None and not self.cache_seconds:
             raise ValueError(
                 f"`cache_url` needs `cache_seconds` above 0. Received: {self.cache_url!r} with {self.cache_seconds}."
             )
-        if not 0 < self.watch_seconds < math.inf:
-            raise ValueError(f"`watch_seconds` must be above 0 seconds. Received: {self.watch_seconds}.")
 
     def beam_policy(self, base_widths: Sequence[int], max_batch: int | None = None) -> WidthPolicy:
         """The policy of a model with these widths, in batches of at most `max_batch` (default: the option's). The one

@@ -56,17 +56,13 @@ class TorchEngine:
         self._batch_size = Histogram(
             "gr4ad_batch_size", "Users answered by one call.", registry=registry, buckets=BATCH_BUCKETS
         )
-        self._described: tuple[Served, ServedModel] | None = None
         # One thread for all: torch keeps memory for every thread that ever ran a model.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def served(self) -> ServedModel:
-        served = self.live.served
-        if self._described is None or self._described[0] is not served:
-            self._described = served, served.described()
-        return self._described[1]
+        return self.live.served.described
 
     @property
     def beam_widths(self) -> list[int]:
@@ -108,7 +104,6 @@ class TorchEngine:
                     policy.finished(size, size * sum(widths), size * spread, time.perf_counter() - begun)
 
     # --- batches
-    # ------------------------------------------------------------------------------------------------------------
 
     def _plan(self, queries: Sequence[RecommendQuery], load: Load) -> Plan:
         served = self.live.served
@@ -124,28 +119,20 @@ class TorchEngine:
         answers = answer_together(*plan)
         seconds = time.perf_counter() - begun
         size = len(queries)
-        rows = size * sum(
-            map(max, zip(*(answer.widths for answer in answers), strict=True))
-        )  # all run as many as the widest
+        widest = map(max, zip(*(answer.widths for answer in answers), strict=True))  # as wide all of them run
+        rows = size * sum(widest)
         items = size * max(len(query.user.items) for query in queries)
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.policy.finished, size, rows, items, seconds)
         return answers
 
     # --- queries
-    # ------------------------------------------------------------------------------------------------------------
 
     async def answer(self, queries: Sequence[RecommendQuery]) -> list[Answer | Refusal]:
-        outcomes = [self._filled(query) for query in queries]
+        outcomes = [filled(self.live.recommender, query, self.config.top_k) for query in queries]
         waiting = [outcome for outcome in outcomes if isinstance(outcome, RecommendQuery)]
         results = iter(await self._results(waiting) if waiting else [])
         return [next(results) if isinstance(outcome, RecommendQuery) else outcome for outcome in outcomes]
-
-    def _filled(self, query: RecommendQuery) -> RecommendQuery | Refusal:
-        try:
-            return filled(self.live.recommender, query, self.config.top_k)
-        except RefusedError as error:
-            return error.refusal
 
     async def _results(self, queries: Sequence[RecommendQuery]) -> list[Answer | Refusal]:
         deadlines = [min(self.config.deadline_ms, query.deadline_ms or math.inf) / 1000 for query in queries]
@@ -191,17 +178,16 @@ class TorchEngine:
         return answer.changes == served.changes or all(map(served.recommender.serves, answer.ranked))
 
     # --- what is served
-    # ------------------------------------------------------------------------------------------------------------
 
     async def look(self) -> ServedModel:
         return self.served
 
     async def change(self, change: IndexChange) -> ServedModel:
-        return (await asyncio.to_thread(self.live.change, change)).described()
+        return (await asyncio.to_thread(self.live.change, change)).described
 
     async def reload(self, model: str | None) -> ServedModel:
         loop = asyncio.get_running_loop()
-        return (await loop.run_in_executor(self._reader, self.live.reload, model)).described()
+        return (await loop.run_in_executor(self._reader, self.live.reload, model)).described
 
     async def follow(self) -> bool:
         return await asyncio.get_running_loop().run_in_executor(self._reader, self.live.follow)

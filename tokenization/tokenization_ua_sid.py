@@ -355,8 +355,10 @@ class UASIDTokenizer(PythonBackend):
         1 s, 1 to 3 s, 3 to 7 s, and so on. Not known are the first item's gap, one beside a time that is None or NaN,
         and a negative one: a clock that went back says nothing of how much time has passed.
         """
+        moments = np.asarray(times, dtype=np.float64)
+        gaps = np.full_like(moments, np.nan)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is not known
-            gaps = np.diff(np.asarray(times, dtype=np.float64), prepend=np.nan)
+            np.subtract(moments[1:], moments[:-1], out=gaps[1:])
         known = np.isfinite(gaps) & (gaps >= 0)
         _, exponent = np.frexp(1 + np.where(known, gaps, 0))  # exact, where log2 rounds up just below a power of 2
         return np.where(known, np.minimum(exponent - 1, self.num_time_buckets - 1) + 1, 0).astype(np.int64)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -135,8 +136,7 @@ class UserHistory:
                 "`cross_domain_times` are compared with `times`. Received: no `times`. Give both.",
             )
         features = {name: category(name, value) for name, value in self.user_features.items()}
-        for name, value in {**read, "user_features": features}.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(read, user_features=features)  # which the frozen class would do one by one
 
     def __len__(self) -> int:
         return len(self.items)
@@ -168,7 +168,13 @@ class UserHistory:
             for name in ("items", *ITEM_COLUMNS)
             if (part := vars(self)[name]) is not None
         }
-        return replace(self, **kept)
+        return self._with(**kept)
+
+    def _with(self, **checked: Any) -> UserHistory:
+        """A copy with other columns that need no checks: they are parts of those that were checked."""
+        history = copy(self)
+        vars(history).update(checked)
+        return history
 
     def first(self, count: int) -> UserHistory:
         """The history as it was after its first `count` items: without what happened elsewhere after item `count` + 1,
@@ -177,8 +183,7 @@ class UserHistory:
         if self.cross_domain_times is None or self.cross_domain is None or self.times is None:
             return cut
         seen = np.flatnonzero(history_places(self.times, self.cross_domain_times) <= count).tolist()
-        return replace(
-            cut,
+        return cut._with(
             cross_domain=[self.cross_domain[place] for place in seen],
             cross_domain_times=np.asarray(self.cross_domain_times)[seen],
         )
@@ -245,7 +250,7 @@ def as_sequence(name: str, given: Any) -> Sequence[Any] | np.ndarray:
 def texts(name: str, given: Any) -> list[str]:
     values = as_sequence(name, given)
     listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    if not all(isinstance(value, str) for value in listed):
+    if set(map(type, listed)) - {str} and not all(isinstance(value, str) for value in listed):
         place = next(place for place, value in enumerate(listed) if not isinstance(value, str))
         more = " An integer numpy array would be item rows." if name == "items" else ""
         raise HistoryError(

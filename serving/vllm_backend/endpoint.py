@@ -8,6 +8,7 @@ checks the shape of a body; ids, names and defaults the engine checks, which kno
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import cache
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
@@ -24,15 +25,10 @@ from .options import VLLMOptions
 from .query import POOLING_TASK
 
 
+@cache
 def shared_metrics() -> ServerMetrics:
     """One set a process, in the registry that vLLM's `/metrics` shows, however often an app is built."""
-    global METRICS
-    if METRICS is None:
-        METRICS = ServerMetrics(REGISTRY)
-    return METRICS
-
-
-METRICS: ServerMetrics | None = None
+    return ServerMetrics(REGISTRY)
 
 
 class RecommendEndpoint:
@@ -68,6 +64,6 @@ class RecommendEndpoint:
 
 def widths_of(args: Namespace) -> tuple[int, ...]:
     """W_1..W_T of the artifact that vLLM serves."""
-    revision = {"revision": args.revision} if args.revision else {}
-    config = GR4ADConfig.from_pretrained(args.model, **revision)
-    return RankingWeights.from_pretrained(args.model, **revision).widths(config.num_levels)
+    revision = args.revision or "main"
+    config = GR4ADConfig.from_pretrained(args.model, revision=revision)
+    return RankingWeights.from_pretrained(args.model, revision=revision).widths(config.num_levels)

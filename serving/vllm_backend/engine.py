@@ -91,12 +91,8 @@ class VLLMEngine:
     def still_holds(self, answer: Answer) -> bool:
         """Whether weights and ads are those that the answer was given from, as last seen: which ads have changed
         only the engine knows."""
-        served = self.served
-        return (answer.model, answer.version, answer.changes) == (
-            served.model,
-            served.model_version,
-            served.index_changes,
-        )
+        seen = self.served.model, self.served.model_version, self.served.index_changes
+        return (answer.model, answer.version, answer.changes) == seen
 
     async def look(self) -> ServedModel:
         [first, *_] = await self.client.collective_rpc("gr4ad_served")

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+from ..beam_policy import check_range
 from ..serving_options import option
 from .options import VLLMOptions
 
@@ -30,8 +30,7 @@ class VLLMServerConfig(VLLMOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"`port` must be in 1..65535. Received: {self.port}.")
+        check_range("port", self.port, 1 <= self.port <= 65535, "in 1..65535")
 
 
 def serve_arguments(model: str, config: VLLMServerConfig) -> list[str]:
@@ -66,10 +65,7 @@ def serve(model: str, config: VLLMServerConfig) -> None:
     """
     if find_spec("vllm") is None:
         raise ImportError("`--backend vllm` needs vLLM, which is missing: pip install 'gr4ad[vllm]'.")
-    run(serve_arguments(model, config))
-
-
-def run(arguments: Sequence[str]) -> None:
+    arguments = serve_arguments(model, config)
     # Before the first import of vLLM, which reads it once; its other processes inherit it.
     os.environ["VLLM_PLUGINS"] = allow_plugin(os.environ.get("VLLM_PLUGINS"))
     from vllm.entrypoints.launchers.api_server.entry import main

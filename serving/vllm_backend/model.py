@@ -105,13 +105,10 @@ class GR4ADForVLLM(nn.Module):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
         self.served = vllm_config.model_config
+        self.revision = self.served.revision or "main"
         self.vocab_size = self.served.hf_config.vocab_size
-        self.gr4ad = GR4ADForRecommendation(GR4ADConfig.from_pretrained(self.served.model, **self.hub_kwargs))
+        self.gr4ad = GR4ADForRecommendation(GR4ADConfig.from_pretrained(self.served.model, revision=self.revision))
         self.pooler = GR4ADPooler(VLLMOptions.from_additional_config(vllm_config.additional_config))
-
-    @property
-    def hub_kwargs(self) -> dict[str, Any]:
-        return {"revision": self.served.revision} if self.served.revision else {}
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return torch.zeros((len(input_ids), 1), dtype=self.served.dtype, device=input_ids.device)
@@ -153,6 +150,6 @@ class GR4ADForVLLM(nn.Module):
         if self.pooler.live is not None or str(name_or_path) != self.served.model:
             weight = next(self.gr4ad.parameters())
             return Recommender.from_pretrained(name_or_path, device=weight.device, dtype=weight.dtype)
-        tokenizer = UASIDTokenizer.from_pretrained(name_or_path, **self.hub_kwargs)
-        weights = RankingWeights.from_pretrained(self.served.model, **self.hub_kwargs)
+        tokenizer = UASIDTokenizer.from_pretrained(name_or_path, revision=self.revision)
+        weights = RankingWeights.from_pretrained(self.served.model, revision=self.revision)
         return Recommender(self.gr4ad, tokenizer, weights, name=Path(name_or_path).name)

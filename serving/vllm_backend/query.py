@@ -14,7 +14,6 @@ is served and no answer mixes two versions. Hence
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import msgspec
 import torch
@@ -41,15 +40,12 @@ def to_pooling_params(query: RecommendQuery) -> PoolingParams:
     return PoolingParams(task=POOLING_TASK, extra_kwargs={QUERY: query.to_fields()})
 
 
-def plain(value: Any) -> Any:
-    """Python's own value of a numpy scalar or array, which item tables hold."""
-    return value.tolist()
-
-
 def encode_answer(answer: Answer | Refusal) -> torch.Tensor:
     """uint8 (bytes,), on the CPU."""
     fields = {"refusal": asdict(answer)} if isinstance(answer, Refusal) else {"answer": answer.to_fields()}
-    return torch.frombuffer(bytearray(msgspec.msgpack.encode(fields, enc_hook=plain)), dtype=torch.uint8)
+    # Item tables hold numpy's values, which msgpack takes as Python's own.
+    encoded = msgspec.msgpack.encode(fields, enc_hook=lambda value: value.tolist())
+    return torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
 
 
 def decode_answer(pooled: torch.Tensor) -> Answer | Refusal:

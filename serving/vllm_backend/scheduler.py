@@ -56,9 +56,8 @@ class LevelAdaptiveScheduler(Scheduler):
         vllm_config = self.vllm_config
         self.gr4ad_options = VLLMOptions.from_additional_config(vllm_config.additional_config)
         model = vllm_config.model_config
-        revision = {"revision": model.revision} if model.revision else {}
         self.sid_levels = model.hf_config.num_levels
-        weights = RankingWeights.from_pretrained(model.model, **revision)
+        weights = RankingWeights.from_pretrained(model.model, revision=model.revision or "main")
         self.beam_policy = self.gr4ad_options.beam_policy(
             weights.widths(self.sid_levels), min(self.gr4ad_options.max_batch, self.max_num_active_reqs)
         )

@@ -18,8 +18,7 @@ from ..request_types import ReloadError
 
 
 class GR4ADWorkerExtension:
-    """Methods added to vLLM's workers; each returns what is served then: the fields of a
-    [`ServedModel`].
+    """Methods added to vLLM's workers; each returns the fields of the [`ServedModel`] that is served then.
 
     ```python
     >>> llm.collective_rpc("gr4ad_change_ads", args=({"op": "remove", "item_ids": ["ad_3"]},))
@@ -37,7 +36,7 @@ class GR4ADWorkerExtension:
         live = self.gr4ad_live_model()
         if live.published is None or not self.parallel_config.data_parallel_index:  # type: ignore[attr-defined]
             live.change(IndexChange(**change))
-        return asdict(live.served.described())
+        return asdict(live.served.described)
 
     def gr4ad_reload(self, name_or_path: str | None = None) -> dict[str, Any]:
         """Serves another artifact, or the same one anew, with the changes made here. Both are in memory for a moment.
@@ -61,7 +60,7 @@ class GR4ADWorkerExtension:
 
     def gr4ad_exchanged(self, live: LiveModel) -> dict[str, Any]:
         self.model_runner.get_model().gr4ad = live.recommender.model  # type: ignore[attr-defined]  # frees the old one
-        return asdict(live.served.described())
+        return asdict(live.served.described)
 
     def gr4ad_administer(self, action: Literal["change_ads", "reload", "follow"], argument: Any) -> dict[str, Any]:
         """One of the methods above for clients that need to know why it was refused: what an engine raises comes out
@@ -78,7 +77,7 @@ class GR4ADWorkerExtension:
         return {"status": 200, **served}
 
     def gr4ad_served(self) -> dict[str, Any]:
-        return asdict(self.gr4ad_live_model().served.described())
+        return asdict(self.gr4ad_live_model().served.described)
 
     def gr4ad_live_model(self) -> LiveModel:
         return self.model_runner.get_model().pooler.live  # type: ignore[attr-defined]

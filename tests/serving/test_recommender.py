@@ -127,7 +127,7 @@ def test_what_generation_config_does_not_say_has_its_default(tiny_artifact, tmp_
     (tmp_path / "generation_config.json").write_text(json.dumps(kept))
     recommender = Recommender.from_pretrained(tmp_path)
     widths = kept.get("beam_widths") or [DEFAULT_BEAM_WIDTH] * 3
-    assert recommender.beam_widths == widths and not recommender.excludes_history
+    assert recommender.beam_widths == widths and not recommender.weights.exclude_history
     told = Recommender.from_pretrained(tiny_artifact)
     told.weights = RankingWeights(beam_widths=tuple(widths), item_weight=kept.get("item_weight", 0.0))
     expected = told.recommend(HISTORIES, top_k=12)
