@@ -104,8 +104,7 @@ class PublishedModel:
             files = {path.relative_to(unfinished).as_posix(): digest(path) for path in paths}
             manifest = {"version": number, "changes": changes, "about": dict(about or {}), "files": files}
             (unfinished / MANIFEST).write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
-            for path in [*unfinished.rglob("*"), unfinished]:
-                synced(path)
+            write_through(unfinished)
             unfinished.rename(self.versions / f"{number:06d}")
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -338,3 +337,9 @@ def synced(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_through(folder: Path) -> None:
+    """`synced` of a folder and all that is in it."""
+    for path in [*folder.rglob("*"), folder]:
+        synced(path)
