@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # vLLM's CPU build, for tests alone: published for this platform; elsewhere its tests are skipped and say so.
 VLLM := $(VENV)/.vllm
 
-.PHONY: demo test test-all lint format wheel clean
+.PHONY: demo test test-slow test-all lint format wheel clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
@@ -26,12 +26,16 @@ demo: $(READY)  ## simulated market -> SIDs -> VSL -> RSPO -> report -> a served
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 test: lint $(VLLM)  ## the fast suite, under 10 minutes on 2 cores
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-all: lint $(VLLM)  ## slow and data-dependent tests too; real data in GR4AD_DATA (default ../shared/data)
+test-slow: $(VLLM)  ## the slow tests and the smoke runs of the benchmarks
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not data"
+
+test-all: lint $(VLLM)  ## all tests, those on real data too: GR4AD_DATA names its folder
 	$(BIN)/pytest -n 2 --dist loadfile -m ""
 
 format: $(READY)

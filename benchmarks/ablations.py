@@ -9,17 +9,15 @@ anew for each variant; each ranks the test users once a seed. `spread` is the sa
 same users, with its interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from measurement.accuracy import compared_rows
 from measurement.results import Benchmark
-from measurement.runs import Changes, changed, recipe_of, run_variant, seed_folder, slug
+from measurement.runs import Changes, changed, recipe_of, run_variant, slug
 
 from gr4ad.pipeline import run_recipe
+from gr4ad.pipeline.comparing import seed_folder
 
 DECODER: dict[str, Changes] = {
     "vanilla AR, K = 0": {"model": {"num_parallel_layers": 0}},
@@ -99,9 +97,7 @@ VARIANTS: dict[str, dict[str, Changes]] = {
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="The variants on a recipe that runs in seconds.")
     benchmark.add_argument("recipe", choices=list(VARIANTS))
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder of the recipe's runs.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("--data", "--work", seeds=[0, 1, 2])
     benchmark.add_argument("--variants", nargs="+", help="Names; default: all of the recipe.")
     arguments = benchmark.start(words)
     known = VARIANTS[arguments.recipe]

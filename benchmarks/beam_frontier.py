@@ -8,8 +8,6 @@ lost against the widest, with its 95% interval over users. Beams alone and the w
 measured apart: the item head's candidates do not depend on beams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from measurement import one_core  # noqa: F401  before numpy is loaded
@@ -29,13 +27,8 @@ def point_rows(label: str, point: FrontierPoint) -> list[Row]:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--runs", nargs="+", required=True, metavar="NAME=RUN")
-    benchmark.add_argument("--widest", type=int, default=512)
-    benchmark.add_argument("--users", type=int, default=1000)
-    benchmark.add_argument("--rounds", type=int, default=3)
-    arguments = benchmark.start(words)
-    if arguments.smoke:
-        arguments.widest, arguments.users, arguments.rounds = 16, 20, 1
+    benchmark.take("--runs", widest=512, users=1000, rounds=3)
+    arguments = benchmark.start(words, widest=16, users=20, rounds=1)
     rows, ratios, chosen = [], {}, {}
     for name, folder in named_runs(arguments.runs).items():
         for kind, item_weight in (("beams alone", 0.0), ("as served", None)):

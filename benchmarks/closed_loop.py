@@ -8,18 +8,15 @@ no guard), with the unified weights, with the item head's share in what is align
 values. Serving weights are chosen on validation for each policy alone, from nine combinations, as many as the
 DLRM-style stack (`opponents/dlrm.py`) gets; the item-kNN has 96.
 
-Then every test user gets one list from every policy at the end of the log, and the market says what it earns in
-expectation: examination x true click probability x second price, the same users and their true state for all (common
-random numbers). Without retraining, the same lists are priced again on each day of the market's horizon: interests
-drift and jump, and what is left says how fast a policy decays. `cold_share` is the share of shown places that hold ads
-without a click in the training log, `cold_revenue` what lists earn of which nothing but those is kept.
+Then the market says what one list of every policy for every test user earns in expectation at the end of the log
+(examination x true click probability x second price, common random numbers), and what the same lists earn on each day
+of its horizon, without retraining. `cold_share` is the share of shown places that hold ads without a click in the
+training log, `cold_revenue` what lists earn of which nothing but those is kept.
 
 `value` is the mean over seeds, `spread` the sample standard deviation over them; `ratios` are lifts over the
 DLRM-style stack with the 95% interval over users and seeds, `lifts_over_vsl` the same over VSL, `decay` revenue on
 each day over that of the first.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
@@ -30,12 +27,13 @@ from pathlib import Path
 import numpy as np
 from measurement.market_policies import BASELINE, UNIT, baseline_lists, earned, served_lists
 from measurement.results import Benchmark, Row, rounded, seeds_row
-from measurement.runs import Changes, changed, recipe_of, run_variant, seed_folder, slug
+from measurement.runs import Changes, changed, recipe_of, run_variant, slug
 from opponents.dlrm import DLRMSettings
 
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.market import AdMarket
-from gr4ad.pipeline import Recipe, run_recipe
+from gr4ad.pipeline import Recipe
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.trainers.evaluation.intervals import difference_of_draws, resampled_means, resampled_seeds
 from gr4ad.trainers.evaluation.system_scores import as_json
 
@@ -78,13 +76,10 @@ def run_seed(work: Path, seed: int, steps: dict[str, Changes], demo: Recipe) -> 
     for name, changes in steps.items():
         folder = base if name == REFERENCE else seed_folder(work / slug(name), seed)
         variant = changed(replace(recipe, data=replace(recipe.data)), changes)
-        if name == REFERENCE:
-            metrics = run_recipe(variant, folder, command="benchmarks/closed_loop.py")
-        else:
-            valued = variant.lists.source == "reward_model"
-            start = rewarded if valued and rewarded else base
-            metrics = run_variant(variant, start, folder, command="benchmarks/closed_loop.py")
-            rewarded = folder if valued else rewarded  # one reward model for all that learn from it
+        valued = variant.lists.source == "reward_model"
+        start = rewarded if valued and rewarded else base
+        metrics = run_variant(variant, start, folder, command="benchmarks/closed_loop.py")
+        rewarded = folder if valued else rewarded  # one reward model for all that learn from it
         lists[name] = partial(served_lists, folder, metrics, recipe=variant, places=places)
     data = load_prepared(base / "stages" / "data" / "prepared")
     money = {name: earned(market, data, build(data)) for name, build in lists.items()}
@@ -101,22 +96,21 @@ def rows_and_lifts(
 ) -> tuple[list[Row], dict[str, dict]]:
     """Means over seeds on a day, and lifts over a policy: users are drawn within each market, and markets as a second
     level."""
-    draws, rows, lifts = {}, [], {}
-    names = list(seeds[0])
-    seeds = [{name: part[:, day] for name, part in money.items()} for money in seeds]
-    drawn = [resampled_means(np.stack([money[name] for name in names], axis=1), number)
-             for number, money in enumerate(seeds)]  # fmt: skip
-    # One draw of markets for all policies: a market that pays well pays all of them well.
+    names, metric = list(seeds[0]), f"revenue, day {day}" if day else "revenue"
+    tables = [np.stack([money[name][:, day] for name in names], axis=1) for money in seeds]  # (users, policies)
+    means = np.array([table.mean(axis=0) for table in tables])
+    drawn = np.stack([resampled_means(table, number) for number, table in enumerate(tables)], axis=1)
+    rows, earnings = [], {}
     for place, name in enumerate(names):
-        by_seed = [float(money[name].mean()) for money in seeds]
-        draws[name] = resampled_seeds(np.stack([part[:, place] for part in drawn], axis=1), np.random.default_rng(1))
-        rows.append(seeds_row(name, "revenue" if not day else f"revenue, day {day}", by_seed, UNIT))
-    means = {row["name"]: float(np.mean([money[row["name"]].mean() for money in seeds])) for row in rows}
-    for name in names:
-        if name != reference:
-            pair = difference_of_draws((means[name], draws[name]), (means[reference], draws[reference]))
-            lifts[name] = rounded(as_json(pair))
-    return rows, lifts
+        rows.append(seeds_row(name, metric, means[:, place].tolist(), UNIT))
+        # One draw of markets for all policies: a market that pays well pays all of them well.
+        draws = resampled_seeds(np.ascontiguousarray(drawn[..., place]), np.random.default_rng(1))
+        earnings[name] = (float(means[:, place].mean()), draws)
+    return rows, {
+        name: rounded(as_json(difference_of_draws(own, earnings[reference])))
+        for name, own in earnings.items()
+        if name != reference
+    }
 
 
 def shares(seeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, list[float]], list[Row]]:
@@ -133,9 +127,7 @@ def shares(seeds: list[dict[str, np.ndarray]]) -> tuple[dict[str, list[float]], 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A market and a recipe that run in seconds.")
-    benchmark.add_argument("--recipe", default="demo", help="A recipe with a market.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for the runs.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    benchmark.take("--work", recipe=("demo", "A recipe with a market."), seeds=[0, 1, 2, 3, 4])
     benchmark.add_argument("--steps", nargs="+", help="Names; default: all. VSL is always among them.")
     arguments = benchmark.start(words)
     chosen = {REFERENCE, *benchmark.one_of("step", STEPS, arguments.steps)}

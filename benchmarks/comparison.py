@@ -6,8 +6,6 @@ The first group is what the others are measured against. A run is any folder wit
 `gr4ad run`, `gr4ad evaluate`, `sasrec.py` and `decoders.py` leave behind; all must be of the same data and users.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from measurement.accuracy import PREFIXES, compared_rows
@@ -21,8 +19,9 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark.add_argument(
         "runs", nargs="+", metavar="NAME=RUN[,RUN...] ...", help="Folders of each system, one a seed."
     )
-    benchmark.add_argument("--unit", default="events", help="Of values in the log.")
-    benchmark.add_argument("--protocols", nargs="+", default=list(PREFIXES), help="Tables, of those all runs have.")
+    benchmark.take(
+        unit=("events", "Of values in the log."), protocols=(list(PREFIXES), "Tables, of those all runs have.")
+    )
     arguments = benchmark.start(words)
     groups = read_groups(arguments.runs)
     rows, differences = compared_rows(groups, arguments.unit, arguments.protocols)

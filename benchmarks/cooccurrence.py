@@ -10,8 +10,6 @@ Swing: 10 million made-up interactions of 1,000,000 users with 200,000 ads in 50
 error over users.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence
@@ -90,16 +88,10 @@ def time_swing(interactions: int) -> dict[str, float]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    benchmark = Benchmark(
-        __file__, __doc__, smoke="A small simulated market in place of the logs, a short log of Swing."
-    )
-    benchmark.add_argument("--data", type=Path, metavar="DIR", help="Folder of the two logs.")
-    benchmark.add_argument("--work", type=Path, metavar="OUT", required=True, help="Folder of the runs.")
+    benchmark = Benchmark(__file__, __doc__, smoke="A small simulated market as the only log, and little of Swing.")
+    benchmark.take("--data", "--work", interactions=10_000_000)
     benchmark.add_argument("--logs", nargs="*", default=list(TUNE), choices=list(TUNE))
-    benchmark.add_argument("--interactions", type=int, default=10_000_000)
-    arguments = benchmark.start(words)
-    if arguments.smoke:
-        arguments.logs, arguments.interactions = arguments.logs[:1], 100_000
+    arguments = benchmark.start(words, logs=["amazon_beauty"], interactions=100_000)
     measured = in_own_process(time_swing, arguments.interactions)
     rows = [
         result_row(f"swing/{arguments.interactions}/{name}", name, value, UNITS[name], 0)

@@ -2,7 +2,7 @@
 
 Vanilla decoding and LazyAR inject the last token, as the paper has it; "prefix fused" is ours (`fuse_prefix`).
 
-    python benchmarks/decoders.py amazon_beauty --data DIR --work OUT --runs RECIPE_OUT --out FILE
+    python benchmarks/decoders.py amazon_beauty --data DIR --work OUT --run RECIPE_OUT --out FILE
 
 Data, SIDs, shape and training are the recipe's, without what would hide the decoder: no item head, no value token, and
 beams rank by log p(SID) alone. Every decoder has the same number of parameters (feed-forward layers make up for what
@@ -13,9 +13,6 @@ as `recipe.py` leaves them; their catalog, SIDs and item vectors are used.
 `ratios` hold each decoder's difference from vanilla decoding on the same users; `seconds` how long each trained.
 """
 
-from __future__ import annotations
-
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,14 +22,14 @@ import torch
 from measurement.accuracy import compared_rows
 from measurement.decoder_training import Stages, decoder_config, train_decoder
 from measurement.results import Benchmark
-from measurement.runs import seed_folder, slug
+from measurement.runs import kept, slug
 from opponents.mtp_heads import MTPForRecommendation
 from opponents.transformers_beams import with_parameters
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe
-from gr4ad.pipeline.runner import write_json
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.model_ranking import rank_users
 from gr4ad.trainers.evaluation.per_user import FILE_NAME
@@ -43,7 +40,6 @@ logger = logging.getLogger("decoders")
 
 
 def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]:
-    """Name -> what builds the decoder."""
     layers = recipe.model.num_hidden_layers
     vanilla = decoder_config(recipe, tokenizer, 0)
     with torch.device("meta"):
@@ -63,7 +59,6 @@ def decoders(recipe: Recipe, tokenizer: UASIDTokenizer) -> Mapping[str, partial]
 
 
 def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
-    """The test users ranked by beam search alone."""
     data, tokenizer, config = stages.run.data, stages.run.tokenizer, stages.recipe.evaluate
     ids = tokenizer.index.item_ids.tolist()
     train_log, test = (SequenceTable.from_dataset(part, ids) for part in (data.train, data.test))
@@ -82,33 +77,20 @@ def scored(model: GR4ADForRecommendation, stages: Stages) -> SystemScores:
 
 
 def run_decoder(stages: Stages, build: Callable[[], GR4ADForRecommendation], folder: Path) -> dict:
-    """Trains and ranks, unless `folder` says that it was done: `parameters`, `seconds`, `unit` of values, `log`."""
-    facts_file = folder / "facts.json"
-    if not facts_file.is_file():
-        trainer, seconds = train_decoder(stages, build, folder)
-        scores = scored(trainer.model, stages)
-        unit = str(stages.run.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
-        facts = {
-            "final": "beams",
-            "metric": stages.recipe.evaluate.metric,
-            "seed": stages.recipe.seed,
-            "value_unit": unit,
-        }
-        scores.for_file(**facts).save(folder / FILE_NAME)
-        logger.info("%s: N@10 %.4f, %.0f s", folder.name, scores.means["test"]["beams"]["ndcg@10"], seconds)
-        parameters = trainer.model.num_parameters()
-        log = trainer.state.log_history
-        write_json(facts_file, {"parameters": parameters, "seconds": seconds, "unit": unit, "log": log})
-    return json.loads(facts_file.read_text(encoding="utf-8"))
+    """Trains and ranks: `parameters`, `seconds`, `unit` of values, `log`; the scores per user lie in `folder`."""
+    trainer, seconds = train_decoder(stages, build, folder)
+    scores, recipe = scored(trainer.model, stages), stages.recipe
+    unit = str(stages.run.data.summary.get("value_unit") or "") if has_values(scores.train) else ""
+    facts = {"final": "beams", "metric": recipe.evaluate.metric, "seed": recipe.seed, "value_unit": unit}
+    scores.for_file(**facts).save(folder / FILE_NAME)
+    logger.info("%s: N@10 %.4f, %.0f s", folder.name, scores.means["test"]["beams"]["ndcg@10"], seconds)
+    parameters, log = trainer.model.num_parameters(), trainer.state.log_history
+    return {"parameters": parameters, "seconds": seconds, "unit": unit, "log": log}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument("--runs", required=True, type=Path, metavar="RUN", help="The recipe's run, of seed 0.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for what is trained here.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("recipe", "--data", "--run", "--work", seeds=[0, 1, 2])
     benchmark.add_argument("--decoders", nargs="+", help="Names; default: all. Vanilla decoding is always among them.")
     arguments = benchmark.start(words)
     groups: dict[str, list[Path]] = {}
@@ -116,12 +98,12 @@ def main(words: Sequence[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {}
     unit = ""
     for seed in arguments.seeds:
-        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed, smoke=arguments.smoke)
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.run, seed, smoke=arguments.smoke)
         known = decoders(stages.recipe, stages.run.tokenizer)
         chosen = {REFERENCE, *benchmark.one_of("decoder", known, arguments.decoders)}
         for name in (name for name in known if name in chosen):
             folder = seed_folder(arguments.work / slug(name), seed)
-            facts = run_decoder(stages, known[name], folder)
+            facts = kept(folder / "facts.json", partial(run_decoder, stages, known[name], folder))
             groups.setdefault(name, []).append(folder)
             seconds.setdefault(name, []).append(round(facts["seconds"], 1))
             unit, parameters[name] = facts["unit"], facts["parameters"]

@@ -6,8 +6,6 @@ Times the three steps of a demo log (default `MarketConfig`) and the ground trut
 medians over repetitions with different seeds; `spread` is half the distance between the fastest and the slowest.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 
@@ -52,7 +50,7 @@ def measure(seed: int, size: dict[str, int]) -> dict[str, tuple[float, str]]:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="One repetition per seed.")
+    benchmark.take(seeds=([0, 1, 2], "One repetition per seed."))
     arguments = benchmark.start(words)
     runs = [measure(seed, SMOKE if arguments.smoke else {}) for seed in arguments.seeds]
     rows = []

@@ -6,8 +6,6 @@ The parts are files of `closed_loop.py --steps ...` with different seeds. A lift
 policy earns over another in the same market, with its 95% interval.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

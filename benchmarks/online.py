@@ -6,24 +6,18 @@ A simulated market runs for some weeks; then fashion changes at once for most us
 coming. A model trained before the change is served in two ways: frozen, and by `gr4ad serve` that follows `gr4ad
 online`, which reads what the market's own system logs day by day: clicks, shown lists with their values, and new ads
 by their embeddings. In the middle both processes are killed (SIGKILL) and started again. After every day the market
-prices one list for each of the same users, in expectation (examination x true click probability x second price), from
-every policy:
+prices one list for each of the same users, in expectation, from every policy:
 
 - `online`: as the server answers over HTTP;
-- `frozen`: the model and the ads of before the change;
-- `frozen, new ads`: the same weights, with the ads that came since;
-- `oracle`: on the last day, a model trained from scratch on the clicks since the change, with the ads of that day.
-  It serves from histories since the change, the others from the last clicks whenever they were;
-- `retrained on all days`: the same from all clicks, before and after.
+- `frozen`: the model and the ads of before the change; `frozen, new ads`: with the ads that came since;
+- `oracle`: on the last day, a model trained from scratch on the clicks since the change, with the ads of that day, and
+  served from histories since the change; `retrained on all days`: the same from all clicks, before and after.
 
 `recovered` is online over oracle revenue on the last day, `recovered_of_all_days` over that of the model retrained on
 all days; `recovered_of_the_gap` is (online - frozen) / (oracle - frozen). Serving weights are the same for all and
 were not tuned. Samples are counted by the trainer's checkpoint and compared with the number written. `seconds to be
-served` runs from the moment a catalog file has its name to the first answer of the server that holds its ad, asked
-every tenth of a second while the trainer trains.
+served` runs from the moment a catalog file has its name to the first answer of the server that holds its ad.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -31,6 +25,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from measurement import one_core  # noqa: F401  before numpy is loaded
@@ -45,27 +40,17 @@ from measurement.market_log import DAY, Log, content_embeddings, new_ads
 from measurement.online_models import Size, known_lists, new_tokenizer, trained
 from measurement.online_processes import STREAMS, WIDEST, Processes, write_file
 from measurement.results import Benchmark, Row, seeds_row
+from measurement.runs import kept
 
 from gr4ad import Recommender, UASIDTokenizer
 from gr4ad.market import AdMarket, MarketConfig
 from gr4ad.online import CatalogChanges
-from gr4ad.pipeline.runner import write_json
 
 logger = logging.getLogger("online")
 ALL_DAYS = "retrained on all days"
 
 FULL = Size(1200, 800, 80, 20, 14, 8, 300, ("32", "32", "32*"), 48, 5)
 SMOKE = Size(150, 120, 12, 6, 2, 1, 40, ("8", "8", "8*"), 16, 1)
-
-
-def kept_run(work: Path, seed: int, size: Size) -> dict:
-    """The run of a seed, out of the folder if it was finished there before."""
-    path = work / f"seed{seed}.json"
-    if not path.is_file():
-        shutil.rmtree(work / f"seed{seed}", ignore_errors=True)
-        run = run_seed(work, seed, size)
-        write_json(path, run)
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def run_seed(work: Path, seed: int, size: Size) -> dict:
@@ -82,6 +67,7 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     ids, log = catalog["item_id"].tolist(), Log.of(market)
     embeddings = content_embeddings(catalog)
     folder = work / f"seed{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
     tokenizer, vectors = new_tokenizer(folder / "tokenizer", size, embeddings, ids, log, change)
     artifact = trained(folder / "before", size, tokenizer, vectors, log, 0, change, seed)
     logger.info("seed %d: trained on the days before the change", seed)
@@ -127,16 +113,16 @@ def run_seed(work: Path, seed: int, size: Size) -> dict:
     live = UASIDTokenizer.from_pretrained(place)
     places_of = {item: row for row, item in enumerate(ids)}
     rows = [places_of[item] for item in live.index.item_ids]
-    oracle = Recommender.from_pretrained(
-        trained(folder / "oracle", size, live, embeddings[rows], log, change, end, seed)
-    )
+
+    def retrained(name: str, since: int) -> Recommender:
+        return Recommender.from_pretrained(trained(folder / name, size, live, embeddings[rows], log, since, end, seed))
+
     histories = [log.history(user, end, change) for user in users]
     # Who did nothing since the change is served from what was before.
     histories = [own if own[0] else log.history(user, end) for own, user in zip(histories, users, strict=True)]
-    days[-1]["oracle"] = earned(known_lists(oracle, histories, places), end)
-    everything = Recommender.from_pretrained(trained(folder / "all", size, live, embeddings[rows], log, 0, end, seed))
+    days[-1]["oracle"] = earned(known_lists(retrained("oracle", change), histories, places), end)
     histories = [log.history(user, end) for user in users]
-    days[-1][ALL_DAYS] = earned(known_lists(everything, histories, places), end)
+    days[-1][ALL_DAYS] = earned(known_lists(retrained("all", 0), histories, places), end)
     logger.info("seed %d: %s, %s", seed, days[-1], {**state["used"], "alarms": state["alarms"]})
     return {
         "days": days,
@@ -231,7 +217,6 @@ def summary(seeds: list[dict]) -> tuple[list[Row], dict]:
 
 
 def draw(seeds: list[dict], path: Path) -> None:
-    """Revenue by day as a share of the best possible."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     colours = {"online": "#1b7f4d", "frozen": "#8a8a8a", "frozen, new ads": "#c98a1b"}
@@ -255,8 +240,7 @@ def draw(seeds: list[dict], path: Path) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="One small market.")
     benchmark.add_argument("--work", type=Path, metavar="OUT", help="Folder for the runs, where finished seeds stay.")
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("--figure", seeds=[0, 1, 2])
     arguments = benchmark.start(words)
     for chatty in ("httpx", "sentence_transformers", "faiss", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -265,7 +249,8 @@ def main(words: Sequence[str] | None = None) -> None:
     size = SMOKE if arguments.smoke else FULL
     seeds = arguments.seeds[:1] if arguments.smoke else arguments.seeds
     with tempfile.TemporaryDirectory() as temporary:
-        runs = [kept_run(arguments.work or Path(temporary), seed, size) for seed in seeds]
+        work = arguments.work or Path(temporary)
+        runs = [kept(work / f"seed{seed}.json", partial(run_seed, work, seed, size)) for seed in seeds]
     rows, ratios = summary(runs)
     benchmark.write(arguments, rows, ratios, seeds=seeds, runs=runs)
     if arguments.figure is not None:

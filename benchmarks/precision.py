@@ -7,8 +7,6 @@ ranked with each, in turns, 16 at a time on one thread; time is that of the CPU.
 against float32, with its 95% interval over users; `same ads` the share of float32's first ten that are kept.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -74,13 +72,8 @@ def compared(label: str, folder: Path, precisions: list[str], users: int, rounds
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--runs", nargs="+", required=True, metavar="NAME=RUN")
-    benchmark.add_argument("--precisions", nargs="+", default=[REFERENCE, "int8", "bfloat16"])
-    benchmark.add_argument("--users", type=int, default=1000)
-    benchmark.add_argument("--rounds", type=int, default=3)
-    arguments = benchmark.start(words)
-    if arguments.smoke:
-        arguments.users, arguments.rounds = 20, 1
+    benchmark.take("--runs", precisions=[REFERENCE, "int8", "bfloat16"], users=1000, rounds=3)
+    arguments = benchmark.start(words, users=20, rounds=1)
     if REFERENCE not in arguments.precisions:
         benchmark.error(f"--precisions should hold {REFERENCE}, which the others are measured against.")
     rows, ratios = [], {}

@@ -8,22 +8,19 @@ interval over them. Further seeds get folders OUT-seed1, ... ; then one row a sy
 the mean over seeds, `spread` the sample standard deviation over them, and the interval over users and seeds.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from measurement.accuracy import ENDS, METRICS, PREFIXES, metric_rows
 from measurement.results import Benchmark, Row, result_row, rounded, seeds_row
-from measurement.runs import recipe_of, seed_folder
+from measurement.runs import recipe_of
 
 from gr4ad.pipeline import run_recipe
-from gr4ad.pipeline.comparing import compare_runs, load_run
+from gr4ad.pipeline.comparing import compare_runs, load_run, seed_folder
 
 
 def rows_of(metrics: dict, seed: int, unit: str) -> list[Row]:
-    """Rows of one run's metrics."""
     rows = []
     for table, protocol in PREFIXES.items():
         for system, scores in metrics[table].items():
@@ -74,25 +71,14 @@ def differences_of(comparison: dict) -> dict[str, dict]:
 
 def choice_of(metrics: dict) -> dict:
     """What validation was asked and what it chose: the weights that are served, and every candidate's score."""
-    tried = [
-        {
-            "model": row["model"],
-            "item_weight": row["item_weight"],
-            "value_weight": row["value_weight"],
-            "neighbour_weight": row["neighbour_weight"],
-            metrics["metric"]: rounded(row[metrics["metric"]]),
-        }
-        for row in metrics["validation"]
-    ]
+    names, metric = ("model", "item_weight", "value_weight", "neighbour_weight"), metrics["metric"]
+    tried = [{name: row[name] for name in names} | {metric: rounded(row[metric])} for row in metrics["validation"]]
     return {"final": metrics["final"], "serving": metrics["serving"], "validation": tried}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A recipe that runs in seconds.")
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder of the run.")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0])
+    benchmark.take("recipe", "--data", "--work", seeds=[0])
     arguments = benchmark.start(words)
     rows: list[Row] = []
     seconds: dict[str, float] = {}

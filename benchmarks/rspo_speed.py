@@ -7,8 +7,6 @@ naive way repeats the history for every candidate, as preference trainers for la
 same loss, which is checked. Random weights and lists; rounds are interleaved, medians are kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -54,15 +52,11 @@ def step(way: Callable, model: GR4ADForRecommendation, batch: dict, optimizer: t
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--candidates", type=int, nargs="+", default=[4, 16, 64])
-    benchmark.add_argument("--items", type=int, default=100, help="Of a history.")
-    benchmark.add_argument("--lists", type=int, default=8, help="Of a batch.")
-    benchmark.add_argument("--rounds", type=int, default=15)
-    benchmark.add_argument("--threads", type=int, default=2)
-    arguments = benchmark.start(words)
+    benchmark.take(
+        candidates=[4, 16, 64], items=(100, "Of a history."), lists=(8, "Of a batch."), rounds=15, threads=2
+    )
+    arguments = benchmark.start(words, rounds=2, lists=2, items=5)
     torch.set_num_threads(arguments.threads)
-    if arguments.smoke:
-        arguments.rounds, arguments.lists, arguments.items = 2, 2, 5
     lists = arguments.lists
     config = GR4ADConfig(**SHAPE, num_context_layers=1, max_context_items=arguments.items)
     rows, ratios = [], {}

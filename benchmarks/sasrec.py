@@ -2,26 +2,20 @@
 
     python benchmarks/sasrec.py amazon_beauty --data DIR --work OUT --out benchmarks/results/sasrec_beauty.json
 
-The network is transformers' GPT-2 over item ids with tied embeddings: a causal self-attention over the history whose
-last state scores every item, trained on the next item of every prefix (SASRec, arXiv 1808.09781, with the loss of
-arXiv 2309.07602). Data, splits, targets, weights of ties and metrics are those of the recipe. Settings and epoch are
-chosen by the recipe's metric on validation for the first seed; every seed then trains at that choice, its epoch chosen
-by its own validation, and ranks the test users once. OUT/seedN (with item neighbours, below, OUT/seedN_neighbours)
-holds scores per user that `gr4ad compare` reads.
+The network is that of `opponents/sasrec_network.py`. Data, splits, targets, weights of ties and metrics are those of
+the recipe. Settings and epoch are chosen by the recipe's metric on validation for the first seed; every seed then
+trains at that choice, its epoch chosen by its own validation, and ranks the test users once. OUT/seedN (with item
+neighbours, below, OUT/seedN_neighbours) holds scores per user that `gr4ad compare` reads.
 
 With money in the log the value of an item may count: items are then ranked by log p(item) + a log(mean training value
-of the item), a chosen on validation. In a log without repeats, `--repeat-bias` adds the learned number of our item
-head to the logits of history items, to tell the network's ranking from its ignorance of that one rule.
+of the item), a chosen on validation.
 
 Where the recipe counts item neighbours, a second system adds them to SASRec's scores as our model does, by a weight
 from the recipe's list that validation chooses: what of our ranking they would give to any network.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from measurement.accuracy import PREFIXES, metric_rows
@@ -35,33 +29,17 @@ from gr4ad.trainers.evaluation.per_user import FILE_NAME
 from gr4ad.trainers.evaluation.system_scores import SystemScores, has_values
 
 NAME, WITH_NEIGHBOURS = "SASRec", "SASRec + item neighbours"
-SMOKE = {
-    "dimensions": [16], "layers": 1, "epochs": 2, "validate_every": 1, "max_items": 8,
-    "batch_size": 32,
+SETTINGS = {
+    "dimensions": [64], "layers": 2, "heads": 2, "epochs": 20, "validate_every": 2, "max_items": 50, "batch_size": 128,
+    "learning_rate": 1e-3, "dropouts": [0.3, 0.4, 0.5], "weight_decays": [0.01], "value_powers": [0.0, 0.5, 0.75, 1.0],
 }  # fmt: skip
+SMOKE = {"dimensions": [16], "layers": 1, "epochs": 2, "validate_every": 1, "max_items": 8, "batch_size": 32}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A small network on a small simulated market in place of the log.")
-    benchmark.add_argument("recipe", help="Recipe whose data, splits and metric are used.")
-    benchmark.add_argument("--data", metavar="DIR")
-    benchmark.add_argument("--work", type=Path, required=True, metavar="OUT")
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    benchmark.add_argument("--dimensions", type=int, nargs="+", default=[64])
-    benchmark.add_argument("--layers", type=int, default=2)
-    benchmark.add_argument("--heads", type=int, default=2)
-    benchmark.add_argument("--epochs", type=int, default=20)
-    benchmark.add_argument("--validate-every", type=int, default=2)
-    benchmark.add_argument("--max-items", type=int, default=50)
-    benchmark.add_argument("--batch-size", type=int, default=128)
-    benchmark.add_argument("--learning-rate", type=float, default=1e-3)
-    benchmark.add_argument("--dropouts", type=float, nargs="+", default=[0.3, 0.4, 0.5])
-    benchmark.add_argument("--weight-decays", type=float, nargs="+", default=[0.01])
-    benchmark.add_argument("--value-powers", type=float, nargs="+", default=[0.0, 0.5, 0.75, 1.0])
-    benchmark.add_argument("--repeat-bias", action="store_true")
-    args = benchmark.start(words)
-    if args.smoke:
-        vars(args).update(SMOKE)
+    benchmark.take("recipe", "--data", "--work", seeds=[0, 1, 2], **SETTINGS)
+    args = benchmark.start(words, **SMOKE)
 
     recipe = recipe_of(args.recipe, args.work, smoke=args.smoke, data=args.data)
     run_up_to(recipe, args.work, "data")

@@ -1,6 +1,6 @@
 """How loss and NDCG grow with parameters and with beams, as the paper's figure 5 shows it at its scale.
 
-    python benchmarks/scaling.py complete_journey --data DIR --runs RECIPE_OUT --work OUT --out FILE --figure FILE.svg
+    python benchmarks/scaling.py complete_journey --data DIR --run RECIPE_OUT --work OUT --out FILE
 
 The decoder alone, as in `decoders.py`: LazyAR at the recipe's depth and K, trained by its schedule at several widths
 of the network. All users of the validation split are ranked, none of the test split. `loss` is the mean of
@@ -8,9 +8,6 @@ of the network. All users of the validation split are ranked, none of the test s
 width at every level.
 """
 
-from __future__ import annotations
-
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,15 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from measurement.decoder_training import Stages, decoder_config, train_decoder
-from measurement.figures import save_figure
 from measurement.results import Benchmark, Row, seeds_row
-from measurement.runs import seed_folder
+from measurement.runs import kept
 
 from gr4ad import GR4ADForRecommendation
 from gr4ad.modeling_gr4ad import RankingWeights
-from gr4ad.pipeline.runner import write_json
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.trainers.evaluation import evaluate_rankings
 from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
 
@@ -37,7 +32,6 @@ HEAD = 32
 
 
 def resized(stages: Stages, width: int) -> Stages:
-    """The recipe with a network of another width."""
     shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": max(1, width // HEAD)}
     return replace(stages, recipe=replace(stages.recipe, model=replace(stages.recipe.model, **shape)))
 
@@ -69,28 +63,24 @@ def ndcg(model: GR4ADForRecommendation, stages: Stages, width: int) -> float:
 
 
 def measure(stages: Stages, width: int, beams: list[int], folder: Path) -> dict:
-    """Trains one size, unless `folder` says that it was done."""
-    file = folder / "scaling.json"
-    if not file.is_file():
-        config = decoder_config(stages.recipe, stages.run.tokenizer, stages.recipe.model.num_parallel_layers)
-        trainer, seconds = train_decoder(stages, partial(GR4ADForRecommendation, config), folder)
-        model = trainer.model
-        facts = {
-            "width": width,
-            "seed": stages.recipe.seed,
-            "parameters": model.num_parameters(),
-            "layer_parameters": sum(p.numel() for p in model.model.layers.parameters()),
-            "seconds": round(seconds, 1),
-            "loss": held_out_loss(model, stages),
-            "ndcg@10": {str(count): ndcg(model, stages, count) for count in beams},
-        }
-        logging.info("%s", facts)
-        write_json(file, facts)
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Trains one size."""
+    config = decoder_config(stages.recipe, stages.run.tokenizer, stages.recipe.model.num_parallel_layers)
+    trainer, seconds = train_decoder(stages, partial(GR4ADForRecommendation, config), folder)
+    model = trainer.model
+    facts = {
+        "width": width,
+        "seed": stages.recipe.seed,
+        "parameters": model.num_parameters(),
+        "layer_parameters": sum(p.numel() for p in model.model.layers.parameters()),
+        "seconds": round(seconds, 1),
+        "loss": held_out_loss(model, stages),
+        "ndcg@10": {str(count): ndcg(model, stages, count) for count in beams},
+    }
+    logging.info("%s", facts)
+    return facts
 
 
 def rows_of(measured: list[Row]) -> list[dict]:
-    """Means and sample standard deviations over seeds of each size and beam width."""
     rows = []
     for width in sorted({facts["width"] for facts in measured}):
         same = [facts for facts in measured if facts["width"] == width]
@@ -104,53 +94,20 @@ def rows_of(measured: list[Row]) -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Loss and NDCG against parameters, NDCG against beams; bars are standard deviations over seeds."""
-    figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-    sizes = {row["name"]: row["parameters"] / 1e6 for row in rows}
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    table = {(row["name"], row["metric"]): (row["value"], row["spread"] or 0.0) for row in rows}
-    loss_axes, size_axes, beam_axes = figure.subplots(1, 3)
-    widest = metrics[-1]
-    for axes, metric, label in ((loss_axes, "loss", "validation loss, nats an SID"), (size_axes, widest, "NDCG@10")):
-        values, spreads = zip(*(table[name, metric] for name in sizes), strict=True)
-        axes.errorbar(list(sizes.values()), values, spreads, marker="o", capsize=3)
-        axes.set(xscale="log", xlabel="million parameters", ylabel=label)
-        axes.set_xticks(list(sizes.values()), [f"{size:.2g}" for size in sizes.values()], minor=False)
-        axes.set_xticks([], minor=True)
-    size_axes.set_title(widest.removeprefix("ndcg@10, "), fontsize="medium")
-    counts = [int(metric.split()[1]) for metric in metrics[1:]]
-    for name in sizes:
-        values, spreads = zip(*(table[name, metric] for metric in metrics[1:]), strict=True)
-        beam_axes.errorbar(counts, values, spreads, marker="o", capsize=3, label=name)
-    beam_axes.set(xscale="log", xlabel="beams at every level", ylabel="NDCG@10")
-    beam_axes.set_xticks(counts, [str(count) for count in counts], minor=False)
-    beam_axes.set_xticks([], minor=True)
-    beam_axes.legend(frameon=False)
-    save_figure(figure, path)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs.")
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument("--runs", required=True, type=Path, metavar="RUN", help="The recipe's run, of seed 0.")
-    benchmark.add_argument("--work", required=True, type=Path, metavar="OUT", help="Folder for what is trained here.")
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Where to draw it, .svg.")
-    benchmark.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
-    benchmark.add_argument("--beams", type=int, nargs="+", default=[8, 32, 128, 512])
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    benchmark.take("recipe", "--data", "--run", "--work", widths=[32, 64, 128], beams=[8, 32, 128, 512],
+                   seeds=[0, 1, 2])  # fmt: skip
     arguments = benchmark.start(words)
     measured = []
     for seed in arguments.seeds:
-        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.runs, seed, smoke=arguments.smoke)
+        stages = Stages.of_run(arguments.recipe, arguments.data, arguments.run, seed, smoke=arguments.smoke)
         for width in arguments.widths:
             folder = seed_folder(arguments.work / f"d{width}", seed)
-            measured.append(measure(resized(stages, width), width, arguments.beams, folder))
+            train = partial(measure, resized(stages, width), width, arguments.beams, folder)
+            measured.append(kept(folder / "scaling.json", train))
     rows = rows_of(measured)
     benchmark.write(arguments, rows, seeds=arguments.seeds, measured=measured)
-    if arguments.figure:
-        draw(rows, arguments.figure)
 
 
 if __name__ == "__main__":

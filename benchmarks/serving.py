@@ -9,8 +9,6 @@ turns; a round's throughput is its requests over the seconds until the last answ
 shape: each part of the design changed alone.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import threading
@@ -50,7 +48,7 @@ class GenerateRecommender(Recommender):
     """Answers with `generate` of a Llama, one user after another: it knows no batch of several histories with an
     allowed-tokens function of its own for each at less."""
 
-    def serve_with(self, search: Callable) -> GenerateRecommender:
+    def serve_with(self, search: Callable) -> "GenerateRecommender":
         self.search = search
         tokens = torch.from_numpy(self.tokenizer.index.codes[self.tokenizer.index.rows_by_sid()].copy())
         sids = tokens + torch.tensor(self.model.config.level_offsets)
@@ -73,7 +71,6 @@ class GenerateRecommender(Recommender):
 
 
 def built(size: dict, parallel: int, kind: type[Recommender] = Recommender) -> Any:
-    """A recommender of random weights for random ads."""
     with tempfile.TemporaryDirectory() as folder:
         artifact = random_artifact(
             Path(folder), random_tokenizer(size["codebooks"], size["ads"]), beam_widths=[128] * 3,
@@ -110,7 +107,6 @@ class System:
 
 
 def throughputs(systems: dict[str, System], size: dict, beams: int, rounds: int) -> dict[str, np.ndarray]:
-    """Requests a second of each system in each round."""
     turns: Counter[str] = Counter()
 
     def burst(name: str, system: System) -> float:
@@ -126,19 +122,11 @@ def throughputs(systems: dict[str, System], size: dict, beams: int, rounds: int)
     return interleaved({name: partial(burst, name, system) for name, system in systems.items()}, rounds)
 
 
-# --- parts of the design, left out
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def plain_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`best_children` without its pre-cut: one top-k of all children of all rows."""
     rows, children = scores.shape[1:]
     best, flat = scores.flatten(1).topk(min(width, rows * children), dim=-1)
     return best, flat // children, flat % children
-
-
-def without_pre_cut() -> AbstractContextManager:
-    return mock.patch.object(beam_selection_gr4ad, "best_children", plain_children)
 
 
 def attend_to_copies(self: GR4ADCrossAttention, hidden: torch.Tensor, context: Any, **kwargs: Any) -> Any:
@@ -153,10 +141,6 @@ def attend_to_copies(self: GR4ADCrossAttention, hidden: torch.Tensor, context: A
     return attended.view(batch, rows, positions, width), weights
 
 
-def without_shared_context() -> AbstractContextManager:
-    return mock.patch.object(GR4ADCrossAttention, "forward", attend_to_copies)
-
-
 def in_int8(recommender: Recommender) -> Recommender:
     quantize_layers(recommender.model)
     return recommender
@@ -169,15 +153,12 @@ def compiled(recommender: Recommender, widths: list[int]) -> Recommender:
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--rounds", type=int, default=3)
-    benchmark.add_argument("--beams", type=int, nargs="+", default=[128, 256, 512])
+    benchmark.take(rounds=3, beams=[128, 256, 512])
     benchmark.add_argument("--parts", nargs="+", help="Only these, beside `as it is`, and no `generate`.")
-    arguments = benchmark.start(words)
+    arguments = benchmark.start(words, rounds=1, beams=[4])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     size = SMOKE if arguments.smoke else FULL
     requests, few = (8, 2) if arguments.smoke else (48, 2)
-    if arguments.smoke:
-        arguments.rounds, arguments.beams = 1, [4]
     rows: list[Row] = []
     ratios: dict[str, float] = {}
 
@@ -201,11 +182,13 @@ def main(words: Sequence[str] | None = None) -> None:
         ratios["speedup_vs_hf_server"] = ratios[f"generate_{arguments.beams[0]}"]
 
     beams = arguments.beams[-1]
+    no_pre_cut = partial(mock.patch.object, beam_selection_gr4ad, "best_children", plain_children)
+    no_shared_context = partial(mock.patch.object, GR4ADCrossAttention, "forward", attend_to_copies)
     parts: dict[str, tuple[Callable[[], Recommender], dict, dict]] = {
         "as it is": (lambda: native, {}, {}),
         "without LazyAR (K = 0)": (lambda: built(size, 0), {}, {}),
-        "without shared context KV": (lambda: native, {}, {"changed": without_shared_context}),
-        "without top-k pre-cut": (lambda: native, {}, {"changed": without_pre_cut}),
+        "without shared context KV": (lambda: native, {}, {"changed": no_shared_context}),
+        "without top-k pre-cut": (lambda: native, {}, {"changed": no_pre_cut}),
         "without micro-batching": (lambda: native, {"max_batch": 1, "max_wait_ms": 0.0}, {}),
         "with int8 layers": (lambda: in_int8(built(size, size["parallel"])), {}, {}),
         "with result cache, 27.8% repeated": (lambda: native, {"cache_seconds": 600.0}, {"repeated": 0.278}),

@@ -2,16 +2,13 @@
 
     python benchmarks/serving_load.py --run RUN --out benchmarks/results/serving_load.json
 
-`RUN` is a finished folder of `gr4ad run`: its artifact is served by `gr4ad serve` with one thread on one core, and its
-test users' requests come from another core by a Poisson process. Three servers take the same arrivals: base widths
-throughout (`fixed`), the widths with which the highest load can be carried throughout (`narrow`), and the policy with
-a service level objective (`adaptive`). First constant loads from 0.3 to 2 times the capacity at base widths, then a
-day squeezed into some minutes whose load runs through the same range. What is served is scored against what the users
-then took; a request that is refused or not answered scores 0. One run a system; the rest of the machine should be
-idle.
+The artifact of RUN is served by `gr4ad serve` with one thread on one core, and its test users' requests come from
+another core by a Poisson process. Three servers take the same arrivals: base widths throughout (`fixed`), the widths
+with which the highest load can be carried throughout (`narrow`), and the policy with a service level objective
+(`adaptive`). First constant loads relative to the capacity at base widths, then a day squeezed into some minutes whose
+load runs through the same range. What is served is scored against what the users then took; a request that is refused
+or not answered scores 0. One run a system; the rest of the machine should be idle.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -32,14 +29,11 @@ from gr4ad.report.load_plots import load_figure
 from gr4ad.serving.load_test import Outcome, constant_rate, day_rate, poisson_arrivals, run_load, summarize, timeline
 from gr4ad.trainers.evaluation import ranking_metrics
 
-LOADS = (0.3, 0.6, 0.9, 1.2, 1.6, 2.0)
 TOP_K = 10
 logger = logging.getLogger("serving_load")
 
 
 class Scoring:
-    """Scores answers against what test users took after their history."""
-
     def __init__(self, folder: Path) -> None:
         run = FinishedRun(folder)
         self.rows = {item: row for row, item in enumerate(run.item_ids)}
@@ -65,21 +59,14 @@ def loaded(url: str, bodies: list[dict], arrivals: np.ndarray, timeout: float = 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--run", type=Path, required=True, metavar="RUN", help="Finished folder of `gr4ad run`.")
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG of the day.")
-    benchmark.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512], help="Base widths.")
-    benchmark.add_argument(
-        "--floor", type=float, default=0.25, help="Least share of the base widths; `narrow` throughout."
-    )
+    benchmark.take(
+        "--run", "--figure", widths=([128, 256, 512], "Base widths."), loads=[0.3, 0.6, 0.9, 1.2, 1.6, 2.0],
+        floor=(0.25, "Least share of the base widths; `narrow` throughout."), day_seconds=240.0, seed=0,
+        seconds=(30.0, "Of each constant load."),
+    )  # fmt: skip
     benchmark.add_argument("--slo-ms", type=float, help="Default: four full batches at base widths.")
     benchmark.add_argument("--item-weight", type=float, help="Share of the item head; default: the artifact's.")
-    benchmark.add_argument("--seconds", type=float, default=30.0, help="Of each constant load.")
-    benchmark.add_argument("--day-seconds", type=float, default=240.0)
-    benchmark.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
-    benchmark.add_argument("--seed", type=int, default=0)
-    arguments = benchmark.start(words)
-    if arguments.smoke:
-        arguments.seconds, arguments.day_seconds, arguments.loads = 2.0, 4.0, [0.5, 1.5]
+    arguments = benchmark.start(words, seconds=1.0, day_seconds=2.0, loads=[0.5, 1.5])
     os.sched_setaffinity(0, CLIENT_CORES)
 
     scoring = Scoring(arguments.run)

@@ -9,10 +9,7 @@ item head on the beams (item weight 1). The run ranks the test users too, but no
 the standard error over users.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from measurement.results import Benchmark, Row, result_row
@@ -50,12 +47,10 @@ def variant_of(recipe: Recipe, name: str, epochs: int, tune: dict[str, Any]) -> 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="One epoch on a small simulated market in place of the log.")
-    benchmark.add_argument("--data", type=Path, metavar="DIR", help="Folder of the Amazon Beauty tables.")
-    benchmark.add_argument("--work", type=Path, required=True, metavar="OUT", help="Folder of the runs.")
-    benchmark.add_argument("--epochs", type=int, default=8)
+    benchmark.take("--data", "--work", epochs=8)
     benchmark.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    arguments = benchmark.start(words)
-    epochs, tune = (1, SMOKE_TUNE) if arguments.smoke else (arguments.epochs, TUNE)
+    arguments = benchmark.start(words, epochs=1)
+    epochs, tune = arguments.epochs, SMOKE_TUNE if arguments.smoke else TUNE
     recipe = recipe_of("amazon_beauty", arguments.work, smoke=arguments.smoke, data=arguments.data)
     rows: list[Row] = []
     for name in arguments.variants:

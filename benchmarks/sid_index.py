@@ -9,8 +9,6 @@ repetitions in one process; `spread` is half the distance between the fastest an
 `min` and `max`.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +42,6 @@ def seconds(call: Callable, *arguments: object) -> float:
 
 
 def index_times(ids: list[str], codes: np.ndarray, rng: np.random.Generator, repeats: int) -> dict[str, list[float]]:
-    """Building, looking up, saving and loading."""
     times: dict[str, list[float]] = {}
 
     def note(name: str, call: Callable, *arguments: object) -> None:
@@ -102,11 +99,9 @@ def serving_times(recommender: Recommender, rng: np.random.Generator, repeats: i
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke=f"{SMOKE_ITEMS} items, two repetitions.")
-    benchmark.add_argument("--items", type=int, default=1_000_000)
-    benchmark.add_argument("--repeats", type=int, default=7)
-    benchmark.add_argument("--seed", type=int, default=0)
-    arguments = benchmark.start(words)
-    count, repeats = (SMOKE_ITEMS, 2) if arguments.smoke else (arguments.items, arguments.repeats)
+    benchmark.take(items=1_000_000, repeats=7, seed=0)
+    arguments = benchmark.start(words, items=SMOKE_ITEMS, repeats=2)
+    count, repeats = arguments.items, arguments.repeats
     torch.set_num_threads(1)
     rng = np.random.default_rng(arguments.seed)
     times = index_times(ad_ids(count), random_codes(SIZES, count, rng), rng, repeats)

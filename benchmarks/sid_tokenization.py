@@ -2,17 +2,16 @@
 
     python benchmarks/sid_tokenization.py --data DIR --work OUT --out benchmarks/results/tokenize.json
 
-Quality: both logs below DIR (amazon_beauty/, complete_journey/), text embeddings, three seeds, one code space of 2^24.
+Quality: both logs below DIR (amazon_beauty/, complete_journey/; left out without DIR), text embeddings, three seeds,
+one code space of 2^24.
 Scale: `--ads` x 256 embeddings (one cluster in 50 ads, sizes n^-0.5), codebooks 4096/1024/256, ten Lloyd steps a level
 everywhere (ours: five plain, five balanced; both libraries sample 256 points a code), each contender in a process of
 its own, in turns; time is fit and codes of all ads, peak memory that of the process with its input. What balance costs
 in error depends on how uneven the clusters are: `skew` rows repeat it smaller, for sizes n^0, n^-0.5 and n^-0.8.
-semantic-id is measured at `--peer_ads` and 64/32/16 codes, balanced as ours, one start.
+semantic-id is measured at `--peer-ads` and 64/32/16 codes, balanced as ours, one start.
 
 Needs `pip install semantic-id==0.2.5` beside the development environment for that part; it is left out if absent.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import logging
@@ -61,14 +60,18 @@ def made_up_embeddings(num_ads: int, seed: int, skew: float) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def race(names: list[str], work: Path, ads: int, skew: float, sizes: tuple[int, ...], repeats: int) -> dict[str, list]:
-    """Runs contenders on made-up embeddings in turns, each in a process of its own; name -> what `contend` found."""
+def race(
+    names: list[str], work: Path, ads: int, skew: float, sizes: tuple[int, ...], repeats: int, apart: bool = True
+) -> dict[str, list]:
+    """Runs contenders on made-up embeddings in turns, `apart`: each in a process of its own; name -> what `contend`
+    found."""
     path = work / "made_up.npy"
     np.save(path, made_up_embeddings(ads, 0, skew))
     results: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
-            results[name].append(in_own_process(contend, name, str(path), sizes))
+            given = (name, str(path), sizes)
+            results[name].append(in_own_process(contend, *given) if apart else contend(*given))
             logging.info("%s: %s", name, results[name][-1])
     path.unlink()
     return results
@@ -85,7 +88,6 @@ def scale_rows(label: str, results: dict[str, list[dict]]) -> list[Row]:
 
 
 def middles_ratio(results: dict[str, list[dict]], metric: str, above: str, below: str) -> float:
-    """Ratio of two contenders' medians."""
     return float(np.divide(*(np.median([run[metric] for run in results[name]]) for name in (above, below))))
 
 
@@ -108,14 +110,8 @@ def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bo
                 quantizer = MGMRQuantizer(sizes, balanced_iterations=balanced, distinct_last=distinct, seed=seed)
                 codes = quantizer.fit(vectors, keys)
                 quality = sid_quality(codes, quantizer.codebook_sizes)
-                measured.append(
-                    {
-                        "cpr": quality["cpr"],
-                        "col": quality["col"],
-                        "util": quality["util"],
-                        "interactions_in_shared_sids": interaction_exposure(codes, counts),
-                    }
-                )
+                shares = {metric: quality[metric] for metric in ("cpr", "col", "util")}
+                measured.append({**shares, "interactions_in_shared_sids": interaction_exposure(codes, counts)})
             for metric in measured[0]:
                 values = [one[metric] for one in measured]
                 unit = "items per SID" if metric == "cpr" else "share"
@@ -126,20 +122,12 @@ def quality_rows(data_root: Path | None, work: Path, seeds: list[int], smoke: bo
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="Few ads, one repetition; a simulated market in place of the logs.")
-    benchmark.add_argument(
-        "--data", type=Path, metavar="DIR", help="Folder of the two logs; without it, no quality rows."
+    benchmark.take(
+        "--data", "--work", ads=(1_000_000, "0 leaves the scale part out."), peer_ads=5_000, repeats=2, seeds=[0, 1, 2]
     )
-    benchmark.add_argument(
-        "--work", type=Path, required=True, metavar="OUT", help="Folder for prepared logs and embeddings."
-    )
-    benchmark.add_argument("--ads", type=int, default=1_000_000, help="0 leaves the scale part out.")
-    benchmark.add_argument("--peer_ads", type=int, default=5_000)
-    benchmark.add_argument("--repeats", type=int, default=2)
-    benchmark.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = benchmark.start(words)
+    arguments = benchmark.start(words, ads=2_000, peer_ads=1_000, repeats=1, seeds=[0])
     sizes, skew_sizes, skew_ads = SIZES, SKEW_SIZES, SKEW_ADS
     if arguments.smoke:
-        arguments.ads, arguments.peer_ads, arguments.repeats, arguments.seeds = 2_000, 1_000, 1, [0]
         sizes, skew_sizes, skew_ads = (32, 16, 8), (16, 8, 4), 1_000
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -151,7 +139,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for name, metric in (("time", "seconds"), ("error", "error"), ("peak_memory", "peak_gb")):
             ratios[f"{name}_vs_faiss"] = middles_ratio(found, metric, "gr4ad", "faiss")
         for skew in SKEWS:
-            found = race(["faiss", "gr4ad"], arguments.work, skew_ads, skew, skew_sizes, 1)
+            found = race(["faiss", "gr4ad"], arguments.work, skew_ads, skew, skew_sizes, 1, not arguments.smoke)
             rows += scale_rows(f"skew {skew}, {skew_ads} ads", found)
             ratios[f"error_vs_faiss_skew_{skew}"] = middles_ratio(found, "error", "gr4ad", "faiss")
     if arguments.peer_ads and importlib.util.find_spec("semantic_id"):

@@ -4,13 +4,11 @@
     nice python benchmarks/soak.py --backend vllm --out benchmarks/results/soak_vllm.json
 
 `gr4ad serve` runs as a process of its own, the native one with its result cache on, with beams that follow the load.
-On vLLM memory is that of the API server, the engine and its worker together, and there is no Open Inference. Valid
-requests arrive as a Poisson process (open loop), 1,000 ads a minute are added, replaced or removed, other weights are
-loaded each minute and damaged ones offered in between, clients send bad bodies or leave. Whatever must not happen is
-counted, and the command fails if anything was. Its latencies are of this load on this machine: no measure of speed.
+On vLLM memory is that of all its processes together, and there is no Open Inference. Valid requests arrive as a
+Poisson process, 1,000 ads a minute are added, replaced or removed, other weights are loaded each minute and damaged
+ones offered in between, clients send bad bodies or leave. Whatever must not happen is counted, and the command fails
+if anything was. Its latencies are of this load on this machine: no measure of speed.
 """
-
-from __future__ import annotations
 
 import argparse
 import asyncio
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from matplotlib.figure import Figure
@@ -49,7 +48,6 @@ COUNTS = (
 
 
 def write_artifact(folder: Path, ads: int) -> None:
-    """A small model with random weights and `ads` ads."""
     edges, means = fit_value_buckets(np.random.default_rng(0).integers(0, 5, 1000).astype(np.float64), 4)
     tokenizer = random_tokenizer(
         [16, 16, 16], ads, columns={"title": [f"Title {item}" for item in ad_ids(ads)]}, value_bucket_edges=edges,
@@ -63,7 +61,6 @@ def write_artifact(folder: Path, ads: int) -> None:
 
 
 def copy_with(source: Path, folder: Path, factor: float) -> Path:
-    """The artifact with all its weights times `factor`."""
     shutil.copytree(source, folder)
     weights = {name: tensor * factor for name, tensor in load_file(source / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -107,7 +104,6 @@ async def soak(
     broken: list[Path],
     arguments: argparse.Namespace,
 ) -> list[tuple[float, float]]:
-    """Runs all clients to the end; returns what `watch_memory` does."""
     native, until = arguments.backend == "torch", time.monotonic() + 60 * arguments.minutes
     ledger.begun = time.monotonic()
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
@@ -125,16 +121,6 @@ async def soak(
     return memory
 
 
-def percentiles_by_window(samples: list[tuple[float, float]], width: float) -> list[tuple[float, float, float]]:
-    """(Middle of the window, P50, P99) in seconds and milliseconds."""
-    lines = []
-    for start in np.arange(0, max(at for at, _ in samples), width):
-        inside = [1000 * took for at, took in samples if start <= at < start + width]
-        if inside:
-            lines.append((start + width / 2, *np.percentile(inside, [50, 99])))
-    return lines
-
-
 def plot(ledger: Ledger, memory: list[tuple[float, float]], file: Path) -> None:
     end = memory[-1][0]
     width = max(1.0, end / 60)
@@ -142,9 +128,11 @@ def plot(ledger: Ledger, memory: list[tuple[float, float]], file: Path) -> None:
     axes = figure.subplots(3, 1, sharex=True)
     axes[0].plot(*zip(*memory, strict=True), color="tab:blue")
     axes[0].set(ylabel="resident MB", ylim=(0, None), title="Server under requests, changes, reloads and bad clients")
-    middles, p50, p99 = zip(*percentiles_by_window(ledger.latencies, width), strict=True)
-    axes[1].plot(middles, p99, color="tab:red", label="P99")
-    axes[1].plot(middles, p50, color="tab:green", label="P50")
+    answers = pd.DataFrame(ledger.latencies, columns=["at", "took"])
+    windows = (1000 * answers["took"]).groupby(answers["at"] // width)
+    for percent, colour in ((99, "tab:red"), (50, "tab:green")):
+        line = windows.quantile(percent / 100)
+        axes[1].plot((line.index + 0.5) * width, line, color=colour, label=f"P{percent}")
     axes[1].set(ylabel="latency, ms", ylim=(0, None))
     axes[1].legend(loc="upper right", frameon=False)
     counts, edges = np.histogram(ledger.changes, bins=np.arange(0, end + width, width))
@@ -174,18 +162,14 @@ def rows_of(ledger: Ledger, memory: list[tuple[float, float]], minutes: float, e
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="SVG file to write.")
     benchmark.add_argument("--model", type=Path, metavar="RUN", help="Folder of `gr4ad run`; default: random weights.")
     benchmark.add_argument("--backend", default="torch", choices=("torch", "vllm"))
-    benchmark.add_argument("--minutes", type=float, default=10.0)
-    benchmark.add_argument("--rate", type=float, default=8.0, help="Valid requests a second.")
-    benchmark.add_argument("--changes", type=float, default=1000.0, help="Ads a minute.")
-    benchmark.add_argument("--widest", type=int, default=512, help="Beams of the requests that ask for most ads.")
-    benchmark.add_argument("--reload_seconds", type=float, default=60.0)
-    benchmark.add_argument("--annoy_seconds", type=float, default=0.5, help="Between two bad requests.")
-    arguments = benchmark.start(words)
-    if arguments.smoke:
-        arguments.minutes, arguments.reload_seconds, arguments.widest = 0.15, 3.0, 64
+    benchmark.take(
+        "--figure", minutes=10.0, rate=(8.0, "Valid requests a second."), changes=(1000.0, "Ads a minute."),
+        widest=(512, "Beams of the requests that ask for most ads."), reload_seconds=60.0,
+        annoy_seconds=(0.5, "Between two bad requests."),
+    )  # fmt: skip
+    arguments = benchmark.start(words, minutes=0.15, reload_seconds=3.0, widest=64)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         one = folder / "one"

@@ -7,23 +7,16 @@ BEFORE is a worktree of the earlier build. Both are run from their `src` folders
 own, in the environment of this Python. Where `BEFORE/src/gr4ad` lacks the folders at its root (modeling_gr4ad,
 tokenization, trainers, serving, model_cards, recipes), link them there first: `ln -s ../../serving BEFORE/src/gr4ad/`.
 
-One artifact of random weights, of the shape of `decode.py` (a history of 200 items, a million SIDs), is written by the
-earlier build and read by both, which must find the same scores and the same ads before a clock starts. A round takes
-both builds in turns:
-
-- `decode`: one request's beam search of widths 128/256/512, without a server;
-- `latency`: one request at a time through `gr4ad serve`, the median of a few; server and client on cores of their own;
-- `throughput`: requests that are all there at once.
-
-With --systems also servers with compiled searches; where the earlier build cannot serve so, its own nearest way stands
-in (`EARLIER`). With --commands whole commands of `gr4ad`, `{out}` being a new folder each time:
-`--commands evaluate="evaluate --run OUT/run --out {out}"`.
+One artifact of random weights, of the shape of `decode.py`, is written by the earlier build and read by both, which
+must find the same scores and the same ads before a clock starts. A round takes both builds in turns: `decode` is one
+request's beam search of widths 128/256/512, without a server; `latency` the median of a few requests, one at a time,
+through `gr4ad serve`, server and client on cores of their own; `throughput` requests that are all there at once. With
+--systems also servers with compiled searches; with --commands whole commands of `gr4ad`, `{out}` being a new folder
+each time: `--commands evaluate="evaluate --run OUT/run --out {out}"`.
 
 Values are medians over rounds, `spread` is the interquartile range. Every ratio is the median of the rounds' ratios;
 above 1 this checkout is faster.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -73,8 +66,6 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 class Decoder:
-    """A build that decodes in a process of its own."""
-
     def __init__(self, folder: Path, artifact: Path, size: Mapping[str, Any], *, write: bool) -> None:
         command = [sys.executable, "-m", "measurement.build_worker", str(artifact), json.dumps(size)]
         self.process = subprocess.Popen(
@@ -94,7 +85,6 @@ class Decoder:
         return line
 
     def search(self) -> float:
-        """Milliseconds of one search."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -107,7 +97,6 @@ class Decoder:
 
 @contextmanager
 def servers(sides: Mapping[str, Path], artifact: Path, work: Path, system: str) -> Iterator[dict[str, ServerProcess]]:
-    """A server of each build."""
     with ExitStack() as stack:
         found = {}
         for side, folder in sides.items():
@@ -119,7 +108,6 @@ def servers(sides: Mapping[str, Path], artifact: Path, work: Path, system: str) 
 
 
 def latency(server: ServerProcess, bodies: Sequence[dict]) -> float:
-    """Median milliseconds of requests one after another."""
     return float(np.median([1000 / requests_per_second(server.url, [body]) for body in bodies]))
 
 
@@ -131,7 +119,6 @@ def check_same(servers_of: Mapping[str, ServerProcess], body: Mapping[str, Any])
 
 
 def timed_command(folder: Path, words: str) -> float:
-    """Seconds of a command of a build."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "gr4ad.cli", *shlex.split(words.replace("{out}", f"{out}/out"))]
         begun = time.perf_counter()
@@ -140,8 +127,6 @@ def timed_command(folder: Path, words: str) -> float:
 
 
 class Comparison:
-    """Rows and ratios of what both builds measured in turns."""
-
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.ratios: dict[str, float] = {}
@@ -161,10 +146,9 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark.add_argument("--before", type=Path, required=True, metavar="BEFORE", help="Worktree of the other build.")
     benchmark.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=["native"])
     benchmark.add_argument("--commands", nargs="+", default=[], metavar="NAME=WORDS", help="Of `gr4ad`, to be timed.")
-    benchmark.add_argument("--rounds", type=int, default=9)
-    benchmark.add_argument("--command-rounds", type=int, default=1)
-    arguments = benchmark.start(words)
-    size, rounds = (SMOKE, 2) if arguments.smoke else (FULL, arguments.rounds)
+    benchmark.take(rounds=9, command_rounds=1)
+    arguments = benchmark.start(words, rounds=2)
+    size, rounds = SMOKE if arguments.smoke else FULL, arguments.rounds
     sides = {BEFORE: arguments.before, NOW: HERE.parent}
     os.sched_setaffinity(0, CLIENT_CORES)
     found = Comparison()

@@ -2,15 +2,12 @@
 
     python benchmarks/streaming.py --out benchmarks/results/streaming.json
 
-A log of 10 million random events (20 a user on average, of 100,000 ads, with event kinds and values) is written to
-parquet in row groups of 5,000 users. Then, each in a process of its own: the whole log goes through the stream once
-(read, shuffled in a buffer of 20,000 users, tokenized and collated: what training asks of it), and a small model
-trains some steps on it. Beside them the same log in memory is tokenized, up to `--in-memory` events of it, for the
-memory that takes. Peak memory is the resident set's high-water mark of the process, Python and libraries included,
-which stand beside it as `imports alone`. One pass each, so `spread` is 0.
+A log of 10 million random events (20 a user on average, of 100,000 ads, with event kinds and values) lies in parquet.
+Each in a process of its own: the whole log goes through the stream once (read, shuffled in a buffer of 20,000 users,
+tokenized and collated), a small model trains some steps on it, and up to `--in-memory` events of it are tokenized in
+memory. Peak memory is that of the process, Python and libraries included, which stand beside it as `imports alone`.
+One pass each, so `spread` is 0.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -48,7 +45,6 @@ SMOKE = {"events": 40_000, "ads": 2000, "steps": 3, "in_memory": 10_000}
 
 
 def write_log(path: Path, events: int, ads: int, seed: int) -> int:
-    """Writes about so many events group by group; returns how many."""
     rng = np.random.default_rng(seed)
     ids = pa.array(ad_ids(ads))
     kinds = pa.array(EVENTS)
@@ -186,14 +182,11 @@ UNITS = {
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke=f"{SMOKE['events']} events, {SMOKE['steps']} steps.")
-    benchmark.add_argument("--events", type=int, default=10_000_000)
-    benchmark.add_argument("--ads", type=int, default=100_000)
-    benchmark.add_argument("--steps", type=int, default=50, help="Training steps.")
-    benchmark.add_argument("--in-memory", type=int, default=1_000_000, help="Events of the log to read as a whole.")
-    benchmark.add_argument("--seed", type=int, default=0)
-    options = benchmark.start(words)
-    if options.smoke:
-        vars(options).update(SMOKE)
+    benchmark.take(
+        events=10_000_000, ads=100_000, steps=(50, "Training steps."), seed=0,
+        in_memory=(1_000_000, "Events of the log to read as a whole."),
+    )  # fmt: skip
+    options = benchmark.start(words, **SMOKE)
     with tempfile.TemporaryDirectory() as name:
         settings = {key: vars(options)[key] for key in ("events", "ads", "steps", "in_memory", "seed")}
 

@@ -4,15 +4,12 @@
     python benchmarks/training_speed.py amazon_beauty --data DIR --run RECIPE_OUT --out FILE
 
 Both start from the content embeddings that a run of the recipe left in RECIPE_OUT: neither is charged for them, and
-neither gets anything learned from sequences (no teacher). TIGER is a T5 with cornac's GRID configuration (residual
-k-means, constant learning rate), its width chosen to match our parameters; ours is the recipe's model and schedule.
-Each trains alone on the given threads, one after the other. The clock runs while identifiers are fitted and batches
-are trained; it stops while the same sample of validation users is ranked: TIGER by its own constrained beam search,
-ours by beams alone and, as it is served, with its item head. TIGER stops at `--minutes` on that clock, long before it
-has converged: what is compared is the way to the accuracies that it did reach.
+neither gets anything learned from sequences (no teacher). TIGER is a T5 with cornac's GRID configuration, its width
+chosen to match our parameters; ours is the recipe's model and schedule. Each trains alone, one after the other. The
+clock runs while identifiers are fitted and batches are trained; it stops while the same sample of validation users is
+ranked: TIGER by its own constrained beam search, ours by beams alone and, as it is served, with its item head. TIGER
+stops at `--minutes` on that clock, long before it has converged: what is compared is the way to what it did reach.
 """
-
-from __future__ import annotations
 
 import logging
 import tempfile
@@ -75,20 +72,15 @@ class Clock:
 
 
 class Milestones(TrainerCallback):
-    """Ranks the validation users every so many steps, on the clock of a training."""
-
-    def __init__(self, clock: Clock, every: int, batch_size: int, targets_a_step: float, score: Callable) -> None:
-        self.clock, self.every, self.batch_size = clock, every, batch_size
-        self.targets_a_step, self.score = targets_a_step, score
+    def __init__(self, every: int, measure: Callable) -> None:
+        self.every, self.measure = every, measure
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
-            targets = round(state.global_step * self.targets_a_step)
-            self.clock.measure("ours", targets, lambda: self.score(model))
+            self.measure(state.global_step, model)
 
 
 def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per_epoch: int) -> tuple[dict, Clock]:
-    """The recipe's model on SIDs and starts of the content alone."""
     data, targets = run.data, run.held_out(sample)
     served = RankingWeights(
         tuple(recipe.evaluate.beam_widths),
@@ -101,7 +93,7 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
         save_file({"content": vectors["content"]}, folder / "embeddings.safetensors")
         clock = Clock(limit=float("inf"))
         data_dir = run.stage("data") / "prepared"
-        build_tokenizer(recipe.tokenize, data_dir=data_dir, embed_dir=folder, out_dir=folder, seed=seed)
+        build_tokenizer(recipe.tokenize, data_dir=data_dir, embeddings_dir=folder, out_dir=folder, seed=seed)
         tokenizer = UASIDTokenizer.from_pretrained(folder / "tokenizer")
         torch.manual_seed(seed)
         model = GR4ADForRecommendation(model_config(recipe.model, tokenizer))
@@ -120,9 +112,12 @@ def train_ours(recipe: Recipe, run: FinishedRun, sample: Dataset, seed: int, per
         rows = args.per_device_train_batch_size
         steps = -(-len(data.train) // rows)
         trained = sum(min(len(items), recipe.model.max_context_items + 1) - 1 for items in data.train["items"])
-        milestones = Milestones(clock, max(1, steps // per_epoch), rows, trained / steps, score)
+
+        def measure(step: int, model: GR4ADForRecommendation) -> None:
+            clock.measure("ours", round(step * trained / steps), lambda: score(model))
+
         trainer = VSLTrainer(model=model, args=args, train_dataset=data.train, processing_class=tokenizer)
-        trainer.add_callback(milestones)
+        trainer.add_callback(Milestones(max(1, steps // per_epoch), measure))
         trainer.train()
         parameters = model.num_parameters()
     return {"parameters": parameters, "batch of histories": rows}, clock
@@ -211,28 +206,17 @@ def draw(points: dict[str, list[dict]], path: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    benchmark = Benchmark(
-        __file__, __doc__, smoke="A run of the recipe that `recipe.py --smoke` runs, seconds of TIGER."
-    )
-    benchmark.add_argument("recipe", help="YAML file or name of a packaged recipe.")
-    benchmark.add_argument("--data", metavar="DIR", help="Folder of the recipe's data files.")
-    benchmark.add_argument(
-        "--run", type=Path, required=True, metavar="RUN", help="A run of the recipe: its data and embeddings are used."
-    )
-    benchmark.add_argument("--figure", type=Path, metavar="FILE", help="Where to draw accuracy against time, .svg.")
-    benchmark.add_argument("--minutes", type=float, default=30.0, help="Of TIGER's training.")
-    benchmark.add_argument("--steps", type=int, default=64, help="TIGER's batches between two validations.")
-    benchmark.add_argument("--per-epoch", type=int, default=4, help="Our validations an epoch.")
-    benchmark.add_argument("--beams", type=int, default=20, help="TIGER's beam width; cornac's default is 20.")
-    benchmark.add_argument("--users", type=int, default=1000, help="Validation users that are ranked.")
-    benchmark.add_argument("--threads", type=int, default=1)
-    benchmark.add_argument("--seed", type=int, default=0)
-    arguments = benchmark.start(words)
+    benchmark = Benchmark(__file__, __doc__, smoke="A run that `recipe.py --smoke` left, and seconds of TIGER.")
+    benchmark.take(
+        "recipe", "--data", "--run", "--figure", minutes=(30.0, "Of TIGER's training."),
+        steps=(64, "TIGER's batches between two validations."), per_epoch=(4, "Our validations an epoch."),
+        beams=(20, "TIGER's beam width; cornac's default is 20."), users=(1000, "Validation users that are ranked."),
+        threads=1, seed=0,
+    )  # fmt: skip
+    arguments = benchmark.start(words, minutes=0.02, steps=2, users=20)
     torch.set_num_threads(arguments.threads)
     if find_spec("cornac") is None:
         benchmark.error("cornac is not installed: pip install cornac==3.0.1")
-    if arguments.smoke:
-        arguments.minutes, arguments.steps, arguments.users = 0.02, 2, 20
     seed, run = arguments.seed, FinishedRun(arguments.run)
     recipe = recipe_of(arguments.recipe, arguments.run, smoke=arguments.smoke, data=arguments.data, seed=seed)
     sample = sample_users(run.data.validation, arguments.users, seed)

@@ -2,26 +2,19 @@
 
     python benchmarks/vllm_beams.py --out benchmarks/results/vllm.json
 
-One request at a time: a history of 100 items, three SID levels, the same number of beams at each. All weights are
-random: speed does not depend on them. Systems:
+One request at a time: a history of 100 items, three SID levels, the same number of beams at each, random weights.
 
 - `gr4ad, native`: `Recommender.recommend` in this process.
-- `gr4ad, vLLM`: the same artifact and requests through `load_recommender(..., "vllm")`; both must
-  return the same ads before a clock starts.
+- `gr4ad, vLLM`: the same artifact through `load_recommender(..., "vllm")`; both must first return the same ads.
 - `Llama, vLLM`: `LLM.beam_search` of a Llama of as many layers, as wide and, by the size of its feed-forward layers,
-  of equal parameters within 2%. Its prompt is one position an item, as long as gr4ad's context; users of decoder-only
-  models feed T tokens an item. Its beams are unconstrained: a trie would only add to its time. Prefix caching is on,
-  as vLLM's default is, so that only the first beam of a request reads the prompt. Its layers run eagerly unless
-  --compile.
+  of equal parameters within 2%. Its prompt is one position an item (users of decoder-only models feed T tokens), its
+  beams are unconstrained: a trie would only add to its time. Prefix caching is on, as vLLM's default is.
 
-Each engine of vLLM runs in processes of its own, all alive at once, with --threads threads each. Every request has
-another history: nothing is answered from a prefix cache across requests. A round takes all systems in turns; values
-are medians over rounds, `spread` is the interquartile range, a ratio is the median of the rounds' ratios.
-`speedup` is of one request, `throughput` of 16 at once; `native_vs_vllm` is the time of gr4ad on vLLM over that of the
-native engine, of 16 requests at once.
+Each engine of vLLM runs in processes of its own, all alive at once. Every request has another history: nothing is
+answered from a prefix cache across requests. A round takes all systems in turns; values are medians over rounds,
+`spread` is the interquartile range, a ratio is the median of the rounds' ratios. `speedup` is of one request,
+`throughput` of 16 at once, `native_vs_vllm` the time of those by gr4ad on vLLM over that by the native engine.
 """
-
-from __future__ import annotations
 
 import os
 import tempfile
@@ -51,7 +44,6 @@ SIZES = {
 
 
 def build_artifact(folder: Path, smoke: bool, seed: int) -> Recommender:
-    """A random model, catalog and tokenizer; returns them as the native recommender."""
     codebooks, items, history, hidden, intermediate, layers, parallel, beams = SIZES[smoke]
     artifact = random_artifact(
         folder / "artifact", random_tokenizer(codebooks, items, seed=seed), beam_widths=[beams[0]] * len(codebooks),
@@ -115,30 +107,33 @@ class Systems:
 
 def measure(systems: Systems, rounds: int) -> dict[tuple[str, int, int], np.ndarray]:
     """Milliseconds by (system, beams, requests at once), one a round."""
-    calls: dict[tuple[str, int, int], Callable[[], float]] = {}
 
-    def enter(name: str, beams: int, count: int, search: Callable[[list[list[str]], int], Any]) -> None:
-        def measured() -> float:
-            histories = systems.histories(count)
-            return milliseconds(lambda: search(histories, beams))
+    def timed_search(search: Callable, count: int, beams: int) -> float:
+        histories = systems.histories(count)
+        return milliseconds(lambda: search(histories, beams))
 
-        calls[name, beams, count] = measured
-
-    for beams in systems.beams:
-        for count in (1, TOGETHER):
-            enter("gr4ad, native", beams, count, partial(systems.gr4ad, systems.native))
-            enter("gr4ad, vLLM", beams, count, partial(systems.gr4ad, systems.vllm))
-            if count == 1 or beams == systems.beams[0]:  # with the widest, a round of many would take minutes
-                enter("Llama, vLLM", beams, count, systems.beam_search)
+    searches = {
+        "gr4ad, native": partial(systems.gr4ad, systems.native),
+        "gr4ad, vLLM": partial(systems.gr4ad, systems.vllm),
+        "Llama, vLLM": systems.beam_search,
+    }
+    calls = {
+        (name, beams, count): partial(timed_search, search, count, beams)
+        for beams in systems.beams
+        for count in (1, TOGETHER)
+        for name, search in searches.items()
+        # With the widest, a round of many of Llama's would take minutes.
+        if name != "Llama, vLLM" or count == 1 or beams == systems.beams[0]
+    }
     return interleaved(calls, rounds)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__)
-    benchmark.add_argument("--rounds", type=int, default=5, help="rounds timed (default: %(default)s)")
-    benchmark.add_argument("--threads", type=int, default=1, help="threads of each engine (default: %(default)s)")
-    benchmark.add_argument("--seed", type=int, default=0)
-    benchmark.add_argument("--compile", action="store_true", help="compile Llama's layers; needs a C++ compiler")
+    benchmark.take(
+        rounds=5, threads=(1, "Of each engine."), seed=0,
+        compile=(False, "Compile Llama's layers; needs a C++ compiler."),
+    )  # fmt: skip
     arguments = benchmark.start(words)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

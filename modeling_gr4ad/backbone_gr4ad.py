@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -164,7 +165,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
             **history,
         )
 
-    def trunk(self, context: GR4ADContext, **kwargs) -> torch.Tensor:
+    def trunk(self, context: GR4ADContext, **kwargs: Any) -> torch.Tensor:
         """m^K of all positions at once, (B, 1 or S, P, d): no previous token, hence shared by every row of a query."""
         levels = self.level_embeddings(torch.arange(self.num_positions, device=context.query.device))
         if self.config.query_from_context:
@@ -182,7 +183,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
         tokens: torch.Tensor | None,
         context: GR4ADContext,
         cache: BeamCache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Layers K + 1..L. trunk (B, 1 or R, P', d) and the previous tokens (B, R, P') -> normed states (B, R, P', d);
         with `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position."""
@@ -246,6 +247,7 @@ class GR4ADHeads:
     config: GR4ADConfig
     model: GR4ADModel
     device: torch.device
+    generation_config: GenerationConfig
     sid_heads: nn.ModuleList
     value_head: nn.Linear | None
     item_head: GR4ADItemHead | None

@@ -2,7 +2,7 @@
 """GR4AD model configuration, and what the model reads of a history."""
 
 from dataclasses import field
-from typing import TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -38,6 +38,18 @@ class HistoryKwargs(HistoryInputs, total=False):
     output_hidden_states: bool | None
     output_attentions: bool | None
     return_dict: bool | None
+
+
+class SIDTokenizer(Protocol):
+    """What a model asks of a [`UASIDTokenizer`]."""
+
+    level_sizes: list[int]
+    value_bucket_means: list[float]
+    event_names: list[str]
+    num_time_buckets: int
+    num_cross_domain_items: int
+    user_features: dict[str, list[str]]
+    index: Any
 
 
 HISTORY_INPUTS: tuple[str, ...] = ("attention_mask", *HistoryInputs.__annotations__)
@@ -154,7 +166,7 @@ class GR4ADConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int = 1
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
@@ -209,7 +221,7 @@ class GR4ADConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
-    def from_tokenizer(cls, tokenizer, **kwargs) -> "GR4ADConfig":
+    def from_tokenizer(cls, tokenizer: "SIDTokenizer", **kwargs: Any) -> "GR4ADConfig":
         """The configuration of a model for a [`UASIDTokenizer`]: codebooks, value buckets, events, time buckets,
         cross-domain rows and user features are the tokenizer's, all else is `kwargs`.
 
@@ -219,7 +231,7 @@ class GR4ADConfig(PreTrainedConfig):
         """
         return cls(**{**tokenizer_fields(tokenizer), **kwargs})
 
-    def check_tokenizer(self, tokenizer) -> None:
+    def check_tokenizer(self, tokenizer: "SIDTokenizer") -> None:
         """Raises ValueError, naming field, values and remedy, unless this model's token ids and features are those of
         a [`UASIDTokenizer`]."""
         for name, theirs in tokenizer_fields(tokenizer).items():
@@ -231,7 +243,7 @@ class GR4ADConfig(PreTrainedConfig):
                     "tokenizer's codebooks have grown, `model.resize_codebooks` follows them."
                 )
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Part of `@strict` validation: rejects combinations that cannot be built, naming the field and the remedy."""
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ValueError(
@@ -305,7 +317,7 @@ OPTIONAL_FEATURES = (
 )
 
 
-def tokenizer_fields(tokenizer) -> dict:
+def tokenizer_fields(tokenizer: SIDTokenizer) -> dict[str, Any]:
     """What a model must have in common with its tokenizer, as fields of [`GR4ADConfig`]."""
     means = list(tokenizer.value_bucket_means)
     return {
@@ -319,10 +331,10 @@ def tokenizer_fields(tokenizer) -> dict:
     }
 
 
-def shortened(value) -> str:
+def shortened(value: object) -> str:
     """`value` as text of at most 80 characters, for messages."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-__all__ = ["HISTORY_INPUTS", "NUM_SPECIAL_TOKENS", "GR4ADConfig", "HistoryInputs", "HistoryKwargs"]
+__all__ = ["HISTORY_INPUTS", "NUM_SPECIAL_TOKENS", "GR4ADConfig", "HistoryInputs", "HistoryKwargs", "SIDTokenizer"]

@@ -9,9 +9,12 @@ is expanded, copied or reordered: the prompt's keys and values are stored and re
 Shapes: B batch, C prompt tokens, W beams, T SID levels, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateBeamDecoderOnlyOutput
+from transformers.utils import ModelOutput
 
 from .beam_selection_gr4ad import next_beams, width_table
 from .trie_gr4ad import SIDTrie
@@ -21,12 +24,12 @@ def generate(
     inputs: torch.Tensor | None = None,
     generation_config: GenerationConfig | None = None,
     *,
-    model,
+    model: Any,
     trie: SIDTrie | None = None,
-    tokenizer=None,
+    tokenizer: Any = None,
     valid_sids: torch.Tensor | None = None,
-    **kwargs,
-):
+    **kwargs: Any,
+) -> torch.Tensor | ModelOutput:
     """What `model.generate(..., custom_generate=REPOSITORY, trust_remote_code=True)` calls.
 
     ```python
@@ -83,7 +86,7 @@ def generate(
 
 @torch.no_grad()
 def tree_search(
-    model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, trie: SIDTrie, widths: list[int]
+    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, trie: SIDTrie, widths: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """SIDs (int64, (B, k, T)) and their log-probabilities (float, (B, k)), best first, -inf where there is none.
 

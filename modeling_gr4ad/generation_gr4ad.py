@@ -4,13 +4,15 @@
 Shapes: B batch, T SID levels.
 """
 
+from typing import Any
+
 import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateBeamEncoderDecoderOutput, GenerationMixin
 from transformers.utils import ModelOutput
 
 from .beam_selection_gr4ad import width_table
-from .configuration_gr4ad import HISTORY_INPUTS
+from .configuration_gr4ad import HISTORY_INPUTS, SIDTokenizer
 from .item_ranking_gr4ad import GR4ADItemRankingMixin
 from .trie_gr4ad import SIDTrie
 
@@ -18,7 +20,7 @@ from .trie_gr4ad import SIDTrie
 class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
     """Everything [`GR4ADForRecommendation`] produces from histories."""
 
-    def build_trie(self, tokenizer) -> SIDTrie:
+    def build_trie(self, tokenizer: SIDTokenizer) -> SIDTrie:
         """The trie of the active items of a [`UASIDTokenizer`], on the model's device: built once for many requests.
         It does not follow later changes of the item table.
 
@@ -35,9 +37,9 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
         generation_config: GenerationConfig | None = None,
         *,
         trie: SIDTrie | None = None,
-        tokenizer=None,
+        tokenizer: SIDTokenizer | None = None,
         custom_generate: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor | ModelOutput:
         """Beam search with the interface of transformers: `beam_search`, and the best of its SIDs.
 
@@ -74,7 +76,7 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
             return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         settings = self.generation_config if generation_config is None else generation_config
 
-        def setting(name: str, default):
+        def setting(name: str, default: Any) -> Any:
             value = kwargs.pop(name, getattr(settings, name, None))
             return default if value is None else value
 

@@ -66,8 +66,8 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             input_ids, attention_mask, **history: The histories, as in [`GR4ADModel.forward`].
             trie ([`SIDTrie`]): The valid SIDs, on the model's device.
             top_k (`int`): Items to return; fewer where the beams hold fewer, the rest marked -1.
-            weights ([`RankingWeights`]): Of the score; default its defaults. `exclude_history` is not read here: see
-                `exclude_items`.
+            weights ([`RankingWeights`]): Of the score; default those of the model's `generation_config`, which an
+                artifact carries. `exclude_history` is not read here: see `exclude_items`.
             beam_widths: In place of those of `weights`: W_1..W_T, or a line of T widths for each request.
             exclude_items (int64, (B, E), *optional*): Item rows never to return, -1 = padding.
             item_groups (int64, (item rows,), *optional*): Group of each item row, e.g. its account; -1 =
@@ -78,7 +78,8 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         Raises:
             ValueError: As `beam_search` and `RankingWeights.check`; or if `max_per_group` is below 1 or has no groups.
         """
-        weights = RankingWeights() if weights is None else weights
+        if weights is None:
+            weights = RankingWeights.from_generation_config(self.generation_config)
         weights.check(self.config)
         if max_per_group is not None and (max_per_group < 1 or item_groups is None):
             raise ValueError(

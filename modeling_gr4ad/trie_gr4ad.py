@@ -2,6 +2,7 @@
 """The valid semantic IDs of a catalog as compressed sparse rows: the constraint of the beam search."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ class SIDTrie:
         return cls(offsets, edges, max_children, code_limits, leaf_offsets, item_rows, int(leaf_offsets.diff().max()))
 
     @classmethod
-    def from_index(cls, index, device: torch.device | str = "cpu") -> "SIDTrie":
+    def from_index(cls, index: Any, device: torch.device | str = "cpu") -> "SIDTrie":
         """The trie of the active items of a [`SIDIndex`], e.g. `tokenizer.index`; its leaves hold the index's rows,
         best rank first. It does not follow later changes of the index: build it again.
 

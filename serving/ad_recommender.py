@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""The face of a recommender, whichever engine computes: which ads for these users?"""
+"""The interface of a recommender on any engine: which ads for these users?"""
 
 from __future__ import annotations
 

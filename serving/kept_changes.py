@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""The changes a server made to its ads, as few as say the same: they are made again in the weights that come after."""
+"""The net result of the changes that a server made to its ads, to be made again in weights that are loaded later."""
 
 from __future__ import annotations
 

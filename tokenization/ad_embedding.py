@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Ad embeddings: what an ad says, and whom it is seen with."""
+"""Ad embeddings: the content of an ad, and its co-occurrence with other ads."""
 
 from __future__ import annotations
 

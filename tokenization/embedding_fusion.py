@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""One vector an ad from what it says and whom it is seen with."""
+"""One vector per ad, from its content and its co-occurrence with other ads."""
 
 from __future__ import annotations
 

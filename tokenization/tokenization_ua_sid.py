@@ -74,8 +74,8 @@ class UASIDTokenizer(PythonBackend):
         num_time_buckets: int = 0,
         num_cross_domain_items: int = 0,
         item_vectors_file: str | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         self.item_table_file = item_table_file
         self.codebooks_file = codebooks_file
         self.item_vectors_file = item_vectors_file
@@ -136,7 +136,7 @@ class UASIDTokenizer(PythonBackend):
     def get_vocab(self) -> dict[str, int]:
         return {**self.token_ids, **self.added_tokens_encoder}
 
-    def _tokenize(self, text: str, **kwargs) -> list[str]:
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return SID_TOKEN.findall(text)
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -251,7 +251,8 @@ class UASIDTokenizer(PythonBackend):
         """Model inputs of one history, int64 arrays without padding, as `encode_rows`: `item_ids` (S,), those of
         `event_ids`, `value_ids`, `time_ids` (S,) and `cross_domain_ids`, `cross_domain_places` (X,) that row and
         tokenizer have, and `user_feature_ids` (features,)."""
-        history = row if isinstance(row, UserHistory) else UserHistory.from_row(row, self.user_features)
+        # Not `isinstance(row, UserHistory)`: where this file is loaded as remote code, that class has two copies.
+        history = UserHistory.from_row(row, self.user_features) if isinstance(row, Mapping) else row
         if not len(history):
             raise HistoryError("items", "The history is empty: give at least one item the user engaged with.")
         keep = slice(-max_items, None) if max_items else slice(None)

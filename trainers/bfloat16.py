@@ -1,4 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Whether bfloat16 is fast on this machine."""
+
 import torch
 
 

@@ -1,28 +1,25 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Stops a training whose loss or weights are no numbers any more, before anything of it is saved."""
+"""Stops a training whose loss or weights are not finite, before anything of it is saved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .trainer_mixin import TrainerMixin
 from .whole_checkpoints import last_checkpoint
-
-if TYPE_CHECKING:
-    TrainerBase = Trainer
-else:
-    TrainerBase = object
 
 
 class NonFiniteTrainingError(ValueError):
     """The loss or a parameter became NaN or infinite."""
 
 
-class FiniteTrainingMixin(TrainerBase):
+class FiniteTrainingMixin(TrainerMixin):
     """Gives a Trainer a look at its losses whenever it logs, validates or saves, and at its parameters before the two
     latter and at the end. Nothing is read back from the device in between."""
 
@@ -31,7 +28,12 @@ class FiniteTrainingMixin(TrainerBase):
         self.lost_step: torch.Tensor | None = None  # int64 scalar: the first step whose loss is not finite, or 0
         self.add_callback(FiniteWatch(self))
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.note_loss(loss.detach())
         return loss
@@ -78,28 +80,31 @@ class FiniteWatch(TrainerCallback):
     def __init__(self, trainer: FiniteTrainingMixin):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer.lost_step = None
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         kept = control.should_evaluate or control.should_save
         if kept or control.should_log:
             self.trainer.check_finite(parameters=kept)
 
     on_epoch_end = on_step_end
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer.check_finite(parameters=True)
 
 
 @torch.no_grad()
-def all_finite(model: torch.nn.Module) -> bool:
+def all_finite(model: nn.Module) -> bool:
     """Whether every parameter, or this process's shard of it, is finite."""
-    flags = []
-    for parameter in model.parameters():
-        values = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        flags.append(values.isfinite().all())
-    return bool(torch.stack(flags).all())
+    shards = (part.to_local() if isinstance(part, DTensor) else part for part in model.parameters())
+    return bool(torch.stack([shard.isfinite().all() for shard in shards]).all())
 
 
 __all__ = ["FiniteTrainingMixin", "NonFiniteTrainingError", "all_finite"]

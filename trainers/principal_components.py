@@ -1,4 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Principal components of vectors."""
+
 from __future__ import annotations
 
 import numpy as np

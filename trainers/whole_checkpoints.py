@@ -9,20 +9,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
+from .trainer_mixin import TrainerMixin
+
 TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container")
-if TYPE_CHECKING:
-    TrainerBase = Trainer
-else:
-    TrainerBase = object
 UNFINISHED = ".unfinished"  # a folder that neither resuming nor the rotation of checkpoints looks into
 
 
@@ -31,7 +28,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return get_last_checkpoint(str(folder)) if os.path.isdir(folder) else None
 
 
-class WholeCheckpointMixin(TrainerBase):
+class WholeCheckpointMixin(TrainerMixin):
     """Gives a Trainer checkpoints that are written beside their place and then renamed: killed while it saves, or on a
     full disk, a run keeps its last checkpoint and `get_last_checkpoint` finds that one."""
 

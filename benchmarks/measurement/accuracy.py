@@ -1,7 +1,5 @@
 """Rankings of test users as rows of a result: systems by protocol and metric, over seeds and beside each other."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,7 +35,6 @@ def compared_rows(
     Args:
         groups: System -> folders of its runs, one a seed.
         unit: Of values in the log.
-        protocols: Which of the tables.
 
     Returns:
         Rows with `value` (mean over seeds), `spread` (sample standard deviation over them, None for one), `low` and
@@ -59,6 +56,3 @@ def compared_rows(
                 if "difference" in figures:
                     differences[label] = rounded(figures["difference"])
     return rows, differences
-
-
-__all__ = ["ENDS", "METRICS", "PREFIXES", "compared_rows", "metric_rows", "unit_of"]

@@ -10,8 +10,6 @@ artifact is first written into FOLDER by this build. Prints a line of JSON with 
 Uses names alone that are in both builds.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -5,8 +5,6 @@ FLOPs are what `FlopCounterMode` counts; bytes are what the same operations, mat
 write: weights, context keys and values, activations; not element-wise work and look-ups.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -84,7 +82,6 @@ class Traffic(TorchDispatchMode):
 
 
 def stage_work(request: Callable, model: GR4ADForRecommendation, trie: SIDTrie) -> tuple[Counter, Counter]:
-    """FLOPs and bytes of each stage."""
     flops: Counter = Counter()
     traffic: Counter = Counter()
 

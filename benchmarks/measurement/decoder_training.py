@@ -1,7 +1,5 @@
 """The decoder of a recipe alone, trained on semantic IDs without what would hide it (`decoders.py`, `scaling.py`)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,8 +9,9 @@ import torch
 
 from gr4ad import GR4ADConfig, GR4ADForRecommendation, UASIDTokenizer, VSLConfig, VSLTrainer
 from gr4ad.pipeline import Recipe
+from gr4ad.pipeline.comparing import seed_folder
 from gr4ad.pipeline.training import model_config, trainer_arguments
-from measurement.runs import FinishedRun, recipe_of, seed_folder
+from measurement.runs import FinishedRun, recipe_of
 
 UNPLACED = ("item_head_copy", "item_head_repeat")
 DECODER_ALONE = {
@@ -34,7 +33,7 @@ class Stages:
     run: FinishedRun
 
     @classmethod
-    def of_run(cls, name: str, data: str | None, folder: Path, seed: int, *, smoke: bool) -> Stages:
+    def of_run(cls, name: str, data: str | None, folder: Path, seed: int, *, smoke: bool) -> "Stages":
         """`folder` is that of seed 0."""
         recipe = recipe_of(name, folder, smoke=smoke, data=data, seed=seed)
         return cls(recipe, FinishedRun(seed_folder(folder, seed)))
@@ -64,6 +63,3 @@ def train_decoder(
     )
     trainer.train()
     return trainer, time.monotonic() - started
-
-
-__all__ = ["Stages", "decoder_config", "train_decoder"]

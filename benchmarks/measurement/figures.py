@@ -1,7 +1,5 @@
 """Figures of the results, the same bytes for the same numbers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +13,3 @@ def save_figure(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "gr4ad"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-__all__ = ["save_figure"]

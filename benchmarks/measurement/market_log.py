@@ -1,7 +1,5 @@
 """What a simulated market's own system logs, as an online trainer is fed with it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +24,7 @@ class Log:
     of_user: dict[str, list[tuple[int, str, float]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, market: AdMarket) -> Log:
+    def of(cls, market: AdMarket) -> "Log":
         events = market.simulate().sort_values("timestamp", kind="stable")
         click = events[events["event"] == "click"]
         columns = ("timestamp", "user_id", "item_id", "value")

@@ -1,7 +1,5 @@
 """Policies in a simulated market: the lists that they show, and what the market's ground truth says those earn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +74,3 @@ def earned(market: AdMarket, data: PreparedData, rankings: np.ndarray) -> np.nda
     share = (cold[:, : shown.shape[1]] & shown).sum(1) / np.maximum(shown.sum(1), 1)
     alone = 1000 * market.expected_revenue(users, np.where(cold, ids[rankings], ""), market.config.end_time)
     return np.stack([*days, share, alone], axis=1)
-
-
-__all__ = ["BASELINE", "UNIT", "baseline_lists", "earned", "served_lists"]

@@ -1,7 +1,6 @@
 """Models of the online benchmark: trained from scratch on a time of the log, and the lists that they serve."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +45,10 @@ def new_tokenizer(
     quantizer = MGMRQuantizer(list(size.codebooks), distinct_last=True)
     codes = quantizer.fit(embeddings[there], names)
     quantizer.save(folder / "codebooks.safetensors")
-    counts: dict[str, int] = {}
-    for moment, _, item, _ in log.clicks:
-        if moment < until:
-            counts[item] = counts.get(item, 0) + 1
-    SIDIndex(names, codes, np.array([counts.get(item, 0) for item in names])).save(folder / "items.parquet")
-    values = np.array([value for moment, *_, value in log.clicks if moment < until])
-    edges, means = fit_value_buckets(values, 16)
+    past = [click for click in log.clicks if click[0] < until]
+    counts = Counter(item for _, _, item, _ in past)
+    SIDIndex(names, codes, np.array([counts[item] for item in names])).save(folder / "items.parquet")
+    edges, means = fit_value_buckets(np.array([value for *_, value in past]), 16)
     tokenizer = UASIDTokenizer(
         str(folder / "items.parquet"),
         str(folder / "codebooks.safetensors"),

@@ -1,7 +1,5 @@
 """`gr4ad online` and `gr4ad serve` as processes that can be killed, and the files through which they are fed."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess
@@ -48,7 +46,6 @@ class Processes:
         self.wait(lambda: PublishedModel.exists_at(self.root.root))
 
     def restart(self) -> None:
-        """Kills both (SIGKILL) and starts them again."""
         self.kill()
         self.start_trainer()
         self.server.start()

@@ -1,7 +1,5 @@
 """Work in processes of its own, for what it takes of memory. Imports nothing that would count."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -41,6 +39,3 @@ def peak_gb() -> float:
     """Peak resident memory of this process. Not getrusage: its figure starts at that of the process that forked."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1e6
-
-
-__all__ = ["in_own_process", "peak_gb"]

@@ -3,8 +3,6 @@
 Every name used here is also in earlier builds of gr4ad: `speed.py` builds its artifact with each of two.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,6 +79,3 @@ def random_artifact(
     tokenizer.save_pretrained(folder)
     GenerationConfig(beam_widths=list(beam_widths), **{**SERVING, **(serving or {})}).save_pretrained(folder)
     return folder
-
-
-__all__ = ["ad_ids", "random_artifact", "random_codes", "random_tokenizer"]

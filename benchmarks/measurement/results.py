@@ -4,8 +4,6 @@ A result is JSON with `command`, `machine`, `versions`, `seeds`, `rows` and `rat
 `value`, `spread` and `unit`. What a spread is, its script says: a number, or the two ends of an interval, or None.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shlex
@@ -24,7 +22,14 @@ from gr4ad.pipeline.runner import write_json
 
 Row = dict[str, Any]
 DIGITS = 6
-"""Significant digits of a figure."""
+COMMON: dict[str, dict[str, Any]] = {
+    "recipe": {"help": "YAML file or name of a packaged recipe."},
+    "--data": {"type": Path, "metavar": "DIR", "help": "Folder of the recipe's data files."},
+    "--work": {"type": Path, "metavar": "OUT", "required": True, "help": "Folder of the runs; finished ones stay."},
+    "--run": {"type": Path, "metavar": "RUN", "required": True, "help": "Finished folder of `gr4ad run`, of seed 0."},
+    "--runs": {"nargs": "+", "metavar": "NAME=RUN", "required": True, "help": "Finished folders of `gr4ad run`."},
+    "--figure": {"type": Path, "metavar": "FILE", "help": "Figure to write, .svg."},
+}
 
 
 class Benchmark(argparse.ArgumentParser):
@@ -47,9 +52,25 @@ class Benchmark(argparse.ArgumentParser):
         self.asked.append(action)
         return action
 
-    def start(self, words: Sequence[str] | None) -> argparse.Namespace:
-        """Reads the command line (None: that of the process), and sets up logs and the allocator."""
+    def take(self, *names: str, **defaults: Any) -> None:
+        """Options of `COMMON`, then others by their default, or (default, help): a list takes several values, False is
+        a switch."""
+        for name in names:
+            self.add_argument(name, **COMMON[name])
+        for name, given in defaults.items():
+            default, told = given if isinstance(given, tuple) else (given, None)
+            one = default[0] if isinstance(default, list) else default
+            how: dict[str, Any] = {"action": "store_true"}
+            if default is not False:
+                how = {"type": type(one), "default": default, "nargs": "+" if isinstance(default, list) else None}
+            self.add_argument("--" + name.replace("_", "-"), help=told, **how)
+
+    def start(self, words: Sequence[str] | None, **smoke: Any) -> argparse.Namespace:
+        """Reads the command line (None: that of the process), and sets up logs and the allocator; with `--smoke` the
+        values of `smoke` are in the place of what was asked."""
         arguments = self.parse_args(words)
+        if arguments.smoke:
+            vars(arguments).update(smoke)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         keep_freed_memory()
         return arguments
@@ -111,7 +132,6 @@ class Benchmark(argparse.ArgumentParser):
 
 
 def show(rows: Sequence[Row], ratios: Mapping[str, Any]) -> None:
-    """Prints rows and ratios as a table."""
     table = Table(*(Column(name, overflow="fold") for name in ("name", "metric", "value", "spread", "unit")))
     for row in rows:
         table.add_row(row["name"], row["metric"], str(row["value"]), str(row["spread"]), row["unit"])
@@ -132,7 +152,6 @@ def rounded(value: Any) -> Any:
 
 
 def result_row(name: str, metric: str, value: Any, unit: str, spread: Any = None, **more: Any) -> Row:
-    """One row; `more` are further fields."""
     return {
         "name": name, "metric": metric, "value": rounded(value), "spread": rounded(spread), "unit": unit,
         **rounded(more),
@@ -152,8 +171,4 @@ def seeds_row(name: str, metric: str, values: Sequence[float], unit: str, **more
 
 
 def values_of(rows: Sequence[Row]) -> dict[tuple[str, str], Any]:
-    """(Name, metric) -> value."""
     return {(row["name"], row["metric"]): row["value"] for row in rows}
-
-
-__all__ = ["Benchmark", "Row", "result_row", "rounded", "rounds_row", "seeds_row", "values_of"]

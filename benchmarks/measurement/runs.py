@@ -1,10 +1,9 @@
 """Finished folders of `gr4ad run`, variants of recipes, and a recipe that runs in seconds."""
 
-from __future__ import annotations
-
+import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +16,11 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from gr4ad import UASIDTokenizer
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline import Recipe, load_recipe, run_recipe
-from gr4ad.pipeline.comparing import read_groups, seed_folder
+from gr4ad.pipeline.comparing import read_groups
 from gr4ad.pipeline.config_fields import config_class
 from gr4ad.pipeline.recipe import NEED_TORCH
 from gr4ad.pipeline.run import run_stage
-from gr4ad.pipeline.runner import StageRunner
+from gr4ad.pipeline.runner import StageRunner, write_json
 from gr4ad.pipeline.stages import SECTIONS, STAGES
 from gr4ad.trainers.evaluation import Sequences, SequenceTable
 
@@ -72,13 +71,20 @@ class FinishedRun:
         return SequenceTable.from_dataset(split, self.item_ids).held_out
 
 
+def kept(file: Path, make: Callable[[], dict]) -> dict:
+    """What `make` returns, out of `file` if it was made before."""
+    if not file.is_file():
+        found = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def named_runs(words: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder, of words NAME=FOLDER."""
     return {name: Path(folders[0]) for name, folders in read_groups(words).items()}
 
 
 def slug(name: str) -> str:
-    """A name as part of a folder's."""
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
@@ -143,9 +149,3 @@ def recipe_of(
     if smoke:
         return load_recipe(smoke_recipe(work), seed=seed)
     return load_recipe(name, data_root=data, seed=seed)
-
-
-__all__ = [
-    "Changes", "FinishedRun", "changed", "named_runs", "recipe_of", "run_up_to", "run_variant", "seed_folder", "slug",
-    "smoke_recipe",
-]  # fmt: skip

@@ -1,7 +1,5 @@
 """Real servers: `gr4ad serve` as a process, loads of requests on it, and what test users would ask."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil
@@ -12,19 +10,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from json import dumps, load, loads
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
+import httpx
 import numpy as np
 
 from gr4ad import GR4ADConfig, UASIDTokenizer
 from gr4ad.data import PreparedData
 from gr4ad.serving.load_test import run_load
 
-DIRECT = build_opener(ProxyHandler({}))
+DIRECT = httpx.Client(trust_env=False, timeout=120)
 OWN_CORES = sorted(os.sched_getaffinity(0))  # before this process gives any of them up
 SERVER_CORES = {OWN_CORES[0]}
 CLIENT_CORES = set(OWN_CORES[1:]) or SERVER_CORES
@@ -81,7 +78,8 @@ class ServerProcess:
             )  # fmt: skip
         end = time.monotonic() + START_SECONDS
         while True:
-            with suppress(URLError, ConnectionError, TimeoutError), DIRECT.open(f"{self.url}/v1/model", timeout=60):
+            with suppress(httpx.HTTPError):
+                DIRECT.get(f"{self.url}/v1/model").raise_for_status()
                 return
             if self.process.poll() is not None or time.monotonic() > end:
                 self.kill()
@@ -89,17 +87,14 @@ class ServerProcess:
             time.sleep(0.1)
 
     def tail(self) -> str:
-        """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one body of /v1/recommend. Raises RuntimeError with the server's words if it refuses."""
-        request = Request(f"{self.url}/v1/recommend", dumps(body).encode(), {"Content-Type": "application/json"})
-        try:
-            with DIRECT.open(request, timeout=120) as response:
-                return load(response)
-        except HTTPError as error:
-            raise RuntimeError(f"The server refused: {error.code} {error.read().decode()[:500]}") from error
+        response = DIRECT.post(f"{self.url}/v1/recommend", json=body)
+        if response.is_error:
+            raise RuntimeError(f"The server refused: {response.status_code} {response.text[:500]}")
+        return response.json()
 
     def stop(self) -> int:
         """Ends it by SIGTERM; returns its exit code."""
@@ -127,11 +122,7 @@ def server_on_core(
 
 
 def requests_per_second(url: str, bodies: Sequence[dict], requests: int | None = None) -> float:
-    """Answers a second when all are asked for at once.
-
-    Raises:
-        SystemExit: A request failed.
-    """
+    """Answers a second when all are asked for at once. Raises SystemExit if a request failed."""
     arrivals = np.zeros(len(bodies) if requests is None else requests)
     begun = time.perf_counter()
     outcomes = asyncio.run(run_load(url, bodies, arrivals, timeout=600.0))
@@ -158,26 +149,13 @@ def request_bodies(
     data: PreparedData, tokenizer: UASIDTokenizer, config: GR4ADConfig, top_k: int
 ) -> list[dict[str, Any]]:
     """The body that each test user's request has, with all that the model reads of a history."""
-    test = data.test
-    wanted = {
-        "events": bool(tokenizer.event_names),
-        "values": bool(config.context_values),
-        "times": bool(config.num_time_buckets),
-    }
-    columns = {name: test[name] for name, reads in wanted.items() if reads and name in test.column_names}
-    features = {name: test[name] for name in tokenizer.user_features if name in test.column_names}
+    reads = {"events": tokenizer.event_names, "values": config.context_values, "times": config.num_time_buckets}
+    columns = ("items", *(name for name, wanted in reads.items() if wanted))
     bodies = []
-    for row, items in enumerate(test["items"]):
-        keep = slice(-config.max_context_items, None)
-        body: dict[str, Any] = {"history": list(items[keep]), "top_k": top_k}
-        body |= {name: list(values[row][keep]) for name, values in columns.items()}
-        if features:
-            body["user_features"] = {name: values[row] for name, values in features.items()}
+    for row in data.test:
+        kept = {name: row[name][-config.max_context_items :] for name in columns if name in row}
+        body = {"history": kept.pop("items"), "top_k": top_k, **kept}
+        if features := {name: row[name] for name in tokenizer.user_features if name in row}:
+            body["user_features"] = features
         bodies.append(body)
     return bodies
-
-
-__all__ = [
-    "CLIENT_CORES", "ServerProcess", "artifact_with", "random_bodies", "request_bodies", "requests_per_second",
-    "server_on_core",
-]  # fmt: skip

@@ -1,7 +1,5 @@
 """Residual quantizers that `sid_tokenization.py` races, each in a process of its own that imports no more than it."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np
@@ -36,16 +34,9 @@ def contend(name: str, path: str, sizes: tuple[int, ...]) -> dict:
             [index.compute_codes(part) for part in np.array_split(data, max(1, len(data) // 50_000))]
         )
         seconds = time.perf_counter() - start
-        reader = np.zeros((len(data), len(sizes)), dtype=np.int64)
-        bits = np.unpackbits(packed, axis=1, bitorder="little")
-        offset = 0
-        for level, size in enumerate(sizes):
-            width = int(np.log2(size))
-            reader[:, level] = bits[:, offset : offset + width] @ (1 << np.arange(width))
-            offset += width
+        codes = faiss.unpack_bitstrings(packed, np.log2(sizes).astype(int)).astype(np.int64)
         flat = faiss.vector_to_array(index.codebooks).reshape(-1, data.shape[1])
-        books = np.split(flat, np.cumsum(sizes)[:-1])
-        return score(data, reader, books, seconds)
+        return score(data, codes, np.split(flat, np.cumsum(sizes)[:-1]), seconds)
     else:
         from semantic_id import RQKMeans  # installed for this comparison alone
 

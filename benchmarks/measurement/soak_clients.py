@@ -1,7 +1,5 @@
 """Clients of `soak.py`: what they send to a server, and what they hold its answers against."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random
@@ -77,7 +75,6 @@ class Ledger:
 
 
 async def ask(client: httpx.AsyncClient, ledger: Ledger, body: dict, probe: bool) -> None:
-    """One valid request."""
     sent = time.monotonic()
     try:
         response = await client.post(URL, json=body)

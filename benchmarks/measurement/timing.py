@@ -1,7 +1,5 @@
 """Systems timed in turns: what slows a machine for a while slows all of them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,7 +12,6 @@ Result = TypeVar("Result")
 
 
 def timed(call: Callable[[], Result]) -> tuple[float, Result]:
-    """Milliseconds of one call, and its result."""
     synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -49,6 +46,3 @@ def interleaved(
 def ratio(above: Any, below: Any) -> float:
     """The median of the rounds' ratios."""
     return float(np.median(np.asarray(above) / np.asarray(below)))
-
-
-__all__ = ["interleaved", "milliseconds", "ratio", "timed"]

@@ -5,20 +5,16 @@ Both are built of embedding tables of the ads' and users' fields and trained on 
 - **Retrieval**: tower of the user (features, mean and recency-weighted mean of the ads of the history, last ad) and
   tower of the ad (the sum of its fields' vectors), trained on the next click of every prefix by in-batch softmax with
   logQ correction (Yi et al., RecSys 2019). Its epoch is chosen on validation by recall.
-- **Ranker**: DLRM (arXiv 1906.00091): dot products of all pairs of fields and an MLP over them, trained on exposures:
-  clicks, with a bias of the place, and the value of an impression.
+- **Ranker**: DLRM (arXiv 1906.00091) trained on exposures: clicks, with a bias of the place, and the value.
 - **Served**: the retrieved ads and those of the history, ordered by
-  `w log p(ad | user) + (1 - w) log P(click) + v log E[value]`; w and v are chosen on validation by the metric that
-  the other systems are chosen by.
+  `w log p(ad | user) + (1 - w) log P(click) + v log E[value]`; w and v are chosen on validation.
 
 Shapes: B users, S history ads, N ads, F fields of an ad, U fields of a user, d width.
 """
 
-from __future__ import annotations
-
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -28,6 +24,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from gr4ad.data import PreparedData
 from gr4ad.tokenization.user_history import HISTORY_COLUMNS
@@ -71,8 +68,6 @@ class Fields(nn.Module):
 
 
 class Reader(nn.Module):
-    """What both stages read: fields of ads and users, and summaries of a history."""
-
     def __init__(self, ads: torch.Tensor, ad_sizes: list[int], user_sizes: list[int], width: int) -> None:
         super().__init__()
         self.register_buffer("ads", ads)  # codes (N, F)
@@ -149,13 +144,12 @@ class DLRM:
             return Reader(torch.from_numpy(codes), sizes, user_sizes, width)
 
         self.retrieval = TwoTower(reader(), fields, width)
-        self.chosen_epoch = self.fit_retrieval(data.train, tuning)
-        self.ranker, self.value_mean = self.fit_ranker(data, reader(), fields, len(sizes))
-        self.weights, self.tried = self.tune(tuning)
-        logger.info("epoch %d of retrieval; served by w, v = %s", self.chosen_epoch, self.weights)
+        self.fit_retrieval(data.train, tuning)
+        self.ranker = self.fit_ranker(data, reader(), fields, len(sizes))
+        self.weights = self.tune(tuning)
+        logger.info("served by w, v = %s", self.weights)
 
     def contexts(self, split: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-        """User fields (B, U) and history rows (B, S) of a dataset."""
         return self.user_codes(split), self.histories([self.item_rows(items) for items in split["items"]])
 
     def item_rows(self, items: list[str]) -> np.ndarray:
@@ -174,8 +168,8 @@ class DLRM:
             line[len(line) - len(kept) :] = kept
         return torch.from_numpy(out)
 
-    def fit_retrieval(self, train: Dataset, tuning: Dataset) -> int:
-        """In-batch softmax over next clicks; keeps the epoch with the best recall on validation, and returns it."""
+    def fit_retrieval(self, train: Dataset, tuning: Dataset) -> None:
+        """In-batch softmax over next clicks; keeps the epoch with the best recall on validation."""
         features, users, prefixes, targets = self.user_codes(train), [], [], []
         for user, items in enumerate(train["items"]):
             rows = self.item_rows(items)
@@ -204,29 +198,21 @@ class DLRM:
         assert state is not None
         self.retrieval.load_state_dict(state)
         logger.info("retrieval: recall@%d %.3f in epoch %d", self.settings.candidates, best_recall, best)
-        return best
 
-    def fit_ranker(self, data: PreparedData, reader: Reader, user_fields: int, ad_fields: int) -> tuple[Ranker, float]:
-        """Clicks and values of the exposures whose outcomes are known; and their mean value."""
+    def fit_ranker(self, data: PreparedData, reader: Reader, user_fields: int, ad_fields: int) -> Ranker:
         assert data.impressions is not None
         owners = {user: row for row, user in enumerate(data.train["user_id"])}
         known = [row for row, (user, came) in enumerate(zip(data.impressions["user_id"], data.impressions["outcomes"],
                  strict=True)) if user in owners and came is not None]  # fmt: skip
         lists = data.impressions.select(known)
         shown_rows = [self.item_rows(items) for items in lists["candidates"]]
-        width = max(map(len, shown_rows))
         histories = self.histories([self.item_rows(items[-self.settings.history :]) for items in lists["items"]])
         owner = torch.tensor([owners[user] for user in lists["user_id"]])
         features = self.user_codes(data.train)
-        shown, mask = np.zeros((len(lists), width), np.int64), np.zeros((len(lists), width), bool)
-        clicked, value = np.zeros((len(lists), width), np.float32), np.zeros((len(lists), width), np.float32)
-        for line, (rows, came, worth) in enumerate(zip(shown_rows, lists["outcomes"], lists["rewards"], strict=True)):
-            shown[line, : len(rows)], mask[line, : len(rows)] = rows, True
-            clicked[line, : len(rows)] = [name != "impression" for name in came]
-            value[line, : len(rows)] = worth
-        mean = float(value[mask].mean())
-        shown_t, mask_t, clicked_t = (torch.from_numpy(part) for part in (shown, mask, clicked))
-        value_t = torch.from_numpy(value / mean)
+        shown, mask = table(shown_rows, torch.int64), table([[True] * len(rows) for rows in shown_rows], torch.bool)
+        clicked = table([[name != "impression" for name in came] for came in lists["outcomes"]], torch.float32)
+        worth, width = table(lists["rewards"], torch.float32).numpy(), shown.shape[1]
+        value = torch.from_numpy(worth / float(worth[mask.numpy()].mean()))
         ranker = Ranker(reader, user_fields, ad_fields, self.settings.width, width)
         with torch.no_grad():
             ranker.places.copy_(torch.from_numpy(examination_of(lists, shown_rows, width)).log())
@@ -234,11 +220,11 @@ class DLRM:
         ranker.train()
         for _ in range(self.settings.ranker_epochs):
             for batch in self.batches(len(lists)):
-                click, log_value = ranker(features[owner[batch]], histories[batch], shown_t[batch])
-                losses = F.binary_cross_entropy_with_logits(click + ranker.places, clicked_t[batch], reduction="none")
-                losses = losses + log_value.exp() - value_t[batch] * log_value
-                step(losses[mask_t[batch]].mean(), optimizer)
-        return ranker.eval(), mean
+                click, log_value = ranker(features[owner[batch]], histories[batch], shown[batch])
+                losses = F.binary_cross_entropy_with_logits(click + ranker.places, clicked[batch], reduction="none")
+                losses = losses + log_value.exp() - value[batch] * log_value
+                step(losses[mask[batch]].mean(), optimizer)
+        return ranker.eval()
 
     def batches(self, count: int) -> Iterator[torch.Tensor]:
         order = torch.from_numpy(self.rng.permutation(count))
@@ -278,14 +264,14 @@ class DLRM:
         ranked = np.take_along_axis(rows, order, axis=1)
         return np.where(np.isfinite(np.take_along_axis(total, order, axis=1)), ranked, -1)
 
-    def tune(self, tuning: Dataset) -> tuple[tuple[float, float], dict[tuple[float, float], float]]:
+    def tune(self, tuning: Dataset) -> tuple[float, float]:
         scored = self.scored(tuning)
         targets = SequenceTable.from_dataset(tuning, self.ids).held_out
         tried = {}
         for weights in product(self.settings.retrieval_weights, self.settings.value_weights):
             rankings = self.ordered(scored, weights, 20)
             tried[weights] = evaluate_rankings(rankings, targets, catalog_size=len(self.ids))[self.metric]
-        return max(tried, key=lambda weights: tried[weights]), tried
+        return max(tried, key=lambda weights: tried[weights])
 
     def rank(self, split: Dataset, places: int) -> np.ndarray:
         return self.ordered(self.scored(split), self.weights, places)
@@ -311,10 +297,12 @@ def ad_codes(catalog: Dataset) -> tuple[np.ndarray, list[int]]:
     return np.stack(columns, axis=1), sizes
 
 
+def table(parts: Iterable[Sequence | np.ndarray], dtype: torch.dtype) -> torch.Tensor:
+    """Rows of different lengths, zeros behind the shorter ones."""
+    return pad_sequence([torch.as_tensor(part, dtype=dtype) for part in parts], batch_first=True)
+
+
 def step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-
-
-__all__ = ["DLRM", "DLRMSettings", "ad_codes"]

@@ -6,8 +6,6 @@ position before, fused with the token chosen there (arXiv 2412.19437, section 2.
 its one position. Layers, context, heads and search are those of gr4ad.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ The network is a causal self-attention over the history whose last state scores 
 arXiv 1808.09781), trained on the next item of every prefix with full cross-entropy (arXiv 2309.07602).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -29,14 +27,12 @@ from gr4ad.trainers.vsl.epoch_sampler import LengthGroupedEpochSampler
 
 TOP_K = 20
 FIXED = ("recipe", "layers", "heads", "epochs", "validate_every", "max_items", "batch_size", "learning_rate",
-         "value_powers", "repeat_bias")  # fmt: skip
+         "value_powers")  # fmt: skip
 """What a run's weights depend on beside its setting and seed."""
 logger = logging.getLogger("sasrec")
 
 
 class Setting(NamedTuple):
-    """What is tuned."""
-
     dimension: int
     dropout: float
     weight_decay: float
@@ -66,19 +62,11 @@ class SASRec(torch.nn.Module):
                 pad_token_id=0,
             )
         )
-        self.repeat_bias = torch.nn.Parameter(torch.full((1,), -8.0)) if args.repeat_bias else None
 
     def logits(self, items: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """float (N, num_items + 1) of the N chosen places (bool, (B, S)) of items (int64, (B, S))."""
         states = self.network(items, attention_mask=(items > 0).long()).last_hidden_state[chosen]
-        logits = F.linear(states, self.network.wte.weight)
-        if self.repeat_bias is None:
-            return logits
-        length = items.shape[1]
-        earlier = torch.ones(length, length, dtype=torch.bool, device=items.device).tril(-1)
-        distinct = items.masked_fill(((items.unsqueeze(2) == items.unsqueeze(1)) & earlier).any(-1), 0)
-        seen = distinct.unsqueeze(1).expand(-1, length, -1).masked_fill(earlier.T, 0)[chosen]
-        return logits.scatter_add(1, seen, torch.where(seen > 0, self.repeat_bias, 0.0))
+        return F.linear(states, self.network.wte.weight)
 
 
 def padded(sequences: list[np.ndarray]) -> torch.Tensor:
@@ -195,6 +183,3 @@ def train(
     save_model(model, str(weights))
     write_json(finished, {"settings": fixed, "log": history})
     return model, history
-
-
-__all__ = ["SASRec", "Setting", "neighbour_scores", "rank", "train"]

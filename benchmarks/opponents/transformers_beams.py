@@ -1,18 +1,12 @@
 """Transformers' constrained beam search, which `decode.py`, `serving.py` and `vllm_beams.py` hold LazyAR against.
 
 Hugging Face models decode as their users decode semantic IDs (SIDs): `generate` with beams and a
-`prefix_allowed_tokens_fn`. The function is one look-up of the prefix in a dictionary of ready index tensors, built
-before the clock starts; a list of token ids in place of a tensor would cost 50 times as much at the root. There is no
-end token, so that every beam holds exactly the T tokens of an SID. Llama reads the history and goes on writing; T5
-reads it with its encoder, once a request.
-
-`generate` expands the prompt to the beams *before* it reads it, so that Llama reads one history 128 times. Its users
-can read it once: run the prompt but for its last token at batch 1, repeat the cache for the beams, and have `generate`
-go on from there (`prefill_once`). It gives the same beams and scores, which is checked, and is the fairer opponent.
-gr4ad's `custom_generate` runs on the same Llama: what of the difference is the search, and what the model.
+`prefix_allowed_tokens_fn`, which looks the prefix up in a dictionary of ready index tensors (lists of token ids would
+cost 50 times as much at the root). There is no end token: every beam holds the T tokens of an SID. Llama reads the
+history and goes on writing; T5 reads it with its encoder, once a request. `generate` expands the prompt to the beams
+*before* it reads it; `prefill_once`, the fairer opponent, reads it at batch 1 and repeats the cache, with the same
+beams and scores, which is checked. gr4ad's `custom_generate` runs on the same Llama, to tell search from model.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -29,6 +29,15 @@ def test_a_command_names_what_was_asked_and_no_folder():
     assert made.command(made.parse_args([])) == "python benchmarks/some.py"
 
 
+def test_options_follow_from_their_defaults():
+    made = Benchmark("/anywhere/benchmarks/some.py", "What is asked.")
+    made.take("--work", rounds=3, share=(0.5, "Of what."), wide_beams=[8, 16], compile=False)
+    asked = ["--work", "w", "--share", "1", "--wide-beams", "4"]
+    given = made.start(asked, rounds=1)
+    assert (given.work, given.rounds, given.share, given.wide_beams, given.compile) == (Path("w"), 3, 1.0, [4], False)
+    assert made.start([*asked, "--smoke"], rounds=1).rounds == 1
+
+
 def test_a_result_is_written_once_and_whole(tmp_path, capsys):
     made = benchmark()
     arguments = made.parse_args(["--out", str(tmp_path / "new" / "some.json")])

@@ -201,7 +201,7 @@ def test_import_is_light():
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REAL = REPOSITORY / os.environ.get("GR4AD_DATA", "../shared/data")
+REAL = REPOSITORY / os.environ.get("GR4AD_DATA", "data")
 
 
 @pytest.mark.data

@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_is_refused(build_config, learning):
         ({"vsl": None, "rl": None, "catalog": None}, "must name a stream"),
         ({"guard_users": 30}, "`guard_window` must be at least `guard_users`, 30"),
         ({"max_ndcg_loss": 1.1}, r"`max_ndcg_loss` is a share in \[0, 1\]"),
-        ({"save_steps": 0}, "`save_steps` must be at least 1"),
+        ({"save_steps": 0}, "`save_steps` must be 1 or more"),
         ({"poll_seconds": float("inf")}, "`poll_seconds` must be >= 0 and finite"),
     ],
 )

@@ -88,7 +88,7 @@ def test_no_user_is_in_two_parts(run):
     [
         ({"exploration": -0.1}, r"`exploration` is a share in \[0, 1\]. Received: -0.1"),
         ({"held_out_share": 1.0}, r"`held_out_share` is a share in \(0, 1\). Received: 1.0"),
-        ({"value_given": "sale"}, "`value_given` must be impression, click or conversion. Received: 'sale'"),
+        ({"value_given": "sale"}, "`value_given` must be one of impression, click, conversion. Received: 'sale'"),
     ],
 )
 def test_bad_settings(changes, message):

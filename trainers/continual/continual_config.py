@@ -1,10 +1,13 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Settings of continual training."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..rspo.preference_fields import PreferenceFields
+from ..setting_ranges import check_range
 from ..vsl.vsl_fields import TargetWeightFields
 
 
@@ -52,12 +55,8 @@ class ContinualConfig(PreferenceFields, TargetWeightFields):
 
     def __post_init__(self) -> None:
         self.check_preference_fields()
-        for name in ("learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be > 0 and finite. Received: {getattr(self, name)}.")
-        for name in ("warmup_steps", "weight_decay", "rl_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be >= 0 and finite. Received: {getattr(self, name)}.")
+        check_range(self, "must be > 0 and finite", "learning_rate", "max_grad_norm")
+        check_range(self, "must be >= 0 and finite", "warmup_steps", "weight_decay", "rl_weight")
         self.check_target_weight_fields()
         # A stream has no totals to measure these by before it is read.
         for name, mean, wanted in (

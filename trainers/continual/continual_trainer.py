@@ -104,15 +104,14 @@ class ContinualTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (self.steps + 1) / max(1, config.warmup_steps))
         self.optimizer.zero_grad(set_to_none=True)
-        metrics: dict[str, float] = {}
         loss = torch.zeros((), device=self.model.device)
+        metrics: dict[str, float] = {}
         if engagements:
             part, metrics = self.vsl_loss(engagements)
             loss = loss + part
         if lists:
             part, named = self.rl_loss(lists)
-            loss = loss + config.rl_weight * part
-            metrics |= named
+            loss, metrics = loss + config.rl_weight * part, metrics | named
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
         if not (loss.isfinite() and norm.isfinite()):

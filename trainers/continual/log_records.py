@@ -72,11 +72,8 @@ class LogRecords:
 
     def engagement(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A row of [`VSLCollator`], whose last `fresh` items are its targets; and the row that validation ranks: the
-        columns of the history as it was before the first target, `target_items`, `target_values`.
-
-        Raises:
-            RecordError: Naming the field at fault.
-        """
+        columns of the history as it was before the first target, `target_items`, `target_values`. Raises RecordError
+        naming the field at fault."""
         history = self._history(record)
         nothing = "no target is in the index: add new ads to the catalog first"
         targets = self._history(record, TARGET, TARGET_COLUMNS, nothing)
@@ -96,11 +93,7 @@ class LogRecords:
         return row, {**log.first(len(history)).to_row(), "target_items": new["items"], "target_values": values}
 
     def preference_list(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """A row of [`RSPOCollator`].
-
-        Raises:
-            RecordError: Naming the field at fault, or if the rewards are all alike.
-        """
+        """A row of [`RSPOCollator`]. Raises RecordError naming the field at fault, or if the rewards are all alike."""
         lists = {name: record[name] for name in LIST_COLUMNS if record.get(name) is not None}
         for name in ("candidates", "rewards"):
             if name not in lists:

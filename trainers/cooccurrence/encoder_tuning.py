@@ -113,10 +113,8 @@ class CooccurrenceLoss(torch.nn.Module):
 
 @dataclass
 class CooccurrenceCollator(SentenceTransformerDataCollator):
-    """Inputs of the anchors and positives of a batch as one list of 2 B ads.
-
-    Returns the encoder's inputs with the prefix `ads_` and `label` (int64, (2 B,)): ad rows, anchors first.
-    """
+    """The encoder's inputs of a batch's anchors, then positives, with the prefix `ads_`, and `label` (int64, (2 B,)):
+    their ad rows."""
 
     encoder_inputs: Callable[[list[int]], tuple[list[Any], dict[str, Any]]] | None = None
 
@@ -129,8 +127,7 @@ class CooccurrenceCollator(SentenceTransformerDataCollator):
 
 
 class CooccurrenceTrainer(FiniteTrainingMixin, SentenceTransformerTrainer):
-    """Draws the batches of [`CooccurrenceCollator`]; everything else is sentence-transformers' trainer (accelerate,
-    checkpoints, LoRA)."""
+    """sentence-transformers' trainer on the batches of [`CooccurrenceCollator`]."""
 
     def validate_column_names(self, dataset: Dataset, dataset_name: str | None = None) -> None:
         """The rows hold ad numbers, not texts: the names that sentence-transformers reserves do not matter."""
@@ -139,15 +136,12 @@ class CooccurrenceTrainer(FiniteTrainingMixin, SentenceTransformerTrainer):
 def draw_pairs(
     similarity: sparse.csr_array, unit_of_ad: np.ndarray, has_content: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Anchors and positives for training.
+    """Ads of anchors and positives, int64 (pairs,): for each ad whose unit has a neighbour with ads, `count` times a
+    neighbouring unit in proportion to similarity and one ad of it evenly; in random order.
 
     Args:
         similarity: CSR (units, units) >= 0. unit_of_ad (int64, (ads,)). has_content (bool, (ads,)): Ads without are
-            left out. count: Positives drawn for each ad.
-
-    Returns:
-        Ads of anchors and positives, int64 (pairs,): for each ad whose unit has a neighbour with ads, `count` times a
-        neighbouring unit in proportion to similarity and one ad of it evenly; in random order.
+            left out.
     """
     rng = np.random.default_rng(seed)
     usable = np.flatnonzero(has_content)
@@ -179,17 +173,12 @@ def tune_encoder(
     """Tunes an embedder's encoder in place.
 
     Args:
-        embedder: Of any text encoder, language model or vision-language model.
-        catalog: N ads.
+        embedder: Of any text encoder, language model or vision-language model. catalog: N ads.
         similarity: CSR (units, units) of the training log, see [`swing_similarity`].
         unit_of_ad (int64, (N,)): The unit of each ad.
         output_dir: Where checkpoints go; a run that was killed resumes from the last one.
 
-    Returns:
-        The log history of the run.
-
-    Raises:
-        ValueError: If no ad has a neighbour: there is nothing to learn from.
+    Returns the log history of the run. Raises ValueError if no ad has a neighbour: there is nothing to learn from.
     """
     encoder = embedder.encoder
     contents = embedder.reader.read(catalog)

@@ -41,7 +41,7 @@ class ItemSequenceConfig:
         default=None, metadata={"help": "bfloat16 autocast. Default: where the hardware multiplies it."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.dimension % self.num_heads:
             raise ValueError(f"`num_heads` must divide `dimension`. Received: {self.num_heads} and {self.dimension}.")
 
@@ -85,8 +85,7 @@ def train_item_vectors(
         output_dir: Where checkpoints go; a run that was killed resumes from the last one.
 
     Returns:
-        Vectors (float32, (num_items, dimension)); rows never seen in `sequences` are zero. And the log history of the
-        run.
+        Vectors (float32, (num_items, dimension)), 0 where never seen in `sequences`; and the log history of the run.
 
     Raises:
         ValueError: If no user has two items: there is no next item to learn from.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""How well an embedding foretells what is engaged with together."""
+"""How well an embedding predicts which ads are engaged with together."""
 
 from __future__ import annotations
 

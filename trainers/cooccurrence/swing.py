@@ -16,6 +16,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from ..evaluation.item_similarity import largest_of_rows
+
 BLOCK_COUNTS = 20_000_000  # products of A_block A^T computed at once: about 0.5 GB
 
 
@@ -86,7 +88,12 @@ def swing_similarity(
         similarity = similarity + engaged[several].T @ weights @ engaged[several]
     similarity = sparse.csr_array(similarity)
     similarity.setdiag(0)
-    return largest_of_rows(similarity, top_k)
+    entries = similarity.tocoo()
+    positive = entries.data > 0
+    row, column, data = largest_of_rows(entries.row[positive], entries.col[positive], entries.data[positive], top_k)
+    result = sparse.csr_array((data, (row, column)), shape=similarity.shape)
+    result.sort_indices()
+    return result
 
 
 def engagement_matrix(
@@ -117,19 +124,6 @@ def pair_products(
     common = engaged[first].multiply(engaged[second])
     weights = sparse.diags_array((1 / (alpha + counts)).astype(np.float32))
     return sparse.csr_array(common.T @ (weights @ common))
-
-
-def largest_of_rows(matrix: sparse.csr_array, count: int) -> sparse.csr_array:
-    """The `count` largest positive entries of each row, CSR with sorted columns."""
-    entries = matrix.tocoo()
-    positive = entries.data > 0
-    row, column, data = entries.row[positive], entries.col[positive], entries.data[positive]
-    order = np.lexsort((column, -data, row))
-    row, column, data = row[order], column[order], data[order]
-    kept = places_in_group(row) < count
-    result = sparse.csr_array((data[kept], (row[kept], column[kept])), shape=matrix.shape)
-    result.sort_indices()
-    return result
 
 
 def places_in_group(groups: np.ndarray) -> np.ndarray:

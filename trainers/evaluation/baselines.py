@@ -1,8 +1,9 @@
 """Baselines worth beating: popularity, what the user already buys, and nearest neighbours of items.
 
-All of them are fitted on `train.history` alone, rank for the users of `evaluation` from `evaluation.history`, and
-return int64 (U, K) catalog rows, never repeated within a user, -1 only when fewer than K items may be ranked. Ties are
-broken by `tie_order`. With `exclude_history` a user's own history items are not ranked.
+All of them are fitted on `train.history` alone, rank `k` places for the U users of `evaluation` from
+`evaluation.history`, and return int64 (U, k) catalog rows, never repeated within a user, -1 only when fewer than k
+items may be ranked. Ties are broken by `tie_order`. With `exclude_history` a user's own history items are not ranked.
+They raise ValueError where `k` < 1, or the two tables come from different catalogs.
 """
 
 from __future__ import annotations
@@ -16,21 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from gr4ad.trainers.evaluation.item_similarity import check_similarity, item_similarity
-from gr4ad.trainers.evaluation.metrics import ranking_metrics
-from gr4ad.trainers.evaluation.sequences import Sequences, SequenceTable
-from gr4ad.trainers.evaluation.ties import tie_order
-
-__all__ = [
-    "DEFAULT_GRID",
-    "ItemKNN",
-    "KNNSettings",
-    "popularity_by_count",
-    "popularity_by_revenue",
-    "repeat_then_popularity",
-    "tie_order",
-    "tune_item_knn",
-]
+from .item_similarity import check_similarity, item_similarity, largest_of_rows
+from .metrics import ranking_metrics
+from .sequences import Sequences, SequenceTable
 
 _USERS_PER_BATCH = 1024
 
@@ -38,27 +27,14 @@ _USERS_PER_BATCH = 1024
 def popularity_by_count(
     train: SequenceTable, evaluation: SequenceTable, k: int, *, exclude_history: bool = False
 ) -> np.ndarray:
-    """Items by their number of training events (a user's repeated purchases all count).
-
-    Args:
-        train: U' fitted sequences.
-        evaluation: U users to rank for, from the same catalog.
-        k: Places per user.
-        exclude_history: Leave out a user's own history items.
-
-    Returns:
-        int64 (U, k).
-
-    Raises:
-        ValueError: `k` < 1, or the two tables come from different catalogs.
-    """
+    """Items by their number of training events (a user's repeated purchases all count): int64 (U, k), see above."""
     return _rank_by_popularity(train, evaluation, k, "count", exclude_history)
 
 
 def popularity_by_revenue(
     train: SequenceTable, evaluation: SequenceTable, k: int, *, exclude_history: bool = False
 ) -> np.ndarray:
-    """Items by the sum of their training values. Arguments and errors as `popularity_by_count`."""
+    """Items by the sum of their training values: int64 (U, k), see above."""
     return _rank_by_popularity(train, evaluation, k, "revenue", exclude_history)
 
 
@@ -71,24 +47,18 @@ def repeat_then_popularity(
     popularity: Literal["count", "revenue"] = "count",
     exclude_history: bool = False,
 ) -> np.ndarray:
-    """What the user buys again and again, then what everybody buys.
+    """What the user buys again and again, then what everybody buys: int64 (U, k), see above.
 
     First the items that stand at least `min_count` times in the user's own history, by descending count, then by
     their latest event; after them popularity in `train`, items already ranked left out.
 
     Args:
-        train: U' sequences the popularity is fitted on.
-        evaluation: U users to rank for, from the same catalog.
-        k: Places per user.
         min_count: Events of one item in a user's history that make it a habit, at least 1.
         popularity: Fill by number of events or by sum of values.
-        exclude_history: Leave out a user's own history items. Every habit is one, so only popularity remains.
-
-    Returns:
-        int64 (U, k).
+        exclude_history: Every habit is a history item, so only popularity remains.
 
     Raises:
-        ValueError: `k` or `min_count` < 1, or the two tables come from different catalogs.
+        ValueError: `min_count` < 1.
     """
     if min_count < 1:
         raise ValueError(f"`min_count` should be at least 1 event. Received: {min_count}.")
@@ -161,21 +131,15 @@ class ItemKNN:
         self.settings = settings or KNNSettings()
 
     def fit(self, train: SequenceTable, similarity: sparse.csr_array | None = None) -> ItemKNN:
-        """Count co-occurrences and keep the neighbours. Memory: O(items x neighbours).
-
-        Args:
-            train: What is counted.
-            similarity: What `similarities(train)` gave under settings that differ in `decay` and `value_power` alone.
-        """
-        settings = self.settings
+        """Count co-occurrences and keep the neighbours. Memory: O(items x neighbours). `similarity` is what
+        `similarities(train)` gave under settings that differ in `decay` and `value_power` alone."""
         self._train = train
         # Inside, items are numbered by their tie rank: a stable sort then breaks ties by rule, and floating-point
         # sums run in an order that does not depend on the catalog's.
         self._rank_of = _inverse(train.ties)
-        n_items = len(train.ties)
+        settings, history, n_items = self.settings, train.history, len(train.ties)
         if similarity is None:
             similarity = self.similarities(train)
-        history = train.history
         events = np.bincount(history.items, minlength=n_items)
         mean_value = np.bincount(history.items, history.values, n_items) / np.maximum(events, 1)
         weight = mean_value[train.ties] ** settings.value_power
@@ -197,22 +161,13 @@ class ItemKNN:
         )
 
     def rank(self, evaluation: SequenceTable, k: int, *, exclude_history: bool = False) -> np.ndarray:
-        """Rank for each user of `evaluation` from the user's history.
-
-        Args:
-            evaluation: U users, from the catalog of the fit.
-            k: Places per user.
-            exclude_history: Leave out a user's own history items.
-
-        Returns:
-            int64 (U, k).
-
-        Raises:
-            ValueError: `k` < 1, or another catalog.
-        """
+        """Rank for each user of `evaluation` from the user's history: int64 (U, k), see above."""
         _check_request(self._train, evaluation, k)
         history, n_items = evaluation.history, len(self._train.item_ids)
-        weights = _user_item_matrix(history, self._rank_of, self.settings.decay**history.age)
+        # A copy: sum_duplicates() works in place and would rewrite the offsets of the history.
+        events = (self.settings.decay**history.age, self._rank_of[history.items], history.offsets)
+        weights = sparse.csr_array(events, shape=(len(history), n_items), copy=True)
+        weights.sum_duplicates()
         rankings = np.full((len(history), k), -1, dtype=np.int64)
         for start in range(0, len(history), _USERS_PER_BATCH):
             own = weights[start : start + _USERS_PER_BATCH]
@@ -222,11 +177,8 @@ class ItemKNN:
             if exclude_history:
                 known = own.tocoo()
                 wanted &= ~np.isin(user * np.int64(n_items) + item, known.row * np.int64(n_items) + known.col)
-            user, item, score = user[wanted], item[wanted], score[wanted]
-            order = np.lexsort((item, -score, user))
-            rankings[start : start + own.shape[0]] = _first_per_user(
-                user[order], self._train.ties[item[order]], own.shape[0], k
-            )
+            user, item, _ = largest_of_rows(user[wanted], item[wanted], score[wanted], k)
+            rankings[start : start + own.shape[0]] = _first_per_user(user, self._train.ties[item], own.shape[0], k)
         return _fill(rankings, self._fallback, history, exclude_history)
 
 
@@ -309,30 +261,15 @@ def _rank_by_popularity(
     return _fill(nothing, _popularity(train, by), evaluation.history, exclude_history)
 
 
-def _user_item_matrix(history: Sequences, rank_of: np.ndarray, weights: np.ndarray) -> sparse.csr_array:
-    """float64 (U, N), the summed `weights` (E,) of each user's events of each item."""
-    # A copy: sum_duplicates() works in place and would rewrite the offsets of the caller's history.
-    matrix = sparse.csr_array(
-        (weights, rank_of[history.items], history.offsets), shape=(len(history), len(rank_of)), copy=True
-    )
-    matrix.sum_duplicates()
-    return matrix
-
-
 def _inverse(permutation: np.ndarray) -> np.ndarray:
     inverse = np.empty_like(permutation)
     inverse[permutation] = np.arange(len(permutation))
     return inverse
 
 
-def _place_in_group(groups: np.ndarray) -> np.ndarray:
-    """int64 (E,), how many earlier entries share the group; `groups` is sorted."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)
-
-
 def _first_per_user(users: np.ndarray, items: np.ndarray, n_users: int, k: int) -> np.ndarray:
     """int64 (U, k) from entries sorted by user, best first; missing places are -1."""
-    place = _place_in_group(users)
+    place = np.arange(len(users)) - np.searchsorted(users, users)
     kept = place < k
     rankings = np.full((n_users, k), -1, dtype=np.int64)
     rankings[users[kept], place[kept]] = items[kept]
@@ -363,3 +300,14 @@ def _fill(rankings: np.ndarray, order: np.ndarray, history: Sequences, exclude_h
         user, rank = np.nonzero(free & (target < k))
         result[start + user, target[user, rank]] = order[rank]
     return result
+
+
+__all__ = [
+    "DEFAULT_GRID",
+    "ItemKNN",
+    "KNNSettings",
+    "popularity_by_count",
+    "popularity_by_revenue",
+    "repeat_then_popularity",
+    "tune_item_knn",
+]

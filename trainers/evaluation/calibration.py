@@ -1,4 +1,4 @@
-"""Whether predicted values mean money: expected against true values of labelled (user, item) pairs.
+"""Calibration of predicted values: expected against true values of labelled (user, item) pairs.
 
 For pairs e = 1..E with the predicted value p_e = E[v | user, SID of the item] and the true value v_e, both in value
 units; pairs sorted by p fall into B bins of equally many, bin b holding n_b pairs:
@@ -20,6 +20,7 @@ sum of predictions can be right while each is wrong: read `ratio` and `ece` toge
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,8 +56,8 @@ class ValueCalibration:
     def to_json(self) -> dict[str, Any]:
         """Plain values, None for nan."""
         content = asdict(self)
-        content["bins"] = [_without_nan(part) for part in content["bins"]]
-        return _without_nan(content)
+        content["bins"] = [without_nan(part) for part in content["bins"]]
+        return without_nan(content)
 
 
 def value_calibration(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -> ValueCalibration:
@@ -113,10 +114,11 @@ def value_calibration(predicted: np.ndarray, true: np.ndarray, bins: int = 10) -
     )
 
 
-def _without_nan(content: dict[str, Any]) -> dict[str, Any]:
+def without_nan(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for JSON: None for a float that is not finite."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in content.items()
     }
 
 
-__all__ = ["CalibrationBin", "ValueCalibration", "value_calibration"]
+__all__ = ["CalibrationBin", "ValueCalibration", "value_calibration", "without_nan"]

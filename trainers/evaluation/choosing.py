@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
@@ -96,15 +96,10 @@ def best_row(rows: Sequence[dict[str, Any]], metric: str, max_ndcg_loss: float) 
 
 
 def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> dict[str, Any]:
-    """Adds the baselines to all tables of `scores`, fitted on the training log as our models are.
-
-    Args:
-        sample: Validation users that the item-kNN is tuned on, by `metric`.
-
-    Returns:
-        `settings` of the item-kNN, and how many were `tried`.
-    """
+    """Adds the baselines to all tables of `scores`, fitted on the training log as our models are, the item-kNN tuned
+    by `metric` on the validation users `sample`. Returns its `settings`, and how many were `tried`."""
     train, test, priced = scores.train, scores.test, scores.has_values
+    orders: tuple[Literal["count", "revenue"], ...] = ("count", "revenue") if priced else ("count",)
     repeats = has_repeats(train)
     grid: dict[str, tuple] = {**KNN_GRID}
     if priced:
@@ -119,17 +114,15 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
     logger.info("item-kNN: %s", settings)
     knn = ItemKNN(settings).fit(train)
     for protocol, excluded in PROTOCOLS.items():
-        rankings = {"popularity by count": popularity_by_count(train, test, max(KS), exclude_history=excluded)}
-        if priced:
-            rankings["popularity by revenue"] = popularity_by_revenue(train, test, max(KS), exclude_history=excluded)
+        popular = {"count": popularity_by_count, "revenue": popularity_by_revenue}
+        for by in orders:
+            ranking = popular[by](train, test, max(KS), exclude_history=excluded)
+            scores.add(protocol, f"popularity by {by}", ranking)
         if not excluded and repeats:
-            for popularity in ("count", "revenue") if priced else ("count",):
-                rankings[f"repeated items, then popularity by {popularity}"] = repeat_then_popularity(
-                    train, test, max(KS), popularity=popularity
-                )
-        rankings["item-kNN, tuned"] = knn.rank(test, max(KS), exclude_history=excluded)
-        for name, ranking in rankings.items():
-            scores.add(protocol, name, ranking)
+            for by in orders:
+                ranking = repeat_then_popularity(train, test, max(KS), popularity=by)
+                scores.add(protocol, f"repeated items, then popularity by {by}", ranking)
+        scores.add(protocol, "item-kNN, tuned", knn.rank(test, max(KS), exclude_history=excluded))
     return {"settings": vars(settings), "tried": len(table) + len(more)}
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 RESAMPLES = 1000
 LEVEL = 0.95
+SECOND_LEVEL = 1  # beside the seed: one seed's interval stays the same whether or not more seeds are drawn
 _BLOCK = 4_000_000  # (resample, user) cells at once: n x U at once would take gigabytes for a million users
 
 
@@ -45,15 +46,12 @@ class PairedDifference:
 
 
 def resampled_means(values: np.ndarray, seed: int, n: int = RESAMPLES) -> np.ndarray:
-    """Means over resampled users, of all columns on the same draws.
+    """Means over `n` resampled sets of users, float64 (n, M), all columns on the same draws; nan where no user drawn
+    counts.
 
     Args:
         values: float (U, M), one column a metric, system or seed; nan where a user does not count.
-        seed: Seed of the draws: equal seeds and U draw equal users.
-        n: Resamples.
-
-    Returns:
-        float64 (n, M); nan where no drawn user counts.
+        seed: Of the draws: equal seeds and U draw equal users.
 
     Raises:
         ValueError: `values` is empty or not two-dimensional, or `n` < 1.
@@ -88,10 +86,7 @@ def resampled_seeds(draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """Low and high end that hold the share `level` of float (n,) draws; nan draws are left out, (nan, nan) if all are.
-
-    Raises:
-        ValueError: `level` is not between 0 and 1.
-    """
+    Raises ValueError unless `level` is between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"`level` should lie between 0 and 1, for instance 0.95. Received: {level}.")
     known = draws[np.isfinite(draws)]
@@ -106,9 +101,7 @@ def bootstrap_interval(values: np.ndarray, seed: int, n: int = RESAMPLES, level:
 
     Args:
         values: float (U,), one value per user; nan where a user does not count.
-        seed: Seed of the resampling.
-        n: Resamples.
-        level: Confidence, between 0 and 1.
+        seed, n: See `resampled_means`. level: Confidence, between 0 and 1.
 
     Returns:
         Low and high end, in the unit of `values`.
@@ -122,17 +115,13 @@ def bootstrap_interval(values: np.ndarray, seed: int, n: int = RESAMPLES, level:
 
 
 def seed_interval(values: np.ndarray, seed: int, n: int = RESAMPLES, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a mean over users and seeds: resampled users, and seeds as a second level.
-
-    Args:
-        values: float (S, U), one line a seed, the same users in the same order.
-
-    Raises:
-        ValueError: As `bootstrap_interval`.
-    """
+    """Interval of a mean over users and seeds, of float (S, U), one line a seed, the same users in the same order:
+    resampled users, and seeds as a second level. Otherwise as `bootstrap_interval`."""
     if values.ndim != 2 or not values.size:
         raise ValueError(f"`values` should be a non-empty (S, U) array. Received: shape {values.shape}.")
-    return interval(resampled_seeds(resampled_means(values.T, seed, n), _seed_generator(seed)), level)
+    return interval(
+        resampled_seeds(resampled_means(values.T, seed, n), np.random.default_rng([seed, SECOND_LEVEL])), level
+    )
 
 
 def paired_difference(
@@ -153,7 +142,7 @@ def paired_difference(
             f"{ours.shape} and {theirs.shape}. Align them by user id first."
         )
     draws = resampled_means(np.concatenate([first, second]).T, seed, n)
-    rng = _seed_generator(seed)
+    rng = np.random.default_rng([seed, SECOND_LEVEL])
     return difference_of_draws(
         (seed_mean(first), resampled_seeds(draws[:, : len(first)], rng)),
         (seed_mean(second), resampled_seeds(draws[:, len(first) :], rng)),
@@ -182,11 +171,6 @@ def seed_mean(values: np.ndarray) -> float:
     if not totals.all():
         return float("nan")
     return float((np.where(counted, values, 0.0).sum(axis=1) / totals).mean())
-
-
-def _seed_generator(seed: int) -> np.random.Generator:
-    # Not the generator of the users: one seed's interval stays the same whether or not more seeds are drawn.
-    return np.random.default_rng([seed, 1])
 
 
 __all__ = [

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gr4ad.trainers.evaluation.sequences import Sequences, SequenceTable
+from .sequences import Sequences, SequenceTable
 
 COLD_LIMITS = (0, 5)
 
@@ -43,8 +43,7 @@ def cold_recall(
         rankings: int (U, K), catalog rows from best to worst, -1 where nothing was ranked.
         targets: U sequences of held-out items.
         events: int (N,), training events of each catalog row.
-        ks: Cut-offs, each between 1 and K.
-        limits: Largest numbers of training events that still count as cold.
+        ks: Cut-offs, each between 1 and K. limits: Largest numbers of training events that still count as cold.
 
     Returns:
         float64 (U,) under `coldC_recall@k`, nan for users without a cold target.
@@ -108,8 +107,7 @@ def shared_sid_exposure(
 
 def _distinct_pairs(targets: Sequences, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """User and item (int64 each) of the distinct held-out pairs."""
-    users, items = np.divmod(np.unique(targets.users * n_items + targets.items), n_items)
-    return users, items
+    return np.divmod(np.unique(targets.users * n_items + targets.items), n_items)
 
 
 __all__ = ["COLD_LIMITS", "cold_counts", "cold_recall", "shared_sid_exposure", "shared_sids", "training_events"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
-from gr4ad.trainers.evaluation.sequences import Sequences
+from .sequences import Sequences
 
 PAIRS_AT_ONCE = 10_000_000  # event pairs in memory: about 0.5 GB
 LEAST_WEIGHT = 1e-3  # pairs so far apart that they weigh less are not counted
@@ -65,15 +65,20 @@ def item_similarity(
         wanted = similarity > 0
         if not include_self:
             wanted &= row != column
-        row, column, similarity = row[wanted], column[wanted], similarity[wanted]
-        order = np.lexsort((column, -similarity, row))
-        row, column, similarity = row[order], column[order], similarity[order]
-        kept = np.arange(len(row)) - np.searchsorted(row, row) < neighbours
-        blocks.append((row[kept], column[kept], similarity[kept]))
+        blocks.append(largest_of_rows(row[wanted], column[wanted], similarity[wanted], neighbours))
     row, column, similarity = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     result = sparse.csr_array((similarity, (row, column)), shape=(num_items, num_items))
     result.sort_indices()
     return result
+
+
+def largest_of_rows(
+    row: np.ndarray, column: np.ndarray, value: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `count` largest entries of each row, best first; of equal ones those of lower columns."""
+    order = np.lexsort((column, -value, row))
+    order = order[np.arange(len(row)) - np.searchsorted(row[order], row[order]) < count]
+    return row[order], column[order], value[order]
 
 
 def check_similarity(neighbours: int, shrinkage: float, distance_decay: float, backward: float) -> None:
@@ -146,4 +151,4 @@ def ordered_pairs(
         yield sparse.csr_array((weight, entries), shape=(num_items, num_items))
 
 
-__all__ = ["check_similarity", "item_similarity"]
+__all__ = ["check_similarity", "item_similarity", "largest_of_rows"]

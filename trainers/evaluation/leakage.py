@@ -1,9 +1,9 @@
-"""Proof that nothing held out was trained on."""
+"""The check that nothing held out was trained on."""
 
 import numpy as np
 import pandas as pd
 
-from gr4ad.trainers.evaluation.sequences import SequenceTable
+from .sequences import SequenceTable
 
 
 def check_no_leakage(train: SequenceTable, evaluation: SequenceTable) -> None:
@@ -36,9 +36,9 @@ def check_no_leakage(train: SequenceTable, evaluation: SequenceTable) -> None:
             f"{evaluation.user_ids[evaluated[first]]!r}, whose history has {kept[first]} "
             f"({len(longer)} such users). Split the log again, or train on the matching split."
         )
-    pair = np.repeat(np.arange(len(trained)), lengths)
-    place = np.arange(len(pair)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    seen = train.history.items[train.history.offsets[trained][pair] + place]
+    log = train.history.take(trained)
+    pair, seen = log.users, log.items
+    place = np.arange(len(seen)) - log.offsets[pair]
     allowed = evaluation.history.items[evaluation.history.offsets[evaluated][pair] + place]
     different = np.flatnonzero(seen != allowed)
     if len(different):

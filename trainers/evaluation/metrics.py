@@ -17,11 +17,10 @@ h_p = 1 when r_p is in T and r_p occurs at no earlier place, else 0. A repeated 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from gr4ad.trainers.evaluation.sequences import Sequences
+from .sequences import Sequences
 
 
 def ranking_metrics(
@@ -48,8 +47,8 @@ def ranking_metrics(
     Raises:
         ValueError: A shape, index, value or cut-off is out of range, or a user has no target.
     """
-    inputs = _check(rankings, targets, ks, catalog_size, valid_items)
-    ranked, n_users = inputs.rankings, len(targets)
+    ranked, valid = _checked(rankings, targets, ks, catalog_size, valid_items)
+    n_users = len(targets)
 
     # One sorted key per distinct (user, item) turns the lookup of every place into one binary search.
     keys, inverse = np.unique(targets.users * catalog_size + targets.items, return_inverse=True)
@@ -59,7 +58,7 @@ def ranking_metrics(
 
     places = np.arange(n_users)[:, None] * catalog_size + ranked
     found = np.minimum(np.searchsorted(keys, places), len(keys) - 1)
-    hits = (ranked >= 0) & (keys[found] == places) & inputs.valid[ranked] & _first_places(ranked)
+    hits = (ranked >= 0) & (keys[found] == places) & valid[ranked] & _first_places(ranked)
     gains = np.where(hits, values[found], 0.0)
 
     discounts = 1 / np.log2(np.arange(2, max(ranked.shape[1], n_targets.max()) + 2))
@@ -110,21 +109,15 @@ def evaluate_rankings(
         report[name] = float(values.mean())
         report[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
-    inputs = _check(rankings, targets, ks, catalog_size, valid_items)
+    valid = np.full(catalog_size, True) if valid_items is None else _mask(valid_items, catalog_size)
     for k in ks:
-        top = inputs.rankings[:, :k]
+        top = rankings[:, :k]
         served = top[top >= 0]
-        legal = inputs.valid[served]
-        report[f"coverage@{k}"] = len(np.unique(served[legal])) / int(inputs.valid.sum())
+        legal = valid[served]
+        report[f"coverage@{k}"] = len(np.unique(served[legal])) / int(valid.sum())
         if valid_items is not None:
             report[f"invalid@{k}"] = float(1 - legal.mean()) if len(served) else 0.0
     return report
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    rankings: np.ndarray
-    valid: np.ndarray
 
 
 def _first_places(rankings: np.ndarray) -> np.ndarray:
@@ -136,9 +129,30 @@ def _first_places(rankings: np.ndarray) -> np.ndarray:
     return first
 
 
-def _check(
+def _require_rows(name: str, rows: np.ndarray, catalog_size: int, least: int = 0) -> None:
+    if rows.size and not (least <= rows.min() and rows.max() < catalog_size):
+        raise ValueError(
+            f"`{name}` should hold catalog rows 0 to {catalog_size - 1}{', or -1' if least else ''}. Received: "
+            f"{rows.min()} to {rows.max()}."
+        )
+
+
+def _mask(valid_items: np.ndarray, catalog_size: int) -> np.ndarray:
+    """bool (N,), True at the rows `valid_items`."""
+    rows = np.asarray(valid_items)
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or not len(rows):
+        raise ValueError(
+            f"`valid_items` should be a non-empty integer array (V,). Received: {rows.dtype} with shape {rows.shape}. "
+            "Turn a mask into rows with `np.flatnonzero`."
+        )
+    _require_rows("valid_items", rows, catalog_size)
+    return np.isin(np.arange(catalog_size), rows)
+
+
+def _checked(
     rankings: np.ndarray, targets: Sequences, ks: Sequence[int], catalog_size: int, valid_items: np.ndarray | None
-) -> _Inputs:
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rankings as int64, and which items are valid, bool (N,)."""
     if rankings.ndim != 2 or not np.issubdtype(rankings.dtype, np.integer):
         raise ValueError(
             f"`rankings` should be an integer array (U, K). Received: {rankings.dtype} with shape {rankings.shape}."
@@ -153,37 +167,17 @@ def _check(
             f"`ks` should lie between 1 and the {rankings.shape[1]} ranked places. Received: {tuple(ks)}. Rank more "
             "items, lower `ks`, or pad the rankings with -1."
         )
-    if rankings.size and not (-1 <= rankings.min() and rankings.max() < catalog_size):
-        raise ValueError(
-            f"`rankings` should hold catalog rows 0 to {catalog_size - 1}, or -1. Received: {rankings.min()} to "
-            f"{rankings.max()}."
-        )
+    _require_rows("rankings", rankings, catalog_size, least=-1)
     if (targets.lengths == 0).any():
         raise ValueError(
             f"`targets` should hold at least one item per user. Received: none for user row "
             f"{int(np.argmin(targets.lengths))}. Leave users without held-out events out of the evaluation."
         )
-    if targets.items.min() < 0 or targets.items.max() >= catalog_size:
+    _require_rows("targets.items", targets.items, catalog_size)
+    bad = targets.values[~(np.isfinite(targets.values) & (targets.values >= 0))]
+    if len(bad):
         raise ValueError(
-            f"`targets.items` should hold catalog rows 0 to {catalog_size - 1}. Received: {targets.items.min()} to "
-            f"{targets.items.max()}."
+            f"`targets.values` should be finite and at least 0. Received: {bad[0]}. Clean the held-out log."
         )
-    if not (np.isfinite(targets.values).all() and (targets.values >= 0).all()):
-        bad = targets.values[~(np.isfinite(targets.values) & (targets.values >= 0))][0]
-        raise ValueError(f"`targets.values` should be finite and at least 0. Received: {bad}. Clean the held-out log.")
-    valid = np.ones(catalog_size, dtype=bool)
-    if valid_items is not None:
-        rows = np.asarray(valid_items)
-        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or not len(rows):
-            raise ValueError(
-                f"`valid_items` should be a non-empty integer array (V,). Received: {rows.dtype} with shape "
-                f"{rows.shape}. Turn a mask into rows with `np.flatnonzero`."
-            )
-        if rows.min() < 0 or rows.max() >= catalog_size:
-            raise ValueError(
-                f"`valid_items` should hold catalog rows 0 to {catalog_size - 1}. Received: {rows.min()} to "
-                f"{rows.max()}."
-            )
-        valid = np.zeros(catalog_size, dtype=bool)
-        valid[rows] = True
-    return _Inputs(rankings.astype(np.int64, copy=False), valid)
+    valid = np.full(catalog_size, True) if valid_items is None else _mask(valid_items, catalog_size)
+    return rankings.astype(np.int64, copy=False), valid

@@ -23,9 +23,8 @@ TARGETS_AT_ONCE = 64
 @dataclass
 class ModelRankings:
     """items (int64, (U, k)): item rows, best first, -1 where the beams held no more; values (float32, (U, k)):
-    expected values;
-    illegal (int): SIDs decoded that no active item of the table has (0 unless the search is broken); checked (int):
-        SIDs decoded."""
+    expected values; illegal: SIDs decoded that no active item of the table has (0 unless the search is broken);
+    checked: SIDs decoded."""
 
     items: np.ndarray
     values: np.ndarray
@@ -49,8 +48,7 @@ def rank_users(
     Args:
         dataset: Rows of histories, as `UserHistory.from_row` takes them; order is kept. All of `cross_domain` is
             seen: it must end before the targets.
-        weights: How to rank, exactly as a server would.
-        top_k: Items of a list.
+        weights: How to rank, exactly as a server would. top_k: Items of a list.
         batch_size: Users at once, grouped by history length.
     """
     was_training = model.training
@@ -66,13 +64,7 @@ def rank_users(
         if weights.exclude_history:
             rows = [torch.from_numpy(np.unique(tokenizer.item_rows(histories[i].items))) for i in chosen]
             excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(model.device)
-        ranking = model.recommend(
-            **batch,
-            trie=trie,
-            top_k=top_k,
-            weights=weights,
-            exclude_items=excluded,
-        )
+        ranking = model.recommend(**batch, trie=trie, top_k=top_k, weights=weights, exclude_items=excluded)
         found = ranking.items.cpu().numpy()
         width = found.shape[1]
         items[chosen, :width] = found
@@ -99,9 +91,8 @@ def predict_values(
     The SID is given to the value token, not decoded, so the answer does not depend on beams or serving weights.
 
     Args:
-        dataset: U rows, as for `rank_users`.
+        dataset, batch_size: U rows, as for `rank_users`.
         targets: U sequences of items, catalog rows of the tokenizer's index.
-        batch_size: Users at once, grouped by history length.
 
     Returns:
         float64 (E,), one per entry of `targets.items`, in the tokenizer's `value_unit`.
@@ -131,8 +122,9 @@ def predict_values(
             places = np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)
             tokens = torch.from_numpy(sids[places]).to(model.device)
             states = model.model.autoregress(trunk, model.shift_right(tokens), context)
-            logits = model.value_logits(states.flatten(0, 1)).float()
-            values = (logits.softmax(-1) @ model.bucket_means()).view(places.shape)
+            logits, means = model.value_logits(states.flatten(0, 1)), model.bucket_means()
+            assert logits is not None and means is not None
+            values = (logits.float().softmax(-1) @ means).view(places.shape)
             expected[places[wanted]] = values.cpu().numpy()[wanted]
     model.train(was_training)
     return expected

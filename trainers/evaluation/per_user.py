@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gr4ad.trainers.evaluation.sequences import Sequences, SequenceTable
+from .sequences import SequenceTable
 
 FILE_NAME = "per_user.parquet"
 _FACTS = b"gr4ad"
@@ -45,15 +45,10 @@ class PerUserScores:
             "protocol": _repeated([protocol for protocol, _, _ in blocks], size),
             "system": _repeated([system for _, system, _ in blocks], size),
             "user_id": pa.array(np.tile(self.user_ids, len(blocks)), pa.string()),
-            **{
-                name: pa.array(
-                    np.concatenate([metrics.get(name, np.full(size, np.nan)) for _, _, metrics in blocks])
-                    if blocks
-                    else np.empty(0)
-                )
-                for name in names
-            },
         }
+        for name in names:  # of which there are none without blocks
+            parts = [metrics.get(name, np.full(size, np.nan)) for _, _, metrics in blocks]
+            columns[name] = pa.array(np.concatenate(parts))
         table = pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(self.facts).encode()})
         partial = Path(path).with_name(Path(path).name + ".tmp")
         pq.write_table(table, partial, compression="zstd")
@@ -61,11 +56,7 @@ class PerUserScores:
 
     @classmethod
     def load(cls, path: str | Path) -> PerUserScores:
-        """Reads what `save` wrote.
-
-        Raises:
-            ValueError: The file is missing, no parquet, or not from `save`.
-        """
+        """Reads what `save` wrote. Raises ValueError if the file is missing, no parquet, or not from `save`."""
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file. It is written by `gr4ad evaluate` and `gr4ad run`: run it again.")
         try:
@@ -90,11 +81,7 @@ class PerUserScores:
         return cls(users, scores, json.loads(facts))
 
     def aligned(self, user_ids: np.ndarray) -> PerUserScores:
-        """The same scores in the order of `user_ids`.
-
-        Raises:
-            ValueError: These are not the same users.
-        """
+        """The same scores in the order of `user_ids`. Raises ValueError if these are not the same users."""
         mine, wanted = np.argsort(self.user_ids), np.argsort(user_ids)
         if not np.array_equal(self.user_ids[mine], user_ids[wanted]):
             raise ValueError(
@@ -104,17 +91,12 @@ class PerUserScores:
             )
         rows = np.empty(len(mine), dtype=np.int64)
         rows[wanted] = mine
-        return PerUserScores(
-            self.user_ids[rows],
-            {
-                protocol: {
-                    system: {name: values[rows] for name, values in metrics.items()}
-                    for system, metrics in systems.items()
-                }
-                for protocol, systems in self.scores.items()
-            },
-            self.facts,
-        )
+        scores: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        for protocol, systems in self.scores.items():
+            for system, metrics in systems.items():
+                moved = {name: values[rows] for name, values in metrics.items()}
+                scores.setdefault(protocol, {})[system] = moved
+        return PerUserScores(self.user_ids[rows], scores, self.facts)
 
 
 def data_digest(train: SequenceTable, test: SequenceTable) -> str:
@@ -123,24 +105,19 @@ def data_digest(train: SequenceTable, test: SequenceTable) -> str:
     order = np.argsort(train.item_ids)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    digest = hashlib.sha256()
-    _add_ids(digest, train.item_ids[order])
+    digest = hashlib.sha256(_id_bytes(train.item_ids[order]))
     for table in (train, test):
         rows = np.argsort(table.user_ids)
-        _add_ids(digest, table.user_ids[rows])
-        parts = [table.history] if table.targets is None else [table.history, table.targets]
-        for part in parts:
-            _add_sequences(digest, part.take(rows), rank)
+        digest.update(_id_bytes(table.user_ids[rows]))
+        for part in [table.history] if table.targets is None else [table.history, table.targets]:
+            sequences = part.take(rows)
+            for array in (sequences.offsets, rank[sequences.items], sequences.values):
+                digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _add_ids(digest: Any, ids: np.ndarray) -> None:
-    digest.update(f"{len(ids)}\n".encode() + "\0".join(ids.tolist()).encode())
-
-
-def _add_sequences(digest: Any, sequences: Sequences, rank: np.ndarray) -> None:
-    for array in (sequences.offsets, rank[sequences.items], sequences.values):
-        digest.update(np.ascontiguousarray(array).tobytes())
+def _id_bytes(ids: np.ndarray) -> bytes:
+    return f"{len(ids)}\n".encode() + "\0".join(ids.tolist()).encode()
 
 
 def _repeated(names: list[str], times: int) -> pa.Array:

@@ -9,13 +9,16 @@ import numpy as np
 from datasets import Dataset
 from transformers.trainer_utils import speed_metrics
 
+from gr4ad.tokenization import UASIDTokenizer
+
+from ..trainer_mixin import TrainerMixin
 from .metrics import evaluate_rankings
 from .model_ranking import rank_users
 from .ranking_fields import RankingEvaluationConfig
 from .sequences import SequenceTable
 
 
-class RankingEvaluationMixin:
+class RankingEvaluationMixin(TrainerMixin):
     """Gives a Trainer an `evaluate` that ranks the catalog for `eval_users` users and scores the lists item by
     item."""
 
@@ -28,7 +31,8 @@ class RankingEvaluationMixin:
         """Item-level metrics (`eval_recall@10`, `eval_ndcg@10`, `eval_revenue@10`, ...) on a sample of users fixed by
         the seed."""
         args, tokenizer = self.args, self.processing_class
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        assert isinstance(args, RankingEvaluationConfig) and isinstance(tokenizer, UASIDTokenizer)
+        dataset: Dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if args.eval_users and len(dataset) > args.eval_users:
             chosen = np.random.default_rng(args.seed).permutation(len(dataset))[: args.eval_users]
             dataset = dataset.select(np.sort(chosen))

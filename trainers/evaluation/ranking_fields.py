@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..setting_ranges import check_range
+
 if TYPE_CHECKING:
     from gr4ad.modeling_gr4ad import RankingWeights
 
@@ -34,19 +36,13 @@ class RankingEvaluationConfig:
     )
     eval_users: int = field(default=2000, metadata={"help": "Users sampled for validation; 0 = all."})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # of the trainer's arguments, which this is mixed into
-        self.check_ranking()
-
     def check_ranking(self) -> None:
         """Raises ValueError for a value outside its range."""
         if not self.eval_beam_widths or min(self.eval_beam_widths) < 1:
             raise ValueError(f"`eval_beam_widths` must be numbers >= 1. Received: {self.eval_beam_widths}.")
-        if not 0 <= self.eval_item_weight <= 1:
-            raise ValueError(f"`eval_item_weight` is a share in [0, 1]. Received: {self.eval_item_weight}.")
-        for name in ("eval_value_weight", "eval_neighbour_weight", "eval_item_candidates", "eval_users"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be finite and >= 0. Received: {getattr(self, name)}.")
+        check_range(self, "is a share in [0, 1]", "eval_item_weight")
+        others = ("eval_value_weight", "eval_neighbour_weight", "eval_item_candidates", "eval_users")
+        check_range(self, "must be >= 0 and finite", *others)
         for name in ("eval_neighbour_weight", "eval_item_candidates"):
             if getattr(self, name) and not self.eval_item_weight:
                 raise ValueError(

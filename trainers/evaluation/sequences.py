@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gr4ad.trainers.evaluation.ties import tie_order
+from .ties import tie_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,11 +48,8 @@ class Sequences:
     def from_lists(
         cls, items: Sequence[Sequence[int] | np.ndarray], values: Sequence[Sequence[float] | np.ndarray]
     ) -> Sequences:
-        """From one list (or array) of catalog rows and one of values per user.
-
-        Raises:
-            ValueError: A user's two lists differ in length.
-        """
+        """From one list (or array) of catalog rows and one of values per user. Raises ValueError where they differ in
+        length."""
         lengths = np.fromiter(map(len, items), np.int64, len(items))
         value_lengths = np.fromiter(map(len, values), np.int64, len(values))
         if not np.array_equal(lengths, value_lengths):
@@ -145,11 +142,7 @@ class SequenceTable:
         )
 
     def require_same_catalog(self, other: SequenceTable) -> None:
-        """Check that item rows mean the same items in both tables.
-
-        Raises:
-            ValueError: They were read with different catalogs.
-        """
+        """Raises ValueError unless item rows mean the same items in both tables."""
         if self.item_ids is not other.item_ids and not np.array_equal(self.item_ids, other.item_ids):
             raise ValueError(
                 f"`item_ids` should be the same catalog in both tables. Received: {len(self.item_ids)} and "
@@ -157,15 +150,11 @@ class SequenceTable:
             )
 
     def latest(self, later: SequenceTable) -> SequenceTable:
-        """Every user's latest known history: that of `later` where it has the user, else that of this table.
+        """Every user's latest known history: that of `later` where it has the user, else that of this table. A table
+        without targets: the users of `later`, then the users of this table alone. Raises ValueError for tables of
+        different catalogs.
 
         Fit baselines on `train.latest(test)` to give them all that is known at the test cut.
-
-        Returns:
-            A table without targets: the users of `later`, then the users of this table alone.
-
-        Raises:
-            ValueError: The tables come from different catalogs.
         """
         self.require_same_catalog(later)
         alone = np.flatnonzero(~pc.is_in(pa.array(self.user_ids), pa.array(later.user_ids)).to_numpy(False))
@@ -179,11 +168,7 @@ class SequenceTable:
 
     @property
     def held_out(self) -> Sequences:
-        """The targets.
-
-        Raises:
-            ValueError: The table is of a training split.
-        """
+        """The targets. Raises ValueError for the table of a training split."""
         if self.targets is None:
             raise ValueError("`targets` should be in an evaluation split. Received: a training split, without them.")
         return self.targets

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import value_calibration
+from .calibration import value_calibration, without_nan
 from .intervals import PairedDifference, difference_of_draws, interval, resampled_means
 from .item_exposure import cold_counts, cold_recall, shared_sid_exposure, shared_sids, training_events
 from .metrics import evaluate_rankings, ranking_metrics
@@ -122,7 +122,7 @@ class SystemScores:
 
 
 def as_json(difference: PairedDifference) -> dict[str, float | None]:
-    return {name: value if np.isfinite(value) else None for name, value in vars(difference).items()}
+    return without_nan(vars(difference))
 
 
 def calibration_of(predicted: np.ndarray, targets: Sequences, rankings: np.ndarray, seed: int) -> dict[str, dict]:
@@ -151,9 +151,7 @@ def calibration_of(predicted: np.ndarray, targets: Sequences, rankings: np.ndarr
         draws = resampled_means(np.stack(sums, axis=1), seed)
         with np.errstate(divide="ignore", invalid="ignore"):
             low, high = interval(draws[:, 0] / draws[:, 1])
-        ends = {"ratio_low": low, "ratio_high": high}
-        content |= {end: value if np.isfinite(value) else None for end, value in ends.items()}
-        calibrations[name] = content
+        calibrations[name] = content | without_nan({"ratio_low": low, "ratio_high": high})
     return calibrations
 
 

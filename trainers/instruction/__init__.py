@@ -1,3 +1,5 @@
+"""Instruction tuning of ad encoders."""
+
 from .instruction_config import InstructionConfig
 from .instruction_dataset import build_instruction_dataset
 from .instruction_trainer import build_instruction_trainer, save_encoder

@@ -1,4 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Arguments of instruction tuning."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ class InstructionConfig(SFTConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate; about 1e-4 with LoRA."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.completion_only_loss is not True:
             raise ValueError(

@@ -14,14 +14,7 @@ from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
 
-from ..candidate_columns import (
-    candidate_batch,
-    check_candidates,
-    check_histories,
-    check_numbers,
-    padded_numbers,
-    require_columns,
-)
+from ..candidate_columns import candidate_batch, check_candidate_lists, padded_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +39,11 @@ def check_exposures(exposures: Dataset) -> Dataset:
         ValueError: If a column is missing or two of one row differ in length, an outcome is unknown, a value is
             negative or not finite, or nobody clicked.
     """
-    require_columns(
-        exposures,
-        ("items", "candidates", "outcomes", "rewards"),
-        "The log of exposures",
-        "Prepare the data again (`gr4ad data`) from a log with impressions and clicks.",
-    )
-    check_histories(exposures)
-    candidates, outcomes = check_candidates(exposures), exposures["outcomes"][:]
-    check_numbers(exposures, "rewards", sign=1)
+    remedy = "Prepare the data again (`gr4ad data`) from a log with impressions and clicks."
+    check_candidate_lists(exposures, "The log of exposures", ["outcomes"], remedy)
     known, clicks = [], 0
-    for row, (items, shown, came) in enumerate(zip(exposures["items"], candidates, outcomes, strict=True)):
+    columns = (exposures[name][:] for name in ("items", "candidates", "outcomes"))
+    for row, (items, shown, came) in enumerate(zip(*columns, strict=True)):
         if came is None or not items:
             continue
         if len(came) != len(shown):
@@ -81,17 +68,11 @@ def check_exposures(exposures: Dataset) -> Dataset:
 
 
 def examination_of(exposures: Dataset, item_rows: list[np.ndarray], positions: int, rounds: int = 50) -> np.ndarray:
-    """How likely each place is looked at, relative to the first: the position-based click model (Craswell et al.
-    2008), expected clicks = examination of the place x attraction of the ad, fitted by turns.
+    """How likely each of P `positions` is looked at, float64 (P,) > 0, relative to the first; later places count as
+    the last. The position-based click model (Craswell et al. 2008), expected clicks = examination of the place x
+    attraction of the ad, fitted by turns on lists with `outcomes`, whose candidates are `item_rows` (int64 (n,) each).
 
     What it tells apart are ads that stood at several places; merit that is a user's own it takes for the place's.
-
-    Args:
-        exposures: Lists with `outcomes`. item_rows: Rows of their candidates, int64 (n,) each.
-        positions: P; later places count as the last.
-
-    Returns:
-        float64 (P,) > 0, 1 at the first.
     """
     ads = np.concatenate(item_rows)
     places = np.concatenate([np.minimum(np.arange(len(part)), positions - 1) for part in item_rows])
@@ -124,15 +105,13 @@ class ExposureCollator:
     max_cross_domain: int | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        tokenizer = self.tokenizer
         batch, items, mask = candidate_batch(
-            tokenizer, rows, max_items=self.max_items, max_cross_domain=self.max_cross_domain
+            self.tokenizer, rows, max_items=self.max_items, max_cross_domain=self.max_cross_domain
         )
-        batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
         ids = torch.from_numpy((items + 1) * mask)
         if self.item_dropout:
             ids = ids.masked_fill(torch.rand(ids.shape) < self.item_dropout, 0)
-        batch["candidate_item_ids"], batch["candidate_mask"] = ids, torch.from_numpy(mask)
+        batch["candidate_item_ids"] = ids
         if "outcomes" in rows[0]:
             outcomes = np.zeros(mask.shape, dtype=np.int64)
             for line, row in zip(outcomes, rows, strict=True):

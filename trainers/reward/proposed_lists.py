@@ -13,6 +13,7 @@ from datasets import Dataset
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.tokenization import UASIDTokenizer
 
+from ..candidate_columns import repeat_padded
 from ..evaluation.model_ranking import history_batches, history_rows
 from .reward_model import RewardModel
 
@@ -20,18 +21,12 @@ from .reward_model import RewardModel
 def draw_candidates(
     found: np.ndarray, size: int, exploration: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of a beam's items make up a list, and how likely each was to.
+    """Which of a beam's items (int64 (W,), best first) make up a list of `size`, and how likely each was to.
 
     The first `size - e` are taken as they come, e = round(exploration * size); e more are drawn from the rest without
-    replacement, each with the same chance.
+    replacement, each with the same chance. A beam that found no more than `size` is taken whole.
 
-    Args:
-        found: int64 (W,), item rows, best first.
-        size: Items of the list; a beam that found no more is taken whole.
-
-    Returns:
-        Places in `found`, ascending (int64, (n,)); propensities in (0, 1] (float64, (n,)): 1 for those that were
-        certain.
+    Returns places in `found`, ascending (int64, (n,)), and propensities in (0, 1] (float64, (n,)), 1 for the certain.
     """
     if len(found) <= size:
         return np.arange(len(found)), np.ones(len(found))
@@ -89,7 +84,7 @@ def candidate_lists(
     policy.eval(), reward.eval()
     trie = policy.build_trie(tokenizer)
     histories = history_rows(tokenizer, contexts)
-    weights = RankingWeights(beam_widths, score_history=score_history)
+    weights = RankingWeights(tuple(beam_widths), score_history=score_history)
     ids = tokenizer.index.item_ids
     lists: list[dict[str, list]] = [{} for _ in histories]
     for chosen, batch in history_batches(policy, tokenizer, histories, batch_size, progress):
@@ -101,10 +96,7 @@ def candidate_lists(
             places, chances = draw_candidates(items[items >= 0], list_size, exploration, rng)
             picked.append(places)
             propensities.append(chances)
-        width = max(map(len, picked))
-        rows = np.stack(
-            [items[np.r_[p, np.repeat(p[:1], width - len(p))]] for items, p in zip(found, picked, strict=True)]
-        )
+        rows = repeat_padded([items[places] for items, places in zip(found, picked, strict=True)])
         output = reward(
             **batch,
             candidate_ids=torch.from_numpy(tokenizer.index.codes[rows] + tokenizer.level_offsets).to(reward.device),

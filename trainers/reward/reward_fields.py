@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..setting_ranges import check_range
+
 CALIBRATION_METHODS = ("platt", "isotonic", "none")
 
 
@@ -20,14 +22,12 @@ class RewardFields:
 
     def check_reward_fields(self) -> None:
         """Raises ValueError for a value outside its range."""
-        if not 0 <= self.item_dropout < 1:
-            raise ValueError(f"`item_dropout` is a share in [0, 1). Received: {self.item_dropout}.")
+        check_range(self, "is a share in [0, 1)", "item_dropout")
+        check_range(self, "must be >= 1", "max_items")
         if self.calibration not in CALIBRATION_METHODS:
             raise ValueError(
                 f"`calibration` must be one of {', '.join(CALIBRATION_METHODS)}. Received: {self.calibration!r}."
             )
-        if self.max_items is not None and self.max_items < 1:
-            raise ValueError(f"`max_items` must be >= 1. Received: {self.max_items}.")
 
 
 __all__ = ["CALIBRATION_METHODS", "RewardFields"]

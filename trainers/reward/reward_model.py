@@ -7,6 +7,7 @@ Shapes: B contexts, S history items, n candidates, T SID levels, d hidden size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -55,7 +56,7 @@ class RewardModelConfig(GR4ADConfig):
     value_scale: float = 1.0
     calibration: dict | None = None
 
-    def validate_reward(self):
+    def validate_reward(self) -> None:
         """Part of `@strict` validation."""
         if not 1 <= self.num_reward_layers <= self.num_hidden_layers:
             raise ValueError(
@@ -140,21 +141,22 @@ class RewardModel(PreTrainedModel):
             init.zeros_(module.weight)
 
     @classmethod
-    def from_policy(cls, policy: GR4ADForRecommendation, **changes) -> RewardModel:
+    def from_policy(cls, policy: GR4ADForRecommendation, **changes: Any) -> RewardModel:
         """A fresh reward model around a copy of a policy's context processor; ads start from the policy's vectors of
         SID tokens and items. `changes` are fields of [`RewardModelConfig`]."""
         known = policy.config.to_dict()
         for name in ("model_type", "architectures", "auto_map", "transformers_version", "dtype", "loss_type"):
             known.pop(name, None)
-        model = cls(RewardModelConfig(**{**known, **changes})).to(policy.dtype)
+        model = cls(RewardModelConfig(**{**known, **changes}))
+        nn.Module.to(model, policy.device, policy.dtype)
         base = policy.model
         with torch.no_grad():
             model.context_processor.load_state_dict(base.context_processor.state_dict())
             model.embed_tokens.load_state_dict(base.embed_tokens.state_dict())
             model.ad_tokens.weight.copy_(base.embed_tokens.weight)
-            if model.ad_embeddings is not None:
+            if model.ad_embeddings is not None and base.context_processor.item_embeddings is not None:
                 model.ad_embeddings.weight.copy_(base.context_processor.item_embeddings.weight)
-        return model.to(policy.device)
+        return model
 
     @torch.no_grad()
     def start_positions(self, examination: torch.Tensor) -> None:
@@ -167,7 +169,9 @@ class RewardModel(PreTrainedModel):
         for part in (self.embed_tokens, self.context_processor):
             part.requires_grad_(False)
 
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **features) -> GR4ADContext:
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **features: Any
+    ) -> GR4ADContext:
         """Reads the histories: arguments as in [`GR4ADModel.forward`]."""
         levels = self.config.num_levels
         if attention_mask is None:
@@ -204,6 +208,7 @@ class RewardModel(PreTrainedModel):
             num_items_in_batch (`int`): What the loss is divided by, the exposures of the whole accumulated batch;
                 default: the real candidates given here.
         """
+        assert candidate_ids is not None
         context = self.encode(input_ids, attention_mask, **history)
         states = self.ad_states(context, candidate_ids, candidate_item_ids)
         click, conversion, value = self.heads(states).float().unbind(-1)
@@ -213,7 +218,9 @@ class RewardModel(PreTrainedModel):
         value = value.clamp(max=LARGEST_LOG)
         output = RewardOutput(click_logits=click, conversion_logits=conversion, value_logs=value)
         if outcomes is not None:
-            output = RewardOutput(*self.losses(output, outcomes, values, candidate_mask, num_items_in_batch), **output)
+            assert values is not None
+            scores = (click, conversion, value)
+            output = RewardOutput(*self.losses(scores, outcomes, values, candidate_mask, num_items_in_batch), **output)
         maps = self.config.calibration or {}
         output.click_probs = apply_calibration(maps.get("click"), click, torch.sigmoid)
         output.conversion_probs = apply_calibration(maps.get("conversion"), conversion, torch.sigmoid)
@@ -247,7 +254,7 @@ class RewardModel(PreTrainedModel):
 
     def losses(
         self,
-        scores: RewardOutput,
+        scores: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         outcomes: torch.Tensor,
         values: torch.Tensor,
         mask: torch.Tensor | None,
@@ -257,10 +264,10 @@ class RewardModel(PreTrainedModel):
         Poisson quasi-likelihood of the value, whose minimum is the mean whatever the distribution."""
         mask = torch.ones_like(outcomes, dtype=torch.bool) if mask is None else mask
         clicked, converted = (outcomes >= 1).float(), (outcomes >= 2).float()
-        click = F.binary_cross_entropy_with_logits(scores.click_logits, clicked, reduction="none")
-        conversion = F.binary_cross_entropy_with_logits(scores.conversion_logits, converted, reduction="none")
-        relative = values.float() / self.config.value_scale
-        value = scores.value_logs.exp() - relative * scores.value_logs
+        click_logits, conversion_logits, value_logs = scores
+        click = F.binary_cross_entropy_with_logits(click_logits, clicked, reduction="none")
+        conversion = F.binary_cross_entropy_with_logits(conversion_logits, converted, reduction="none")
+        value = value_logs.exp() - values.float() / self.config.value_scale * value_logs
         priced = outcomes >= VALUE_GIVEN.index(self.config.value_given)
         count = mask.sum().clamp(min=1) if count is None else count
         parts = {

@@ -6,11 +6,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
@@ -81,6 +84,8 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
         ValueError: If model and tokenizer disagree, or as `check_exposures`.
     """
 
+    args: RewardConfig
+    processing_class: UASIDTokenizer
     loss_is_scaled_for_ga = True  # divided by the exposures of the whole accumulated batch
 
     def __init__(
@@ -91,7 +96,7 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
         processing_class: UASIDTokenizer,
         eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         model.config.check_tokenizer(processing_class)
         rows = check_exposures(as_table(train_dataset, "train_dataset", read_streams=True))
@@ -118,13 +123,21 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
             **kwargs,
         )
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and the exposures in them over all processes: what its loss is divided by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = sum((batch["candidate_mask"].sum() for batch in batches), torch.tensor(0)).to(device)
         return batches, self.accelerator.gather(count).sum()
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         for name, part in outputs.losses.items():
             self.parts[name].append(part)
@@ -153,9 +166,14 @@ class RewardTrainer(WholeCheckpointMixin, FiniteTrainingMixin, Trainer):
             model, self.processing_class, dataset, self.args.per_device_eval_batch_size, self.args.max_items
         )
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
         """`eval_click_auc`, `eval_value_bias`, ...: see `reward_metrics`."""
-        dataset = self.eval_dataset if eval_dataset is None else check_exposures(eval_dataset)
+        dataset: Dataset = self.eval_dataset if eval_dataset is None else check_exposures(eval_dataset)
         start = time.time()
         metrics = {f"{metric_key_prefix}_{name}": v for name, v in self.predict_exposures(dataset).metrics().items()}
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(dataset)))
@@ -213,11 +231,8 @@ def predict_exposures(
     max_items: int | None = None,
     progress: bool = False,
 ) -> ExposureScores:
-    """Scores lists of exposures in their order, contexts of similar length together.
-
-    Args:
-        exposures: L lists, see `check_exposures`. max_items: Of a history; default the model's `max_context_items`.
-    """
+    """Scores lists of `check_exposures` in their order, contexts of similar length together; `max_items` of a history
+    are by default the model's `max_context_items`."""
     was_training = model.training
     model.eval()
     config = model.config

@@ -62,17 +62,13 @@ def write_alignment_card(
         datasets=dataset_name,
         tags=sorted({*trainer._tag_names, "recommendation", *more}),
     )
-    guard = trainer.guard.state if trainer.guard is not None else None
     card = ModelCard.from_template(
         data,
         template_str=TEMPLATE,
         title=name,
         model=args.hub_model_id or name,
-        settings=[
-            ("lists", len(trainer.train_dataset)),
-            *((field, args.to_dict()[field]) for field in SETTINGS),
-        ],
-        guard=guard,
+        settings=[("lists", len(trainer.train_dataset)), *((field, args.to_dict()[field]) for field in SETTINGS)],
+        guard=trainer.guard.state if trainer.guard is not None else None,
         metric=trainer.guard.metric if trainer.guard is not None else None,
         steps=trainer.state.global_step,
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Keeps the best policy of an alignment by held-out rankings, and stops one that pays for its reward with them."""
+"""Keeps the policy of an alignment that ranks held-out users best, and stops a run whose rankings get worse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTERS_FILE
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .preference_fields import RSPOFields
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,24 @@ class HeldOutGuard(TrainerCallback):
     def metric(self) -> str:
         return (self.trainer.args.metric_for_best_model or DEFAULT_METRIC).removeprefix("eval_")
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.state = None
         if state.global_step and (self.folder / STATE_FILE).is_file():
             self.state = GuardState(**json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8")))
         elif state.global_step == 0:
             self.trainer.evaluate()  # comes back in on_evaluate
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert isinstance(args, RSPOFields) and metrics is not None
         metric, ndcg = (metrics.get(f"eval_{name}") for name in (self.metric, NDCG))
         if metric is None or ndcg is None:
             raise ValueError(
@@ -72,7 +84,7 @@ class HeldOutGuard(TrainerCallback):
                 f"{', '.join(name.removeprefix('eval_') for name in metrics)}. Received: {self.metric!r}."
             )
         if self.state is None:
-            self.keep(GuardState(start_ndcg=ndcg, best_step=state.global_step, best_metric=metric, best_ndcg=ndcg))
+            self.keep(GuardState(ndcg, state.global_step, metric, ndcg))
             return
         if ndcg < (1 - args.max_ndcg_loss) * self.state.start_ndcg:
             self.state.beyond += 1
@@ -93,12 +105,13 @@ class HeldOutGuard(TrainerCallback):
             return
         self.state.beyond = 0
         if metric > self.state.best_metric:
-            self.state.best_step, self.state.best_metric, self.state.best_ndcg = state.global_step, metric, ndcg
-            self.keep(self.state)
+            self.keep(GuardState(self.state.start_ndcg, state.global_step, metric, ndcg))
         else:
             self.write_state()
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.state is None or self.state.best_step == state.global_step:
             return
         model = self.model()

@@ -34,14 +34,10 @@ def beam_lists(
     Args:
         train: One row a user: `items`, `values`, further columns of [`UserHistory`], and user features.
         weights: How the model ranks, as it will be served; beams and item candidates are as many as a list holds.
-        list_size: Candidates of a list.
         held_share: Share of each log, in (0, 1), that is held back; at least one event.
 
-    Returns:
-        Rows of histories with `candidates` and `rewards`; users with too short a log are left out.
-
-    Raises:
-        ValueError: If the log has no `values`.
+    Returns rows of histories with `candidates` and `rewards`; users with too short a log are left out. Raises
+    ValueError if the log has no `values`.
     """
     if "values" not in train.column_names:
         raise ValueError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Warnings of an alignment that goes wrong while its loss looks well."""
+"""Warnings about an alignment that goes wrong although its loss looks good."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ COLLAPSE = 5.0
 
 
 class PolicyAlarms:
-    """Reads what is logged; each alarm sounds once a run.
-
-    Args:
-        delta: Of the gate, in nats.
-        reference: Whether there is one.
-    """
+    """Reads what is logged; each alarm sounds once a run. `delta` is that of the gate, in nats; `reference`, whether
+    there is one."""
 
     def __init__(self, delta: float, reference: bool):
         self.delta, self.reference = delta, reference

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from ..setting_ranges import check_range
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -51,20 +53,18 @@ class PreferenceFields:
     Parameters:
         loss_type (`str`, defaults to `"rspo"`): `rspo`; `dpo`, `sdpo` or `grpo` to hold it against. In Python also a
             function of your own, see [`PreferenceLossFunction`].
-        delta (`float`, defaults to 2.0): Gate of `rspo` on the mean drift |log(p / p_ref)| in nats; above it an anchor
-            ignores the reference.
-        vsl_weight (`float`, defaults to 0.1): Weight of the VSL loss of each list's most valuable candidate, if its
-            value is above 0: keeps probability on what is good and not only away from what is worse, and the value and
-            item heads in step with the layers below them.
-        unified (`bool`): Weigh both losses sample by sample, by how far likelihood and reward disagree (UVR,
-            eqs. 19-22); `rspo` only.
-        item_weight (`float`, defaults to 0): Share in [0, 1] of the item head in what is aligned, (1 - w) log p(SID) +
-            w log p(item): set it to the `item_weight` that will be served, so that the ranking that users get is the
-            one that learns from the lists. 0 is the paper's policy. `ref_logps` of the data must then be such scores.
-        reference (`str`): What the policy is compared with, one of `REFERENCES`.
-        disable_dropout (`bool`, defaults to `True`): Of the model that is trained. Its noise would be in the
-            difference between policy and reference, which gate and margins read.
-        beta, clip, max_grade, max_items: See the help of the fields.
+        delta (`float`, defaults to 2.0): Above this mean drift |log(p / p_ref)| an anchor of `rspo` ignores the
+            reference.
+        vsl_weight (`float`, defaults to 0.1): Where the candidate's value is above 0: keeps probability on what is
+            good and not only away from what is worse, and the value and item heads in step with the layers below.
+        unified (`bool`): By how far likelihood and reward disagree; `rspo` only.
+        item_weight (`float`, defaults to 0): What is aligned is (1 - w) log p(SID) + w log p(item): set w to the
+            `item_weight` that will be served, so that the ranking that users get is the one that learns from the
+            lists. 0 is the paper's policy. `ref_logps` of the data must then be such scores.
+        disable_dropout (`bool`, defaults to `True`): Its noise would be in the difference between policy and
+            reference, which gate and margins read.
+
+    The others are told by their help.
     """
 
     REFERENCES: ClassVar[tuple[str, ...]] = ("frozen", "logged", "none")
@@ -99,15 +99,11 @@ class PreferenceFields:
             )
         if self.reference not in self.REFERENCES:
             raise ValueError(f"`reference` must be one of {', '.join(self.REFERENCES)}. Received: {self.reference!r}.")
-        for name in ("beta", "delta", "max_grade"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be > 0 and finite. Received: {getattr(self, name)}.")
-        if not 0 <= self.vsl_weight < float("inf"):
-            raise ValueError(f"`vsl_weight` must be >= 0 and finite. Received: {self.vsl_weight}.")
-        if not 0 <= self.item_weight <= 1:
-            raise ValueError(f"`item_weight` is a share in [0, 1]. Received: {self.item_weight}.")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"`clip` must be in (0, 1). Received: {self.clip}.")
+        check_range(self, "must be > 0 and finite", "beta", "delta", "max_grade")
+        check_range(self, "must be >= 0 and finite", "vsl_weight")
+        check_range(self, "is a share in [0, 1]", "item_weight")
+        check_range(self, "must be in (0, 1)", "clip")
+        check_range(self, "must be >= 1", "max_items")
         if self.loss_type in NEED_REFERENCE and self.reference == "none":
             raise ValueError(
                 f"`reference` must be {' or '.join(self.REFERENCES[:-1])} with the {self.loss_name.upper()} loss, "
@@ -118,8 +114,6 @@ class PreferenceFields:
                 "`unified` mixes VSL with RSPO: it needs `loss_type` = rspo and `vsl_weight` > 0. Received: "
                 f"{self.loss_name} and {self.vsl_weight}. Set it to False for another loss."
             )
-        if self.max_items is not None and self.max_items < 1:
-            raise ValueError(f"`max_items` must be >= 1. Received: {self.max_items}.")
 
 
 @dataclass
@@ -129,25 +123,23 @@ class RSPOFields(PreferenceFields):
     Parameters:
         reference (`str`, defaults to `"frozen"`): `frozen`: a copy of the policy at its start. `logged`: the column
             `ref_logps` of the data, which costs no pass. `none`.
-        sync_ref_model (`bool`, defaults to `False`), ref_model_mixup_alpha, ref_model_sync_steps: Moves the frozen
-            reference towards the policy now and then, as TRL does.
-        max_ndcg_loss (`float`, defaults to 0.01): Share of the NDCG@10 before training that a policy may lose and
-            still be kept. Of those, the best by `metric_for_best_model` (default `revenue@10`) is what the run ends
-            with. It guards runs with an `eval_strategy`.
-        guard_patience (`int`, defaults to 2): Validations in a row beyond `max_ndcg_loss` that stop it; 0 = never.
+        sync_ref_model (`bool`, defaults to `False`), ref_model_mixup_alpha, ref_model_sync_steps: As TRL's.
+        max_ndcg_loss (`float`, defaults to 0.01): Of the policies that lose no more of the NDCG@10 before training,
+            the best by `metric_for_best_model` (default `revenue@10`) is what a run with an `eval_strategy` ends with.
     """
 
     sync_ref_model: bool = field(default=False, metadata={"help": "Move the frozen reference towards the policy."})
     ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "How far, in (0, 1]: 1 copies the policy."})
     ref_model_sync_steps: int = field(default=512, metadata={"help": "Steps between two such moves."})
     max_ndcg_loss: float = field(default=0.01, metadata={"help": "Share of NDCG@10 that a kept policy may lose."})
-    guard_patience: int = field(default=2, metadata={"help": "Validations beyond that loss that stop the run."})
+    guard_patience: int = field(
+        default=2, metadata={"help": "Validations in a row beyond that loss that stop the run; 0 = never."}
+    )
 
     def check_rspo_fields(self) -> None:
         """Raises ValueError as `check_preference_fields`."""
         self.check_preference_fields()
-        if not 0 <= self.max_ndcg_loss < 1:
-            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1). Received: {self.max_ndcg_loss}.")
+        check_range(self, "is a share in [0, 1)", "max_ndcg_loss")
         if self.sync_ref_model and self.reference != "frozen":
             raise ValueError(
                 f"`sync_ref_model` moves a frozen reference. Received: `reference` = {self.reference}. Set it to "

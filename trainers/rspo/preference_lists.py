@@ -14,14 +14,7 @@ from datasets import Dataset
 
 from gr4ad.tokenization import UASIDTokenizer
 
-from ..candidate_columns import (
-    candidate_batch,
-    check_candidates,
-    check_histories,
-    check_numbers,
-    padded_numbers,
-    require_columns,
-)
+from ..candidate_columns import candidate_batch, check_candidate_lists, check_numbers, padded_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +40,13 @@ def check_lists(lists: Dataset, reference: str) -> Dataset:
             candidate is not text, the history is none of [`UserHistory`], or a number is null, not finite or of the
             wrong sign. `ref_logps` are read, and checked, where `reference` is logged.
     """
-    needed = ["items", "candidates", "rewards", *(["ref_logps"] if reference == "logged" else [])]
-    remedy = "`ref_logps` is read because `reference` is logged." if reference == "logged" else "Give one row a list."
-    require_columns(lists, needed, "`train_dataset`", remedy)
-    check_histories(lists)
-    check_candidates(lists)
-    rewards = check_numbers(lists, "rewards", sign=1)
     if reference == "logged":
+        remedy = "`ref_logps` is read because `reference` is logged."
+        check_candidate_lists(lists, "`train_dataset`", ["ref_logps"], remedy)
         check_numbers(lists, "ref_logps", sign=-1)
+    else:
+        check_candidate_lists(lists, "`train_dataset`", [], "Give one row a list.")
+    rewards = lists["rewards"][:]
     chosen = [i for i, items in enumerate(lists["items"]) if items and len(set(rewards[i])) > 1]
     if not chosen:
         raise ValueError(
@@ -100,10 +92,8 @@ class RSPOCollator:
         batch, items, mask = candidate_batch(
             tokenizer, rows, max_items=self.max_items, max_cross_domain=self.max_cross_domain
         )
-        batch["candidate_ids"] = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
         if self.with_items:
             batch["candidate_items"] = torch.from_numpy(items + 1)
-        batch["candidate_mask"] = torch.from_numpy(mask)
         for name in ("rewards", "ref_logps"):
             if rows[0].get(name) is not None:
                 batch[name] = torch.from_numpy(padded_numbers(rows, name, mask.shape[1]))

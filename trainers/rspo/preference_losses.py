@@ -169,18 +169,10 @@ def dpo_loss(
 
         loss = mean over (i, j) with v_i > v_j of  -log sigma(beta (s_i - s_j)),   s = log p - log p_ref
 
-    With n = 2 this is TRL's `sigmoid` loss. Without `ref_logps`, s = log p.
-
-    Args:
-        policy_logps (float, (B, n)): log p(SID | context) of each candidate; carries the gradient.
-        grades (float, (B, n)): What is preferred; only their order counts.
-        ref_logps (float, (B, n), *optional*): The same under the reference.
-        mask (bool, (B, n), *optional*): True on real candidates.
-        beta: Sharpness, > 0.
-        count: What the sum is divided by; default `pairs` of this batch.
+    With n = 2 this is TRL's `sigmoid` loss. Without `ref_logps`, s = log p. Arguments as in [`rspo_loss`], but of
+    `grades` only the order counts, and `count` is by default `pairs` of this batch.
     """
-    scores, worse, mask = compared(policy_logps, grades, ref_logps, mask)
-    margins = scores.unsqueeze(2) - scores.unsqueeze(1)
+    margins, worse, mask = compared(policy_logps, grades, ref_logps, mask)
     total = -F.logsigmoid(beta * margins).masked_fill(~worse, 0.0).sum()
     return total / (pairs(worse, mask).clamp(min=1) if count is None else count), order_metrics(margins, worse)
 
@@ -200,10 +192,9 @@ def sdpo_loss(
         loss = mean over lists of  -log sigma(-log sum_{j : v_j < v_i} exp(beta (s_j - s_i))),   v_i the highest grade
 
     Of several candidates with the highest grade each counts as the positive, in equal shares. With one negative this
-    is DPO. Arguments as in [`dpo_loss`]; `count` is by default `lists_with_pair` of this batch.
+    is DPO. Arguments as in [`dpo_loss`], `count` is by default `lists_with_pair` of this batch.
     """
-    scores, worse, mask = compared(policy_logps, grades, ref_logps, mask)
-    margins = scores.unsqueeze(2) - scores.unsqueeze(1)
+    margins, worse, mask = compared(policy_logps, grades, ref_logps, mask)
     best = grades.masked_fill(~mask, -torch.inf)
     positive = mask & (best == best.amax(1, keepdim=True)) & worse.any(-1)
     exponents = (-beta * margins).masked_fill(~worse, -torch.inf)
@@ -240,15 +231,14 @@ def grpo_loss(
         grades (float, (B, n)): Rewards; their scale and offset within a list cancel out.
         ref_logps (float, (B, n)): Needed.
         beta: Weight of the KL. clip: Of the ratio, in (0, 1).
-        policy_logps, mask: As in [`dpo_loss`].
-        count: What the sum is divided by; default `candidates_with_pair` of this batch.
+        policy_logps, mask, count: As in [`rspo_loss`]; default `candidates_with_pair` of this batch.
 
     Raises:
         ValueError: Without `ref_logps`.
     """
     if ref_logps is None:
         raise ValueError("`ref_logps` are needed by GRPO: the ratio is to the policy that made the lists.")
-    _, worse, mask = compared(policy_logps, grades, ref_logps, mask)
+    margins, worse, mask = compared(policy_logps, grades, None, mask)
     counts = mask.sum(1, keepdim=True).clamp(min=1)
     mean = grades.masked_fill(~mask, 0.0).sum(1, keepdim=True) / counts
     spread = ((grades - mean).masked_fill(~mask, 0.0) ** 2).sum(1, keepdim=True).div(counts).sqrt()
@@ -261,7 +251,6 @@ def grpo_loss(
     divergence = torch.exp(-log_ratios) + log_ratios - 1
     candidates = candidates_with_pair(worse, mask).clamp(min=1)
     loss = (beta * divergence - gains).masked_fill(~used, 0.0).sum() / (candidates if count is None else count)
-    margins = policy_logps.unsqueeze(2) - policy_logps.unsqueeze(1)
     outside = ((ratios - 1).abs() > clip) & used
     metrics = {"kl": divergence.detach().sum() / candidates, "clipped": outside.sum() / candidates}
     return loss, order_metrics(margins, worse) | metrics
@@ -318,15 +307,12 @@ def worse_pairs(grades: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def compared(
     policy_logps: torch.Tensor, grades: torch.Tensor, ref_logps: torch.Tensor | None, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores (B, n), log-probabilities relative to the reference if there is one; `worse_pairs`; the mask (bool, (B,
-    n)).
-
-    Raises:
-        ValueError: If shapes differ.
-    """
+    """Margins s_i - s_j (B, i, j) of log-probabilities relative to the reference if there is one; `worse_pairs`; the
+    mask (bool, (B, n)). Raises ValueError if shapes differ."""
     check_shapes(policy_logps, grades)
     mask = torch.ones_like(grades, dtype=torch.bool) if mask is None else mask
-    return policy_logps if ref_logps is None else policy_logps - ref_logps, worse_pairs(grades, mask), mask
+    scores = policy_logps if ref_logps is None else policy_logps - ref_logps
+    return scores.unsqueeze(2) - scores.unsqueeze(1), worse_pairs(grades, mask), mask
 
 
 def check_shapes(policy_logps: torch.Tensor, grades: torch.Tensor) -> None:

@@ -71,7 +71,9 @@ def candidate_scores(outputs: Any, item_weight: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def policy_metrics(logps, rewards, ref_logps, mask) -> dict[str, torch.Tensor]:
+def policy_metrics(
+    logps: torch.Tensor, rewards: torch.Tensor, ref_logps: torch.Tensor | None, mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
     best = logps.gather(1, rewards.masked_fill(~mask, -1.0).argmax(1, keepdim=True))
     shares = logps.masked_fill(~mask, -torch.inf).softmax(1)
     metrics = {"best_logp": best.mean(), "reward": (shares * rewards).sum(1).mean()}

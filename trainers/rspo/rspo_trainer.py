@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import TrainerCallback
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
@@ -72,6 +75,7 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
         ValueError: If no list has two different rewards, or as `check_lists`.
     """
 
+    args: RSPOConfig
     _tag_names = ["gr4ad", "rspo"]
     _name = "RSPO"
     _paper = {"title": "GR4AD: generative recommendation for advertising", "id": "2602.22732"}
@@ -87,7 +91,7 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
         eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: PeftConfig | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         rows = check_lists(as_table(train_dataset, "train_dataset", read_streams=True), args.reference)
         validation = None if eval_dataset is None else as_table(eval_dataset, "eval_dataset")
@@ -133,7 +137,9 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
             self.guard = HeldOutGuard(self)
             self.add_callback(self.guard)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and over all processes what its losses are divided by: int64 (2,), what the
         preference loss counts and lists."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -144,9 +150,17 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
             counts += torch.stack([loss.counted(grades, mask), torch.tensor(len(mask))]).cpu()
         return batches, self.accelerator.gather(counts.to(device)).view(-1, 2).sum(0)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         args = self.args
-        count, num_lists = (None, None) if num_items_in_batch is None else num_items_in_batch.clamp(min=1)
+        count = num_lists = None
+        if num_items_in_batch is not None:
+            count, num_lists = torch.as_tensor(num_items_in_batch).clamp(min=1)
         loss, metrics, outputs = preference_objective(
             model,
             inputs,
@@ -164,7 +178,7 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def reference_logps(self, model, batch) -> torch.Tensor:
+    def reference_logps(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Scores of the candidates under the frozen reference, (B, n)."""
         if self.ref_model is not None:
             return candidate_scores(self.ref_model(**batch), self.args.item_weight)
@@ -185,13 +199,19 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
         return {name: float(sum(parts)) for name, parts in self.loss_metrics.items()}
 
     # TRL's arguments, which are not transformers'.
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None, **kwargs) -> None:  # type: ignore[override]
+    def create_model_card(  # type: ignore[override]
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: Sequence[str] | str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Writes `output_dir/README.md` about this run: TRL's card describes a text generator."""
         if self.is_world_process_zero():
             write_alignment_card(self, model_name, dataset_name, tags)
 
 
-def adapted(model: GR4ADForRecommendation, peft_config: PeftConfig, args: RSPOConfig):
+def adapted(model: GR4ADForRecommendation, peft_config: PeftConfig, args: RSPOConfig) -> PeftModel:
     """The model with fresh adapters. Raises ValueError if they cannot begin at nothing or the reference cannot move
     towards them."""
     if args.sync_ref_model:
@@ -199,10 +219,11 @@ def adapted(model: GR4ADForRecommendation, peft_config: PeftConfig, args: RSPOCo
             "`sync_ref_model` moves a copy of the policy, and with `peft_config` there is none. Received: True. Set "
             "it to False, or merge the adapters and align once more from there."
         )
-    if getattr(peft_config, "init_lora_weights", True) is not True:
+    start = getattr(peft_config, "init_lora_weights", True)  # which only configurations of LoRA have
+    if start is not True:
         raise ValueError(
             "`init_lora_weights` of `peft_config` must be True: the policy without its adapters is the reference. "
-            f"Received: {peft_config.init_lora_weights!r}."
+            f"Received: {start!r}."
         )
     return get_peft_model(model, peft_config)
 

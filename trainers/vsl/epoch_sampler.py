@@ -1,4 +1,6 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""The order of training rows in an epoch."""
+
 from collections.abc import Iterator, Sequence
 
 import numpy as np

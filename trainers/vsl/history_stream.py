@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def stream_means(source: datasets.IterableDataset, columns: list[str]) -> ValueM
     return ValueMeans.from_totals(total, users, events)
 
 
+@dataclass(eq=False)
 class HistoryStream(IterableDataset):
     """Batches of this process, without end: when the log ends it is read again, its files in another order.
 
@@ -89,32 +90,29 @@ class HistoryStream(IterableDataset):
         batch_size: Users of a batch. accumulation, processes: Batches of one step and processes that share it.
         rank: Place of this process.
         buffer: Users held, rounded down to whole steps, at least one step.
-        start: Where to begin; batches before it are yielded empty, for a loader that counts and drops them.
+
+    From `start` on, if it is set: batches before it are yielded empty, for a loader that counts and drops them.
 
     Raises:
         ValueError: While iterating: if no user has two events, or as [`UserHistory`].
     """
 
-    def __init__(
-        self,
-        source: datasets.IterableDataset,
-        tokenize: RowTokenizer,
-        collate: Callable[[list[dict]], dict],
-        *,
-        batch_size: int,
-        accumulation: int = 1,
-        processes: int = 1,
-        rank: int = 0,
-        buffer: int,
-        seed: int,
-        limit: int | None = None,
-    ):
-        self.source = source.with_format("arrow")
-        self.tokenize, self.collate = tokenize, collate
-        self.batch_size, self.accumulation, self.processes, self.rank = batch_size, accumulation, processes, rank
-        self.step_users = batch_size * accumulation * processes
-        self.buffer = max(1, buffer // self.step_users) * self.step_users
-        self.seed, self.limit = seed, limit
+    source: datasets.IterableDataset
+    tokenize: RowTokenizer
+    collate: Callable[[list[dict]], dict]
+    _: KW_ONLY
+    batch_size: int
+    accumulation: int = 1
+    processes: int = 1
+    rank: int = 0
+    buffer: int
+    seed: int
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        self.source = self.source.with_format("arrow")
+        self.step_users = self.batch_size * self.accumulation * self.processes
+        self.buffer = max(1, self.buffer // self.step_users) * self.step_users
         self.start = StreamPosition()
         self.starts: deque[StreamPosition] = deque(maxlen=KEPT_STARTS)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
-"""Where a model that was never trained starts from: what log and tokenizer know already need not be learned."""
+"""The start of a model that was never trained, from what the log and the tokenizer already know."""
 
 from __future__ import annotations
 
@@ -28,14 +28,12 @@ def start_model(
     train: Dataset | IterableDataset,
     item_embedding_std: float,
 ) -> bool:
-    """Starts item head and item vectors of a model that was never trained; leaves any other as it is.
+    """Starts item head and item vectors of a model that was never trained; leaves any other as it is. Whether it was
+    started.
 
     Args:
         train: The training log, rows with `items`. Read only where the item head tells repeats apart.
         item_embedding_std: Scale of the item vectors; 0 leaves them as they are.
-
-    Returns:
-        Whether the model was started.
     """
     if isinstance(model, PeftModel) or not never_trained(model):
         return False
@@ -89,11 +87,8 @@ def repeat_share(train: Dataset | IterableDataset) -> float:
 
 def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:
     """Sets the item table to the main components of vectors of the items (float32, (N, d)), at standard deviation
-    `std`; what is wider than the vectors have components, and items that came later, stay random.
-
-    Raises:
-        ValueError: If there are more vectors than the model has items.
-    """
+    `std`; what is wider than the vectors have components, and items that came later, stay random. Raises ValueError
+    if there are more vectors than the model has items."""
     table = model.item_table
     if len(vectors) >= len(table):
         raise ValueError(

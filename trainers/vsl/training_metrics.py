@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from gr4ad.modeling_gr4ad import HISTORY_INPUTS, GR4ADForRecommendation
 
@@ -28,7 +30,7 @@ class StepMetrics:
         self.counts: torch.Tensor | None = None
 
     @torch.no_grad()
-    def add(self, outputs, inputs: Mapping[str, torch.Tensor]) -> None:
+    def add(self, outputs: Any, inputs: Mapping[str, torch.Tensor]) -> None:
         """Takes in one batch: the parts of its loss, and its logits' hits."""
         for name, part in outputs.losses.items():
             self.parts[name] = self.parts.get(name, 0.0) + part
@@ -41,7 +43,7 @@ class StepMetrics:
         counts = torch.stack([value.float() for value in sums])
         self.counts = counts if self.counts is None else self.counts + counts
 
-    def values(self, outputs, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def values(self, outputs: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums of expected and of true value over the targets whose value is known."""
         zero = outputs.loss.new_zeros(())
         if outputs.value_logits is None or "value_labels" not in inputs or not self.bucket_means:
@@ -52,7 +54,7 @@ class StepMetrics:
         expected = outputs.value_logits.float().softmax(-1) @ means
         return (expected * known).sum(), (means[buckets.clamp(min=0)] * known).sum()
 
-    def reduced(self, accelerator, steps: int) -> dict[str, float]:
+    def reduced(self, accelerator: Accelerator, steps: int) -> dict[str, float]:
         """`loss_*` a step, `acc_level_*` and `value_ratio` over all processes; {} where nothing was added."""
         if self.counts is None:
             return {}
@@ -75,8 +77,9 @@ def item_accuracy(model: GR4ADForRecommendation, batch: Mapping[str, torch.Tenso
     """
     was_training = model.training
     model.eval()
-    features = {name: batch[name] for name in HISTORY_INPUTS if name in batch}
+    features: dict[str, Any] = {name: batch[name] for name in HISTORY_INPUTS if name in batch}
     context = model.model.encode(batch["input_ids"], **features)
+    assert model.item_head is not None
     log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)
     last = (batch["item_labels"] >= 0).sum(1) - 1
     targets = batch["item_labels"].gather(1, last.unsqueeze(1)).squeeze(1)

@@ -1,16 +1,20 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Arguments of the VSL trainer."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from ..evaluation.ranking_evaluation import RankingEvaluationConfig
+from ..row_arguments import RowArguments
 from .vsl_fields import VSLFields
 
 
 @dataclass
-class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
+class VSLConfig(VSLFields, RankingEvaluationConfig, RowArguments, TrainingArguments):
     r"""
     Settings of [`VSLTrainer`]: those of [`~transformers.TrainingArguments`], of validation
     ([`RankingEvaluationConfig`]) and of value-aware supervised learning (arXiv 2602.22732, eqs. 12-15;
@@ -23,10 +27,6 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
         ValueError: For a value outside its range, or settings that do not fit each other.
     """
 
-    # Differs from TrainingArguments' default: columns are named by the data format, not by `forward`.
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator reads the columns."}
-    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
     report_to: str = field(default="none", metadata={"help": "Loggers, e.g. tensorboard."})
     # Differs from TrainingArguments' default, which asks the device after every step and puts the last good loss in
@@ -35,16 +35,14 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
         default=False, metadata={"help": "Must stay False: a loss that is not finite stops the training."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.early_stopping_patience:
             # So that a resumed run counts on from where it stood.
             self.restore_callback_states_from_checkpoint = True
         super().__post_init__()
+        self.check_ranking()
         self.check_vsl_fields()
-        if self.remove_unused_columns:
-            raise ValueError(
-                "`remove_unused_columns` must be False: the collator reads the data columns. Received: True."
-            )
+        self.check_row_arguments()
         if self.logging_nan_inf_filter:
             raise ValueError(
                 "`logging_nan_inf_filter` must be False: it would hide the loss that should stop the training. "
@@ -55,9 +53,9 @@ class VSLConfig(VSLFields, RankingEvaluationConfig, TrainingArguments):
         ):
             raise ValueError(
                 "`early_stopping_patience` counts validations by a ranking metric. Received: eval_strategy = "
-                f"{str(self.eval_strategy.value)!r}, metric_for_best_model = {self.metric_for_best_model!r}. Set "
-                "`eval_strategy` to epoch or steps and `metric_for_best_model` to, for example, ndcg@10; or the "
-                "patience to 0."
+                f"{IntervalStrategy(self.eval_strategy).value!r}, metric_for_best_model = "
+                f"{self.metric_for_best_model!r}. Set `eval_strategy` to epoch or steps and `metric_for_best_model` "
+                "to, for example, ndcg@10; or the patience to 0."
             )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..setting_ranges import check_range
+
 
 @dataclass
 class TargetWeightFields:
@@ -31,17 +33,12 @@ class TargetWeightFields:
 
     def check_target_weight_fields(self) -> None:
         """Raises ValueError for a value outside its range."""
-        if not self.user_weight_clip >= 1:
-            raise ValueError(f"`user_weight_clip` must be >= 1. Received: {self.user_weight_clip}.")
+        check_range(self, "must be >= 1", "user_weight_clip")
         for name, weight in (self.behavior_weights or {}).items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"`behavior_weights` must be >= 0 and finite. Received: {weight} for {name!r}.")
-        for name in ("user_value_mean", "event_value_mean"):
-            given = getattr(self, name)
-            if given is not None and not 0 < given < float("inf"):
-                raise ValueError(
-                    f"`{name}` must be above 0 and finite. Received: {given}. Leave it out to measure it."
-                )
+        means = ("user_value_mean", "event_value_mean")
+        check_range(self, "must be above 0 and finite", *means, remedy=" Leave it out to measure it.")
 
 
 @dataclass
@@ -49,18 +46,12 @@ class VSLFields(TargetWeightFields):
     """What [`VSLConfig`] has beside transformers' arguments: [`TargetWeightFields`], and
 
     Parameters:
-        value_loss_weight, mtp_loss_weight, item_loss_weight, label_smoothing (`float`): See [`VSLLossWeights`].
-        item_embedding_std (`float`, defaults to 0.05): A fresh model's item vectors start at this scale as the main
-            components of the tokenizer's item vectors, where it has any; 0 leaves them as they are.
-        target_window (`int`, defaults to 1): The target of a prefix is drawn from the next so many events, anew each
-            time; 1 is the next event. Logs of baskets, where order within a basket says nothing and nothing repeats,
-            want more.
-        max_items (`int`, *optional*): Items of a history; default the model's `max_context_items`. Of a longer log the
-            last so many are read and the one after them predicted; what came before is left out.
-        shuffle_buffer (`int`, defaults to 20000): Users of a streamed log held in memory, to be shuffled and batched
-            by length.
-        early_stopping_patience (`int`, defaults to 0): Stop after so many validations in a row without a new best
-            `metric_for_best_model`; 0 = never.
+        target_window (`int`, defaults to 1): 1 is the next event, more are drawn from anew each time. Logs of baskets,
+            where order within a basket says nothing and nothing repeats, want more.
+        max_items (`int`, *optional*): Default the model's `max_context_items`. Of a longer log the last so many are
+            read and the one after them predicted; what came before is left out.
+
+    The others are told by their help; of the loss weights see [`VSLLossWeights`].
     """
 
     value_loss_weight: float = field(
@@ -71,30 +62,27 @@ class VSLFields(TargetWeightFields):
     label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the SID softmaxes, in [0, 1)."})
     item_embedding_std: float = field(
         default=0.05,
-        metadata={"help": "A fresh model's item vectors start at this scale from the tokenizer's; 0 = at random."},
+        metadata={
+            "help": "A fresh model's item vectors start at this scale from the main components of the tokenizer's; "
+            "0 = at random."
+        },
     )
     target_window: int = field(default=1, metadata={"help": "Targets are drawn from the next so many events."})
     max_items: int | None = field(default=None, metadata={"help": "Items of a history; default: the model's limit."})
     shuffle_buffer: int = field(default=20_000, metadata={"help": "Users of a streamed log held in memory."})
     early_stopping_patience: int = field(
-        default=0, metadata={"help": "Validations without a new best before training stops; 0 = never stops."}
+        default=0,
+        metadata={"help": "Validations without a new best `metric_for_best_model` before it stops; 0 = never."},
     )
 
     def check_vsl_fields(self) -> None:
         """Raises ValueError for a value outside its range."""
         self.check_target_weight_fields()
-        for name in ("value_loss_weight", "mtp_loss_weight", "item_loss_weight", "item_embedding_std"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be >= 0 and finite. Received: {getattr(self, name)}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1). Received: {self.label_smoothing}.")
-        for name in ("target_window", "shuffle_buffer", "max_items"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be >= 1. Received: {getattr(self, name)}.")
-        if self.early_stopping_patience < 0:
-            raise ValueError(
-                f"`early_stopping_patience` must be 0 (never) or more. Received: {self.early_stopping_patience}."
-            )
+        weights = ("value_loss_weight", "mtp_loss_weight", "item_loss_weight", "item_embedding_std")
+        check_range(self, "must be >= 0 and finite", *weights)
+        check_range(self, "must be in [0, 1)", "label_smoothing")
+        check_range(self, "must be >= 1", "target_window", "shuffle_buffer", "max_items")
+        check_range(self, "must be 0 (never) or more", "early_stopping_patience")
 
 
 __all__ = ["TargetWeightFields", "VSLFields"]

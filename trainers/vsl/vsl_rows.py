@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
@@ -71,30 +71,28 @@ def check_log_columns(columns: Collection[str], tokenizer: UASIDTokenizer, targe
             )
 
 
+class RowSettings(TypedDict, total=False):
+    """How logs become training rows, see `tokenize_histories`."""
+
+    max_items: Required[int]
+    max_cross_domain: int | None
+    user_weight_clip: float
+    behavior_weights: Mapping[str, float] | None
+    target_value_power: float
+    means: ValueMeans | None
+
+
 class RowTokenizer:
-    """Turns one user's log into a training row; see `tokenize_histories` for arguments, rows and errors.
+    """Turns one user's log into a training row; see `tokenize_histories` for arguments, rows and errors. `means` are
+    None where the log has no `values`."""
 
-    Args:
-        means: See [`ValueMeans`]; None where the log has no `values`.
-    """
-
-    def __init__(
-        self,
-        tokenizer: UASIDTokenizer,
-        *,
-        max_items: int,
-        max_cross_domain: int | None = None,
-        user_weight_clip: float = 5.0,
-        behavior_weights: Mapping[str, float] | None = None,
-        target_value_power: float = 0.0,
-        means: ValueMeans | None = None,
-    ):
+    def __init__(self, tokenizer: UASIDTokenizer, **settings: Unpack[RowSettings]):
         self.tokenizer = tokenizer
-        self.max_items, self.max_cross_domain = max_items, max_cross_domain
-        self.clip = user_weight_clip
-        self.behavior_weights = behavior_weights or {}
-        self.power = target_value_power
-        self.means = means or ValueMeans(0.0, 0.0)
+        self.max_items, self.max_cross_domain = settings["max_items"], settings.get("max_cross_domain")
+        self.clip = settings.get("user_weight_clip", 5.0)
+        self.behavior_weights = settings.get("behavior_weights") or {}
+        self.power = settings.get("target_value_power", 0.0)
+        self.means = settings.get("means") or ValueMeans(0.0, 0.0)
 
     def user_weight(self, total: float) -> float:
         """w_user of a user's total value, in [1 / clip, clip]; 1 where nobody has any value. A user whose row holds no
@@ -142,24 +140,14 @@ class RowTokenizer:
         return {**encoded, "weights": self.target_weights(history), "length": len(encoded["item_ids"])}
 
 
-def tokenize_histories(
-    dataset: Dataset,
-    tokenizer: UASIDTokenizer,
-    *,
-    max_items: int,
-    max_cross_domain: int | None = None,
-    user_weight_clip: float = 5.0,
-    behavior_weights: dict[str, float] | None = None,
-    target_value_power: float = 0.0,
-    means: ValueMeans | None = None,
-) -> Dataset:
+def tokenize_histories(dataset: Dataset, tokenizer: UASIDTokenizer, **settings: Unpack[RowSettings]) -> Dataset:
     """Turns user logs into training rows.
 
     Args:
         dataset: Rows as `UserHistory.from_row` takes them. `cross_domain` needs `times` and `cross_domain_times`.
         max_items: S; a row keeps its last S + 1 items, so that every kept item but the first is a target.
         max_cross_domain: X; a row keeps the last X cross-domain entries of those that a prefix of it sees.
-        user_weight_clip, behavior_weights, target_value_power: See [`VSLConfig`].
+        user_weight_clip, behavior_weights, target_value_power: See [`VSLConfig`], whose defaults they have.
         means: What weights are relative to; default, the log's own. Where they are 0 all users weigh alike.
 
     Returns:
@@ -172,16 +160,9 @@ def tokenize_histories(
     """
     if not len(dataset):
         raise ValueError("The training log is empty: `train_dataset` has 0 rows. Give one row a user.")
-    check_log_columns(dataset.column_names, tokenizer, target_value_power)
-    tokenize = RowTokenizer(
-        tokenizer,
-        max_items=max_items,
-        max_cross_domain=max_cross_domain,
-        user_weight_clip=user_weight_clip,
-        behavior_weights=behavior_weights,
-        target_value_power=target_value_power,
-        means=means or dataset_means(dataset),
-    )
+    check_log_columns(dataset.column_names, tokenizer, settings.get("target_value_power", 0.0))
+    settings["means"] = settings.get("means") or dataset_means(dataset)
+    tokenize = RowTokenizer(tokenizer, **settings)
 
     def training_row(row: dict[str, Any], number: int) -> dict[str, Any]:
         try:
@@ -201,13 +182,7 @@ def tokenize_histories(
         keep_in_memory=True,
         load_from_cache_file=False,
     )
-    rows = rows.filter(
-        lambda lengths: [length >= 2 for length in lengths],
-        input_columns="length",
-        batched=True,
-        keep_in_memory=True,
-        load_from_cache_file=False,
-    )
+    rows = rows.select(np.flatnonzero(np.asarray(rows["length"][:]) >= 2))
     if not len(rows):
         raise ValueError("The training log holds no user with two or more events: there is no next item to predict.")
     return rows.select_columns(

@@ -6,11 +6,21 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
-from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, VSLLossWeights
 from gr4ad.tokenization import UASIDTokenizer
@@ -25,7 +35,15 @@ from .model_start import start_model
 from .training_metrics import StepMetrics, item_accuracy
 from .vsl_collator import VSLCollator
 from .vsl_config import VSLConfig
-from .vsl_rows import EpochRows, RowTokenizer, ValueMeans, check_log_columns, dataset_means, tokenize_histories
+from .vsl_rows import (
+    EpochRows,
+    RowSettings,
+    RowTokenizer,
+    ValueMeans,
+    check_log_columns,
+    dataset_means,
+    tokenize_histories,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +99,7 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         processing_class: UASIDTokenizer,
         eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         config = model.config
         config.check_tokenizer(processing_class)
@@ -111,18 +129,15 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         if self.is_fsdp_enabled and args.eval_strategy != "no":
             raise ValueError(
                 "`eval_strategy` must be no with FSDP: the beam search reads whole parameters. Received: "
-                f"{args.eval_strategy.value}. Evaluate the finished model, or train with DDP."
+                f"{IntervalStrategy(args.eval_strategy).value}. Evaluate the finished model, or train with DDP."
             )
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         self.add_callback(RunStart(self))
 
-    # --- data
-    # ------------------------------------------------------------------------------------------------------------
-
-    def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        args = self.args
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        rows, args = self.train_dataset if train_dataset is None else train_dataset, self.args
+        assert isinstance(rows, EpochRows)
         self.epoch_sampler = LengthGroupedEpochSampler(
             rows.rows["length"],
             self._train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -136,15 +151,14 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         # Not prepared by accelerate, which would read on process 0 for all: the stream knows its process.
         return DataLoader(self.train_dataset, batch_size=None, pin_memory=self.args.dataloader_pin_memory)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         if resume_from_checkpoint is True:
+            assert self.args.output_dir is not None
             resume_from_checkpoint = last_checkpoint(self.args.output_dir) or True  # transformers says what lacks
-        if isinstance(self.train_dataset, HistoryStream):
-            stream = self.train_dataset
-            resumed = isinstance(resume_from_checkpoint, str)
-            stream.start = (
-                StreamPosition.load(Path(str(resume_from_checkpoint)), stream.shape) if resumed else StreamPosition()
-            )
+        if isinstance(stream := self.train_dataset, HistoryStream):
+            stream.start = StreamPosition()
+            if isinstance(resume_from_checkpoint, str):
+                stream.start = StreamPosition.load(Path(resume_from_checkpoint), stream.shape)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_beside_model(self, folder: Path) -> None:
@@ -152,10 +166,13 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
             batches = self.state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.position(batches).save(folder, self.train_dataset.shape)
 
-    # --- loss and logs
-    # ------------------------------------------------------------------------------------------------------------
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, loss_weights=self.loss_weights)
         self.metrics.add(outputs, inputs)
         self.last_batch = inputs
@@ -185,14 +202,18 @@ class RunStart(TrainerCallback):
     def __init__(self, trainer: VSLTrainer):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer.metrics.reset()
         self.trainer.metrics_step = state.global_step
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # accelerate does not reach the sampler of a run that many processes resume within an epoch.
         if self.trainer.epoch_sampler is not None:
-            self.trainer.epoch_sampler.set_epoch(int(state.epoch + 1e-6))
+            self.trainer.epoch_sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def check_settings(args: VSLConfig, config: GR4ADConfig, eval_dataset: datasets.Dataset | None) -> None:
@@ -226,7 +247,7 @@ def training_rows(
     collator: VSLCollator,
 ) -> EpochRows | HistoryStream:
     """What the trainer draws batches from. Raises ValueError as [`VSLTrainer`] says."""
-    settings = {
+    settings: RowSettings = {
         "max_items": args.max_items or config.max_context_items,
         "max_cross_domain": config.max_cross_domain_items,
         "user_weight_clip": args.user_weight_clip,
@@ -237,7 +258,8 @@ def training_rows(
     known = {name: mean for name, mean in given.items() if mean is not None}
     if not isinstance(log, datasets.IterableDataset):
         means = dataset_means(log)
-        return EpochRows(tokenize_histories(log, tokenizer, means=means and replace(means, **known), **settings))
+        settings["means"] = means and replace(means, **known)
+        return EpochRows(tokenize_histories(log, tokenizer, **settings))
     for name, required, good in (
         ("max_steps", "above 0: the length of a stream is not known", args.max_steps > 0),
         ("dataloader_num_workers", "0: each worker would read the whole stream", args.dataloader_num_workers == 0),
@@ -252,13 +274,14 @@ def training_rows(
     # A mean that no weight is relative to is not measured: that would read the whole log.
     unused = {"user": args.user_weight_clip == 1, "event": not args.target_value_power}
     if all(unused[name] or name in known for name in given):
-        means = ValueMeans(**{name: known.get(name, 0.0) for name in given})
+        means = ValueMeans(known.get("user", 0.0), known.get("event", 0.0))
     else:
-        measured = stream_means(log, columns)
-        means = measured and replace(measured, **known)
+        means = stream_means(log, columns)
+        means = means and replace(means, **known)
+    settings["means"] = means
     return HistoryStream(
         log,
-        RowTokenizer(tokenizer, means=means, **settings),
+        RowTokenizer(tokenizer, **settings),
         collator,
         batch_size=args.train_batch_size,
         accumulation=args.gradient_accumulation_steps,

@@ -138,6 +138,3 @@ def flag_type(described: ConfigField) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be {described.allowed}. Received: {text!r}") from error
 
     return parsed
-
-
-__all__ = ["CommandParser", "parse_configs", "parse_flags", "spellings"]

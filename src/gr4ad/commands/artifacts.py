@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from gr4ad.commands.arguments import CommandParser, parse_configs
+from gr4ad.pipeline.config_fields import setting
 
 
 def recommend(arguments: list[str]) -> None:
@@ -62,24 +63,14 @@ class ServedModel:
     model: str = field(
         metadata={"help": "Folder of `gr4ad run`, hub id, or folder of a published model, which is followed."}
     )
-    backend: str = field(
-        default="torch",
-        metadata={"help": "torch: the engine of this package; vllm: vLLM's, see `--backend vllm --help`."},
-    )
+    backend: str = setting("torch", "torch: the engine of this package; vllm: vLLM's, see `--backend vllm --help`.")
 
 
 @dataclass
 class ModelOnTorch(ServedModel):
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Of weights and activations: float32, bfloat16, float16, or int8 on a CPU."},
-    )
-    compile: bool = field(
-        default=False,
-        metadata={
-            "help": "Compile the search before the server opens: takes minutes the first time, and on a CPU a C++ "
-            "compiler."
-        },
+    dtype: str = setting("float32", "Of weights and activations: float32, bfloat16, float16, or int8 on a CPU.")
+    compile: bool = setting(
+        False, "Compile the search before the server opens: takes minutes the first time, and on a CPU a C++ compiler."
     )
 
 
@@ -151,11 +142,8 @@ def push(arguments: list[str]) -> None:
     parser.add_argument("--message", default="Upload GR4AD artifact", help="commit message")
     options = parser.parse_args(arguments)
     folder = Path(options.model)
-    missing = [
-        name
-        for name in ("config.json", "model.safetensors", "items.parquet", "README.md")
-        if not (folder / name).is_file()
-    ]
+    needed = ("config.json", "model.safetensors", "items.parquet", "README.md")
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ValueError(
             f"{folder}: not an artifact, {missing[0]} is missing. Give the `--out` folder of a finished `gr4ad run`."

@@ -64,11 +64,8 @@ def bench_serve(options: argparse.Namespace) -> None:
 
 
 def read_bodies(path: Path) -> list[dict]:
-    """Bodies of requests, one JSON object a line.
-
-    Raises:
-        ValueError: If a line is none, or there is no line; names it.
-    """
+    """Bodies of requests, one JSON object a line. Raises ValueError, naming the line, if one is none, or there is no
+    line."""
     bodies = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:

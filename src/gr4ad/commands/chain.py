@@ -46,11 +46,7 @@ def run(arguments: list[str]) -> None:
 
 
 def run_seeds(source: str, data_root: str | None, out: Path, seeds: list[int], command: str) -> None:
-    """One run a seed, then all of them together.
-
-    Raises:
-        ValueError: A seed is given twice, or as `run_recipe`.
-    """
+    """One run a seed, then all of them together. Raises ValueError if a seed is given twice, or as `run_recipe`."""
     from gr4ad.pipeline.comparing import compare_runs, save_comparison, seed_folder
     from gr4ad.pipeline.recipe import load_recipe
     from gr4ad.pipeline.run import run_recipe
@@ -97,29 +93,14 @@ def show_run(metrics: dict, out: Path) -> None:
 
 
 def serve_one_request(out: Path) -> None:
-    """Starts the server on a free port, asks it once, shows the answer, stops it.
-
-    Raises:
-        RuntimeError: If the server does not come up within a minute, or does not answer.
-    """
+    """Starts the server on a free port, asks it once, shows the answer, stops it. Raises RuntimeError if it does not
+    come up within a minute, or does not answer."""
     console = Console()
     port_file = out / ".port"
     port_file.unlink(missing_ok=True)
+    words = ["serve", "--model", str(out), "--port", "0", "--port_file", str(port_file)]
     server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "gr4ad.cli",
-            "serve",
-            "--model",
-            str(out),
-            "--port",
-            "0",
-            "--port_file",
-            str(port_file),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "gr4ad.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + 60

@@ -54,20 +54,15 @@ def show_metrics(metrics: dict, console: Console) -> None:
     users = metrics["users"]["test"]
     for protocol, systems in as_report(metrics).items():
         keys = [name for name in tables.COMPARED if any(name in scores for scores in systems.values())]
-        table = Table(title=f"{TITLES[protocol]} ({users} users; 95% intervals)")
-        table.add_column("system")
+        table = Table("system", title=f"{TITLES[protocol]} ({users} users; 95% intervals)")
         for key in keys:
             table.add_column(tables.METRICS[key], justify="right", overflow="fold")
         for system, scores in systems.items():
             own = system == tables.OURS
-            cells = []
-            for key in keys:
-                text = tables.figure_text(key, scores[key])
-                cells.append(
-                    two_lines(text, dashed(tables.interval_text(key, scores)) or f"± {scores[key + '_se']:.4f}")
-                )
+            intervals = [dashed(tables.interval_text(key, scores)) or f"± {scores[key + '_se']:.4f}" for key in keys]
+            figures = [tables.figure_text(key, scores[key]) for key in keys]
             name = metrics["final"] if own else tables.system_name(system)
-            table.add_row(escape(name), *cells, style="bold" if own else None)
+            table.add_row(escape(name), *map(two_lines, figures, intervals), style="bold" if own else None)
         console.print(table)
         columns, rows = tables.paired_rows(metrics["paired"].get(protocol, {}))
         if rows:
@@ -105,40 +100,26 @@ def show_comparison(comparison: dict, console: Console) -> None:
     from gr4ad.report import tables
 
     systems = comparison["systems"]
-    first, *others = systems
-    table = Table(title=f"{TITLES[comparison['protocol']]} ({comparison['users']} users; 95% intervals)")
-    table.add_column("system")
-    table.add_column("runs", justify="right")
-    for metric in comparison["metrics"]:
-        table.add_column(tables.METRICS.get(metric, metric), justify="right")
+    first = next(iter(systems))
+    headings, differences = tables.comparison_rows(comparison)
+    table = Table("system", title=f"{TITLES[comparison['protocol']]} ({comparison['users']} users; 95% intervals)")
+    for heading in ("runs", *headings):
+        table.add_column(heading, justify="right")
     for name, figures in systems.items():
-        cells = []
-        for metric, score in figures["metrics"].items():
-            low, high = (tables.figure_text(metric, score[end]) for end in ("low", "high"))
-            spread = "" if score["spread"] is None else f" ± {tables.figure_text(metric, score['spread'])}"
-            cells.append(two_lines(tables.figure_text(metric, score["mean"]) + spread, f"{low} to {high}"))
+        cells = [two_lines(*tables.mean_texts(metric, score)) for metric, score in figures["metrics"].items()]
         table.add_row(escape(name), str(len(figures["runs"])), *cells, style="bold" if name == first else None)
     console.print(table)
     if any(len(figures["runs"]) > 1 for figures in systems.values()):
         console.print("±: standard deviation over seeds; intervals: over users and seeds")
-    rows = [
-        (
-            name,
-            [tables.paired_cell(metric, score["difference"]) for metric, score in systems[name]["metrics"].items()],
-        )
-        for name in others
-    ]
-    if rows:
-        headings = [tables.METRICS.get(metric, metric) for metric in comparison["metrics"]]
-        print_differences(console, f"less {first}", headings, rows)
+    if differences:
+        print_differences(console, f"less {first}", headings, differences)
 
 
 def print_differences(
     console: Console, corner: str, columns: Sequence[str], rows: Sequence[tuple[str, list[PairedCell]]]
 ) -> None:
     """Prints differences on the same users; bold where the interval leaves out 0."""
-    table = Table(title="differences on the same users; bold: the 95% interval leaves out 0")
-    table.add_column(escape(corner))
+    table = Table(escape(corner), title="differences on the same users; bold: the 95% interval leaves out 0")
     for column in columns:
         table.add_column(column, justify="right")
     for name, cells in rows:

@@ -1,4 +1,4 @@
-"""Learning that never ends: `gr4ad online`."""
+"""`gr4ad online`: training that goes on while logs arrive."""
 
 from __future__ import annotations
 

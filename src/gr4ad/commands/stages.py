@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gr4ad.commands.arguments import CommandParser, parse_flags, spellings
 from gr4ad.pipeline.sections import SECTIONS
-from gr4ad.pipeline.stages import INPUTS, STAGES, Job, Stage
+from gr4ad.pipeline.stages import INPUTS, STAGES, Stage
 
 if TYPE_CHECKING:
     from gr4ad.pipeline.runner import StageRecord
@@ -50,7 +50,7 @@ def run_command(stage: Stage, arguments: Sequence[str]) -> None:
     settings, out = stage_settings(stage, sections, seed), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    summary = stage.work(Job(sections, folders, models, out, seed)) or {}
+    summary = stage.run(sections, folders, models, out, seed)
     key = stage_key(stage.name, settings, keys)
     StageRecord(stage.name, key, keys, plain(settings), time.monotonic() - start, summary).write(out)
     if stage.name == "tokenize" and options.report:
@@ -68,11 +68,7 @@ def checked_folder(flag: str, path: str) -> Path:
 
 def named_models(words: Sequence[str]) -> dict[str, Path]:
     """Name -> folder of each word FOLDER or NAME=FOLDER; without a name its last part, or all of it where two end
-    alike.
-
-    Raises:
-        ValueError: A name or folder is given twice, or a folder holds no model.
-    """
+    alike. Raises ValueError if a name or folder is given twice, or a folder holds no model."""
     ends = [Path(word).name for word in words]
     models: dict[str, Path] = {}
     for word, end in zip(words, ends, strict=True):
@@ -204,6 +200,3 @@ def print_metrics(metrics: dict[str, Any], out: Path) -> None:
     show_metrics(metrics, console)
     files = ("metrics.json", "metrics.md", "per_user.parquet", "plots/")
     console.print(f"{out}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)
-
-
-__all__ = ["artifact", "run_command"]

@@ -12,11 +12,8 @@ MICROSECONDS = 1_000_000
 
 
 def as_ids(column: pa.ChunkedArray, name: str, file: str) -> pa.Array:
-    """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7".
-
-    Raises:
-        DataError: the column's type is neither text nor whole numbers.
-    """
+    """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7". Raises
+    DataError if the column's type is neither text nor whole numbers."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)

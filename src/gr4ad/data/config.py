@@ -22,6 +22,8 @@ COLUMN_MAPS = {
 
 
 def _option(default: Any, text: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 
@@ -79,9 +81,8 @@ class DataConfig:
     test_end: int | str | None = _option(
         None, "Temporal: first moment after test (exclusive). Default: the end of the log."
     )
-    history_events: list[str] = field(
-        default_factory=lambda: ["click", "conversion"],
-        metadata={"help": f"Kinds of events that make up histories and targets: {', '.join(EVENT_NAMES)}."},
+    history_events: list[str] = _option(
+        ["click", "conversion"], f"Kinds of events that make up histories and targets: {', '.join(EVENT_NAMES)}."
     )
     min_user_events: int = _option(
         0,
@@ -89,12 +90,10 @@ class DataConfig:
         "only events before validation_start.",
     )
     value_unit: str = _option("count", "Unit of `value`, e.g. USD or CNY per 1000 shown.")
-    drop: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
-            f"{', '.join(DROP_REASONS)}."
-        },
+    drop: list[str] = _option(
+        [],
+        "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
+        f"{', '.join(DROP_REASONS)}.",
     )
 
     def __post_init__(self) -> None:
@@ -110,9 +109,10 @@ class DataConfig:
         _require_names("history_events", self.history_events, EVENT_NAMES)
         if not self.history_events:
             raise DataError(f"`history_events` should name at least one of {', '.join(EVENT_NAMES)}. Received: [].")
-        self.validation_start = _plain(self.validation_start)
-        self.test_start = _plain(self.test_start)
-        self.test_end = _plain(self.test_end)
+        for name in ("validation_start", "test_start", "test_end"):
+            bound = getattr(self, name)
+            if isinstance(bound, datetime.date):  # as which YAML reads an unquoted ISO date
+                setattr(self, name, bound.isoformat())
         if self.split == "temporal" and (self.validation_start is None or self.test_start is None):
             raise DataError(
                 f"`split: temporal` needs `validation_start` and `test_start`. Received: {self.validation_start}, "
@@ -129,11 +129,6 @@ class DataConfig:
         """The files and hub data sets that are read, by role; those that are not given are left out."""
         given = {role: getattr(self, role) for role in get_args(FileRole)}
         return {role: source for role, source in given.items() if source}
-
-
-def _plain(bound: int | str | None) -> int | str | None:
-    # YAML turns an unquoted ISO date into a date object.
-    return bound.isoformat() if isinstance(bound, datetime.date) else bound
 
 
 def _column_map(role: FileRole, columns: dict[str, str] | str | None) -> dict[str, str]:

@@ -130,11 +130,8 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
 
 
 def load_prepared(directory: str | Path) -> PreparedData:
-    """Loads what `prepare` wrote, into memory.
-
-    Raises:
-        DataError: `directory` is no prepared data folder, or a file of it is damaged.
-    """
+    """Loads what `prepare` wrote, into memory. Raises DataError if `directory` is no prepared data folder, or a file
+    of it is damaged."""
     from datasets import Dataset
 
     folder = Path(directory)
@@ -319,12 +316,9 @@ def _cross_domain_summary(
 
 
 def _replace(partial: Path, out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        # A folder that holds files cannot be replaced in one step; the gap is two renames.
-        old = out.parent / f".{out.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
+    old = out.parent / f".{out.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():  # a folder that holds files cannot be replaced in one step; the gap is two renames
         os.replace(out, old)
-        os.replace(partial, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, out)
+    os.replace(partial, out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -63,11 +63,9 @@ class Rows:
 
 
 def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, int]:
-    """The cuts of each user, and the number of users left out for having fewer than `min_user_events`.
-
-    Raises:
-        DataError: no history events; bounds that cannot be read in the split column's unit, or out of order.
-    """
+    """The cuts of each user, and the number of users left out for having fewer than `min_user_events`. Raises
+    DataError if there are no history events, or bounds cannot be read in the split column's unit or are out of
+    order."""
     wanted = [EVENT_NAMES.index(name) for name in config.history_events]
     rows = np.flatnonzero(np.isin(log.event, wanted))
     if not len(rows):
@@ -102,11 +100,7 @@ def training_ends(log: EventLog, history: History) -> np.ndarray:
 
 
 def make_splits(log: EventLog, history: History, file: str) -> dict[str, Rows]:
-    """Train, validation and test.
-
-    Raises:
-        DataError: a split without users.
-    """
+    """Train, validation and test. Raises DataError for a split without users."""
     splits = {
         "train": _split(log, history, history.first, None),
         "validation": _split(log, history, history.first, history.second),
@@ -255,19 +249,18 @@ def _bound(name: str, bound: int | str, log: EventLog, config: DataConfig, file:
     import pandas as pd
 
     try:
-        number = int(str(bound))
+        return int(str(bound)) * (MICROSECONDS if log.cut_is_date else 1)
     except ValueError:
-        try:
-            moment = pd.to_datetime(str(bound), utc=True, format="ISO8601")
-        except ValueError as error:
-            raise DataError(
-                f"`{name}` is no whole number and no ISO date. Received: {shown(bound)}. Write e.g. 45 or 2017-11-05."
-            ) from error
-        if not log.cut_is_date and config.split_column != "timestamp":
-            raise DataError(
-                f"{file}: `{name}` is a date ({shown(bound)}) but `split_column` ({config.split_column}) holds whole "
-                "numbers. Give a whole number of that column's unit."
-            ) from None
-        micro = moment.value // 1000
-        return micro if log.cut_is_date else micro // MICROSECONDS
-    return number * MICROSECONDS if log.cut_is_date else number
+        pass
+    try:
+        micro = pd.to_datetime(str(bound), utc=True, format="ISO8601").value // 1000
+    except ValueError as error:
+        raise DataError(
+            f"`{name}` is no whole number and no ISO date. Received: {shown(bound)}. Write e.g. 45 or 2017-11-05."
+        ) from error
+    if not log.cut_is_date and config.split_column != "timestamp":
+        raise DataError(
+            f"{file}: `{name}` is a date ({shown(bound)}) but `split_column` ({config.split_column}) holds whole "
+            "numbers. Give a whole number of that column's unit."
+        )
+    return micro if log.cut_is_date else micro // MICROSECONDS

@@ -58,11 +58,8 @@ class Users:
         )
 
     def day(self, time: np.ndarray) -> np.ndarray:
-        """Day of the market, int (B,), for Unix seconds (B,).
-
-        Raises:
-            ValueError: A time is before the log or beyond `horizon_days` after it.
-        """
+        """Day of the market, int (B,), for Unix seconds (B,). Raises ValueError for a time before the log or beyond
+        `horizon_days` after it."""
         days = (time - self.config.start_time) // 86_400
         last = self.config.days + self.config.horizon_days
         if len(days) and (days.min() < 0 or days.max() >= last):

@@ -52,11 +52,8 @@ class CatalogChanges:
         self.fusion = EmbeddingFusion.load(fusion) if fusion.is_file() else None
 
     def change(self, record: Mapping[str, Any], index: SIDIndex) -> IndexChange:
-        """The change that brings an ad into an index, or changes or removes it.
-
-        Raises:
-            RecordError: Naming the field at fault.
-        """
+        """The change that brings an ad into an index, or changes or removes it. Raises RecordError, naming the field
+        at fault."""
         item = record.get("item_id")
         if not isinstance(item, str):
             raise RecordError(f"`item_id` must be a string. Received: {item!r:.100}.")
@@ -176,6 +173,3 @@ def readable(record: Record) -> dict[str, Any]:
     if isinstance(record, Unreadable):
         raise RecordError(record.reason)
     return record
-
-
-__all__ = ["CatalogChanges", "readable"]

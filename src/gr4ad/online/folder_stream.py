@@ -96,6 +96,3 @@ def parquet_rows(path: Path) -> list[Record]:
 def json_rows(path: Path) -> list[Record]:
     lines = path.read_bytes().split(b"\n")
     return [json_record(line) for line in lines if line.strip()]
-
-
-__all__ = ["FolderStream"]

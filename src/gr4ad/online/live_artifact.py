@@ -26,11 +26,8 @@ class LiveArtifact:
 
     @classmethod
     def load(cls, folder: str | Path, fixed: Path) -> LiveArtifact:
-        """Reads an artifact, and copies into `fixed` what a later one needs of it, unless it is there.
-
-        Raises:
-            ValueError: If a file is missing or damaged, or the model cannot rank as it is to be served.
-        """
+        """Reads an artifact, and copies into `fixed` what a later one needs of it, unless it is there. Raises
+        ValueError if a file is missing or damaged, or the model cannot rank as it is to be served."""
         try:
             model = GR4ADForRecommendation.from_pretrained(folder)
             tokenizer = UASIDTokenizer.from_pretrained(folder)
@@ -64,6 +61,3 @@ class LiveArtifact:
         complete_auto_map(folder / "config.json")
         if (self.fixed / FUSION_FILE).is_file():
             shutil.copyfile(self.fixed / FUSION_FILE, folder / FUSION_FILE)
-
-
-__all__ = ["LiveArtifact"]

@@ -14,11 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 def open_stream(source: str) -> RecordStream:
-    """The stream of a folder, or of `redis://HOST:PORT/DB/KEY` (`rediss://`, `unix://` alike).
-
-    Raises:
-        ValueError: If a URL names no key. ImportError: If the package `redis` is missing.
-    """
+    """The stream of a folder, or of `redis://HOST:PORT/DB/KEY` (`rediss://`, `unix://` alike). Raises ValueError if a
+    URL names no key, ImportError if the package `redis` is missing."""
     return RedisStream(source) if "://" in source else FolderStream(source)
 
 
@@ -53,11 +50,8 @@ class LogStreams:
                 time.sleep(self.poll_seconds)
 
     def read_again(self, name: str, after: Offset | None, count: int, until: Offset | None) -> list[Record]:
-        """The `count` records between two places that were found there before.
-
-        Raises:
-            ValueError: If the stream is not among those of this run. LostRecordsError: If other records are there now.
-        """
+        """The `count` records between two places that were found there before. Raises ValueError if the stream is not
+        among those of this run, LostRecordsError if other records are there now."""
         if name not in self:
             raise ValueError(f"The journal takes records from `{name}`, which is not given. Name the stream again.")
         records, offset = self.read(name, after, count)
@@ -67,6 +61,3 @@ class LogStreams:
                 f"up to {offset} were found. Restore the stream."
             )
         return records
-
-
-__all__ = ["LogStreams", "open_stream"]

@@ -95,9 +95,6 @@ class OnlineLoop:
             raise ValueError(f"`model` is needed: {self.config.root} has no version to start from. Received: none.")
         return Path(self.config.model)
 
-    # --- running
-    # ------------------------------------------------------------------------------------------------------------
-
     def run(self, on_pass: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
         """Passes until `stop` is called, `max_steps` are done, or nothing came for `idle_seconds`; then a checkpoint.
 
@@ -138,9 +135,6 @@ class OnlineLoop:
         """One pass, or None if there is nothing to do."""
         plan = self.replayed.pop(0) if self.replayed else self.plan()
         return None if plan is None else self.carry_out(plan)
-
-    # --- planning
-    # -----------------------------------------------------------------------------------------------------------
 
     def plan(self) -> StepPlan | None:
         """Decides what the next pass takes, and writes it down."""
@@ -183,9 +177,6 @@ class OnlineLoop:
         ready = full or now - since >= self.config.max_wait_seconds
         self._waiting_since = None if ready else since
         return ready
-
-    # --- carrying out
-    # -------------------------------------------------------------------------------------------------------
 
     def carry_out(self, plan: StepPlan) -> dict[str, Any]:
         """Does what a plan says; the same plan after the same state has the same effect."""
@@ -265,9 +256,6 @@ class OnlineLoop:
         if self._told <= SHOWN_REASONS:
             logger.warning("A record of `%s` is left out: %s", name, error)
 
-    # --- publishing
-    # ---------------------------------------------------------------------------------------------------------
-
     def _may_publish(self) -> bool:
         """Whether the present weights are to be published; then they are the reference from now on."""
         state = self.state
@@ -334,6 +322,3 @@ def locked(path: Path) -> IO[bytes]:
         file.close()
         raise ValueError(f"{path.parent} is used by another `gr4ad online`. Stop it, or give another `out`.") from None
     return file
-
-
-__all__ = ["OnlineLoop"]

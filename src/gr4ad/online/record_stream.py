@@ -48,6 +48,3 @@ def json_record(line: bytes | str) -> Record:
     except (ValueError, RecursionError) as error:
         return Unreadable(f"not JSON ({error}): {line[:100]!r}")
     return record if isinstance(record, dict) else Unreadable(f"not a JSON object: {line[:100]!r}")
-
-
-__all__ = ["LostRecordsError", "Offset", "Record", "RecordStream", "Unreadable", "json_record"]

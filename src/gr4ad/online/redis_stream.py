@@ -99,6 +99,3 @@ def hidden_password(url: str) -> str:
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=place))
-
-
-__all__ = ["FIELD", "RedisStream"]

@@ -43,11 +43,8 @@ class StepJournal:
         self.path = path
 
     def after(self, number: int) -> list[StepPlan]:
-        """Plans with higher numbers, in order.
-
-        Raises:
-            ValueError: If a line other than the last is damaged, or a number is missing.
-        """
+        """Plans with higher numbers, in order. Raises ValueError if a line other than the last is damaged, or a number
+        is missing."""
         if not self.path.is_file():
             return []
         lines = self.path.read_bytes().split(b"\n")
@@ -73,6 +70,3 @@ class StepJournal:
     def clear(self) -> None:
         """Forgets all plans: a checkpoint holds what they led to."""
         self.path.unlink(missing_ok=True)
-
-
-__all__ = ["StepJournal", "StepPlan"]

@@ -77,11 +77,8 @@ class Checkpoints:
     def save(
         self, state: OnlineState, tensors: Mapping[str, torch.Tensor], save_artifact: Callable[[Path], None]
     ) -> Path:
-        """Writes a checkpoint, then removes the ones before it. Killed at any moment, a whole one is there.
-
-        Raises:
-            OSError: If it cannot be written; the one before stays.
-        """
+        """Writes a checkpoint, then removes the ones before it. Killed at any moment, a whole one is there. Raises
+        OSError if it cannot be written; the one before stays."""
         place = self.path(state.number)
         for dead in self.folder.glob(f".{CHECKPOINT}-*"):
             shutil.rmtree(dead)
@@ -115,6 +112,3 @@ class Checkpoints:
             raise ValueError(
                 f"{place}: not a readable checkpoint ({error}). Restore the folder, or start anew in another one."
             ) from error
-
-
-__all__ = ["Checkpoints", "OnlineState"]

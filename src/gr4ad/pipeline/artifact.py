@@ -122,7 +122,7 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
         )
         places = {prefix: place for place, prefix in enumerate(best)}
     titles = tokenizer.index.columns.get("title", [""] * len(tokenizer.index))
-    answer = recommender.recommend([history], top_k=top_k)[0]
+    answer = recommender.recommend([history], top_k=min(top_k, recommender.beam_widths[-1]))[0]
     return {
         "history": [{"item_id": item, "title": titles[tokenizer.index.rows[item]] or ""} for item in history[-8:]],
         "levels": levels,
@@ -137,6 +137,3 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
             for r in answer
         ],
     }
-
-
-__all__ = ["beam_tree", "save_artifact"]

@@ -140,6 +140,3 @@ def recommended(points: Sequence[FrontierPoint], max_loss: float = 0.005) -> Fro
     return min(
         (point for point in points if point.loss <= max_loss and point.widths[-1] >= CUT), key=lambda point: point.ms
     )
-
-
-__all__ = ["FrontierPoint", "beam_frontier", "recommended", "width_choices"]

@@ -30,11 +30,7 @@ def seed_folder(out: str | Path, seed: int) -> Path:
 
 
 def load_run(folder: str | Path) -> PerUserScores:
-    """The scores per user of a finished run or evaluation.
-
-    Raises:
-        ValueError: The folder holds none.
-    """
+    """The scores per user of a finished run or evaluation. Raises ValueError if the folder holds none."""
     folder = Path(folder)
     for path in (folder / FILE_NAME, folder / "stages" / "evaluate" / FILE_NAME):
         if path.is_file():
@@ -90,14 +86,11 @@ def compare_runs(
             "metrics need a log with values."
         )
     chosen = list(metrics or [name for name in METRICS if name in known])
-    content: dict[str, dict] = {
-        name: {
-            "runs": [folder for folder, _ in members],
-            "seeds": seeds_of(runs, members),
-            "metrics": {},
-        }
-        for name, members in systems.items()
-    }
+    seeds = {folder: run.facts.get("seed") for group in runs.values() for folder, run in group}
+    content: dict[str, dict] = {}
+    for name, members in systems.items():
+        folders = [folder for folder, _ in members]
+        content[name] = {"runs": folders, "seeds": [seeds[folder] for folder in folders], "metrics": {}}
     for metric in chosen:
         values = {name: np.stack([scores[metric] for _, scores in members]) for name, members in systems.items()}
         stacked = np.concatenate(list(values.values()))
@@ -185,18 +178,9 @@ def one_with_baselines(runs: Mapping[str, list[tuple[str, PerUserScores]]], prot
     }
 
 
-def seeds_of(runs: Mapping[str, list[tuple[str, PerUserScores]]], members: Members) -> list[int | None]:
-    """Seed of each member's run."""
-    seeds = {folder: run.facts.get("seed") for group in runs.values() for folder, run in group}
-    return [seeds[folder] for folder, _ in members]
-
-
 def read_groups(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """Groups from words `FOLDER[,FOLDER...]` or `NAME=FOLDER[,FOLDER...]`; without a name the first folder's.
-
-    Raises:
-        ValueError: Two groups have one name, or a word names no folder.
-    """
+    """Groups from words `FOLDER[,FOLDER...]` or `NAME=FOLDER[,FOLDER...]`; without a name the first folder's. Raises
+    ValueError if two groups have one name, or a word names no folder."""
     groups: dict[str, list[str]] = {}
     for word in arguments:
         name, equals, rest = word.partition("=")
@@ -212,6 +196,3 @@ def read_groups(arguments: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(f"Each group needs its own name. Received: {label!r} twice. Write NAME=FOLDER.")
         groups[label] = folders
     return groups
-
-
-__all__ = ["compare_runs", "load_run", "read_groups", "save_comparison", "seed_folder"]

@@ -10,7 +10,7 @@ import ast
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -86,6 +86,13 @@ class ConfigField:
         else:
             value = SCALARS[kinds[0]](text) if kinds != ("bool",) else text
         return value if self.kinds == ("list",) else self.check(value)
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a configuration class, with what a command line says of it; each object gets a list of its own."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
 
 
 def is_of(value: Any, kind: str) -> bool:
@@ -280,6 +287,3 @@ class Source:
 
 def is_enum(node: Any) -> bool:
     return isinstance(node, ast.ClassDef) and any("Enum" in ast.dump(base) for base in node.bases)
-
-
-__all__ = ["ConfigField", "config_class", "fields_of", "suggestion"]

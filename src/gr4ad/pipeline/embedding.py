@@ -43,14 +43,10 @@ def tune_ad_encoder(
     config: EmbedConfig, tuning: dict[str, Any], *, data_dir: Path, out_dir: Path, seed: int
 ) -> dict[str, Any]:
     """Tunes the encoder on which ads are engaged with together in the training log (eq. 1); writes it to `encoder/`.
-
-    Raises:
-        ValueError: For a bad setting, or a log in which no two ads co-occur.
-    """
-    from gr4ad.pipeline.recipe import build_section
+    Raises ValueError for a bad setting, or a log in which no two ads co-occur."""
     from gr4ad.trainers.cooccurrence import EncoderTuningConfig, swing_similarity, tune_encoder
 
-    settings = build_section("recipe", "tune", EncoderTuningConfig, tuning)
+    settings = EncoderTuningConfig(**tuning)
     data = load_prepared(data_dir)
     unit_of_ad = units_of_ads(data, settings.unit_columns)
     sequences = training_sequences(data)
@@ -82,17 +78,17 @@ def embed_ads(
     data_dir: Path,
     out_dir: Path,
     seed: int,
-    encoder: str | Path | None = None,
+    tuned_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Embeds the catalog: writes `content` (float32, (N, d)) and, with co-occurrence epochs > 0, `collaborative` to
-    `embeddings.safetensors`, rows in catalog order. Only the training log is read. `encoder` is a tuned encoder's
-    folder; default: the recipe's encoder."""
-    from gr4ad.pipeline.recipe import build_section
+    `embeddings.safetensors`, rows in catalog order. Only the training log is read. `tuned_dir` is a folder of
+    `tune_ad_encoder`, whose encoder takes the place of the recipe's."""
     from gr4ad.tokenization.embedding_shards import EmbeddingShards
     from gr4ad.trainers.cooccurrence import ItemSequenceConfig, train_item_vectors
 
-    sequence_config = build_section("recipe", "cooccurrence", ItemSequenceConfig, cooccurrence)
+    sequence_config = ItemSequenceConfig(**cooccurrence)
     data = load_prepared(data_dir)
+    encoder = None if tuned_dir is None else tuned_dir / ENCODER_FOLDER
     counts = ad_embedder(config, encoder).embed_to(
         data.catalog, out_dir / "content", shard_size=config.shard_size, overwrite=False, progress=True
     )
@@ -115,11 +111,8 @@ def embed_ads(
 
 
 def embed_categories(config: EmbedConfig, data: PreparedData, path: Path, seed: int) -> np.ndarray:
-    """Vectors (float32, (N, d)) of the catalog's categories; what embeds new ads' goes to `path`.
-
-    Raises:
-        ValueError: For a column that the catalog does not have, or too few distinct categories.
-    """
+    """Vectors (float32, (N, d)) of the catalog's categories; what embeds new ads' goes to `path`. Raises ValueError
+    for a column that the catalog does not have, or too few distinct categories."""
     from gr4ad.tokenization.category_vectors import CategoryVectors, labels_of
 
     labels = labels_of(data.catalog_columns("category_columns", config.category_columns))
@@ -142,6 +135,3 @@ def units_of_ads(data: PreparedData, columns: list[str]) -> np.ndarray:
     numbers: dict[tuple[Any, ...], int] = {}
     rows = zip(*data.catalog_columns("unit_columns", columns), strict=True)
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
-
-
-__all__ = ["ENCODER_FOLDER", "ad_embedder", "embed_ads", "training_sequences", "tune_ad_encoder", "units_of_ads"]

@@ -11,7 +11,7 @@ from typing import Any
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.modeling_gr4ad import RankingWeights
-from gr4ad.pipeline.runner import write_json
+from gr4ad.pipeline.runner import StageRecord, write_json
 from gr4ad.pipeline.settings import EvaluateConfig
 from gr4ad.report import write_evaluation
 from gr4ad.trainers.evaluation import SequenceTable, check_no_leakage
@@ -35,14 +35,14 @@ def evaluate_models(
     *,
     data_dir: Path,
     tokenizer_dir: Path,
-    candidates: Mapping[str, Path],
+    models: Mapping[str, Path],
     out_dir: Path,
     seed: int,
 ) -> dict[str, Any]:
     """Chooses model and serving weights on validation, then ranks the test users once with each model at its choice.
 
     Args:
-        candidates: Name to model folder, e.g. `{"VSL": ..., "VSL + RSPO": ...}`; the best on validation is the final
+        models: Name to model folder, e.g. `{"VSL": ..., "VSL + RSPO": ...}`; the best on validation is the final
             one.
 
     Returns:
@@ -51,7 +51,8 @@ def evaluate_models(
         intervals over users), `paired` (table -> other system -> metric -> difference of the final model with its
         interval), `value_calibration` (model -> `held_out` and `served@10`, for models with a value head), `values`
         (whether the log has any, and their unit), `users`, `item_knn` (its chosen settings). Also in `metrics.json`,
-        with `per_user.parquet`, the table `metrics.md` and the folder `plots` beside it.
+        with `per_user.parquet`, the table `metrics.md` and the folder `plots` beside it. Not there: `models` (model ->
+        key of the stage that trained it, "" without a record).
 
     Raises:
         ValueError: A split is empty, or something held out was trained on.
@@ -79,7 +80,7 @@ def evaluate_models(
     tried: list[dict] = []
     choices: dict[str, dict] = {}
     chosen: dict[str, RankingWeights] = {}
-    for name, folder in candidates.items():
+    for name, folder in models.items():
         model = GR4ADForRecommendation.from_pretrained(folder / "model")
         grid = weight_grid(
             model,
@@ -103,7 +104,7 @@ def evaluate_models(
 
     scores = SystemScores(train, test, tokenizer.index.codes, seed)
     calibrations: dict[str, dict] = {}
-    for name, folder in candidates.items():
+    for name, folder in models.items():
         model = GR4ADForRecommendation.from_pretrained(folder / "model")
         for protocol, excluded in PROTOCOLS.items():
             rankings = rank_users(
@@ -139,7 +140,8 @@ def evaluate_models(
     scores.for_file(**facts).save(out_dir / FILE_NAME)
     write_evaluation(out_dir, outcome)
     write_json(out_dir / "metrics.json", outcome)
-    return outcome
+    records = {name: StageRecord.read(folder) for name, folder in models.items()}
+    return {**outcome, "models": {name: record.key if record else "" for name, record in records.items()}}
 
 
 def check_not_empty(data: PreparedData, data_dir: Path) -> None:
@@ -150,6 +152,3 @@ def check_not_empty(data: PreparedData, data_dir: Path) -> None:
                 f"{data_dir}: the {name} split is empty (0 users). Allowed: at least one user in each split. Prepare "
                 "the data with other bounds."
             )
-
-
-__all__ = ["evaluate_models"]

@@ -60,6 +60,3 @@ def neighbour_table(similarity: sparse.csr_array, item_of: np.ndarray) -> tuple[
     items[item_of[rows] + 1, places] = item_of[similarity.indices] + 1
     weights[item_of[rows] + 1, places] = similarity.data
     return items, weights
-
-
-__all__ = ["add_item_neighbours", "neighbour_table"]

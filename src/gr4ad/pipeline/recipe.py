@@ -123,10 +123,13 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
     """
     checked = checked_values(source, section, SECTIONS[section], values)
     if section not in NEED_TORCH:
-        return build(source, section, config_class(SECTIONS[section]), checked)
+        try:
+            return config_class(SECTIONS[section])(**checked)
+        except ValueError as error:
+            raise RecipeError(placed(source, section, error)) from error
     if "output_dir" in checked:
-        error = "`output_dir` follows from the folder that is written: leave it out."
-        raise RecipeError(placed(source, section, error))
+        message = "`output_dir` follows from the folder that is written: leave it out."
+        raise RecipeError(placed(source, section, message))
     for config, check in NEED_TORCH[section]:
         kind, known = config_class(config), fields_of(config)
         part: Any = object.__new__(kind)  # made without `__post_init__`, which is that of the whole class
@@ -136,12 +139,6 @@ def built_section(source: str | Path, section: str, values: Any) -> Any:
         except ValueError as error:
             raise RecipeError(placed(source, section, error)) from error
     return checked
-
-
-def build_section(source: str | Path, section: str, kind: type, values: Any) -> Any:
-    """An object of dataclass `kind` from the values of a section. Raises RecipeError as `built_section`."""
-    checked = checked_values(source, section, f"{kind.__module__}.{kind.__qualname__}", values)
-    return build(source, section, kind, checked)
 
 
 def checked_values(source: str | Path, section: str, config: str, values: Any) -> dict[str, Any]:
@@ -173,13 +170,6 @@ def shown_fields(known: Mapping[str, Any]) -> str:
     )
 
 
-def build(source: str | Path, section: str, kind: type, values: dict[str, Any]) -> Any:
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise RecipeError(placed(source, section, error)) from error
-
-
 def placed(source: str | Path, section: str, error: Exception | str) -> str:
     """The text of an error with the place of the values; of flags (`source` "") the field alone says it."""
     return f"{source}: section `{section}`: {error}" if source else str(error)
@@ -190,6 +180,3 @@ def packaged_recipes() -> list[str]:
     return sorted(
         f.name.removesuffix(".yaml") for f in resources.files("gr4ad.recipes").iterdir() if f.name.endswith(".yaml")
     )
-
-
-__all__ = ["Recipe", "RecipeError", "build_section", "built_section", "load_recipe", "packaged_recipes"]

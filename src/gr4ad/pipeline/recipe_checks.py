@@ -1,4 +1,4 @@
-"""What one section of a recipe asks of another, and of the columns of the data, told before the first stage runs."""
+"""Checks of a recipe's sections against each other and against the columns of the data, before a stage runs."""
 
 from __future__ import annotations
 
@@ -165,6 +165,3 @@ def table_columns(data: DataConfig, role: FileRole) -> Sequence[str] | None:
     else:
         return None  # of JSON lines any may bring another key
     return our_names(theirs, str(file), role, data.columns_of(role))
-
-
-__all__ = ["MARKET_COLUMNS", "RecipeError", "check_columns", "check_has_impressions", "check_sections_fit"]

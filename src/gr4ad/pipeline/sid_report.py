@@ -276,6 +276,3 @@ def _read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
             if len(inside):
                 parts.append(stored[start : min(start + ROWS_READ, total)][inside - start])
     return np.concatenate(parts)
-
-
-__all__ = ["choose_category_column", "item_titles", "report_sids", "usable_categories"]

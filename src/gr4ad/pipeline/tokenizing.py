@@ -16,7 +16,7 @@ from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import TokenizeConfig
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
-from gr4ad.tokenization.sid_quality import SIDCollapseError, check_collapse, interaction_exposure
+from gr4ad.tokenization.sid_quality import check_collapse, interaction_exposure
 
 ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can hold a limited number of ads of one
 ITEM_VECTORS_FILE = "item_vectors.safetensors"
@@ -79,11 +79,8 @@ FITTED: dict[str, Callable[[PreparedData, TokenizeConfig], dict[str, Any]]] = {
 
 
 def history_arguments(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
-    """Arguments of the tokenizer that follow from the columns of histories and the user features.
-
-    Raises:
-        ValueError: If a setting asks for something that the data do not have.
-    """
+    """Arguments of the tokenizer that follow from the columns of histories and the user features. Raises ValueError if
+    a setting asks for something that the data do not have."""
     features = {
         name: sorted({str(value) for value in data.train[name] if value is not None}) for name in data.user_features
     }
@@ -95,11 +92,8 @@ def history_arguments(data: PreparedData, config: TokenizeConfig) -> dict[str, A
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
     """Content embeddings (float32, (N, d_1)) and collaborative ones (float32, (N, d_2)) or None, by catalog row.
-
-    Raises:
-        ValueError: If the file is missing or damaged, has no `content`, or its rows are not the catalog's in number or
-            not finite; names the first bad ad.
-    """
+    Raises ValueError if the file is missing or damaged, has no `content`, or its rows are not the catalog's in number
+    or not finite; names the first bad ad."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -134,7 +128,7 @@ def with_neighbours(collaborative: np.ndarray, fused: np.ndarray) -> np.ndarray:
 
 
 def build_tokenizer(
-    config: TokenizeConfig, *, data_dir: Path, embed_dir: Path, out_dir: Path, seed: int
+    config: TokenizeConfig, *, data_dir: Path, embeddings_dir: Path, out_dir: Path, seed: int
 ) -> dict[str, Any]:
     """Fits the quantizer, writes the tokenizer folder `tokenizer/`, `item_embeddings.safetensors` (the vectors that
     were quantized, and the collaborative ones) and `quality.json`. The tokenizer carries the vectors from which
@@ -150,7 +144,7 @@ def build_tokenizer(
     data = load_prepared(data_dir)
     arguments = history_arguments(data, config)
     item_ids = data.catalog["item_id"]
-    content, collaborative = read_embeddings(embed_dir / "embeddings.safetensors", item_ids)
+    content, collaborative = read_embeddings(embeddings_dir / "embeddings.safetensors", item_ids)
     fusion = EmbeddingFusion.fit(content, collaborative, collaborative_weight=config.collaborative_weight, seed=seed)
     embeddings = fusion.transform(content, collaborative)
     quantizer = MGMRQuantizer(
@@ -191,11 +185,8 @@ def build_tokenizer(
     tokenizer.save_pretrained(out_dir / "tokenizer")
     (out_dir / ITEM_VECTORS_FILE).unlink()  # the tokenizer's folder has it
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)
-    if (embed_dir / CATEGORY_FILE).is_file():
-        shutil.copyfile(embed_dir / CATEGORY_FILE, out_dir / "tokenizer" / CATEGORY_FILE)
+    if (embeddings_dir / CATEGORY_FILE).is_file():
+        shutil.copyfile(embeddings_dir / CATEGORY_FILE, out_dir / "tokenizer" / CATEGORY_FILE)
     code_counts = [np.bincount(codes[:, t], minlength=size).tolist() for t, size in enumerate(tokenizer.level_sizes)]
     write_json(out_dir / "quality.json", {"quality": quality, "code_counts": code_counts})
     return {"quality": quality}
-
-
-__all__ = ["SIDCollapseError", "build_tokenizer"]

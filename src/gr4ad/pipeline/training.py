@@ -124,21 +124,18 @@ def align_model(
     *,
     data_dir: Path,
     tokenizer_dir: Path,
-    train_dir: Path,
+    model_dir: Path,
     out_dir: Path,
     reward_dir: Path | None = None,
 ) -> dict:
-    """RSPO on preference lists; writes `model/` and `log.json`.
-
-    Raises:
-        RecipeError: The lists are to come from a reward model, and `reward_dir` holds none.
-    """
+    """RSPO on preference lists; writes `model/` and `log.json`. Raises RecipeError if the lists are to come from a
+    reward model, and `reward_dir` holds none."""
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
     from gr4ad.trainers.rspo import beam_lists
 
     data = load_prepared(data_dir)
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
-    model = GR4ADForRecommendation.from_pretrained(train_dir / "model")
+    model = GR4ADForRecommendation.from_pretrained(model_dir / "model")
     if lists.source == "reward_model":
         rows = reward_lists(reward_dir)
     elif lists.source == "impressions":
@@ -192,17 +189,3 @@ def read_log(folder: Path) -> list[dict]:
     """Trainer log written by `finish_training`; [] if the stage has none."""
     path = folder / "log.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-__all__ = [
-    "LISTS_FILE",
-    "align_model",
-    "drawn_rows",
-    "finish_training",
-    "logged_impressions",
-    "read_log",
-    "reward_lists",
-    "run_training",
-    "train_model",
-    "trainer_arguments",
-]

@@ -65,9 +65,8 @@ def evaluation_markdown(outcome: Mapping[str, Any]) -> str:
         table = tables.metric_table(protocol, systems)
         if table is None:
             continue
-        users = "" if table.users is None else f" ({tables.count_text(table.users)} users)"
         parts += [
-            f"## {table.title}{users}",
+            f"## {table.heading}",
             "In brackets: 95% interval over users. Bold: best of the column.",
             metric_markdown(table, lambda cell: f" ({cell.interval})" if cell.interval else ""),
         ]
@@ -75,7 +74,7 @@ def evaluation_markdown(outcome: Mapping[str, Any]) -> str:
         if paired:
             parts += [
                 "This model less each other system, on the same users; bold: the 95% interval leaves out 0.",
-                markdown_table(["System", *columns], [[name, *map(difference_text, cells)] for name, cells in paired]),
+                differences_table(columns, paired),
             ]
     reach, told = tables.reach_table(metrics["test"])
     if reach is not None:
@@ -101,19 +100,11 @@ def write_comparison(folder: Path, comparison: Mapping[str, Any]) -> list[Path]:
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     """The tables of a comparison."""
     systems = comparison["systems"]
-    first = next(iter(systems))
-    rows, differences = [], []
+    headings, differences = tables.comparison_rows(comparison)
+    rows = []
     for name, figures in systems.items():
-        scores = {metric: figures["metrics"].get(metric) for metric in comparison["metrics"]}
-        means = ["–" if score is None else mean_text(metric, score) for metric, score in scores.items()]
-        rows.append([one_line(name), str(len(figures["runs"])), *means])
-        if name != first:
-            cells = [
-                tables.paired_cell(metric, {} if score is None else score["difference"])
-                for metric, score in scores.items()
-            ]
-            differences.append([one_line(name), *map(difference_text, cells)])
-    headings = [tables.METRICS.get(metric, metric) for metric in comparison["metrics"]]
+        means = [mean_text(metric, figures["metrics"].get(metric)) for metric in comparison["metrics"]]
+        rows.append([name, str(len(figures["runs"])), *means])
     parts = [
         f"# {tables.PROTOCOLS.get(comparison['protocol'], comparison['protocol'])}, "
         f"{tables.count_text(comparison['users'])} users",
@@ -122,19 +113,17 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     ]
     if differences:
         parts += [
-            f"Each less {one_line(first)}, on the same users; bold: the 95% interval leaves out 0.",
-            markdown_table(["System", *headings], differences),
+            f"Each less {one_line(next(iter(systems)))}, on the same users; bold: the 95% interval leaves out 0.",
+            markdown_table(
+                ["System", *headings], [[name, *map(difference_text, cells)] for name, cells in differences]
+            ),
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def mean_text(metric: str, score: Mapping[str, Any]) -> str:
-    """ "0.0475 ± 0.0004 (0.0421 to 0.0529)"; without the spread for one seed."""
-    mean = tables.figure_text(metric, score["mean"])
-    spread = score["spread"]
-    told = "" if spread is None else f" ± {tables.figure_text(metric, spread)}"
-    low, high = (tables.figure_text(metric, score[end]) for end in ("low", "high"))
-    return f"{mean}{told} ({low} to {high})"
+def mean_text(metric: str, score: Mapping[str, Any] | None) -> str:
+    """ "0.0475 ± 0.0004 (0.0421 to 0.0529)"; without the spread for one seed, "–" where unknown."""
+    return "–" if score is None else "{} ({})".format(*tables.mean_texts(metric, score))
 
 
 def difference_text(cell: tables.PairedCell) -> str:
@@ -143,6 +132,11 @@ def difference_text(cell: tables.PairedCell) -> str:
         return cell.text
     share = f"; {cell.relative}" if cell.relative else ""
     return (f"**{cell.text}**" if cell.clear else cell.text) + f" ({cell.interval}{share})"
+
+
+def differences_table(columns: Sequence[str], rows: Sequence[tuple[str, list[tables.PairedCell]]]) -> str:
+    """Differences of systems as a Markdown table."""
+    return markdown_table(["System", *columns], [[name, *map(difference_text, cells)] for name, cells in rows])
 
 
 def write_files(page: Path, text: str, plots: Mapping[str, Plot | None]) -> list[Path]:

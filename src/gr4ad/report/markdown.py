@@ -1,4 +1,4 @@
-"""Markdown in which text of the data stays text."""
+"""Markdown in which text from the data stays plain text."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def write_model_card(
             codebook_table=markdown_table(tables.CODEBOOK_COLUMNS, codebook_rows) if codebook_rows else "",
             collision_table=_collision_table(report.sid_quality),
             training_list=_list(_training_lines(report, model_config)),
-            evaluation=[(_heading(table), _metric_table(table)) for table in tables.metric_tables(report.metrics)],
+            evaluation=[(table.heading, _metric_table(table)) for table in tables.metric_tables(report.metrics)],
             name=json.dumps(out.resolve().name, ensure_ascii=False),
             example=json.dumps([history], ensure_ascii=False),
             command=report.command,
@@ -125,10 +125,6 @@ def _training_lines(report: RunReport, config: Mapping[str, Any]) -> list[str]:
         if facts:
             lines.append(f"{label}: {', '.join(f'{name} {one_line(fact)}' for name, fact in facts.items())}")
     return lines
-
-
-def _heading(table: tables.MetricTable) -> str:
-    return table.title if table.users is None else f"{table.title} ({tables.count_text(table.users)} users)"
 
 
 def _metric_table(table: tables.MetricTable) -> str:

@@ -55,10 +55,7 @@ STYLE: dict[Any, Any] = {
 STEPS = [1, 2, 2.5, 5, 10]
 DASHED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
 DASHES = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3))]
-
-
 STAIRS = 400  # steps of a usage curve; a codebook of 16,384 codes drawn code by code would make the page heavy
-BAR_METRICS = COMPARED
 
 
 @dataclass(frozen=True)
@@ -205,9 +202,9 @@ def usage_plot(level: int, counts: Sequence[int]) -> Plot:
 
 
 def bar_plots(systems: Mapping[str, Mapping[str, float]], value_unit: str) -> dict[str, Plot]:
-    """`metric_plot` of each of `BAR_METRICS` that two systems have."""
+    """`metric_plot` of each of `COMPARED` that two systems have."""
     drawn = {}
-    for metric in BAR_METRICS:
+    for metric in COMPARED:
         note = "95% interval over users" if has_intervals(metric, systems) else "± one standard error"
         unit = f"{value_unit or 'Value'} per user, " if metric == "revenue@10" else ""
         drawn[metric] = metric_plot(metric, systems, unit + note)
@@ -293,24 +290,20 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
 def _line(log: Sequence[Mapping[str, float]], key: str, label: str, accent: bool = False) -> Line:
     """The finite points of one logged figure, by epoch."""
     points = [(entry["epoch"], entry[key]) for entry in log if "epoch" in entry and _finite(entry.get(key))]
-    # An evaluation repeated at one epoch (as at the end of training) replaces the earlier one.
-    merged = dict(sorted(points, key=lambda point: point[0])) if key.startswith("eval_") else None
-    pairs = list(merged.items()) if merged is not None else sorted(points, key=lambda point: point[0])
-    line = Line(label, [float(x) for x, _ in pairs], [float(y) for _, y in pairs], accent)
-    return _thinned(line)
+    points.sort(key=lambda point: point[0])
+    if key.startswith("eval_"):  # one repeated at an epoch, as at the end of training, replaces the earlier one
+        points = list(dict(points).items())
+    return _thinned(Line(label, [float(x) for x, _ in points], [float(y) for _, y in points], accent))
 
 
 def _thinned(line: Line, most: int = 400) -> Line:
     """At most `most` points, each the mean of its neighbours: more would only make the page heavy."""
     if len(line.x) <= most:
         return line
-    size = math.ceil(len(line.x) / most)
-    parts = [slice(start, start + size) for start in range(0, len(line.x), size)]
-
-    def means(values: list[float]) -> list[float]:
-        return [sum(values[part]) / len(values[part]) for part in parts]
-
-    return replace(line, x=means(line.x), y=means(line.y))
+    starts = np.arange(0, len(line.x), math.ceil(len(line.x) / most))
+    sizes = np.diff(starts, append=len(line.x))
+    x, y = ((np.add.reduceat(values, starts) / sizes).tolist() for values in (line.x, line.y))
+    return replace(line, x=x, y=y)
 
 
 def _finite(figure: float | None) -> bool:

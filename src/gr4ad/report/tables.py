@@ -68,6 +68,11 @@ class MetricTable:
     rows: list[tuple[str, bool, list[Cell]]]
     users: int | None
 
+    @property
+    def heading(self) -> str:
+        """The title, with the number of users where it is known."""
+        return self.title if self.users is None else f"{self.title} ({count_text(self.users)} users)"
+
 
 def system_name(key: str) -> str:
     """`ours` -> "GR4AD (this run)"; `last_items` -> "Last items"; names with capitals stay as they are."""
@@ -154,6 +159,24 @@ def paired_cell(metric: str, figures: Mapping[str, float | None]) -> PairedCell:
         "" if share is None else f"{_signed(100 * share, 1)}%",
         not low <= 0 <= high,
     )
+
+
+def mean_texts(metric: str, score: Mapping[str, Any]) -> tuple[str, str]:
+    """ "0.0475 ± 0.0004", without the spread for one seed, and "0.0421 to 0.0529", of a score of `compare_runs`."""
+    mean, low, high = (figure_text(metric, score[name]) for name in ("mean", "low", "high"))
+    spread = "" if score["spread"] is None else f" ± {figure_text(metric, score['spread'])}"
+    return mean + spread, f"{low} to {high}"
+
+
+def comparison_rows(comparison: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[PairedCell]]]]:
+    """As `paired_rows`, of what `compare_runs` found: each system but the first less the first."""
+    metrics = comparison["metrics"]
+    _, *others = ((name, figures["metrics"]) for name, figures in comparison["systems"].items())
+    rows = [
+        (name, [paired_cell(metric, scores.get(metric, {}).get("difference", {})) for metric in metrics])
+        for name, scores in others
+    ]
+    return [METRICS.get(metric, metric) for metric in metrics], rows
 
 
 def interval_text(metric: str, figures: Mapping[str, float]) -> str:
