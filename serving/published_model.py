@@ -343,3 +343,9 @@ def synced(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_through(folder: Path) -> None:
+    """`synced` of a folder and all that is in it."""
+    for path in [*folder.rglob("*"), folder]:
+        synced(path)
