@@ -331,7 +331,7 @@ def write_file(path: Path, text: str) -> None:
 
 
 def write_through(folder: Path) -> None:
-    """`synced` for all that is in a folder, and the folder."""
+    """`synced` of a folder and all that is in it."""
     for path in [*folder.rglob("*"), folder]:
         synced(path)
 
@@ -343,9 +343,3 @@ def synced(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_through(folder: Path) -> None:
-    """`synced` of a folder and all that is in it."""
-    for path in [*folder.rglob("*"), folder]:
-        synced(path)
