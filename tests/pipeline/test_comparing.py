@@ -127,11 +127,13 @@ def test_benchmark_rows_over_seeds(tmp_path, monkeypatch):
     ours, popularity = benchmark.rows_over_seeds(rows, {"test": comparison})
     assert (ours["name"], ours["value"], ours["seed"]) == ("ours/ndcg@10", 0.3, None)
     assert ours["spread"] == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1), abs=1e-6)
-    assert ours["seeds"] == [0, 1, 2] and ours["low"] < ours["high"] and popularity["spread"] == 0
+    assert ours["seeds"] == [0, 1, 2] and ours["low"] < ours["high"]
+    assert popularity["spread"] == pytest.approx(0, abs=1e-12)
     assert benchmark.differences_of(comparison)["popularity"]["ndcg@10"]["high"] < 0
     assert benchmark.rows_over_seeds(rows[:1], {}) == []
     assert "low" not in benchmark.rows_over_seeds(rows, {})[0]
-    assert benchmark.comparisons_of([tmp_path / "nothing"]) == {}
+    with pytest.raises(ValueError, match="holds no per_user.parquet"):
+        benchmark.comparisons_of([tmp_path / "nothing"])
 
 
 def test_several_seeds_are_run_and_compared(tmp_path, monkeypatch, capsys):
