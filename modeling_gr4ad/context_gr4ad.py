@@ -94,7 +94,7 @@ class GR4ADContextProcessor(nn.Module):
             ids = item_feature_ids[name]
             if ids is not None:
                 embedded = self.get_submodule(f"{name}_embeddings")(ids.clamp(min=0))
-                hidden = hidden + embedded.masked_fill((ids < 0).unsqueeze(-1), 0.0)
+                hidden = torch.addcmul(hidden, embedded, (ids >= 0).to(hidden.dtype).unsqueeze(-1))
         hidden = self.dropout(hidden)
 
         index = torch.arange(length, device=hidden.device)
