@@ -1,4 +1,4 @@
-"""Rankings of 300 users that two artifacts gave when they were saved, by an earlier state of this package: an artifact
+"""Rankings of 300 users that three artifacts gave when they were saved, by an earlier state of this package: an artifact
 that is on disk somewhere must rank as it did."""
 
 import gzip
@@ -12,7 +12,7 @@ from gr4ad.serving import Recommender
 from gr4ad.tokenization import UserHistory
 
 STORED = Path(__file__).parent.parent / "stored"
-ARTIFACTS = ("all_features", "before_item_candidates")
+ARTIFACTS = ("demo", "all_features", "before_item_candidates")
 
 
 def stored(name: str) -> dict:
@@ -30,9 +30,14 @@ def check_ranked(found: list, expected: list, exact: bool, tolerance: float = 1e
     if exact:
         assert got == expected
         return
-    assert [ad[0] for ad in got] == [ad[0] for ad in expected]
-    for place in (1, 2):
-        assert [ad[place] for ad in got] == pytest.approx([ad[place] for ad in expected], rel=tolerance)
+    # On another processor sums round otherwise: ads whose scores are that close may have changed places.
+    assert [ad[1] for ad in got] == pytest.approx([ad[1] for ad in expected], rel=tolerance)
+    scores, worst = {ad[0]: ad[1:] for ad in expected}, expected[-1][1]
+    for item, score, value in got:
+        if item in scores:
+            assert [score, value] == pytest.approx(scores[item], rel=tolerance)
+        else:
+            assert score == pytest.approx(worst, rel=tolerance)
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
