@@ -1,5 +1,5 @@
-"""Rankings of 300 users that three artifacts gave when they were saved, by an earlier state of this package: an artifact
-that is on disk somewhere must rank as it did."""
+"""Rankings of 300 users that three artifacts gave when they were saved, by an earlier state of this package: an
+artifact that is on disk somewhere must rank as it did."""
 
 import gzip
 import json
