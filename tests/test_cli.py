@@ -167,3 +167,11 @@ def test_switches_and_lists_are_written_as_before():
         "eval_beam_widths": [50, 100, 100], "behavior_weights": {"click": 1.0}, "learning_rate": 0.001,
         "save_strategy": "no",
     }  # fmt: skip
+
+
+def test_a_value_may_look_like_flags_where_it_has_a_space():
+    kinds = ["gr4ad.serving.vllm_backend.launch.VLLMServerConfig"]
+    [config] = parse_configs("gr4ad serve", kinds, ["--vllm_args", "--data-parallel-size 2 --seed 3", "--port", "9"])
+    assert config.vllm_args == "--data-parallel-size 2 --seed 3" and config.port == 9
+    with pytest.raises(ValueError, match="unknown argument `--data-parallel-size`"):
+        parse_configs("gr4ad serve", kinds, ["--data-parallel-size", "2"])

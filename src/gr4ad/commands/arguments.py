@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         known = self._option_string_actions
         if self._subparsers is None:  # before what is missing is told, what is misspelt
-            self.refuse([word for word in arguments if word.startswith("--") and word.partition("=")[0] not in known])
+            self.refuse([word for word in arguments if is_flag(word) and word.partition("=")[0] not in known])
         options, unknown = self.parse_known_args(arguments)
         self.refuse(unknown)
         return options
@@ -39,6 +39,11 @@ class CommandParser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].partition("=")[0]
             self.error(f"unknown argument `{flag}`.{suggestion(flag, self._option_string_actions)}")
+
+
+def is_flag(word: str) -> bool:
+    """Whether argparse takes a word as a flag: one with a space is a value, e.g. of `--vllm_args`."""
+    return word.startswith("--") and " " not in word
 
 
 def parse_flags(
