@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from gr4ad.cli import COMMANDS, main
-from gr4ad.commands.arguments import CommandParser, parse_flags
+from gr4ad.commands.arguments import CommandParser, parse_configs, parse_flags
 from gr4ad.pipeline.sections import SECTIONS
 
 
