@@ -25,6 +25,8 @@ Answer = TypeVar("Answer")
 Plan = TypeVar("Plan")
 LOOKAHEAD = 4
 """Batches among which waiting queries are sorted by size: none is answered so many batches later than it came."""
+STEPS = 4
+"""Turns of the event loop from a request's first bytes to its query: reading, parsing, the answering task, `submit`."""
 
 
 class QueueFullError(RuntimeError):
@@ -64,7 +66,7 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
         plan: What a batch runs with, from its queries and the load; called on the event loop just before it runs.
         group: What queries must share to be answered by one call.
         max_batch: Queries a batch, >= 1.
-        max_wait: Seconds a query waits for company, >= 0.
+        max_wait: Seconds a query waits for company, >= 0; a busy event loop may add a few of its turns.
         max_queue: Waiting queries at most, those being answered not counted, >= 1.
         size: Of a query, e.g. the length of its history: what a batch is padded to.
         weight: Of a query, e.g. its beam rows. max_weight: Of a batch, at most, unless a single query weighs more.
@@ -243,8 +245,22 @@ class MicroBatcher(Generic[Query, Plan, Answer]):
                     await asyncio.wait_for(self._changed.wait(), None if math.isinf(wait) else wait)
                 except TimeoutError:
                     pass
-            elif entries := self._take(group):
-                await self._answer(entries)
+            else:
+                await self._settle(group)
+                if group in self._waiting and (entries := self._take(group)):
+                    await self._answer(entries)
+
+    async def _settle(self, group: Hashable) -> None:
+        """Returns when the batch is full or the loop brings no more of its group.
+
+        A loop that is busy reading many requests reaches the end of `max_wait` with most of them read and none but the
+        first submitted; a batch of that one alone would keep all others waiting until it is answered.
+        """
+        steps = 0
+        while steps < STEPS and len(self._waiting.get(group, ())) < self.max_batch:
+            count = len(self._waiting.get(group, ()))
+            await asyncio.sleep(0)
+            steps = 0 if len(self._waiting.get(group, ())) > count else steps + 1
 
     async def _answer(self, entries: list[Entry[Query, Answer]]) -> None:
         loop = asyncio.get_running_loop()

@@ -72,6 +72,21 @@ def test_every_query_gets_its_own_answer(queries, max_batch):
     assert len(engine.threads) <= 1 and threading.get_ident() not in engine.threads
 
 
+def test_requests_that_a_busy_loop_has_begun_to_read_join_the_first():
+    async def scenario(batcher, engine):
+        async def request(query: int, reading: float, turns: int) -> int:
+            time.sleep(reading)  # parsing keeps the loop busy
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await batcher.submit([query], timeouts=[10])[0]
+
+        later = (request(query, 0.01, 3) for query in (2, 4))
+        return await asyncio.gather(request(0, 0.0, 0), *later)
+
+    engine, answers = run(scenario, max_wait=0.01)
+    assert answers == [0, 4, 8] and engine.batches == [[0, 2, 4]]
+
+
 def test_queries_of_a_group_share_batches_in_order_of_arrival():
     async def scenario(batcher, engine):
         await asyncio.gather(*batcher.submit([0, 1, 2, 3, 4, 6, 8], timeouts=[10] * 7))
