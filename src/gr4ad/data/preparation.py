@@ -21,7 +21,7 @@ from .columns import as_ids, nulls
 from .config import DataConfig, FileRole
 from .event_columns import EVENT_NAMES
 from .events import CrossDomain, EventLog, read_cross_domain, read_log
-from .reading import locate, read_table
+from .reading import check_number_columns, read_source
 from .splits import History, Rows, cut_history, make_exposures, make_splits
 from .tables import HistoryTrack, tables_of, write_tables
 
@@ -93,6 +93,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
             f"{out}: exists and is no prepared data folder. Allowed: a new or empty folder, or one written before. "
             "Choose another name."
         )
+    check_number_columns(config)
     dropped: Counter[str] = Counter()
     catalog, keys = _read_catalog(config, dropped)
     raw, checks = _read(config, "events")
@@ -133,6 +134,7 @@ def load_prepared(directory: str | Path) -> PreparedData:
     """Loads what `prepare` wrote, into memory. Raises DataError if `directory` is no prepared data folder, or a file
     of it is damaged."""
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
 
     folder = Path(directory)
     if not (folder / SUMMARY_FILE).exists():
@@ -144,7 +146,8 @@ def load_prepared(directory: str | Path) -> PreparedData:
     def load(name: str) -> Dataset:
         path = folder / f"{name}.parquet"
         try:
-            return Dataset(pq.read_table(path, memory_map=False))
+            # The fingerprint that `datasets` would make is a hash of all rows, which nothing here asks for.
+            return Dataset(pq.read_table(path, memory_map=False), fingerprint=generate_random_fingerprint())
         except (pa.ArrowException, OSError) as error:
             reason = str(error)[:200]
             raise DataError(f"{path}: cannot be read ({reason}). Prepare the data again.") from error
@@ -159,9 +162,8 @@ def load_prepared(directory: str | Path) -> PreparedData:
 
 def _read(config: DataConfig, role: FileRole) -> tuple[pa.Table, RowChecks]:
     """A raw table with our column names, and the checks of its rows."""
-    source = config.sources()[role]
-    table = read_table(source, file_role=role, columns=config.columns_of(role), root=config.root).data.table
-    return table, RowChecks(str(locate(source, config.root)), table.num_rows, config.drop)
+    raw = read_source(config, role)
+    return raw.table, RowChecks(raw.name, raw.table.num_rows, config.drop)
 
 
 def _first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks: RowChecks) -> None:
