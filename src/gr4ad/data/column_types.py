@@ -55,8 +55,6 @@ def with_plain_types(
                 "these, or map another column."
             )
         left_out[name] = str(column.type)[:80]
-    if not left_out and all(columns[name] is table[name] for name in columns):
-        return table, {}
     return pa.table(list(columns.values()), names=list(columns)), left_out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -63,11 +64,8 @@ def downloaded(repository: str, name: str, revision: str | None) -> Path:
 
 
 def _local(url: str) -> Path:
-    match = re.fullmatch(r"hf://datasets/([^@]+?)(?:@([^/]+))?/(.+)", url)
+    match = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", url)
     if match is None:
         return Path(url)  # a data set in a folder of this machine
     repository, revision, name = match.groups()
-    if revision is None:
-        owner, dataset, name = url.removeprefix("hf://datasets/").split("/", 2)
-        repository = f"{owner}/{dataset}"
-    return downloaded(repository, name, revision.replace("%2F", "/") if revision else None)
+    return downloaded(repository, name, revision and unquote(revision))
