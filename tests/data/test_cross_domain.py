@@ -2,9 +2,9 @@
 
 import pandas as pd
 import pytest
-from tie_order import tie_hash
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tie_order import tie_hash
 
 from gr4ad.data import DataConfig, DataError, prepare
 from gr4ad.tokenization.user_history import HISTORY_COLUMNS

@@ -115,7 +115,7 @@ def test_nan_value_in_parquet(tmp_path):
 def test_the_first_of_many_rows_is_named_and_all_are_counted(tmp_path):
     events = EVENTS | {"value": [0.5, -1, 2, -2, 1, -3]}
     text = refused(tmp_path, events=events)
-    assert "row 1 (0-based): received '-1.0', allowed: a finite number >= 0; for refunds say `refunds: zero` or" in text
+    assert "row 1 (0-based): received '-1.0', allowed: a finite number >= 0; for refunds say `refunds:" in text
     assert "(3 such rows)" in text
 
 

@@ -29,7 +29,7 @@ FEW_TEST_USERS = 30
 def file_facts(role: str, source: str | Path, checks: RowChecks, read: dict[str, Any] | None = None) -> dict[str, Any]:
     """How one table was read: role, file, format, delimiter (None where there is none), rows, rows kept, rows dropped
     by reason. `read`: what the reader says of it."""
-    suffixes = [suffix.lstrip(".") for suffix in Path(source).suffixes]
+    suffixes = [suffix.lstrip(".") for suffix in Path(source).suffixes if suffix not in (".gz", ".zst")]
     return {
         "role": role,
         "file": str(source),
@@ -104,6 +104,7 @@ def _times(
 
     def facts(clock: Clock, values: np.ndarray) -> dict[str, Any]:
         known = "time_unit" if clock.given else "type" if clock.unit == "iso" else "magnitude"
+        known = "column" if log.clock_name == "position" and clock is log.time else known
         first, last = (moment_text(clock, int(end)) for end in (values.min(), values.max()))
         return {"unit": clock.unit or "own numbers", "known_by": known, "first": first, "last": last}
 
