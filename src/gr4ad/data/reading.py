@@ -50,14 +50,27 @@ class RawTable:
     theirs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def facts(self) -> dict[str, Any]:
+        """How it was read, for the account of a run: `format`, `delimiter` (None where there is none), `packed`, the
+        `files` with their rows where they are several, and `notes`."""
+        first = self.files[0]
+        facts = {"format": first["format"], "delimiter": first.get("delimiter")}
+        if "packed" in first:
+            facts["packed"] = first["packed"]
+        if len(self.files) > 1:
+            facts["files"] = [{"file": file["file"], "rows": file["rows"]} for file in self.files]
+        return facts | ({"notes": self.notes} if self.notes else {})
+
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How a table is to be read: see `read_table`; `clocks` are columns whose moments stay moments."""
+    """How a table is to be read: see `read_table`. `features` are further columns that it must have in a type that
+    is allowed; `clocks` are columns whose moments stay moments."""
 
     role: FileRole
     columns: Mapping[str, str]
     numbers: Collection[str] = ()
+    features: Collection[str] = ()
     clocks: Collection[str] = CLOCKS
     preset: Preset | None = None
     limit: int | None = None
@@ -210,8 +223,9 @@ def _wanted(config: DataConfig, role: FileRole, limit: int | None) -> _Wanted:
     columns = config.columns_of(role)
     numbers = {name for given in config.number_columns for name in (given, columns.get(given, given))}
     clocks = {columns.get(name, name) for name in (*CLOCKS, config.split_column)}
+    features = list(config.user_features or ()) if role == "users" else []
     preset = None if config.preset is None else PRESETS[config.preset]
-    return _Wanted(role, columns, numbers, clocks, preset, limit)
+    return _Wanted(role, columns, numbers, features, clocks, preset, limit)
 
 
 def _local_files(place: Path, root: Path, role: FileRole) -> list[Path]:
@@ -269,7 +283,7 @@ def _plain(table: pa.Table, file: str, wanted: _Wanted, raw: RawTable) -> pa.Tab
         return table  # `our_names` says which column stands twice
     if wanted.preset is not None:
         return table  # its own columns are checked once they are decoded
-    needed = set(wanted.columns.values()) | {
+    needed = {*wanted.columns.values(), *wanted.features} | {
         name for name in (*REQUIRED[wanted.role], *(EVENT_COLUMNS if wanted.role == "events" else ()))
         if name not in wanted.columns
     }  # fmt: skip
@@ -315,4 +329,4 @@ def _decoded(table: pa.Table, wanted: _Wanted, raw: RawTable) -> pa.Table:
         raw.theirs |= dict(preset.theirs.get(role, {}))
         if table.num_rows == 0:
             raise DataError(f"{raw.name}: nothing is left of the {role} table after decoding. Check the file.")
-    return _allowed(table, raw.name, wanted, raw, {*REQUIRED[role], *wanted.columns.values()})
+    return _allowed(table, raw.name, wanted, raw, {*REQUIRED[role], *wanted.columns.values(), *wanted.features})

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checking import DataError, shown
-from .columns import MICROSECONDS
+from .checking import DataError
+from .clocks import read_bound
 from .config import DataConfig
 from .event_columns import EVENT_NAMES, IMPRESSION
 from .events import EventLog
@@ -81,7 +81,7 @@ def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, 
         first, second = np.maximum(last - 2, start), np.maximum(last - 1, start)
         enough = counts >= config.min_user_events
     else:
-        bounds = _bounds(log, config, file)
+        bounds = split_bounds(log, config, file)
         user, cut = log.user[rows], log.cut[rows]
         first, second, last = (start + np.bincount(user[cut < bound], minlength=users) for bound in bounds)
         enough = first - start >= config.min_user_events
@@ -124,7 +124,7 @@ def make_exposures(log: EventLog, history: History, config: DataConfig, file: st
     if not len(shown_rows):
         return None
     if config.split == "temporal":
-        before = log.cut < _bounds(log, config, file)[0]
+        before = log.cut < split_bounds(log, config, file)[0]
     else:
         before = log.clock < training_ends(log, history)[log.user]
     in_training = before[shown_rows]
@@ -231,36 +231,19 @@ def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.nd
     )
 
 
-def _bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:
+def split_bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:
+    """First moment of validation, of test, and after test, on the clock of `EventLog.cut`. Raises DataError if bounds
+    cannot be read in the split column's unit, or are out of order."""
     assert config.validation_start is not None and config.test_start is not None
-    validation = _bound("validation_start", config.validation_start, log, config, file)
-    test = _bound("test_start", config.test_start, log, config, file)
-    last = int(log.cut.max()) + 1
-    end = last if config.test_end is None else _bound("test_end", config.test_end, log, config, file)
+
+    def bound(name: str, given: int | str) -> int:
+        return read_bound(name, given, log.cut_time, config.split_column, file)
+
+    validation, test = bound("validation_start", config.validation_start), bound("test_start", config.test_start)
+    end = int(log.cut.max()) + 1 if config.test_end is None else bound("test_end", config.test_end)
     if not validation < test < end:
         raise DataError(
             f"{file}: the bounds should rise: `validation_start` < `test_start` < `test_end` (by default the end of "
             f"the log). Received: {config.validation_start}, {config.test_start}, {config.test_end}. Correct them."
         )
     return validation, test, end
-
-
-def _bound(name: str, bound: int | str, log: EventLog, config: DataConfig, file: str) -> int:
-    import pandas as pd
-
-    try:
-        return int(str(bound)) * (MICROSECONDS if log.cut_is_date else 1)
-    except ValueError:
-        pass
-    try:
-        micro = pd.to_datetime(str(bound), utc=True, format="ISO8601").value // 1000
-    except ValueError as error:
-        raise DataError(
-            f"`{name}` is no whole number and no ISO date. Received: {shown(bound)}. Write e.g. 45 or 2017-11-05."
-        ) from error
-    if not log.cut_is_date and config.split_column != "timestamp":
-        raise DataError(
-            f"{file}: `{name}` is a date ({shown(bound)}) but `split_column` ({config.split_column}) holds whole "
-            "numbers. Give a whole number of that column's unit."
-        )
-    return micro if log.cut_is_date else micro // MICROSECONDS

@@ -95,6 +95,7 @@ def check_columns(recipe: Mapping[str, Any]) -> None:
     else:
         tables = {role: column_names(data, role) for role in data.sources()}
     catalog, events = tables["catalog"], tables["events"]
+    check_user_features(data, tables.get("users"))
     embed, tokenize, tune = recipe["embed"], recipe["tokenize"], recipe["tune"] or {}
     if tokenize.num_cross_domain_items and data.cross_domain is None:
         raise RecipeError(
@@ -128,6 +129,22 @@ def check_columns(recipe: Mapping[str, Any]) -> None:
             f"`lists.source` is {recipe['lists'].source}, but the events have no column `event` that could tell "
             f"impressions. They have: {', '.join(events)}. Map one in `data.event_columns`, use `beams`, or leave "
             "`align` out."
+        )
+
+
+def check_user_features(data: DataConfig, users: Sequence[str] | None) -> None:
+    """Raises RecipeError where a users table is given and its features are not chosen, or are no columns of it."""
+    if data.users is None or users is None:
+        return
+    columns = ", ".join(name for name in users if name != "user_id")
+    if data.user_features is None:
+        raise RecipeError(
+            f"`data.users` needs `data.user_features`: which of its columns the model may learn. It has: {columns}."
+        )
+    missing = [name for name in data.bins_of_features() if name not in users]
+    if missing:
+        raise RecipeError(
+            f"`data.user_features` names {missing[0]!r}, which the users table does not have. It has: {columns}."
         )
 
 
