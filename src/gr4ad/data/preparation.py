@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -160,9 +160,27 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
     return load_prepared(out)
 
 
-def load_prepared(directory: str | Path) -> PreparedData:
-    """Loads what `prepare` wrote, into memory. Raises DataError if `directory` is no prepared data folder, or a file
-    of it is damaged."""
+class HeldOut:
+    """In place of a split that whoever loaded the data must not learn from: any use of it is an AssertionError."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def _refuse(self, *_: Any) -> Any:
+        raise AssertionError(f"the {self._name} rows are held out from what is fitted here")
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = _refuse
+
+
+def load_prepared(directory: str | Path, *, held_out: Sequence[str] = ()) -> PreparedData:
+    """Loads what `prepare` wrote, into memory.
+
+    Args:
+        held_out: splits that are not loaded, because what is fitted must not see them: [`HeldOut`] stands for each.
+
+    Raises:
+        DataError: `directory` is no prepared data folder, or a file of it is damaged.
+    """
     from datasets import Dataset
     from datasets.fingerprint import generate_random_fingerprint
 
@@ -174,6 +192,8 @@ def load_prepared(directory: str | Path) -> PreparedData:
         )
 
     def load(name: str) -> Dataset:
+        if name in held_out:
+            return cast("Dataset", HeldOut(name))
         path = folder / f"{name}.parquet"
         try:
             # The fingerprint that `datasets` would make is a hash of all rows, which nothing here asks for.

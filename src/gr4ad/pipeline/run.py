@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import platform
 import shutil
@@ -28,6 +29,8 @@ from gr4ad.pipeline.runner import (
     write_json,
 )
 from gr4ad.pipeline.stages import INPUTS, STAGES, Stage
+
+logger = logging.getLogger(__name__)
 
 VERSIONS = ("gr4ad", "torch", "transformers", "trl", "datasets", "faiss-cpu")
 RUN_FILE = "run.json"
@@ -59,6 +62,8 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         if stage.name == "market" and recipe.market is not None:
             recipe.data.root = str(runner.folder("market"))
         elif stage.name == "data":
+            for warning in summary.get("accounting", {}).get("warnings", ()):
+                logger.warning("data: %s", warning)
             check_has_impressions(sections, summary)
     if runner.rank == 0:
         folders = {name: runner.folder(name) for name in runner.records}

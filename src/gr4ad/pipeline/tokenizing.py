@@ -154,7 +154,7 @@ def build_tokenizer(
     from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, sid_quality
     from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
 
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("validation", "test"))
     arguments = history_arguments(data, config)
     item_ids = data.catalog["item_id"]
     content, collaborative = read_embeddings(embeddings_dir / "embeddings.safetensors", item_ids)
