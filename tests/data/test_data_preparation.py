@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gr4ad.data import DataConfig, DataError, events, load_prepared, preparation, prepare, tables
+from gr4ad.data import DataConfig, DataError, event_columns, events, load_prepared, preparation, prepare, tables
 from gr4ad.data.event_columns import EventFeature
 from gr4ad.tokenization import user_history
 
@@ -111,13 +111,18 @@ def test_loaded_data_supports_the_operations_of_a_dataset(shop):
     assert train.filter(lambda row: row["user_id"] == "2").num_rows == 1
 
 
+def test_the_columns_of_histories_are_those_of_the_tokenizer():
+    assert event_columns.HISTORY_COLUMNS == user_history.HISTORY_COLUMNS
+
+
 def test_a_further_column_of_events_reaches_every_row(shop, monkeypatch):
     def read_devices(table, checks, event):
         return table["device"].combine_chunks() if "device" in table.column_names else None
 
     further = (*events.EVENT_FEATURES, EventFeature("device", "devices", read_devices))
     monkeypatch.setattr(events, "EVENT_FEATURES", further)
-    monkeypatch.setattr(user_history, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
+    for module in (preparation, tables):
+        monkeypatch.setattr(module, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
     assert "devices" not in prepare(config(shop), shop / "out").train.column_names
     EVENTS.assign(device=list("abcdefg")).to_parquet(shop / "events.parquet")
     data = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out")

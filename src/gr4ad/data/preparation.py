@@ -21,7 +21,7 @@ from .checking import DataError, RowChecks
 from .columns import as_ids
 from .config import DataConfig, FileRole
 from .cross_domain import CrossDomain, read_cross_domain
-from .event_columns import EVENT_NAMES
+from .event_columns import EVENT_NAMES, HISTORY_COLUMNS
 from .events import EventLog, read_log
 from .leakage import check_leakage
 from .reading import RawTable, check_number_columns, read_source
@@ -78,8 +78,6 @@ class PreparedData:
     @property
     def user_features(self) -> list[str]:
         """The columns of `train` that are user features."""
-        from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
         return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
 
 
@@ -118,6 +116,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
             _read(config, "cross_domain", checks, sources), checks["cross_domain"], log, config
         )
     del raw
+    pa.default_memory_pool().release_unused()
     history, too_few = cut_history(log, config, file)
     rows: dict[str, Rows] = dict(make_splits(log, history, file))
     exposures = make_exposures(log, history, config, file)
@@ -142,7 +141,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
     if features is not None:
         summary["user_features"] = config.bins_of_features()
     summary["accounting"] = account(
-        files=[file_facts(role, sources[role].name, part, sources[role].facts()) for role, part in checks.items()],
+        files=[file_facts(role, config.sources()[role], part, sources[role].facts()) for role, part in checks.items()],
         checks=checks,
         config=config,
         items=catalog.num_rows,
@@ -157,6 +156,8 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
     )
     (partial / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _replace(partial, out)
+    del log, history, rows, part, exposures, tracks, users, elsewhere, features, catalog  # it is all on disk
+    pa.default_memory_pool().release_unused()
     return load_prepared(out)
 
 

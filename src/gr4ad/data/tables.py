@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .event_columns import EVENT_NAMES
+from .event_columns import EVENT_NAMES, HISTORY_COLUMNS
 from .splits import Rows, rows_before, spans
 
 # Entries of list columns per row group: bounds memory while writing, and keeps arrow's 32-bit offsets far from full.
-CHUNK_ENTRIES = 4_000_000
+CHUNK_ENTRIES = 1_000_000
 
 
 @dataclass
@@ -48,8 +48,6 @@ def tables_of(
         user_ids: (users,) text. item_ids: (items,) text, by row of the catalog.
         features: one row per row of `user_ids`, or None.
     """
-    from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
     names = {"target_items": item_ids, "candidates": item_ids, "outcomes": pa.array(EVENT_NAMES)}
     places = [track.spans(rows) for track in tracks]
     ends = np.r_[0, np.cumsum(rows.lengths)]

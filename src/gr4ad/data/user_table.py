@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from .checking import DataError, RowChecks, shown
 from .columns import as_ids, as_numbers, blanks, is_text, nulls
 from .config import DataConfig
+from .event_columns import HISTORY_COLUMNS
 from .events import EventLog
 
 FEW_VALUES = 20
@@ -44,8 +45,6 @@ def read_users(raw: pa.Table, checks: RowChecks, log: EventLog, config: DataConf
         DataError: `user_features` is missing or names a column that the table does not have, or one that tells users
             apart instead of describing them; a bad row whose reason `drop` does not name; no user of the log.
     """
-    from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
     file = checks.file
     bins = _chosen(raw, checks, config)
     taken = ("user_id", *HISTORY_COLUMNS, "target_items", "target_values", "candidates", "rewards", "outcomes")
