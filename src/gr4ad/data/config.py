@@ -184,7 +184,7 @@ class DataConfig:
         if self.preset not in PRESETS:
             raise DataError(f"`preset` should be one of {', '.join(PRESETS)}. Received: {shown(self.preset)}.")
         chosen = PRESETS[self.preset]
-        given = {**chosen.sources, **chosen.settings}
+        given: dict[str, Any] = {**{str(role): file for role, file in chosen.sources.items()}, **chosen.settings}
         for option in fields(self):
             default = option.default if option.default_factory is MISSING else option.default_factory()
             if option.name in given and getattr(self, option.name) == default:

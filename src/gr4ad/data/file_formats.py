@@ -216,11 +216,10 @@ def unreadable(file: TableFile, error: Exception) -> DataError:
 
 def _rows(sample: str, delimiter: str, quotes: bool, count: int) -> list[Sequence[str]]:
     """The first rows of a sample, at least one; of a long sample without the last, which may be cut."""
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     lines = iter(sample.splitlines(keepends=True))
     rows: list[Sequence[str]] = []
     try:
-        for row in csv.reader(lines, delimiter=delimiter, quoting=quoting):
+        for row in csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE):
             rows.append(row)
             if len(rows) == count:
                 return rows

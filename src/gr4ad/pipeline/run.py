@@ -107,7 +107,7 @@ def stage_settings(stage: Stage, sections: Mapping[str, Any], seed: int) -> dict
 
 def input_digests(data: DataConfig) -> dict[str, str]:
     """Digest of each table; of several files the digests in order."""
-    digests = {}
+    digests: dict[str, str] = {}
     for role, source in data.sources().items():
         files = source_files(source, data.root) or [Path(data.root) / source]
         digests[role] = " ".join(file_digest(file) for file in files)
