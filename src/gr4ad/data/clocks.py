@@ -103,7 +103,9 @@ def read_bound(name: str, bound: int | str, clock: Clock, column: str, file: str
     unit = own if clock.given else (unit_of(np.array([number])) or own)
     value = _with_unit(np.array([number]), np.zeros(1), np.zeros(1, bool), unit)
     if value.bad[0]:
-        raise DataError(f"`{name}` is not of the unit {NAMES[unit]}. Received: {shown(bound)}. Write e.g. 20171105 or 2017-11-05.")
+        raise DataError(
+            f"`{name}` is not of the unit {NAMES[unit]}. Received: {shown(bound)}. Write e.g. 20171105 or 2017-11-05."
+        )
     micro = int(value.values[0]) * (1 if value.is_date else MICROSECONDS)
     return micro if clock.is_date else micro // MICROSECONDS
 

@@ -118,7 +118,7 @@ def read_log(
         cut_name = _split_column(names, file, config)
         if cut_name != clock_name:
             cut_time = _read_cut(table, cut_name, checks)
-    event = read_event_names(table, checks, config.event_names)
+    event = read_event_names(table, checks, config.names_of_events())
     read = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
     refund = _read_refunds(read, event, table, checks, config)
     item = _items_of(ids["item_id"], item_keys, table, checks)

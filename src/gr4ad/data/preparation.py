@@ -138,7 +138,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
     if features is not None:
         summary["user_features"] = config.bins_of_features()
     summary["accounting"] = account(
-        files=[file_facts(role, config.sources()[role], part) for role, part in checks.items()],
+        files=[file_facts(role, source, checks[role]) for role, source in config.sources().items()],
         checks=checks,
         config=config,
         items=catalog.num_rows,
