@@ -46,6 +46,21 @@ def test_no_item_comes_first_for_all_users(tmp_path, visits):
     assert len(targets) > 120 and targets.max() < 12  # 300 draws of 200
 
 
+def test_a_list_stands_as_it_was_shown(tmp_path):
+    """The place of an ad in a list says how likely it was seen; the order of its rows is the only sign of it."""
+    events = {
+        "user_id": ["u"] * 7,
+        "item_id": ["a", "d", "b", "c", "b", "e", "f"],
+        "timestamp": [T, *[T + 9] * 4, T + 20, T + 30],
+        "event": ["click", *["impression"] * 3, "click", "click", "click"],
+    }
+    data = write(tmp_path, events)
+    assert data.impressions["candidates"][:] == [["d", "b", "c"]] and data.test["items"][0] == ["a", "b", "e"]
+    again = {name: [cells[place] for place in (0, 3, 2, 1, 3, 4, 5, 6)] for name, cells in events.items()}
+    data = write(tmp_path, again)
+    assert data.impressions["candidates"][:] == [["c", "b", "d"]] and accounting(data)["repeats"] == 1
+
+
 def test_few_ties_are_counted_without_a_warning(tmp_path):
     events = {"user_id": ["u"] * 21, "item_id": ["a", "b", "c"] * 7, "timestamp": [T, *range(T, T + 20)]}
     found = accounting(write(tmp_path, events))
