@@ -117,13 +117,18 @@ def test_a_further_column_of_events_reaches_every_row(shop, monkeypatch):
 
     further = (*events.EVENT_FEATURES, EventFeature("device", "devices", read_devices))
     monkeypatch.setattr(events, "EVENT_FEATURES", further)
-    monkeypatch.setattr(user_history, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
+    for module in (tables, preparation):
+        monkeypatch.setattr(module, "HISTORY_LISTS", (*user_history.HISTORY_COLUMNS, "devices"))
     assert "devices" not in prepare(config(shop), shop / "out").train.column_names
     EVENTS.assign(device=list("abcdefg")).to_parquet(shop / "events.parquet")
     data = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out")
     assert data.train["devices"][:] == [["a"], ["e"]] and data.validation["devices"][:] == [["a"], ["e"]]
     assert data.test["devices"][:] == [["a", "c"], ["e", "f"]] and data.impressions["devices"][:] == [["a"]]
     assert data.user_features == ["age", "city"]
+
+
+def test_lists_of_a_history_are_those_that_a_tokenizer_reads():
+    assert tables.HISTORY_LISTS == user_history.HISTORY_COLUMNS
 
 
 def test_chunks_give_the_same_rows(shop, monkeypatch):

@@ -27,7 +27,7 @@ from .leakage import check_leakage
 from .reading import locate, read_table
 from .settling import merge_events, settle_refunds
 from .splits import History, Rows, cut_history, make_exposures, make_splits
-from .tables import HistoryTrack, tables_of, write_tables
+from .tables import HISTORY_LISTS, HistoryTrack, tables_of, write_tables
 from .user_table import first_of_each, read_users
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ class PreparedData:
     @property
     def user_features(self) -> list[str]:
         """The columns of `train` that are user features."""
-        from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
-        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
+        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_LISTS)]
 
 
 def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:

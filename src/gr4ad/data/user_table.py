@@ -12,6 +12,7 @@ from .checking import DataError, RowChecks, shown
 from .columns import as_ids, as_numbers, blanks, is_text, nulls
 from .config import DataConfig
 from .events import EventLog
+from .tables import HISTORY_LISTS, OTHER_LISTS
 
 FEW_VALUES = 20
 """So many values a feature may have, however few users there are."""
@@ -44,11 +45,9 @@ def read_users(raw: pa.Table, checks: RowChecks, log: EventLog, config: DataConf
         DataError: `user_features` is missing or names a column that the table does not have, or one that tells users
             apart instead of describing them; a bad row whose reason `drop` does not name; no user of the log.
     """
-    from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
     file = checks.file
     bins = _chosen(raw, checks, config)
-    taken = ("user_id", *HISTORY_COLUMNS, "target_items", "target_values", "candidates", "rewards", "outcomes")
+    taken = ("user_id", *HISTORY_LISTS, *OTHER_LISTS)
     clash = [name for name in bins if name in taken]
     if clash:
         raise DataError(
