@@ -26,7 +26,7 @@ Plan = TypeVar("Plan")
 LOOKAHEAD = 4
 """Batches among which waiting queries are sorted by size: none is answered so many batches later than it came."""
 STEPS = 4
-"""Turns of the event loop from a request's first bytes to its query: reading, parsing, the answering task, `submit`."""
+"""Turns of the event loop from the first bytes of a request to its query: reading, parsing, answering, `submit`."""
 
 
 class QueueFullError(RuntimeError):

@@ -88,7 +88,7 @@ class Benchmark(argparse.ArgumentParser):
             value = getattr(arguments, action.dest, None)
             if not action.option_strings:
                 words.append(action.metavar or Path(value).stem)
-            elif action.metavar is not None and value is not None:
+            elif action.metavar is not None and value not in (None, []):
                 words += [action.option_strings[0], str(action.metavar)]
             elif value is True:
                 words.append(action.option_strings[0])

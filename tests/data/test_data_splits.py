@@ -44,15 +44,19 @@ def history_of(rows):
     }
 
 
-def place_in_time(row):
+def place_in_time(numbered, history_events):
+    """Of a row and its number in the file: what is shown stands from the top, all else by a hash."""
+    number, row = numbered
     kind = ["impression", "click", "conversion"].index(row["event"])
-    return row["timestamp"], tie_hash(row["user_id"], row["item_id"]), kind, row["value"]
+    if kind == 0 and "impression" not in history_events:
+        return row["timestamp"], 0, number
+    return row["timestamp"], 1, tie_hash(row["user_id"], row["item_id"]), kind, row["value"]
 
 
 def brute(rows, split, history_events, minimum, bounds, by_request):
     """(train, validation, test, impressions) as lists of dicts, straight from the definitions."""
     logs = defaultdict(list)
-    for row in sorted(rows, key=place_in_time):
+    for _, row in sorted(enumerate(rows), key=lambda numbered: place_in_time(numbered, history_events)):
         logs[row["user_id"]].append(row)
     first_seen = list(dict.fromkeys(row["user_id"] for row in rows))
     train, validation, test, impressions = [], [], [], []

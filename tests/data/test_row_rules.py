@@ -7,30 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from row_logs import ITEMS, T, accounting, tables, write
 
-from gr4ad.data import DataConfig, DataError, prepare
-
-T = 1_700_000_000
-ITEMS = list("abcdef")
-
-
-def write(folder, events, catalog=None, users=None, **config):
-    pd.DataFrame(catalog or {"item_id": ITEMS}).to_csv(folder / "catalog.csv", index=False)
-    pd.DataFrame(events).to_csv(folder / "events.csv", index=False)
-    if users is not None:
-        pd.DataFrame(users).to_csv(folder / "users.csv", index=False)
-        config["users"] = "users.csv"
-    common = {"root": str(folder), "catalog": "catalog.csv", "events": "events.csv"}
-    return prepare(DataConfig(**common, **config), folder / "out")
-
-
-def tables(data):
-    return {name: getattr(data, name).to_list() for name in ("train", "validation", "test")}
-
-
-def accounting(data):
-    return data.summary["accounting"]
-
+from gr4ad.data import DataConfig, DataError
 
 # --- the file's order
 # ---------------------------------------------------------------------------------------------------------------------
@@ -67,13 +46,35 @@ def test_no_item_comes_first_for_all_users(tmp_path, visits):
     assert len(targets) > 120 and targets.max() < 12  # 300 draws of 200
 
 
+def test_a_list_stands_as_it_was_shown(tmp_path):
+    """The place of an ad in a list says how likely it was seen; the order of its rows is the only sign of it."""
+    events = {
+        "user_id": ["u"] * 7,
+        "item_id": ["a", "d", "b", "c", "b", "e", "f"],
+        "timestamp": [T, *[T + 9] * 4, T + 20, T + 30],
+        "event": ["click", *["impression"] * 3, "click", "click", "click"],
+    }
+    data = write(tmp_path, events)
+    assert data.impressions["candidates"][:] == [["d", "b", "c"]] and data.test["items"][0] == ["a", "b", "e"]
+    again = {name: [cells[place] for place in (0, 3, 2, 1, 3, 4, 5, 6)] for name, cells in events.items()}
+    data = write(tmp_path, again)
+    assert data.impressions["candidates"][:] == [["c", "b", "d"]] and accounting(data)["repeats"] == 1
+
+
 def test_few_ties_are_counted_without_a_warning(tmp_path):
     events = {"user_id": ["u"] * 21, "item_id": ["a", "b", "c"] * 7, "timestamp": [T, *range(T, T + 20)]}
     found = accounting(write(tmp_path, events))
     assert found["ties"]["rows"] == 2 and not any("moment" in text for text in found["warnings"])
 
 
-ROW = st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(0, 4), st.sampled_from(["click", "conversion", "impression"]), st.integers(0, 2), st.sampled_from("xy"))  # fmt: skip
+ROW = st.tuples(
+    st.sampled_from("uvw"),
+    st.sampled_from("abc"),
+    st.integers(0, 4),
+    st.sampled_from(["click", "conversion", "impression"]),
+    st.integers(0, 2),
+    st.sampled_from("xy"),
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -242,7 +243,14 @@ def refunds(tmp_path, rows, **config):
     return write(tmp_path, frame, **config)
 
 
-RETURNED = [("u", "a", T, 10.0), ("u", "b", T + 10, 4.0), ("u", "a", T + 20, 6.0), ("u", "a", T + 30, -8.0), ("u", "c", T + 40, 1.0), ("u", "d", T + 50, 1.0)]  # fmt: skip
+RETURNED = [
+    ("u", "a", T, 10.0),
+    ("u", "b", T + 10, 4.0),
+    ("u", "a", T + 20, 6.0),
+    ("u", "a", T + 30, -8.0),
+    ("u", "c", T + 40, 1.0),
+    ("u", "d", T + 50, 1.0),
+]
 
 
 def test_refunds_are_refused_unless_the_recipe_says_what_they_are(tmp_path):
@@ -284,7 +292,8 @@ def test_refunds_without_a_purchase_are_told(tmp_path):
 
 @pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
 def test_training_does_not_see_what_was_returned_later(tmp_path, split):
-    rows = [("u", "a", T, 10.0), ("u", "b", T + 10, 4.0), ("u", "c", T + 20, 1.0), ("u", "a", T + 25, -8.0), ("u", "d", T + 30, 1.0)]  # fmt: skip
+    rows = [("u", "a", T, 10.0), ("u", "b", T + 10, 4.0), ("u", "c", T + 20, 1.0)]
+    rows += [("u", "a", T + 25, -8.0), ("u", "d", T + 30, 1.0)]
     bounds = {"validation_start": T + 20, "test_start": T + 30} if split == "temporal" else {}
     data = refunds(tmp_path, rows, refunds="net", split=split, **bounds)
     row = next(row for row in data.train if row["user_id"] == "u")
@@ -298,61 +307,8 @@ def test_a_negative_click_is_no_refund(tmp_path):
         write(tmp_path, log, event_names=NAMES, event_columns={"value": "price"}, refunds="net")
 
 
-# --- joins and users
+# --- settings and what is told
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_joins_are_counted_and_one_that_matches_nothing_is_refused(tmp_path, clicks):
-    zeros = {"user_id": [f"{n:05d}" for n in range(40)], "age": range(40)}
-    events = clicks.assign(user_id=[int(user[1:]) for user in clicks["user_id"]])
-    features = {"age": {"bins": 4}}
-    with pytest.raises(DataError, match=r"users.csv: column `user_id`: none of its users .*'00000', allowed: .*'0'"):
-        write(tmp_path, events, users=zeros, user_features=features)
-    users = {"user_id": [*range(10), 77], "age": range(11)}
-    found = accounting(write(tmp_path, events, users=users, user_features=features))
-    assert found["joins"]["events_users"] == {"matched": 10, "unmatched": 30, "users_without_events": 1}
-    assert any("30 of 40 users of the log are not in `users`" in text for text in found["warnings"])
-    log = clicks.assign(item_id=clicks["item_id"].where(clicks["item_id"] != "a", "z"))
-    found = accounting(write(tmp_path, log, drop=["unknown_item"]))
-    assert found["joins"]["events_catalog"] == {"matched": 200, "unmatched": 40, "items_without_events": 1}
-    with pytest.raises(DataError, match="column `item_id`: none of its 240 rows is of an item of the catalog"):
-        write(tmp_path, clicks.assign(item_id="z"), drop=["unknown_item"])
-
-
-def people(count=100):
-    return {
-        "user_id": [f"u{n}" for n in range(count)],
-        "email": [f"person{n}@example.com" for n in range(count)],
-        "income": [20_000 + 137 * n for n in range(count)],
-        "region": [f"region {n % 4}" for n in range(count)],
-    }
-
-
-def test_features_are_chosen_and_names_are_not_learned(tmp_path):
-    """100 addresses went into the tokenizer, and `income` became 100 categories."""
-    users = people()
-    log = {
-        "user_id": np.repeat(users["user_id"], 3),
-        "item_id": list("abc") * 100,
-        "timestamp": [T, T + 1, T + 2] * 100,
-    }
-    with pytest.raises(DataError, match="should say which of its columns .* Columns there are: email, income, region"):
-        write(tmp_path, log, users=users)
-    with pytest.raises(DataError, match="column `email` is nearly unique: 100 values for 100 users.*Leave it out"):
-        write(tmp_path, log, users=users, user_features=["region", "email"])
-    with pytest.raises(DataError, match=r"column `income` is nearly unique.*into bins, \{income: \{bins: 5\}\}"):
-        write(tmp_path, log, users=users, user_features=["income"])
-    with pytest.raises(DataError, match="`user_features` names 'town', which is no column"):
-        write(tmp_path, log, users=users, user_features=["town"])
-    data = write(tmp_path, log, users=users, user_features={"income": {"bins": 4}, "region": {}})
-    assert data.user_features == ["income", "region"] and data.train["income"][:2] == ["20000", "20137"]
-    assert data.summary["user_features"] == {"income": 4, "region": 0}
-    users["income"][3] = "much"
-    with pytest.raises(DataError, match="column `income`, row 3 .*received 'much', allowed: a number"):
-        write(tmp_path, log, users=users, user_features={"income": {"bins": 4}})
-    users["income"][3] = " "
-    data = write(tmp_path, log, users=users, user_features={"income": {"bins": 4}})
-    assert data.train["income"][2:5] == ["20274", None, "20548"]
 
 
 @pytest.mark.parametrize(

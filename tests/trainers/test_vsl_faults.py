@@ -268,3 +268,22 @@ def test_what_a_killed_save_leaves_is_not_resumed_from(build_ring_model, ring_to
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-12", "checkpoint-8"]
     trainer(max_steps=12).train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))  # writes over the other
     check_resumable(tmp_path, 12)
+
+
+def test_validation_rows_are_read_before_training(build_ring_model, ring_tokenizer, ring_log, tmp_path):
+    def trainer(row: dict) -> VSLTrainer:
+        return VSLTrainer(
+            model=build_ring_model(),
+            args=arguments(tmp_path, eval_beam_widths=[4, 8]),
+            train_dataset=ring_log,
+            eval_dataset=[row],
+            processing_class=ring_tokenizer,
+        )
+
+    history = ring_log[0]["items"][:3]
+    with pytest.raises(ValueError, match="`eval_dataset` needs the column `target_values`"):
+        trainer({"items": history, "target_items": history[:1]})
+    with pytest.raises(ValueError, match="no_such_ad"):
+        trainer({"items": history, "target_items": ["no_such_ad"], "target_values": [1.0]})
+    found = trainer({"items": history, "target_items": history[:1], "target_values": [1.0]}).evaluate()
+    assert 0 <= found["eval_ndcg@10"] <= 1  # neither `user_id` nor `values` is needed

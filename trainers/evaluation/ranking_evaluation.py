@@ -6,6 +6,8 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers.trainer_utils import speed_metrics
 
@@ -45,7 +47,7 @@ class RankingEvaluationMixin(TrainerMixin):
             top_k=20,
             batch_size=args.per_device_eval_batch_size,
         )
-        table = SequenceTable.from_dataset(dataset, tokenizer.index.item_ids.tolist())
+        table = validation_table(dataset, tokenizer)
         scores = evaluate_rankings(rankings.items, table.held_out, catalog_size=len(tokenizer.index))
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(dataset)))
@@ -54,4 +56,31 @@ class RankingEvaluationMixin(TrainerMixin):
         return metrics
 
 
-__all__ = ["RankingEvaluationConfig", "RankingEvaluationMixin"]
+def validation_table(dataset: Dataset, tokenizer: UASIDTokenizer) -> SequenceTable:
+    """The histories and targets of validation rows: trainers call it before they train, so that what is wrong with
+    the rows is said at once and not at the first validation.
+
+    Args:
+        dataset: Columns `items`, `target_items` and `target_values`; `user_id` (default: the row's number) and
+            `values` (not read here) may be absent.
+
+    Raises:
+        ValueError: A column is missing, two lists of a row differ in length, or a target is not in the index.
+    """
+    lacking = [name for name in ("items", "target_items", "target_values") if name not in dataset.column_names]
+    if lacking:
+        raise ValueError(
+            f"`eval_dataset` needs the column `{lacking[0]}`, as lists a row. Received the columns: "
+            f"{', '.join(dataset.column_names)}. Add it, or leave `eval_dataset` out."
+        )
+    table = dataset.with_format("arrow")[:]
+    if "user_id" not in dataset.column_names:
+        table = table.append_column("user_id", pa.array(map(str, range(len(table)))))
+    if "values" not in dataset.column_names:
+        counts = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
+        zeros = pa.ListArray.from_arrays(np.r_[0, counts.cumsum()].astype(np.int32), np.zeros(counts.sum()))
+        table = table.append_column("values", zeros)
+    return SequenceTable.from_arrow(table, tokenizer.index.item_ids.tolist())
+
+
+__all__ = ["RankingEvaluationConfig", "RankingEvaluationMixin", "validation_table"]

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
-from ..evaluation.ranking_evaluation import RankingEvaluationMixin
+from ..evaluation.ranking_evaluation import RankingEvaluationMixin, validation_table
 from ..finite_training import FiniteTrainingMixin
 from ..row_datasets import Rows, as_table
 from ..whole_checkpoints import WholeCheckpointMixin
@@ -97,8 +97,10 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
         validation = None if eval_dataset is None else as_table(eval_dataset, "eval_dataset")
         if args.reference != "logged" and "ref_logps" in rows.column_names:
             rows = rows.remove_columns("ref_logps")
-        if validation is not None and args.eval_strategy != "no":
-            args.eval_weights.check(model.config)
+        if validation is not None:
+            if args.eval_strategy != "no":
+                args.eval_weights.check(model.config)
+            validation_table(validation, processing_class)
         if args.item_weight and not model.config.item_head:
             raise ValueError(
                 f"`item_weight` = {args.item_weight} needs an item head, and the model has none. Set it to 0."

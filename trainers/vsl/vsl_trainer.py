@@ -25,7 +25,7 @@ from transformers.trainer_utils import IntervalStrategy, TrainOutput
 from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, VSLLossWeights
 from gr4ad.tokenization import UASIDTokenizer
 
-from ..evaluation.ranking_evaluation import RankingEvaluationMixin
+from ..evaluation.ranking_evaluation import RankingEvaluationMixin, validation_table
 from ..finite_training import FiniteTrainingMixin, NonFiniteTrainingError
 from ..row_datasets import Rows, as_dataset, as_table
 from ..whole_checkpoints import WholeCheckpointMixin, last_checkpoint
@@ -106,6 +106,8 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         log = as_dataset(train_dataset, "train_dataset")
         validation = None if eval_dataset is None else as_table(eval_dataset, "eval_dataset")
         check_settings(args, config, validation)
+        if validation is not None:
+            validation_table(validation, processing_class)
         self.loss_weights = VSLLossWeights(
             args.value_loss_weight, args.mtp_loss_weight, args.item_loss_weight, args.label_smoothing
         )

@@ -191,6 +191,11 @@ class DataConfig:
                 value = given[option.name]
                 setattr(self, option.name, list(value) if isinstance(value, list) else value)
 
+    def names_of_events(self) -> dict[str, str]:
+        """The log's names of events -> ours."""
+        assert isinstance(self.event_names, dict)
+        return self.event_names
+
     def bins_of_features(self) -> dict[str, int]:
         """The user features, in order, and into how many bins the numbers of each are put; 0: each value by itself."""
         assert self.user_features is None or isinstance(self.user_features, dict)

@@ -21,7 +21,8 @@ CONVERSION = EVENT_NAMES.index("conversion")
 @dataclass
 class EventLog:
     """The good rows of an event log, sorted by (user, clock). The file's order means nothing: rows of one moment are
-    sorted by the split's column, a hash of user and item, the kind, and the value.
+    sorted by the split's column, a hash of user and item, the kind, and the value. Impressions alone, where histories
+    have none, keep the order of the file: it is that of the list in which the ads were shown.
 
     Attributes:
         user: (n,) int64, rows of `user_ids`.
@@ -118,7 +119,7 @@ def read_log(
         cut_name = _split_column(names, file, config)
         if cut_name != clock_name:
             cut_time = _read_cut(table, cut_name, checks)
-    event = read_event_names(table, checks, config.event_names)
+    event = read_event_names(table, checks, config.names_of_events())
     read = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
     refund = _read_refunds(read, event, table, checks, config)
     item = _items_of(ids["item_id"], item_keys, table, checks)
@@ -145,6 +146,11 @@ def read_log(
     alike[second] = np.logical_and.reduce([key[rows[second]] == key[rows[second - 1]] for key in keys])
     repeats = exact_repeats(table, rows, alike)
     checks.keep[repeats] = False
+    is_shown = event == IMPRESSION
+    if "impression" not in config.history_events and is_shown.any():
+        # The ads of a list stand from the top; clicks and conversions follow them in the order that they have.
+        place = np.where(is_shown, np.arange(len(event)), 0)
+        rows = without_file_order(rows, tied, (user, time.values, cut_time.values, ~is_shown, place, *keys[3:]))
 
     if clock_name == "position":
         own = np.flatnonzero(checks.keep & (event != IMPRESSION))
