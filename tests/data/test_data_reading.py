@@ -124,6 +124,20 @@ def test_several_files_are_one_table(tmp_path):
         read_source(DataConfig(root=str(tmp_path), events="day-*.parquet"), "events")
 
 
+@pytest.mark.parametrize("text", ['u,a,"b\nu,b,d\nu,c,f\n', 'u,a,"b\nu,b,d\nu,c,"f\nv,d,x\n', 'u,a,"b\nu,b,d'])
+def test_a_quote_that_nobody_closes_swallows_no_rows(tmp_path, text):
+    (tmp_path / "t.csv").write_text("user_id,item_id,note\n" + text)
+    assert "t.csv: quotes that do not match, seen in line" in refused(tmp_path / "t.csv", role="events")
+
+
+def test_cells_of_several_lines_are_said(tmp_path):
+    text = 'item_id,note\r\na,"one\r\ntwo"\r\nb,"say ""hi"""\r\nc,5" disk\r\n\r\n'
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    raw = read_source(DataConfig(root=str(tmp_path), catalog="t.csv"), "catalog")
+    assert raw.table["note"].to_pylist() == ["one\r\ntwo", 'say "hi"', '5" disk']
+    assert raw.notes == ["1 rows span several lines, within quotes"]
+
+
 def test_utf16_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("item_id,title\na,b\n", encoding="utf-16")
     assert "t.csv: is in UTF-16. Allowed: UTF-8" in refused(tmp_path / "t.csv")

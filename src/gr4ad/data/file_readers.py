@@ -6,6 +6,7 @@ All three are read by arrow: beside polars and DuckDB it takes the least memory,
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Collection, Iterator
@@ -21,23 +22,29 @@ BLOCK_BYTES = 16 << 20
 """A row must fit into one block, so this also bounds the length of a row."""
 
 
-def read_file(file: TableFile, numbers: Collection[str] = (), limit: int | None = None) -> pa.Table:
+def read_file(
+    file: TableFile, numbers: Collection[str] = (), limit: int | None = None, notes: list[str] | None = None
+) -> pa.Table:
     """A file as a table, rows in its order.
 
     Args:
         numbers: columns of delimited text that are numbers; all others are text, as written.
         limit: about how many rows to read from its beginning; None: all.
+        notes: sentences about the file; filled here.
 
     Raises:
-        DataError: a file that is damaged, of another format or not UTF-8, a row of another width, a cell that is no
-            number in a column of `numbers`, JSON lines of several types.
+        DataError: a file that is damaged, of another format or not UTF-8, a row of another width, quotes that do not
+            match, a cell that is no number in a column of `numbers`, JSON lines of several types.
     """
     try:
         if file.format == "parquet":
             return _read_parquet(file, limit)
         if file.format == "jsonl":
             return _read_jsonl(file, limit)
-        return _read_text(file, numbers, limit)
+        table = _read_text(file, numbers, limit)
+        if limit is None and file.layout.quotes and (spanning := _rows_of_several_lines(file, table.num_rows)):
+            (notes if notes is not None else []).append(f"{spanning} rows span several lines, within quotes")
+        return table
     except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
         raise unreadable(file, error) from error
 
@@ -115,6 +122,40 @@ def _read_text(file: TableFile, numbers: Collection[str], limit: int | None) -> 
         with file.open() as stream:
             table = pa_csv.read_csv(stream, options(False), parse, convert)
     return _typed(table, file, numbers)
+
+
+def _rows_of_several_lines(file: TableFile, rows: int) -> int:
+    """How many rows of a text file have cells of several lines. A quote that nobody closes makes one cell of all rows
+    up to the next quote; arrow takes that as it is.
+
+    Raises:
+        DataError: a quote is opened or closed where a cell goes on.
+    """
+    lines, end = 0, b""
+    with file.open() as stream:
+        while block := stream.read(BLOCK_BYTES):
+            lines += block.count(b"\n")
+            end = (end + block[-64:])[-64:]
+    spare = end.rstrip(b"\r\n")
+    lines -= end[len(spare) :].count(b"\n") - 1  # one line ends with the last text
+    if lines <= rows + (0 if file.layout.header else 1):
+        return 0
+    spanning, before = 0, csv.field_size_limit(BLOCK_BYTES)
+    try:
+        with file.open() as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            reader = csv.reader(text, delimiter=file.layout.delimiter or ",", strict=True)
+            for row in reader:
+                spanning += any("\n" in cell for cell in row)
+    except csv.Error as error:
+        raise DataError(
+            f"{file.path}: quotes that do not match, seen in line {reader.line_num} ({error}). A cell that begins "
+            "with a quote must end with one, and a quote within it stands twice. Else the rows after it become "
+            "part of it. Write the file again with a csv library."
+        ) from error
+    finally:
+        csv.field_size_limit(before)
+    return spanning
 
 
 def _typed(table: pa.Table, file: TableFile, numbers: Collection[str]) -> pa.Table:

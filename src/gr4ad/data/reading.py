@@ -264,7 +264,7 @@ def _read(source: str | Path, root: str | Path, wanted: _Wanted) -> RawTable:
 def _file_table(path: Path, wanted: _Wanted, raw: RawTable) -> pa.Table:
     layout = None if wanted.preset is None else wanted.preset.layouts.get(wanted.role)
     file = table_file(path, wanted.role, layout)
-    table = read_file(file, wanted.numbers, wanted.limit)
+    table = read_file(file, wanted.numbers, wanted.limit, raw.notes)
     raw.files.append(_entry(file, wanted.role, table))
     return _plain(table, str(path), wanted, raw)
 
