@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from .checking import DROP_REASONS, DataError, shown
 from .event_columns import EVENT_COLUMNS, EVENT_NAMES
-
-FileRole = Literal["catalog", "events", "users", "cross_domain"]
+from .presets import PRESETS
+from .roles import FileRole
 
 COLUMN_MAPS = {
     "catalog": "catalog_columns",
@@ -50,7 +50,9 @@ class DataConfig:
 
     root: str = _option(".", "Folder that relative file names resolve against.")
     catalog: str = _option(
-        "catalog.parquet", "Catalog: .parquet, .csv, .jsonl, or a hub data set (owner/name, hf://owner/name[:split])."
+        "catalog.parquet",
+        "Catalog: .parquet, .csv, .tsv or .jsonl, plain or packed (.gz, .zst, .bz2), a pattern of files such as "
+        "ads/*.parquet, or a hub data set (owner/name, hf://owner/name[:split], hf://owner/name/file.csv).",
     )
     events: str = _option("events.parquet", "Event log, in the same formats.")
     users: str | None = _option(None, "User features, in the same formats. Default: none.")
@@ -58,6 +60,15 @@ class DataConfig:
         None,
         "What users did elsewhere (videos watched, pages read): user_id, item_id (any ids) and timestamp, "
         "in the same formats. Default: none.",
+    )
+    preset: str | None = _option(
+        None,
+        "A public data set whose files lie in `root` as they were published: "
+        f"{', '.join(PRESETS)}. It names tables, columns, events, times and labels, and may choose further settings "
+        "that the recipe leaves out; docs/data_formats.md says which.",
+    )
+    number_columns: list[str] = _option(
+        [], "Columns of .csv and .tsv files that are numbers. All others are text, as written: 007 stays 007."
     )
     # The union with str is what makes transformers' argument parser hand the flag's text over unparsed.
     catalog_columns: dict[str, str] | str | None = _option(
@@ -127,6 +138,7 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
+        self._fill_from_preset()
         for role in get_args(FileRole):
             setattr(self, COLUMN_MAPS[role], _column_map(role, getattr(self, COLUMN_MAPS[role])))
         if self.cross_domain_columns and self.cross_domain is None:
@@ -165,6 +177,19 @@ class DataConfig:
                 f"`split: temporal` needs `validation_start` and `test_start`. Received: {self.validation_start}, "
                 f"{self.test_start}. Give both in the unit of `split_column` ({self.split_column})."
             )
+
+    def _fill_from_preset(self) -> None:
+        if self.preset is None:
+            return
+        if self.preset not in PRESETS:
+            raise DataError(f"`preset` should be one of {', '.join(PRESETS)}. Received: {shown(self.preset)}.")
+        chosen = PRESETS[self.preset]
+        given: dict[str, Any] = {**{str(role): file for role, file in chosen.sources.items()}, **chosen.settings}
+        for option in fields(self):
+            default = option.default if option.default_factory is MISSING else option.default_factory()
+            if option.name in given and getattr(self, option.name) == default:
+                value = given[option.name]
+                setattr(self, option.name, list(value) if isinstance(value, list) else value)
 
     def names_of_events(self) -> dict[str, str]:
         """The log's names of events -> ours."""

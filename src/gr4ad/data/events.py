@@ -135,12 +135,15 @@ def read_log(
     user, user_ids = encoded(ids["user_id"])
     hashes = mixed(tie_hashes(user_ids)[user], tie_hashes(item_ids)[item])
     rows = by_time(user, time.values, checks.keep)
+    in_file_order = not ((user[rows][1:] == user[rows][:-1]) & (rows[1:] < rows[:-1])).any()
     tied = ties(user[rows], time.values[rows])
     values = read["values"]
     assert values is not None
     keys = (user, time.values, cut_time.values, hashes, item, event, refund, values.to_numpy())
     rows = without_file_order(rows, tied, keys)
-    alike = np.r_[False, np.logical_and.reduce([key[rows][1:] == key[rows][:-1] for key in keys])]
+    alike = np.zeros(len(rows), dtype=bool)
+    second = np.flatnonzero(tied[1:] & tied[:-1]) + 1  # only rows of one moment can be alike
+    alike[second] = np.logical_and.reduce([key[rows[second]] == key[rows[second - 1]] for key in keys])
     repeats = exact_repeats(table, rows, alike)
     checks.keep[repeats] = False
     is_shown = event == IMPRESSION
@@ -158,7 +161,7 @@ def read_log(
         checks.refuse(
             repeated, "duplicate_position", "position", table["position"], "one click or conversion row a position"
         )
-    unsorted = check_order(table, clock_name, user, time.values, checks)
+    unsorted = 0 if in_file_order else check_order(table, clock_name, user, time.values, checks)
     _note_emptied_kinds(event, checks)
 
     rows = rows[checks.keep[rows]]

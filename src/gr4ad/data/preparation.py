@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,13 +21,13 @@ from .checking import DataError, RowChecks
 from .columns import as_ids
 from .config import DataConfig, FileRole
 from .cross_domain import CrossDomain, read_cross_domain
-from .event_columns import EVENT_NAMES
+from .event_columns import EVENT_NAMES, HISTORY_COLUMNS
 from .events import EventLog, read_log
 from .leakage import check_leakage
-from .reading import locate, read_table
+from .reading import RawTable, check_number_columns, read_source
 from .settling import merge_events, settle_refunds
 from .splits import History, Rows, cut_history, make_exposures, make_splits
-from .tables import HISTORY_LISTS, HistoryTrack, tables_of, write_tables
+from .tables import HistoryTrack, tables_of, write_tables
 from .user_table import first_of_each, read_users
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class PreparedData:
     @property
     def user_features(self) -> list[str]:
         """The columns of `train` that are user features."""
-        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_LISTS)]
+        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
 
 
 def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
@@ -98,20 +98,25 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
             f"{out}: exists and is no prepared data folder. Allowed: a new or empty folder, or one written before. "
             "Choose another name."
         )
+    check_number_columns(config)
     checks: dict[str, RowChecks] = {}
-    catalog, keys = _read_catalog(config, checks)
+    sources: dict[str, RawTable] = {}
+    catalog, keys = _read_catalog(config, checks, sources)
     item_ids = catalog["item_id"].combine_chunks()
-    raw = _read(config, "events", checks)
+    raw = _read(config, "events", checks, sources)
     file = checks["events"].file
     log = read_log(raw, checks["events"], keys, item_ids, config)
     log, merged = merge_events(log, config)
     log, refunds = settle_refunds(log, config, file)
     users = elsewhere = None
     if config.users is not None:
-        users = read_users(_read(config, "users", checks), checks["users"], log, config)
+        users = read_users(_read(config, "users", checks, sources), checks["users"], log, config)
     if config.cross_domain is not None:
-        elsewhere = read_cross_domain(_read(config, "cross_domain", checks), checks["cross_domain"], log, config)
+        elsewhere = read_cross_domain(
+            _read(config, "cross_domain", checks, sources), checks["cross_domain"], log, config
+        )
     del raw
+    pa.default_memory_pool().release_unused()
     history, too_few = cut_history(log, config, file)
     rows: dict[str, Rows] = dict(make_splits(log, history, file))
     exposures = make_exposures(log, history, config, file)
@@ -136,7 +141,9 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
     if features is not None:
         summary["user_features"] = config.bins_of_features()
     summary["accounting"] = account(
-        files=[file_facts(role, source, checks[role]) for role, source in config.sources().items()],
+        files=[
+            file_facts(role, getattr(config, role), checks[role], sources[role].facts()) for role in config.sources()
+        ],
         checks=checks,
         config=config,
         items=catalog.num_rows,
@@ -151,6 +158,8 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
     )
     (partial / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _replace(partial, out)
+    del log, history, rows, part, exposures, tracks, users, elsewhere, features, catalog  # it is all on disk
+    pa.default_memory_pool().release_unused()
     return load_prepared(out)
 
 
@@ -176,6 +185,7 @@ def load_prepared(directory: str | Path, *, held_out: Sequence[str] = ()) -> Pre
         DataError: `directory` is no prepared data folder, or a file of it is damaged.
     """
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
 
     folder = Path(directory)
     if not (folder / SUMMARY_FILE).exists():
@@ -189,7 +199,8 @@ def load_prepared(directory: str | Path, *, held_out: Sequence[str] = ()) -> Pre
             return cast("Dataset", HeldOut(name))
         path = folder / f"{name}.parquet"
         try:
-            return Dataset(pq.read_table(path, memory_map=False))
+            # The fingerprint that `datasets` would make is a hash of all rows, which nothing here asks for.
+            return Dataset(pq.read_table(path, memory_map=False), fingerprint=generate_random_fingerprint())
         except (pa.ArrowException, OSError) as error:
             reason = str(error)[:200]
             raise DataError(f"{path}: cannot be read ({reason}). Prepare the data again.") from error
@@ -202,17 +213,19 @@ def load_prepared(directory: str | Path, *, held_out: Sequence[str] = ()) -> Pre
     return PreparedData(load("catalog"), load("train"), load("validation"), load("test"), impressions, summary)
 
 
-def _read(config: DataConfig, role: FileRole, checks: dict[str, RowChecks]) -> pa.Table:
-    """A raw table with our column names; puts the checks of its rows into `checks`."""
-    source, columns = config.sources()[role], config.columns_of(role)
-    table = read_table(source, file_role=role, columns=columns, root=config.root).data.table
-    checks[role] = RowChecks(str(locate(source, config.root)), table.num_rows, config.drop, columns)
-    return table
+def _read(config: DataConfig, role: FileRole, checks: dict[str, RowChecks], sources: dict[str, RawTable]) -> pa.Table:
+    """A raw table with our column names; puts the checks of its rows into `checks`, how it was read into `sources`."""
+    raw = read_source(config, role)
+    checks[role] = RowChecks(raw.name, raw.table.num_rows, config.drop, raw.theirs)
+    sources[role] = replace(raw, table=raw.table.slice(0, 0))
+    return raw.table
 
 
-def _read_catalog(config: DataConfig, checks: dict[str, RowChecks]) -> tuple[pa.Table, pa.Array]:
+def _read_catalog(
+    config: DataConfig, checks: dict[str, RowChecks], sources: dict[str, RawTable]
+) -> tuple[pa.Table, pa.Array]:
     """The good rows of the catalog, `item_id` first, and (items,) text by which the events refer to them."""
-    raw = _read(config, "catalog", checks)
+    raw = _read(config, "catalog", checks, sources)
     own = checks["catalog"]
     names = ["item_id"] + (["event_key"] if "event_key" in raw.column_names else [])
     ids = {name: as_ids(raw[name], name, own) for name in names}

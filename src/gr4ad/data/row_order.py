@@ -23,7 +23,39 @@ def encoded(ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
 def by_time(user: np.ndarray, clock: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """The rows to keep ((n,) bool), sorted by (user, clock), rows of equal clock in the order of the file."""
     rows = np.flatnonzero(keep)
-    return rows[np.lexsort((clock[rows], user[rows]))]
+    (key,) = joint_keys((user[rows], clock[rows]))
+    return rows[stable_order(key)]
+
+
+def stable_order(key: np.ndarray) -> np.ndarray:
+    """Rows sorted by `key` (int64 (n,)), those of one key in order: `argsort(kind="stable")` in less time."""
+    order = np.argsort(key)
+    same = key[order][1:] == key[order][:-1]
+    tied = np.flatnonzero(np.r_[same, False] | np.r_[False, same])
+    if len(tied):
+        run = np.cumsum(np.r_[True, ~same])[tied]
+        order[tied] = order[tied][np.lexsort((order[tied], run))]
+    return order
+
+
+def joint_keys(*pairs: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+    """For pairs of a code >= 0 and a clock (int64 (n,) each) one number each, int64 (n,), that orders them as the pair
+    does, on one scale for all of the pairs given."""
+    clocks = [clock for _, clock in pairs if len(clock)]
+    first = min((int(clock.min()) for clock in clocks), default=0)
+    width = max((int(clock.max()) for clock in clocks), default=0) - first + 1
+    most = max((int(code.max()) for code, _ in pairs if len(code)), default=0)
+    if (most + 1) * width < 2**62:
+        return [code * width + (clock - first) for code, clock in pairs]
+    ends = np.cumsum([len(clock) for _, clock in pairs])[:-1]
+
+    def ranked(values: list[np.ndarray]) -> list[np.ndarray]:
+        return np.split(np.unique(np.concatenate(values), return_inverse=True)[1], ends)
+
+    ranks = ranked([clock for _, clock in pairs])
+    width = max((int(rank.max()) for rank in ranks if len(rank)), default=0) + 1
+    codes = [code for code, _ in pairs] if (most + 1) * width < 2**62 else ranked([code for code, _ in pairs])
+    return [code * width + rank for code, rank in zip(codes, ranks, strict=True)]
 
 
 def ties(user: np.ndarray, clock: np.ndarray) -> np.ndarray:

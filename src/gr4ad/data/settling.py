@@ -10,6 +10,7 @@ from .clocks import MICROSECONDS
 from .config import DataConfig
 from .event_columns import EVENT_NAMES
 from .events import CONVERSION, EventLog
+from .row_order import joint_keys, stable_order
 from .splits import split_bounds
 
 CLICK = EVENT_NAMES.index("click")
@@ -82,7 +83,8 @@ def merge_events(log: EventLog, config: DataConfig) -> tuple[EventLog, int]:
         return log, 0
     rows = np.flatnonzero(((log.event == CLICK) | (log.event == CONVERSION)) & ~log.refund)
     pair = log.user[rows] * (int(log.item.max(initial=0)) + 1) + log.item[rows]
-    order = np.lexsort((log.clock[rows], pair))
+    (key,) = joint_keys((pair, log.clock[rows]))
+    order = stable_order(key)
     rows, pair = rows[order], pair[order]
     clock, sold = log.clock[rows], np.flatnonzero(log.event[rows] == CONVERSION)
     window = config.merge_seconds * (MICROSECONDS if log.clock_is_date else 1)

@@ -11,6 +11,7 @@ from .clocks import read_bound
 from .config import DataConfig
 from .event_columns import EVENT_NAMES, IMPRESSION
 from .events import EventLog
+from .row_order import joint_keys, stable_order
 
 
 @dataclass
@@ -131,7 +132,8 @@ def make_exposures(log: EventLog, history: History, config: DataConfig, file: st
     late = int((~in_training).sum())
     rows = shown_rows[in_training]
     label = log.clock if log.request is None else log.request
-    rows = rows[np.lexsort((label[rows], log.user[rows]))]
+    (key,) = joint_keys((log.user[rows], label[rows]))
+    rows = rows[stable_order(key)]
     user, group = log.user[rows], label[rows]
     opens = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (group[1:] != group[:-1])]) if len(rows) else rows
     lengths = np.diff(np.r_[opens, len(rows)])
@@ -163,18 +165,14 @@ def outcomes(log: EventLog, in_training: np.ndarray) -> tuple[np.ndarray, np.nda
         (n,) int8, rows of `EVENT_NAMES`, the furthest in training; (n,) bool, whether any of it is held out. Both mean
         something on impression rows only.
     """
-    _, pair = np.unique(log.user * (int(log.item.max()) + 1) + log.item, return_inverse=True)
-    shown_rows = np.flatnonzero(log.event == IMPRESSION)
-    if log.request is not None:
-        group = pair * (int(log.request.max()) + 2) + log.request + 1
-    else:
-        _, rank = np.unique(log.clock, return_inverse=True)
-        width = int(rank.max()) + 1
-        moments = np.unique(pair[shown_rows] * width + rank[shown_rows])
-        place = np.searchsorted(moments, pair * width + rank, side="right") - 1
-        # Before the pair's first impression: a group of no impression.
-        group = np.where((place >= 0) & (moments[place] // width == pair), place, -1 - pair)
-    _, group = np.unique(group, return_inverse=True)
+    import pandas as pd
+
+    pair = log.user * (int(log.item.max()) + 1) + log.item
+    if log.request is None:
+        group = _last_shown(pair, log.clock, log.event == IMPRESSION)
+    else:  # groups need no order, so that hashing finds them
+        pair, _ = pd.factorize(pair)
+        group, _ = pd.factorize(pair * (int(log.request.max()) + 2) + log.request + 1)
     response = log.event > IMPRESSION
     count = int(group.max()) + 1
     furthest = np.zeros(count, dtype=np.int8)
@@ -183,6 +181,22 @@ def outcomes(log: EventLog, in_training: np.ndarray) -> tuple[np.ndarray, np.nda
     held_out = np.zeros(count, dtype=bool)
     held_out[group[response & ~in_training]] = True
     return furthest[group], held_out[group]
+
+
+def _last_shown(pair: np.ndarray, clock: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """A number for each row's latest moment, up to its own, at which its pair (a code) was shown ((n,) bool); one and
+    the same number for all rows without such a moment. int64 (n,), >= 0."""
+    (key,) = joint_keys((pair, clock))
+    order = np.argsort(key)
+    new = np.r_[True, key[order][1:] != key[order][:-1]]
+    starts = np.flatnonzero(new)
+    pairs = pair[order][starts]
+    was_shown = np.logical_or.reduceat(shown[order], starts)
+    last = np.maximum.accumulate(np.where(was_shown, np.arange(len(starts)), -1))
+    moment = np.where((last >= 0) & (pairs[last] == pairs), last, len(starts))
+    group = np.empty(len(pair), np.int64)
+    group[order] = moment[np.cumsum(new) - 1]
+    return group
 
 
 def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -194,9 +208,8 @@ def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
 def rows_before(row_user: np.ndarray, row_clock: np.ndarray, user: np.ndarray, clock: np.ndarray) -> np.ndarray:
     """(m,) int64: position after the rows of `user` strictly earlier than `clock` ((m,) each), among rows sorted by
     (`row_user`, `row_clock`) ((n,) each)."""
-    _, rank = np.unique(np.r_[row_clock, clock], return_inverse=True)
-    width = int(rank.max(initial=0)) + 1
-    return np.searchsorted(row_user * width + rank[: len(row_user)], user * width + rank[len(row_user) :], side="left")
+    rows, asked = joint_keys((row_user, row_clock), (user, clock))
+    return np.searchsorted(rows, asked, side="left")
 
 
 def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.ndarray | None) -> Rows:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from gr4ad.data.config import DataConfig, FileRole
-from gr4ad.data.reading import check_file, locate, our_names
+from gr4ad.data.config import DataConfig
+from gr4ad.data.reading import column_names
+from gr4ad.data.roles import FileRole
 
 MARKET_COLUMNS: dict[FileRole, Sequence[str]] = {
     "catalog": ("item_id", "title", "description", "category", "brand", "account_id", "conversion_type", "price"),
@@ -89,12 +88,12 @@ def check_best_model(section: str, arguments: Mapping[str, Any]) -> None:
 
 def check_columns(recipe: Mapping[str, Any]) -> None:
     """Raises RecipeError where a section names a column, or needs one, that the tables do not have. Reads the heads of
-    local files only; a hub data set is left to the data stage. DataError: As [`table_columns`]."""
+    local files only; a hub data set is left to the data stage. DataError: As [`column_names`]."""
     data: DataConfig = recipe["data"]
     if recipe["market"] is not None:
         tables: dict[FileRole, Sequence[str] | None] = dict(MARKET_COLUMNS)
     else:
-        tables = {role: table_columns(data, role) for role in data.sources()}
+        tables = {role: column_names(data, role) for role in data.sources()}
     catalog, events = tables["catalog"], tables["events"]
     check_user_features(data, tables.get("users"))
     embed, tokenize, tune = recipe["embed"], recipe["tokenize"], recipe["tune"] or {}
@@ -156,29 +155,3 @@ def check_has_impressions(recipe: Mapping[str, Any], summary: Mapping[str, Any])
             f"`lists.source` is {recipe['lists'].source}, but the log has no impressions before its held-out events: "
             "use `beams`, or leave `align` out."
         )
-
-
-def table_columns(data: DataConfig, role: FileRole) -> Sequence[str] | None:
-    """Columns of a table under our names; None where they cannot be known without the whole file or a download.
-
-    Raises:
-        DataError: If a local table is no file, or lacks a column that is mapped or required.
-    """
-    file = locate(data.sources()[role], data.root)
-    if not isinstance(file, Path):
-        return None
-    check_file(file, role)
-    if file.suffix.lower() == ".parquet":
-        import pyarrow.parquet as pq
-        from pyarrow import ArrowException
-
-        try:
-            theirs: list[str] = pq.read_schema(file).names
-        except (ArrowException, OSError):
-            return None  # the data stage says what is wrong with it
-    elif file.suffix.lower() == ".csv":
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            theirs = next(csv.reader(lines), [])
-    else:
-        return None  # of JSON lines any may bring another key
-    return our_names(theirs, str(file), role, data.columns_of(role))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gr4ad.data.config import DataConfig
+from gr4ad.data.reading import source_files
 from gr4ad.pipeline.recipe import Recipe, RecipeError
 from gr4ad.pipeline.recipe_checks import check_columns, check_has_impressions
 from gr4ad.pipeline.runner import (
@@ -105,8 +106,12 @@ def stage_settings(stage: Stage, sections: Mapping[str, Any], seed: int) -> dict
 
 
 def input_digests(data: DataConfig) -> dict[str, str]:
-    """Digest of each table."""
-    return {role: file_digest(Path(data.root) / source) for role, source in data.sources().items()}
+    """Digest of each table; of several files the digests in order."""
+    digests: dict[str, str] = {}
+    for role, source in data.sources().items():
+        files = source_files(source, data.root) or [Path(data.root) / source]
+        digests[role] = " ".join(file_digest(file) for file in files)
+    return digests
 
 
 def stage_folder(folder: Path) -> Path:

@@ -31,11 +31,14 @@ def accounting_warnings(summary: Mapping[str, Any]) -> list[str]:
 
 def _files(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for file in found["files"]:
-        form = file["format"] + (f", delimiter {file['delimiter']!r}" if file["delimiter"] else "")
+        form = file["format"] + (f", delimiter {file['delimiter']}" if file["delimiter"] else "")
+        form += f", {file['packed']}" if "packed" in file else ""
+        form += f", {len(file['files'])} files" if "files" in file else ""
         dropped = "".join(f", {count_text(count)} dropped ({_words(why)})" for why, count in file["dropped"].items())
         yield (
             f"{_words(file['role']).capitalize()}",
-            f"{file['file']} ({form}): {count_text(file['rows'])} rows{dropped}",
+            f"{file['file']} ({form}): {count_text(file['rows'])} rows{dropped}"
+            + "".join(f"; {note}" for note in file.get("notes", [])),
         )
 
 
