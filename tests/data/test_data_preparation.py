@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gr4ad.data import DataConfig, DataError, event_columns, events, load_prepared, preparation, prepare, tables
+from gr4ad.data import DataConfig, DataError, events, load_prepared, preparation, prepare, tables
 from gr4ad.data.event_columns import EventFeature
 from gr4ad.tokenization import user_history
 
@@ -111,24 +111,24 @@ def test_loaded_data_supports_the_operations_of_a_dataset(shop):
     assert train.filter(lambda row: row["user_id"] == "2").num_rows == 1
 
 
-def test_the_columns_of_histories_are_those_of_the_tokenizer():
-    assert event_columns.HISTORY_COLUMNS == user_history.HISTORY_COLUMNS
-
-
 def test_a_further_column_of_events_reaches_every_row(shop, monkeypatch):
     def read_devices(table, checks, event):
         return table["device"].combine_chunks() if "device" in table.column_names else None
 
     further = (*events.EVENT_FEATURES, EventFeature("device", "devices", read_devices))
     monkeypatch.setattr(events, "EVENT_FEATURES", further)
-    for module in (preparation, tables):
-        monkeypatch.setattr(module, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
+    for module in (tables, preparation):
+        monkeypatch.setattr(module, "HISTORY_LISTS", (*user_history.HISTORY_COLUMNS, "devices"))
     assert "devices" not in prepare(config(shop), shop / "out").train.column_names
     EVENTS.assign(device=list("abcdefg")).to_parquet(shop / "events.parquet")
     data = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out")
     assert data.train["devices"][:] == [["a"], ["e"]] and data.validation["devices"][:] == [["a"], ["e"]]
     assert data.test["devices"][:] == [["a", "c"], ["e", "f"]] and data.impressions["devices"][:] == [["a"]]
     assert data.user_features == ["age", "city"]
+
+
+def test_lists_of_a_history_are_those_that_a_tokenizer_reads():
+    assert tables.HISTORY_LISTS == user_history.HISTORY_COLUMNS
 
 
 def test_chunks_give_the_same_rows(shop, monkeypatch):

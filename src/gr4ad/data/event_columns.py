@@ -14,9 +14,6 @@ from .columns import as_ids, as_numbers, blanks, nulls
 
 EVENT_NAMES = ("impression", "click", "conversion")
 IMPRESSION = EVENT_NAMES.index("impression")
-HISTORY_COLUMNS = ("items", "events", "values", "times", "cross_domain", "cross_domain_times")
-"""Columns of a history in the prepared rows: those of `gr4ad.tokenization.user_history`, whose package takes seconds
-to import. A test holds the two together."""
 
 
 def read_event_names(table: pa.Table, checks: RowChecks, names: Mapping[str, str] | None = None) -> np.ndarray:
@@ -81,7 +78,7 @@ class EventFeature:
 
     Attributes:
         column: Column of the event log.
-        history: List column of the prepared rows, one of `HISTORY_COLUMNS`.
+        history: List column of the prepared rows, one of `gr4ad.tokenization.user_history.HISTORY_COLUMNS`.
         read: Checks the column and returns its entries (n,), from (table, checks, rows of `EVENT_NAMES` (n,)); None
             where the log has nothing to say. Float64 is written as float32, and a dictionary as its values.
     """

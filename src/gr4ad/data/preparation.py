@@ -21,13 +21,13 @@ from .checking import DataError, RowChecks
 from .columns import as_ids
 from .config import DataConfig, FileRole
 from .cross_domain import CrossDomain, read_cross_domain
-from .event_columns import EVENT_NAMES, HISTORY_COLUMNS
+from .event_columns import EVENT_NAMES
 from .events import EventLog, read_log
 from .leakage import check_leakage
 from .reading import RawTable, check_number_columns, read_source
 from .settling import merge_events, settle_refunds
 from .splits import History, Rows, cut_history, make_exposures, make_splits
-from .tables import HistoryTrack, tables_of, write_tables
+from .tables import HISTORY_LISTS, HistoryTrack, tables_of, write_tables
 from .user_table import first_of_each, read_users
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class PreparedData:
     @property
     def user_features(self) -> list[str]:
         """The columns of `train` that are user features."""
-        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
+        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_LISTS)]
 
 
 def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
@@ -142,7 +142,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
         summary["user_features"] = config.bins_of_features()
     summary["accounting"] = account(
         files=[
-            file_facts(role, getattr(config, role), checks[role], sources[role].facts()) for role in config.sources()
+            file_facts(role, source, checks[role], sources[role].facts()) for role, source in config.sources().items()
         ],
         checks=checks,
         config=config,

@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 from .checking import DataError, RowChecks, shown
 from .columns import as_ids, as_numbers, blanks, is_text, nulls
 from .config import DataConfig
-from .event_columns import HISTORY_COLUMNS
 from .events import EventLog
-from .tables import OTHER_LISTS
+from .tables import HISTORY_LISTS, OTHER_LISTS
 
 FEW_VALUES = 20
 """So many values a feature may have, however few users there are."""
@@ -48,7 +47,7 @@ def read_users(raw: pa.Table, checks: RowChecks, log: EventLog, config: DataConf
     """
     file = checks.file
     bins = _chosen(raw, checks, config)
-    taken = ("user_id", *HISTORY_COLUMNS, *OTHER_LISTS)
+    taken = ("user_id", *HISTORY_LISTS, *OTHER_LISTS)
     clash = [name for name in bins if name in taken]
     if clash:
         raise DataError(
