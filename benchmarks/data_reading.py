@@ -4,8 +4,8 @@
     python benchmarks/data_reading.py --work out/data_reading --out benchmarks/results/data_reading.json
 
 A generated log of 200,000 users and 20,000 items, as csv and as parquet. Each measurement is a process of its own with
-one thread for numerical libraries: its CPU seconds, and the peak of its resident memory. `prepare` is `gr4ad.data.prepare`
-with its imports; `read csv` is the csv as an arrow table of text by each library, the imports of the library left out
+one thread for numerical libraries: its CPU seconds, and the peak of its resident memory. `prepare` is
+`gr4ad.data.prepare` with its imports; `read csv` is the csv as an arrow table of text by each library, the imports of the library left out
 of its seconds and within its memory. A library that is not installed is left out.
 """
 
@@ -78,7 +78,7 @@ READERS: dict[str, Callable[[str], None]] = {"pyarrow": read_pyarrow, "polars": 
 
 
 def reading(library: str, path: str, small: str) -> dict[str, float]:
-    """CPU seconds and peak memory of a library that reads a csv; what is read first, a small one, loads the library."""
+    """CPU seconds and peak memory of a library that reads a csv; a small one is read first and loads the library."""
     READERS[library](small)
     start = time.process_time()
     READERS[library](path)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from .checking import DROP_REASONS, DataError, shown
 from .event_columns import EVENT_COLUMNS, EVENT_NAMES
-from .presets import PRESETS
+from .presets import PRESET_NAMES, PRESETS
 from .roles import FileRole
 
 COLUMN_MAPS = {
@@ -64,7 +64,7 @@ class DataConfig:
     preset: str | None = _option(
         None,
         "A public data set whose files lie in `root` as they were published: "
-        f"{', '.join(PRESETS)}. It names tables, columns, events, times and labels, and may choose further settings "
+        f"{', '.join(PRESET_NAMES)}. It names tables, columns, events, times and labels, and may choose further settings "
         "that the recipe leaves out; docs/data_formats.md says which.",
     )
     number_columns: list[str] = _option(

@@ -24,5 +24,8 @@ PRESETS: dict[str, Preset] = {
     "amazon_reviews": AMAZON_REVIEWS,
 }
 """Name, as in the recipe, -> how it is read."""
+PRESET_NAMES = ("recbole", "mind", "open_bandit", "kuairand", "ipinyou", "taobao_ads", "rees46", "amazon_reviews")
+"""The names of `PRESETS`, as a constant that help texts read without importing anything."""
+assert tuple(PRESETS) == PRESET_NAMES
 
-__all__ = ["PRESETS", "Decoding", "Preset"]
+__all__ = ["PRESETS", "PRESET_NAMES", "Decoding", "Preset"]
