@@ -5,8 +5,8 @@
 
 A generated log of 200,000 users and 20,000 items, as csv and as parquet. Each measurement is a process of its own with
 one thread for numerical libraries: its CPU seconds, and the peak of its resident memory. `prepare` is
-`gr4ad.data.prepare` with its imports; `read csv` is the csv as an arrow table of text by each library, the imports of the library left out
-of its seconds and within its memory. A library that is not installed is left out.
+`gr4ad.data.prepare` with its imports; `read csv` is the csv as an arrow table of text by each library, the imports of
+the library left out of its seconds and within its memory. A library that is not installed is left out.
 """
 
 import importlib.util

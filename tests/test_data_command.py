@@ -21,7 +21,7 @@ def test_the_account_is_printed_and_warnings_come_last(tmp_path, capsys, monkeyp
     assert main(["data", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out.replace("\u202f", " ")
     for told in (
-        "events.csv (csv): 7 rows",
+        "events.csv (csv, delimiter comma): 7 rows",
         "7 in, 1 equal to another row; 6 kept",
         "Times by at",
         "milliseconds (known by magnitude), 2023-11-14 22:13:20",

@@ -25,6 +25,9 @@ def test_joins_are_counted_and_one_that_matches_nothing_is_refused(tmp_path, cli
     found = accounting(write(tmp_path, events, users=users, user_features=features))
     assert found["joins"]["events_users"] == {"matched": 10, "unmatched": 30, "users_without_events": 1}
     assert any("30 of 40 users of the log are not in `users`" in text for text in found["warnings"])
+    gone = events.assign(item_id=events["item_id"].where(events["user_id"] > 1, "z"))  # all rows of two users
+    found = accounting(write(tmp_path, gone, users=users, user_features=features, drop=["unknown_item"]))
+    assert found["joins"]["events_users"] == {"matched": 8, "unmatched": 30, "users_without_events": 3}
     log = clicks.assign(item_id=clicks["item_id"].where(clicks["item_id"] != "a", "z"))
     found = accounting(write(tmp_path, log, drop=["unknown_item"]))
     assert found["joins"]["events_catalog"] == {"matched": 200, "unmatched": 40, "items_without_events": 1}

@@ -4,7 +4,7 @@ from gr4ad.report.accounting_rows import accounting_rows, accounting_warnings
 
 FOUND = {
     "files": [
-        {"role": "events", "file": "log.csv", "format": "csv", "delimiter": ";", "rows": 1200, "kept": 1190,
+        {"role": "events", "file": "log.csv", "format": "csv", "delimiter": "semicolon", "rows": 1200, "kept": 1190,
          "dropped": {"unknown_item": 10}},
     ],
     "rows_in": 1200,
@@ -34,7 +34,7 @@ FOUND = {
 def test_every_step_is_a_line():
     rows = {what: text.replace("\u202f", " ") for what, text in accounting_rows({"accounting": FOUND})}
     assert rows == {
-        "Events": "log.csv (csv, delimiter ';'): 1 200 rows, 10 dropped (unknown item)",
+        "Events": "log.csv (csv, delimiter semicolon): 1 200 rows, 10 dropped (unknown item)",
         "Rows of the log": "1 200 in, 10 dropped, 50 equal to another row, 30 clicks merged into their conversion, "
         "10 refunds settled; 1 100 kept",
         "Users and items": "7 users, 9 items",

@@ -64,8 +64,8 @@ class DataConfig:
     preset: str | None = _option(
         None,
         "A public data set whose files lie in `root` as they were published: "
-        f"{', '.join(PRESET_NAMES)}. It names tables, columns, events, times and labels, and may choose further settings "
-        "that the recipe leaves out; docs/data_formats.md says which.",
+        f"{', '.join(PRESET_NAMES)}. It names tables, columns, events, times and labels, and may choose further "
+        "settings that the recipe leaves out; docs/data_formats.md says which.",
     )
     number_columns: list[str] = _option(
         [], "Columns of .csv and .tsv files that are numbers. All others are text, as written: 007 stays 007."

@@ -59,7 +59,9 @@ def read_users(raw: pa.Table, checks: RowChecks, log: EventLog, config: DataConf
     texts = {name: _as_feature(raw[name], name, count, checks) for name, count in bins.items()}
     rows = np.flatnonzero(checks.keep)
     place = pc.index_in(log.user_ids, value_set=ids.take(pa.array(rows)).cast(log.user_ids.type))
-    matched = len(place) - place.null_count
+    there = np.zeros(len(log.user_ids), dtype=bool)  # users whose rows were all dropped are not
+    there[log.user] = True
+    matched = int((there & ~nulls(place)).sum())
     if not matched:
         theirs = ids[int(rows[0])].as_py() if len(rows) else None
         raise DataError(
@@ -73,7 +75,7 @@ def read_users(raw: pa.Table, checks: RowChecks, log: EventLog, config: DataConf
         assert table is not None
         if not count:
             _require_shared(table[name], name, raw[name], file)
-    return UserFeatures(table, matched, len(place) - matched, len(rows) - matched)
+    return UserFeatures(table, matched, int(there.sum()) - matched, len(rows) - matched)
 
 
 def first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks: RowChecks) -> None:
