@@ -24,8 +24,9 @@ VOCAB_FILES_NAMES = {
     "item_vectors_file": "item_vectors.safetensors",
 }
 
-SAVED_SETTINGS = ("codebook_sizes", "business_fields", "event_names", "user_features", "value_bucket_edges",
-                  "value_bucket_means", "value_unit", "num_time_buckets", "num_cross_domain_items")  # fmt: skip
+SAVED_SETTINGS = ("codebook_sizes", "business_fields", "event_names", "user_features", "user_feature_edges",
+                  "value_bucket_edges", "value_bucket_means", "value_unit", "num_time_buckets",
+                  "num_cross_domain_items")  # fmt: skip
 
 
 class UASIDTokenizer(PythonBackend):
@@ -43,6 +44,8 @@ class UASIDTokenizer(PythonBackend):
         event_names: Event kinds of histories; their places are the model's `event_ids`.
         user_features: Categories of each structured user feature, in the order of the model's `user_feature_sizes`;
             feature index 0 is "missing or new".
+        user_feature_edges: Inner edges, ascending, of the bins of features that are numbers: bin i, category i, holds
+            edges[i-1] <= number < edges[i]. Such a feature is given as the number's text, `"37"`.
         value_bucket_edges: Inner edges of the value buckets, ascending: bucket i holds edges[i-1] <= value < edges[i].
         value_bucket_means: Mean training value of each bucket; `value_unit` says in what.
         num_time_buckets: Buckets of the time that passed before each history item, see `time_indices`; 0 = none. With
@@ -74,6 +77,7 @@ class UASIDTokenizer(PythonBackend):
         num_time_buckets: int = 0,
         num_cross_domain_items: int = 0,
         item_vectors_file: str | None = None,
+        user_feature_edges: Mapping[str, Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.item_table_file = item_table_file
@@ -88,6 +92,13 @@ class UASIDTokenizer(PythonBackend):
             name: {value: place for place, value in enumerate(values, start=1)}
             for name, values in self.user_features.items()
         }
+        self.user_feature_edges = {name: list(map(float, edges)) for name, edges in (user_feature_edges or {}).items()}
+        for name, edges in self.user_feature_edges.items():
+            if len(self.user_features.get(name, ())) != len(edges) + 1:
+                raise ValueError(
+                    f"`user_feature_edges` of {name!r} must be one fewer than its categories in `user_features`. "
+                    f"Received: {len(edges)} and {len(self.user_features.get(name, ()))}."
+                )
         self.value_bucket_edges = [float(edge) for edge in value_bucket_edges]
         self.value_bucket_means = [float(mean) for mean in value_bucket_means]
         self.value_unit = value_unit
@@ -345,8 +356,15 @@ class UASIDTokenizer(PythonBackend):
         return np.searchsorted(self.value_bucket_edges, np.asarray(values, dtype=np.float64), side="right")
 
     def feature_index(self, name: str, category: str | None) -> int:
-        """Index of a category of a user feature; 0 for a missing or new one."""
-        return 0 if category is None else self.feature_places[name].get(category, 0)
+        """Index of a category of a user feature, of numbers that of their bin; 0 for a missing or new one, and for
+        what is no number where numbers are binned."""
+        if category is None or name not in self.user_feature_edges:
+            return 0 if category is None else self.feature_places[name].get(category, 0)
+        try:
+            number = float(category)
+        except ValueError:
+            return 0
+        return int(np.searchsorted(self.user_feature_edges[name], number, side="right")) + 1 if number == number else 0
 
     def time_indices(self, times: Sequence[float | None] | np.ndarray) -> np.ndarray:
         """Bucket + 1 of the gap before each item of one history, int64 (n,), 0 = not known.
@@ -382,28 +400,4 @@ def padded(parts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
     return out
 
 
-def fit_value_buckets(values: np.ndarray, num_buckets: int) -> tuple[list[float], list[float]]:
-    """Equal-frequency buckets of training values.
-
-    Args:
-        values (float, (N,)): >= 0, training events only. num_buckets: At most this many; ties can leave fewer.
-
-    Returns:
-        Inner edges (ascending, one fewer than buckets) and the mean value of each bucket. No edges and no means if all
-        values are equal: there is nothing to tell apart.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    quantiles, above = np.linspace(0, 1, num_buckets + 1)[1:-1], values[values > values.min(initial=np.inf)]
-    if not len(above) or not len(quantiles):
-        return [], []
-    edges = np.unique(np.quantile(values, quantiles, method="higher"))
-    edges = edges[edges > values.min()]
-    if not len(edges):  # so rare a value is no quantile, but still to be told from the rest
-        edges = above.min(keepdims=True)
-    bucket = np.searchsorted(edges, values, side="right")
-    counts = np.bincount(bucket, minlength=len(edges) + 1)
-    means = np.bincount(bucket, weights=values, minlength=len(edges) + 1) / np.maximum(counts, 1)
-    return edges.tolist(), means.tolist()
-
-
-__all__ = ["UASIDTokenizer", "fit_value_buckets"]
+__all__ = ["UASIDTokenizer"]

@@ -30,7 +30,8 @@ SMOKE_RECIPE = """
 name: smoke
 seed: 1
 market: {{users: 120, ads: 120, accounts: 12, days: 10, horizon_days: 2, requests_per_user_day: 2.0, seed: 1}}
-data: {{users: users.parquet, split: leave_one_out, history_events: [click], value_unit: fen eCPM}}
+data: {{users: users.parquet, user_features: [age_band, region, device], split: leave_one_out, history_events: [click],
+  value_unit: fen eCPM}}
 embed: {{encoder: {encoder}, text_columns: [title, category], category_columns: [category, brand],
   category_dimension: 4}}
 cooccurrence: {{epochs: 1, dimension: 8, batch_size: 32}}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gr4ad.data import DataConfig, DataError
 from gr4ad.data.checking import RowChecks, shown
-from gr4ad.data.columns import as_ids, as_numbers, as_times, nulls, whole
+from gr4ad.data.clocks import read_clock
+from gr4ad.data.columns import as_ids, as_numbers, blanks, nulls, whole
 from gr4ad.data.event_columns import read_event_names, read_values
 from gr4ad.data.reading import locate
 from gr4ad.data.splits import Rows, rows_before, spans
@@ -20,6 +21,10 @@ from gr4ad.data.tables import HistoryTrack, tables_of, write_tables
 
 def chunked(values, kind=None):
     return pa.chunked_array([pa.array(values, kind)])
+
+
+def checks_of(length):
+    return RowChecks("file", length, [])
 
 
 @pytest.mark.parametrize(
@@ -34,14 +39,35 @@ def chunked(values, kind=None):
     ],
 )
 def test_ids_are_text(values, kind, ids):
-    assert as_ids(chunked(values, kind), "id", "file").to_pylist() == ids
+    assert as_ids(chunked(values, kind), "id", checks_of(len(values))).to_pylist() == ids
 
 
 def test_ids_of_a_dictionary_and_of_other_types():
     column = pa.chunked_array([pa.array(["a", "b", "a"]).dictionary_encode()])
-    assert as_ids(column, "id", "file").to_pylist() == ["a", "b", "a"]
+    assert as_ids(column, "id", checks_of(3)).to_pylist() == ["a", "b", "a"]
     with pytest.raises(DataError, match="file: column `id` is of type bool"):
-        as_ids(chunked([True]), "id", "file")
+        as_ids(chunked([True]), "id", checks_of(1))
+
+
+def test_ids_that_were_rounded_are_refused_with_column_and_row():
+    """Three ids of 18 digits that one empty cell turned into one floating-point number."""
+    ids = [720575940631797750.0, 720575940631797751.0, 720575940631797752.0]
+    assert len(set(ids)) == 1
+    checks = RowChecks("log", 4, [], {"user_id": "uid"})
+    text = r"log: column `uid` \(our `user_id`\), row 1 \(0-based\): received 7.205759406317978e\+17, an id that was "
+    with pytest.raises(DataError, match=text + r"rounded to a floating-point number \(3 such rows\)"):
+        as_ids(chunked([None, *ids]), "user_id", checks)
+    with pytest.raises(DataError, match=r"row 1 .0-based.: received '7.205759406317978e\+17', an id that was rounded"):
+        as_ids(chunked(["7", "7.205759406317978e+17"]), "user_id", checks)  # what a csv makes of it
+    assert as_ids(chunked([2.0**53 - 1, None]), "user_id", checks).to_pylist() == ["9007199254740991", None]
+    assert checks.notes == {"whole_float_ids": ["uid"]}
+    assert as_ids(chunked(["1e5", "1.5e3"]), "user_id", checks).to_pylist() == ["1e5", "1.5e3"]  # ids like any other
+
+
+def test_blanks_are_null_nan_and_spaces():
+    assert blanks(chunked(["1", " ", "", None])).tolist() == [False, True, True, True]
+    assert blanks(chunked([1.0, float("nan"), None])).tolist() == [False, True, True]
+    assert blanks(chunked(["1", " "], pa.string_view())).tolist() == [False, True]
 
 
 def test_numbers_and_what_is_none():
@@ -62,8 +88,9 @@ def test_numbers_and_what_is_none():
     ],
 )
 def test_times_are_one_integer_clock(values, clock, bad, is_date):
-    got, got_bad, got_is_date = as_times(chunked(values))
-    assert (got[~got_bad].tolist(), got_bad.tolist(), got_is_date) == (
+    got = read_clock(chunked(values))
+    assert not got.mixed.any()
+    assert (got.values[~got.bad].tolist(), got.bad.tolist(), got.is_date) == (
         [time for time, wrong in zip(clock, bad, strict=True) if not wrong],
         bad,
         is_date,

@@ -40,6 +40,7 @@ def run(folder, events=EVENTS, catalog=CATALOG, users=None, suffix=".csv", **set
         catalog=write(folder, "catalog", catalog, suffix),
         events=write(folder, "events", events, suffix),
         users=None if users is None else write(folder, "users", users, suffix),
+        **({} if users is None else {"user_features": [name for name in users if name != "user_id"]}),
         **settings,
     )
     return prepare(config, folder / "out")
@@ -72,7 +73,6 @@ BAD_CELLS = [
     ("bad_value", "value", 1, "abc"),
     ("bad_value", "value", 1, -0.01),
     ("bad_value", "value", 1, float("inf")),
-    ("bad_value", "value", 1, None),
     ("bad_time", "timestamp", 5, "soon"),
     ("bad_time", "timestamp", 5, 3.5),
     ("unknown_event", "event", 2, "purchase"),
@@ -107,14 +107,16 @@ def test_nan_value_in_parquet(tmp_path):
     table = pa.table(changed("value", 1, float("nan")))
     assert table["value"].null_count == 0
     pq.write_table(table, tmp_path / "events.parquet")
-    with pytest.raises(DataError, match="column `value`, row 1 .0-based.: received nan"):
-        prepare(DataConfig(root=str(tmp_path)), tmp_path / "out")
+    data = prepare(DataConfig(root=str(tmp_path)), tmp_path / "out")
+    assert data.test["values"][0] == [0.5, 1.0]  # a conversion without a value counts 1
+    assert data.summary["accounting"]["blank_values"] == {"conversion": 1}
 
 
 def test_the_first_of_many_rows_is_named_and_all_are_counted(tmp_path):
     events = EVENTS | {"value": [0.5, -1, 2, -2, 1, -3]}
     text = refused(tmp_path, events=events)
-    assert "row 1 (0-based): received '-1.0', allowed: a finite number >= 0 (3 such rows)" in text
+    assert "row 1 (0-based): received '-1.0', allowed: a finite number >= 0; for refunds say `refunds:" in text
+    assert "(3 such rows)" in text
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -167,9 +169,9 @@ def test_no_time_column(tmp_path):
 
 
 def test_nothing_left_no_history_and_empty_split(tmp_path):
-    assert "no rows left (6 unknown_item)" in refused(
-        tmp_path, events=EVENTS | {"item_id": ["x"] * 6}, drop=["unknown_item"]
-    )
+    strangers = refused(tmp_path, events=EVENTS | {"item_id": ["x"] * 6}, drop=["unknown_item"])
+    assert "none of its 6 rows is of an item of the catalog. Received e.g. 'x', the catalog has e.g. 'a'" in strangers
+    assert "no rows left (6 missing)" in refused(tmp_path, events=EVENTS | {"user_id": [None] * 6}, drop=["missing"])
     assert "every history is empty" in refused(tmp_path, events=EVENTS | {"event": ["impression"] * 6})
     short = {name: cells[:2] for name, cells in EVENTS.items()}
     assert "the train split is empty" in refused(tmp_path, events=short)
@@ -199,7 +201,7 @@ def test_ids_of_another_type_than_the_catalog(tmp_path):
     events.astype({"user_id": "category", "event": "category"}).to_parquet(tmp_path / "events.parquet")
     assert prepare(DataConfig(root=str(tmp_path)), tmp_path / "out").test["user_id"][:] == ["u", "v"]
     pd.DataFrame(EVENTS | {"item_id": [1.5] * 6}).to_parquet(tmp_path / "events.parquet")
-    with pytest.raises(DataError, match="column `item_id` has fractions"):
+    with pytest.raises(DataError, match=r"column `item_id` has fractions, row 0 .0-based.: received 1.5 .6 such rows"):
         prepare(DataConfig(root=str(tmp_path)), tmp_path / "out")
     pd.DataFrame(EVENTS | {"item_id": [True] * 6}).to_parquet(tmp_path / "events.parquet")
     with pytest.raises(DataError, match="is of type bool"):

@@ -38,7 +38,7 @@ def config(shop, **settings):
 
 
 def test_round_trip(shop):
-    written = prepare(config(shop, users="users.parquet"), shop / "out" / "data")
+    written = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out" / "data")
     data = load_prepared(shop / "out" / "data")
     assert data.catalog.to_list() == [
         {"item_id": "X", "tags": [1]},
@@ -117,19 +117,24 @@ def test_a_further_column_of_events_reaches_every_row(shop, monkeypatch):
 
     further = (*events.EVENT_FEATURES, EventFeature("device", "devices", read_devices))
     monkeypatch.setattr(events, "EVENT_FEATURES", further)
-    monkeypatch.setattr(user_history, "HISTORY_COLUMNS", (*user_history.HISTORY_COLUMNS, "devices"))
+    for module in (tables, preparation):
+        monkeypatch.setattr(module, "HISTORY_LISTS", (*user_history.HISTORY_COLUMNS, "devices"))
     assert "devices" not in prepare(config(shop), shop / "out").train.column_names
     EVENTS.assign(device=list("abcdefg")).to_parquet(shop / "events.parquet")
-    data = prepare(config(shop, users="users.parquet"), shop / "out")
+    data = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out")
     assert data.train["devices"][:] == [["a"], ["e"]] and data.validation["devices"][:] == [["a"], ["e"]]
     assert data.test["devices"][:] == [["a", "c"], ["e", "f"]] and data.impressions["devices"][:] == [["a"]]
     assert data.user_features == ["age", "city"]
 
 
+def test_lists_of_a_history_are_those_that_a_tokenizer_reads():
+    assert tables.HISTORY_LISTS == user_history.HISTORY_COLUMNS
+
+
 def test_chunks_give_the_same_rows(shop, monkeypatch):
-    whole = prepare(config(shop, users="users.parquet"), shop / "out")
+    whole = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out")
     monkeypatch.setattr(tables, "CHUNK_ENTRIES", 1)
-    parts = prepare(config(shop, users="users.parquet"), shop / "out")
+    parts = prepare(config(shop, users="users.parquet", user_features=["age", "city"]), shop / "out")
     for name in ("train", "validation", "test", "impressions"):
         assert getattr(whole, name).to_list() == getattr(parts, name).to_list()
 
@@ -149,10 +154,10 @@ def test_catalog_of_ids_only_and_clash_of_user_columns(shop):
     assert prepare(DataConfig(root=str(shop)), shop / "out").catalog.column_names == ["item_id"]
     pd.DataFrame({"user_id": [1], "items": [3]}).to_parquet(shop / "users.parquet")
     with pytest.raises(DataError, match="column `items` has the name of a prepared column"):
-        prepare(DataConfig(root=str(shop), users="users.parquet"), shop / "out")
+        prepare(DataConfig(root=str(shop), users="users.parquet", user_features=["items"]), shop / "out")
     pd.DataFrame({"user_id": [1], "tags": [[3]]}).to_parquet(shop / "users.parquet")
     with pytest.raises(DataError, match="column `tags` is of type list"):
-        prepare(DataConfig(root=str(shop), users="users.parquet"), shop / "out")
+        prepare(DataConfig(root=str(shop), users="users.parquet", user_features=["tags"]), shop / "out")
 
 
 def test_output_is_replaced_whole_or_not_at_all(shop, monkeypatch):
@@ -210,6 +215,7 @@ def test_complete_journey(tmp_path):
     settings = {
         "root": str(REAL / "complete_journey"),
         "users": "users.parquet",
+        "user_features": ["age", "income"],
         "event_columns": {"value": "sales_value"},
         "split": "temporal",
         "split_column": "week",

@@ -1,10 +1,14 @@
 import json
+from types import SimpleNamespace
 
 import datasets
+import huggingface_hub
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from gr4ad.data import DataError, read_table
+from gr4ad.data import DataConfig, DataError, read_table
+from gr4ad.data.reading import check_number_columns, column_names, read_source, source_files
 
 ROWS = pd.DataFrame({"item_id": ["007", "1e5", "2017-01-01"], "title": ["a", "b\nc", "d"], "price": [1.0, 2.5, 0.0]})
 
@@ -21,9 +25,139 @@ def write(frame, path):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".json"])
 def test_formats_give_the_same_rows_and_ids_stay_as_written(tmp_path, suffix):
-    table = read_table(write(ROWS, tmp_path / f"t{suffix}"), file_role="catalog")
+    table = read_table(write(ROWS, tmp_path / f"t{suffix}"), file_role="catalog", number_columns=["price"])
     assert isinstance(table, datasets.Dataset)
     assert table.to_list() == ROWS.to_dict("records")
+
+
+def test_columns_of_a_csv_are_text_unless_they_are_said_to_be_numbers(tmp_path):
+    path = tmp_path / "catalog.csv"
+    path.write_text(" item_id,code, price ,stock,since,flag\na,0000010, 1.50 ,3,2024-01-31,true\nb,1e5,,,NA,null\n")
+    as_text = read_table(path, file_role="catalog").to_list()
+    assert as_text == [
+        {"item_id": "a", "code": "0000010", "price": " 1.50 ", "stock": "3", "since": "2024-01-31", "flag": "true"},
+        {"item_id": "b", "code": "1e5", "price": None, "stock": None, "since": "NA", "flag": "null"},
+    ]
+    numbers = read_table(path, file_role="catalog", number_columns=["price", "stock"])
+    assert numbers.select_columns(["price", "stock"]).to_list() == [
+        {"price": 1.5, "stock": 3},
+        {"price": None, "stock": None},
+    ]
+    with pytest.raises(DataError, match="column `since`, row 0 .0-based.: received '2024-01-31', allowed: a number"):
+        read_table(path, file_role="catalog", number_columns=["since"])
+
+
+def test_number_columns_may_be_named_as_here_and_must_exist(tmp_path):
+    (tmp_path / "catalog.csv").write_text("sku,cost\na,1\nb,2\n")
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    files = {"root": str(tmp_path), "catalog": "catalog.csv", "events": "events.csv"}
+    maps = {"catalog_columns": {"item_id": "sku", "price": "cost"}}
+    for name in ("price", "cost"):
+        config = DataConfig(**files, **maps, number_columns=[name])
+        check_number_columns(config)
+        assert read_source(config, "catalog").table["price"].to_pylist() == [1, 2]
+    with pytest.raises(
+        DataError, match="`number_columns` names 'weight', which no table has. Columns there are: cost"
+    ):
+        check_number_columns(DataConfig(**files, **maps, number_columns=["weight"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "called"),
+    [
+        ("t.csv", 'item_id;price;title\na;1,50;x\nb;2;"y;z"\n', "semicolon"),
+        ("t.csv", "item_id|title\na|x, y\nb|z\n", "bar"),
+        ("t.csv", "item_id\ttitle\na\tx, y\nb\tz\n", "tab"),
+        ("t.csv", "item_id,title\na,x;y;z\nb,u\tv\n", "comma"),
+        ("t.tsv", "item_id\ttitle\na\tx, y\nb\tz\n", "tab"),
+        ("t.tsv", "item_id,title\na,x\nb,z\n", "comma"),
+        ("t.csv", "item_id\na\nb\n", "comma"),
+    ],
+)
+def test_the_delimiter_is_found_and_said(tmp_path, name, text, called):
+    (tmp_path / name).write_text(text)
+    raw = read_source(DataConfig(root=str(tmp_path), catalog=name), "catalog")
+    assert raw.files == [
+        {"role": "catalog", "file": str(tmp_path / name), "format": name[2:], "delimiter": called, "rows": 2}
+    ]
+    assert (
+        raw.table["item_id"].to_pylist() == ["a", "b"]
+        and raw.table.num_columns
+        == text.split("\n")[0].count({"semicolon": ";", "bar": "|", "tab": "\t", "comma": ","}[called]) + 1
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("codec", ["gz", "zst", "bz2"])
+def test_packed_files_are_read_alike(tmp_path, suffix, codec):
+    rows = ROWS.assign(title=["a", "b", "d"])
+    plain = tmp_path / f"t{suffix}"
+    if suffix == ".tsv":
+        rows.to_csv(plain, index=False, sep="\t")
+    else:
+        write(rows, plain)
+    packed = tmp_path / f"t{suffix}.{codec}"
+    names = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
+    with pa.output_stream(str(packed), compression=names[codec]) as stream:
+        stream.write(plain.read_bytes())
+    raw = read_source(DataConfig(root=str(tmp_path), catalog=packed.name), "catalog")
+    assert raw.table.equals(read_source(DataConfig(root=str(tmp_path), catalog=plain.name), "catalog").table)
+    assert raw.files[0]["packed"] == names[codec]
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert f"t{suffix}.{codec}: cannot be read as {suffix[1:]}" in refused(packed)
+
+
+def test_several_files_are_one_table(tmp_path):
+    for day, items in (("02", ["b"]), ("01", ["a", "c"])):
+        frame = pd.DataFrame({"user_id": [7] * len(items), "item_id": items, "timestamp": [int(day)] * len(items)})
+        frame.to_parquet(tmp_path / f"events-{day}.parquet")
+    config = DataConfig(root=str(tmp_path), events="events-*.parquet")
+    raw = read_source(config, "events")
+    assert raw.table["item_id"].to_pylist() == ["a", "c", "b"] and [file["rows"] for file in raw.files] == [2, 1]
+    assert raw.name == str(tmp_path / "events-*.parquet")
+    assert source_files("events-{02,01}.parquet", tmp_path) == source_files("events-*.parquet", tmp_path)
+    assert column_names(config, "events") == ["user_id", "item_id", "timestamp"]
+    pd.DataFrame({"user_id": [7], "item_id": ["a"], "time": [3]}).to_parquet(tmp_path / "events-03.parquet")
+    with pytest.raises(DataError, match="events-03.parquet: has column `time`, unlike .*events-01.parquet"):
+        read_source(config, "events")
+    with pytest.raises(DataError, match=r"day-\*.parquet: no file matches .the events table."):
+        read_source(DataConfig(root=str(tmp_path), events="day-*.parquet"), "events")
+
+
+@pytest.mark.parametrize("text", ['u,a,"b\nu,b,d\nu,c,f\n', 'u,a,"b\nu,b,d\nu,c,"f\nv,d,x\n', 'u,a,"b\nu,b,d'])
+def test_a_quote_that_nobody_closes_swallows_no_rows(tmp_path, text):
+    (tmp_path / "t.csv").write_text("user_id,item_id,note\n" + text)
+    assert "t.csv: quotes that do not match, seen in line" in refused(tmp_path / "t.csv", role="events")
+
+
+def test_cells_of_several_lines_are_said(tmp_path):
+    text = 'item_id,note\r\na,"one\r\ntwo"\r\nb,"say ""hi"""\r\nc,5" disk\r\n\r\n'
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    raw = read_source(DataConfig(root=str(tmp_path), catalog="t.csv"), "catalog")
+    assert raw.table["note"].to_pylist() == ["one\r\ntwo", 'say "hi"', '5" disk']
+    assert raw.notes == ["1 rows span several lines, within quotes"]
+
+
+def test_utf16_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("item_id,title\na,b\n", encoding="utf-16")
+    assert "t.csv: is in UTF-16. Allowed: UTF-8" in refused(tmp_path / "t.csv")
+
+
+def test_texts_that_look_like_dates_stay_text_in_json_lines(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"item_id": "a"}\n{"item_id": "b", "code": "2019-01-01"}\n')
+    assert read_table(path, file_role="catalog").to_list() == [
+        {"item_id": "a", "code": None},
+        {"item_id": "b", "code": "2019-01-01"},
+    ]
+
+
+def test_a_head_of_each_format(tmp_path):
+    frame = pd.DataFrame({"item_id": [str(number) for number in range(50)], "title": ["t"] * 50})
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        write(frame, tmp_path / f"t{suffix}")
+        raw = read_source(DataConfig(root=str(tmp_path), catalog=f"t{suffix}"), "catalog", limit=7)
+        assert raw.table["item_id"].to_pylist() == [str(number) for number in range(7)]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -65,7 +199,7 @@ def test_missing_file(tmp_path):
 def test_folder_and_unknown_suffix(tmp_path):
     assert "is a folder" in refused(tmp_path)
     (tmp_path / "t.xlsx").write_text("x")
-    assert ".parquet, .csv, .jsonl" in refused(tmp_path / "t.xlsx")
+    assert ".parquet, .csv, .tsv, .jsonl" in refused(tmp_path / "t.xlsx")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -141,24 +275,41 @@ def test_repeated_column(tmp_path):
     assert "stands twice" in refused(tmp_path / "t.csv")
 
 
-def test_hub_ids(monkeypatch):
-    calls = []
+def test_hub_ids(monkeypatch, tmp_path):
+    (tmp_path / "train.csv").write_text("item_id,code\n007,NA\n008,null\n")
+    (tmp_path / "dev.csv").write_text("item_id,code\n009,None\n")
+    fetched = []
 
-    def load_dataset(name, data_files, split):
-        calls.append((name, data_files, split))
+    def load_dataset_builder(name, data_files):
         if name == "owner/gone":
             raise ConnectionError("no\nnetwork")
+        place = f"hf://datasets/{name}@abc/data"
+        files = {"train": [f"{place}/train.csv"], "dev": [f"{place}/dev.csv"]}
+        return SimpleNamespace(config=SimpleNamespace(data_files={} if name == "owner/odd" else files))
+
+    def hf_hub_download(repository, name, repo_type, revision):
+        assert repo_type == "dataset"
+        fetched.append((repository, name, revision))
+        return str(tmp_path / name.rsplit("/")[-1])
+
+    def load_dataset(name, data_files, split):
         # select leaves an index mapping over the full arrow table
         return datasets.Dataset.from_dict({"item_id": ["a", "b", "c"]}).select([2, 0])
 
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert read_table("owner/shop", file_role="catalog")["item_id"][:] == ["c", "a"]
-    read_table("hf://owner/shop:dev", file_role="catalog")
-    read_table("hf://owner/shop/data/catalog.parquet", file_role="catalog")
-    assert calls == [
-        ("owner/shop", None, "train"),
-        ("owner/shop", None, "dev"),
-        ("owner/shop", "data/catalog.parquet", "train"),
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    local = read_table(tmp_path / "train.csv", file_role="catalog").to_list()
+    assert local == [{"item_id": "007", "code": "NA"}, {"item_id": "008", "code": "null"}]
+    assert read_table("owner/shop", file_role="catalog").to_list() == local
+    assert read_table("hf://owner/shop:dev", file_role="catalog").to_list() == [{"item_id": "009", "code": "None"}]
+    assert read_table("hf://owner/shop/data/train.csv", file_role="catalog").to_list() == local
+    assert fetched == [
+        ("owner/shop", "data/train.csv", "abc"),
+        ("owner/shop", "data/dev.csv", "abc"),
+        ("owner/shop", "data/train.csv", None),
     ]
+    assert read_table("owner/odd", file_role="catalog")["item_id"][:] == ["c", "a"]
+    assert "no split 'test'. Splits there are: train, dev" in refused("hf://owner/shop:test")
     assert "owner/gone" in refused("owner/gone") and "ConnectionError" in refused("owner/gone")
     assert "not a hub data set" in refused("hf://owner")

@@ -48,6 +48,12 @@ MISTAKES = [
     ("embed: {text_columns: [titel]}", "`embed.text_columns` names 'titel', which the catalog does not have."),
     ("align: {}\nlists: {source: impressions}", "`lists.source` is impressions, but the events have no column"),
     ("tokenize: {num_time_buckets: 8}", "`tokenize.num_time_buckets` = 8 needs the time of each event"),
+    (LOG.replace("}", ", users: users.csv}"), "`data.users` needs `data.user_features`: which of its columns the "
+     "model may learn. It has: mail, age."),
+    (LOG.replace("}", ", users: users.csv, user_features: [town]}"), "`data.user_features` names 'town', which the "),
+    (LOG.replace("}", ", user_features: [age]}"), "`user_features` names columns of no file."),
+    (LOG.replace("}", ", time_unit: hours}"), "`data.time_unit` must be one of auto, s, ms, us, ns, date."),
+    (LOG.replace("}", ", event_names: {buy: purchase}}"), "`event_names` has an unknown name 'purchase'."),
 ]  # fmt: skip
 
 
@@ -56,6 +62,7 @@ def log(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("log")
     (folder / "catalog.csv").write_text("item_id,title\na,shoe\nb,hat\n")
     (folder / "events.csv").write_text("user_id,item_id,position\nu,a,1\nu,b,2\nu,a,3\n")
+    (folder / "users.csv").write_text("user_id,mail,age\nu,u@example.com,37\n")
     return folder
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from test_accounting_rows import FOUND
 
 from gr4ad.report import RunReport, write_report
 
@@ -103,6 +104,12 @@ def test_an_empty_part_leaves_out_its_section_only(report, tmp_path, field, sect
     _, page = render(replace(report, **{field: empty}), tmp_path)
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == [name for name in SECTIONS if name != section]
+
+
+def test_the_account_of_the_data_and_its_warnings_are_on_the_page(report, tmp_path):
+    summary = {**report.data_summary, "accounting": {**FOUND, "warnings": ["<b>Ties</b> everywhere."]}}
+    _, page = render(replace(report, data_summary=summary), tmp_path)
+    assert "none of 14 held-out events" in page.text and "<b>Ties</b> everywhere." in page.text
 
 
 def test_a_title_alone_is_a_page_without_sections(tmp_path):

@@ -57,6 +57,10 @@ def run_command(stage: Stage, arguments: Sequence[str]) -> None:
         print_sid_report(out, folders["data"], options.category_column)
     elif stage.name == "evaluate":
         print_metrics(summary, out)
+    elif stage.name == "data":
+        from gr4ad.commands.accounting import print_accounting
+
+        print_accounting(summary)
 
 
 def checked_folder(flag: str, path: str) -> Path:

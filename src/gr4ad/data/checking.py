@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,8 @@ import pyarrow as pa
 DROP_REASONS = {
     "missing": "an id, time, event name or request is empty",
     "bad_time": "a timestamp or position that is neither a whole number nor an ISO date",
-    "bad_value": "a value that is not a finite number >= 0",
-    "unknown_event": "an event name other than impression, click, conversion",
+    "bad_value": "a value that is no finite number, or a negative one that `refunds` does not settle",
+    "unknown_event": "an event name that is neither ours nor in `event_names`",
     "unknown_item": "an event for an item that is not in the catalog",
     "duplicate_item": "an item that is twice in the catalog (the first row is kept)",
     "duplicate_user": "a user who is twice in the users table (the first row is kept)",
@@ -41,17 +42,30 @@ class RowChecks:
         file: the name that errors show.
         length: number of rows of the file.
         drop: reasons whose rows are dropped and counted; any other reason raises `DataError` at its first row.
+        columns: our name -> the file's, of columns that were given our names; errors name both.
 
     Attributes:
         keep: (length,) bool, rows that passed so far.
         dropped: rows dropped, by reason.
+        notes: what was seen and is no fault, by name: for the accounting.
     """
 
-    def __init__(self, file: str, length: int, drop: Collection[str]):
+    def __init__(self, file: str, length: int, drop: Collection[str], columns: Mapping[str, str] | None = None):
         self.file = file
         self.drop = drop
+        self.columns = dict(columns or {})
         self.keep = np.ones(length, dtype=bool)
         self.dropped: dict[str, int] = {}
+        self.notes: dict[str, Any] = {}
+
+    def theirs(self, column: str) -> str:
+        """The file's name of a column."""
+        return self.columns.get(column, column)
+
+    def named(self, column: str) -> str:
+        """A column in an error: the file's name, and ours where it is another."""
+        theirs = self.theirs(column)
+        return f"`{theirs}`" if theirs == column else f"`{theirs}` (our `{column}`)"
 
     def refuse(self, bad: np.ndarray, reason: str, column: str, values: pa.ChunkedArray, allowed: str) -> None:
         """Drops the rows where `bad` ((length,) bool) holds, or raises `DataError` for the first of them."""
@@ -69,7 +83,7 @@ class RowChecks:
     ) -> str:
         """The one-line text of an error at `row` (0-based, the header of a csv not counted)."""
         return (
-            f"{self.file}: column `{column}`, row {row} (0-based): received {shown(values[row].as_py())}, "
+            f"{self.file}: column {self.named(column)}, row {row} (0-based): received {shown(values[row].as_py())}, "
             f"allowed: {allowed} ({count} such row{'s' if count > 1 else ''}). "
             f"Fix the file, or {remedy} such rows with `drop: [{reason}]`."
         )

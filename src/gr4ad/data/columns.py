@@ -1,4 +1,4 @@
-"""Ids, times and amounts from columns of any type that a file may have."""
+"""Ids and amounts from columns of any type that a file may have."""
 
 from __future__ import annotations
 
@@ -6,31 +6,74 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .checking import DataError
+from .checking import DataError, RowChecks, shown
 
-MICROSECONDS = 1_000_000
+EXACT = 2**53
+"""From here on, neighbouring whole numbers are one floating-point number."""
+ROUNDED_TEXT = r"^-?\d\.(\d{5,}[eE]\+?\d\d|\d+[eE]\+?(1[6-9]|[2-9]\d))$"
+"""A whole number that was written as a floating-point one: 7.205759406317978e+17, or 1.23457e+06."""
 
 
-def as_ids(column: pa.ChunkedArray, name: str, file: str) -> pa.Array:
-    """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7". Raises
-    DataError if the column's type is neither text nor whole numbers."""
-    kind = column.type
+def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks) -> pa.Array:
+    """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7"; that the file
+    has floating-point numbers is noted in `checks.notes`.
+
+    Args:
+        name: of the column, ours. checks: of the file; its rows are not judged here.
+
+    Raises:
+        DataError: the column's type is neither text nor whole numbers, or it holds numbers that floating point has
+            rounded: different ids may have become one.
+    """
+    kind, named = column.type, f"{checks.file}: column {checks.named(name)}"
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
     if pa.types.is_floating(kind):
-        try:
-            # A column of whole numbers with gaps becomes floating in many writers; 7.0 is then the id 7.
-            column = pc.if_else(pc.is_nan(column), None, column).cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"{file}: column `{name}` has fractions ({error}). Allowed: text or whole numbers. Convert it."
-            ) from error
+        column = _whole_floats(column, named)
+        checks.notes.setdefault("whole_float_ids", []).append(checks.theirs(name))
         kind = column.type
-    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise DataError(f"{file}: column `{name}` is of type {kind}. Allowed: text or whole numbers. Convert it.")
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise DataError(f"{named} is of type {kind}. Allowed: text or whole numbers. Convert it.")
     text = whole(column.cast(pa.string()))
-    return pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), None, text)
+    if not is_text(kind):
+        return text
+    # Few ids stand in many rows: each is looked at once.
+    encoded = text.dictionary_encode()
+    ids, places = encoded.dictionary, encoded.indices
+    rounded = pc.match_substring_regex(ids, ROUNDED_TEXT)
+    if pc.any(rounded).as_py():
+        rows = pc.fill_null(rounded.take(places), False).to_numpy(zero_copy_only=False)
+        raise _lossy(named, rows, column)
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0)
+    return pc.if_else(blank.take(places), None, text) if pc.any(blank).as_py() else text
+
+
+def _whole_floats(column: pa.ChunkedArray, named: str) -> pa.ChunkedArray:
+    """Floating-point numbers as whole ones: a column of whole numbers with gaps becomes floating in many writers."""
+    numbers = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+    known = ~np.isnan(numbers)
+    with np.errstate(invalid="ignore"):
+        fractions = known & (numbers != np.floor(numbers))
+        lossy = known & (np.abs(numbers) >= EXACT)
+    if lossy.any():
+        raise _lossy(named, lossy, column)
+    if fractions.any():
+        row = int(fractions.argmax())
+        raise DataError(
+            f"{named} has fractions, row {row} (0-based): received {shown(column[row].as_py())} "
+            f"({int(fractions.sum())} such rows). Allowed: text or whole numbers. Convert it."
+        )
+    return pa.chunked_array([pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)])
+
+
+def _lossy(named: str, rows: np.ndarray, column: pa.ChunkedArray) -> DataError:
+    row = int(rows.argmax())
+    return DataError(
+        f"{named}, row {row} (0-based): received {shown(column[row].as_py())}, an id that was rounded to a "
+        f"floating-point number ({int(rows.sum())} such rows): different ids have become one. Allowed: text or whole "
+        "numbers. Write the column anew as text or int64 (in pandas: Int64); an empty cell makes it floating."
+    )
 
 
 def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -40,41 +83,25 @@ def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.float64(), safe=False).to_numpy()
-    if _is_text(kind):
+    if is_text(kind):
+        try:
+            return (
+                as_text(column).cast(pa.float64()).to_numpy()
+            )  # many times as fast, where all cells are plain numbers
+        except pa.ArrowInvalid:
+            pass
         return pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(dtype=np.float64)
     return np.full(len(column), np.nan)
 
 
-def as_times(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Times or positions on one integer clock.
-
-    Returns:
-        clock (n,) int64, 0 where bad; bad (n,) bool: null, fractional, or no date; is_date: the clock counts
-        microseconds since 1970 UTC (dates), not the column's own whole numbers. Dates without a zone are taken as UTC.
-    """
-    import pandas as pd
-
-    kind = column.type
-    if pa.types.is_integer(kind):
-        bad = nulls(column)
-        return pc.fill_null(column.cast(pa.int64(), safe=False), 0).to_numpy(), bad, False
-    if pa.types.is_date(kind):
-        column = column.cast(pa.timestamp("us"))
-        kind = column.type
-    if pa.types.is_timestamp(kind):
-        micro = column.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.int64())
-        return pc.fill_null(micro, 0).to_numpy(), nulls(column), True
-    numbers = as_numbers(column)
-    # Of a text column the commoner kind counts as meant, so that an error names the odd row and not the good ones.
-    is_text = not (pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-    if is_text and 2 * np.isfinite(numbers).sum() < len(numbers) - column.null_count:
-        dates = pd.to_datetime(column.to_pandas().astype(object), errors="coerce", utc=True, format="ISO8601")
-        bad = dates.isna().to_numpy()
-        micro = dates.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
-        return np.where(bad, 0, micro), bad, True
-    bad = ~np.isfinite(numbers) | (np.abs(numbers) > 2**53)
-    numbers = np.where(bad, 0, numbers)
-    return numbers.astype(np.int64), bad | (numbers != np.floor(numbers)), False
+def blanks(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) bool: where the cell has no value: null, NaN, or text of spaces."""
+    if is_text(column.type):
+        text = as_text(column)
+        column = pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), None, text)
+    elif pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    return nulls(column)
 
 
 def nulls(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -91,5 +118,11 @@ def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of text in a type that arrow's functions of text take."""
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column's type is text."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .checking import RowChecks
-from .columns import as_ids, as_numbers, nulls
+from .checking import DataError, RowChecks, shown
+from .columns import as_ids, as_numbers, blanks, nulls
 
 EVENT_NAMES = ("impression", "click", "conversion")
 IMPRESSION = EVENT_NAMES.index("impression")
 
 
-def read_event_names(table: pa.Table, checks: RowChecks) -> np.ndarray:
-    """Rows of `EVENT_NAMES`, int8 (n,), from the column `event`; conversions where the log has no such column."""
+def read_event_names(table: pa.Table, checks: RowChecks, names: Mapping[str, str] | None = None) -> np.ndarray:
+    """Rows of `EVENT_NAMES`, int8 (n,), from the column `event`; conversions where the log has no such column.
+
+    Args:
+        names: the log's names -> ours; our own names are known beside them. What the log calls each kind, and how
+            often, is noted in `checks.notes`.
+
+    Raises:
+        DataError: names of a log without names; the first row with an unknown one, unless such rows are dropped.
+    """
+    names = dict(names or {})
     if "event" not in table.column_names:
+        if names:
+            raise DataError(
+                f"{checks.file}: `event_names` names events ({', '.join(names)}), but there is no column `event`. "
+                f"Columns there are: {', '.join(table.column_names)}. Map one to `event` in `event_columns`."
+            )
         return np.full(len(table), EVENT_NAMES.index("conversion"), dtype=np.int8)
     column = table["event"]
-    text = as_ids(column, "event", checks.file)
+    text = as_ids(column, "event", checks)
     missing = nulls(text)
-    checks.refuse(missing, "missing", "event", column, ", ".join(EVENT_NAMES))
-    codes = pc.index_in(text, value_set=pa.array(EVENT_NAMES))
-    checks.refuse(nulls(codes) & ~missing, "unknown_event", "event", column, ", ".join(EVENT_NAMES))
-    return pc.fill_null(codes, 0).to_numpy(zero_copy_only=False).astype(np.int8)
+    known = {name: name for name in EVENT_NAMES} | names
+    checks.refuse(missing, "missing", "event", column, ", ".join(known))
+    encoded = text.dictionary_encode()
+    there, places = encoded.dictionary.to_pylist(), pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
+    codes = np.array([EVENT_NAMES.index(known[name]) if name in known else -1 for name in there] or [-1], np.int8)
+    event = codes[places]
+    allowed = ", ".join(known)
+    strange = [name for name in there if name not in known]
+    if strange:
+        allowed += f"; unknown here: {', '.join(shown(name) for name in strange[:8])}; map each to one of ours in "
+        allowed += "`event_names`, e.g. {" + f"{strange[0]}: click" + "}"
+    checks.refuse((event < 0) & ~missing, "unknown_event", "event", column, allowed)
+    counts = np.bincount(places[~missing], minlength=len(there)).tolist()
+    checks.notes["event_names"] = {
+        name: {"as": known.get(name), "rows": count} for name, count in zip(there, counts, strict=True)
+    }
+    return np.maximum(event, 0)
 
 
 def read_values(table: pa.Table, checks: RowChecks, event: np.ndarray) -> pa.Array:
-    """Values >= 0, float64 (n,); in a log without them 0 for impressions and 1 for the other events."""
-    is_impression = event == IMPRESSION
+    """Values, float64 (n,), negative ones as they stand. A blank cell, and every cell of a log without values, is 0
+    for an impression and 1 for the other events; blank ones are noted by kind in `checks.notes`."""
+    without = np.where(event == IMPRESSION, 0.0, 1.0)
     if "value" not in table.column_names:
-        return pa.array(np.where(is_impression, 0.0, 1.0))
+        return pa.array(without)
     column = table["value"]
-    values = as_numbers(column)
-    # An exposure that brought nothing commonly has no value; a click or conversion without one is an error.
-    values = np.where(nulls(column) & is_impression, 0.0, values)
-    checks.refuse(~(np.isfinite(values) & (values >= 0)), "bad_value", "value", column, "a finite number >= 0")
+    blank = blanks(column)
+    values = np.where(blank, without, as_numbers(column))
+    checks.refuse(~np.isfinite(values), "bad_value", "value", column, "a finite number, or nothing")
+    counts = np.bincount(event[blank & checks.keep], minlength=len(EVENT_NAMES)).tolist()
+    checks.notes["blank_values"] = {name: count for name, count in zip(EVENT_NAMES, counts, strict=True) if count}
+    checks.notes["any_value"] = bool((~blank).any())
     return pa.array(values)
 
 

@@ -1,22 +1,28 @@
-"""The checked event log, and what users did elsewhere: arrays sorted by user and time."""
+"""The checked event log: arrays sorted by user and time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .checking import DataError, RowChecks, shown
-from .columns import MICROSECONDS, as_ids, as_times, nulls, whole
+from .clocks import ISO_DATE, MICROSECONDS, NAMES, Clock, read_clock
+from .columns import as_ids, nulls
 from .config import DataConfig
-from .event_columns import EVENT_FEATURES, IMPRESSION, read_event_names
+from .event_columns import EVENT_FEATURES, EVENT_NAMES, IMPRESSION, read_event_names
+from .row_order import by_time, check_order, encoded, exact_repeats, mixed, tie_hashes, ties, without_file_order
+
+CONVERSION = EVENT_NAMES.index("conversion")
 
 
 @dataclass
 class EventLog:
-    """The good rows of an event log, sorted by (user, clock), rows of equal clock in the order of the file.
+    """The good rows of an event log, sorted by (user, clock). The file's order means nothing: rows of one moment are
+    sorted by the split's column, a hash of user and item, the kind, and the value. Impressions alone, where histories
+    have none, keep the order of the file: it is that of the list in which the ads were shown.
 
     Attributes:
         user: (n,) int64, rows of `user_ids`.
@@ -26,10 +32,13 @@ class EventLog:
         clock: (n,) int64, the time or position; microseconds when `clock_is_date`.
         cut: (n,) int64, the column that a temporal split cuts, on its own clock.
         request: (n,) int64, code of `request_id`, or None when the log has no such column.
+        refund: (n,) bool, negative conversions that are to be taken off earlier ones and are no events.
         user_ids: (users,) text.
         clock_name: the column the clock was read from: `timestamp` or, in a log without, `position`.
-        clock_is_date, cut_is_date: the clock counts microseconds since 1970 UTC.
+        time, cut_time: the columns that `clock` and `cut` are from, as read: by row of the file, with their units.
         unsorted: rows that stood before an earlier row of the same user in the file.
+        repeats: rows of the file that equalled an earlier one in every column, and were left out.
+        matched: rows of the file whose item is in the catalog. unmatched: those whose item is not.
     """
 
     user: np.ndarray
@@ -39,52 +48,60 @@ class EventLog:
     clock: np.ndarray
     cut: np.ndarray
     request: np.ndarray | None
+    refund: np.ndarray
     user_ids: pa.Array
     clock_name: str
-    clock_is_date: bool
-    cut_is_date: bool
+    time: Clock
+    cut_time: Clock
     unsorted: int
+    repeats: int
+    matched: int
+    unmatched: int
+
+    @property
+    def clock_is_date(self) -> bool:
+        """The clock counts microseconds since 1970 UTC."""
+        return self.time.is_date
 
     @property
     def value(self) -> np.ndarray:
-        """(n,) float64, >= 0; of rows without one: 0 for impressions, 1 for the others."""
+        """(n,) float64, >= 0 but for refunds; of rows without one: 0 for impressions, 1 for the others."""
         return self.features["values"].to_numpy()
 
     def times(self, clock: np.ndarray) -> np.ndarray:
         """Whole seconds since 1970 UTC, or the log's own numbers, int64, of moments on its clock."""
         return clock // MICROSECONDS if self.clock_is_date else clock
 
-
-@dataclass
-class CrossDomain:
-    """What the users of a log did elsewhere, sorted by (user, clock).
-
-    Attributes:
-        user: (n,) int64, rows of `EventLog.user_ids`.
-        item: (n,) text, any ids.
-        clock: (n,) int64, on the clock of the log.
-        unmatched_users, unmatched_entries: users of the file that the log lacks, and their rows, which are left out.
-        unsorted: rows that stood before an earlier row of the same user in the file.
-    """
-
-    user: np.ndarray
-    item: pa.Array
-    clock: np.ndarray
-    unmatched_users: int
-    unmatched_entries: int
-    unsorted: int
+    def take(self, keep: np.ndarray, values: np.ndarray | None = None) -> EventLog:
+        """The log of the rows where `keep` ((n,) bool) holds; `values` ((n,) float64) replaces theirs."""
+        rows = pa.array(np.flatnonzero(keep))
+        features = self.features if values is None else {**self.features, "values": pa.array(values)}
+        return replace(
+            self,
+            user=self.user[keep],
+            item=self.item[keep],
+            event=self.event[keep],
+            features={name: column.take(rows) for name, column in features.items()},
+            clock=self.clock[keep],
+            cut=self.cut[keep],
+            request=None if self.request is None else self.request[keep],
+            refund=self.refund[keep],
+        )
 
 
-def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: DataConfig) -> EventLog:
+def read_log(
+    table: pa.Table, checks: RowChecks, item_keys: pa.Array, item_ids: pa.Array, config: DataConfig
+) -> EventLog:
     """Checks every row of the raw events and encodes them.
 
     Args:
         table: raw events with our column names.
         checks: the verdicts on its rows; filled here.
-        item_keys: (items,) text by which the events refer to the catalog's rows.
+        item_keys: (items,) text by which the events refer to the catalog's rows. item_ids: (items,) text, their ids.
 
     Raises:
-        DataError: the first row that is bad for a reason not in `config.drop`; a missing column.
+        DataError: the first row that is bad for a reason not in `config.drop`; a missing column; no row of an item of
+            the catalog.
     """
     file = checks.file
     names = table.column_names
@@ -95,127 +112,108 @@ def read_log(table: pa.Table, checks: RowChecks, item_keys: pa.Array, config: Da
             "`timestamp` (seconds or dates) or `position` (whole numbers) in the column map of the events."
         )
 
-    ids = _read_ids(table, ("user_id", "item_id"), checks)
-    clock, clock_is_date = _read_clock(table, clock_name, checks)
-    cut, cut_is_date = clock, clock_is_date
+    ids = read_ids(table, ("user_id", "item_id"), checks)
+    time = read_time(table, clock_name, checks, config.time_unit if clock_name == "timestamp" else "")
+    cut_time = time
     if config.split == "temporal":
         cut_name = _split_column(names, file, config)
         if cut_name != clock_name:
-            cut, cut_is_date = _read_clock(table, cut_name, checks)
-    event = read_event_names(table, checks)
+            cut_time = _read_cut(table, cut_name, checks)
+    event = read_event_names(table, checks, config.names_of_events())
     read = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
-    item = pc.index_in(ids["item_id"], value_set=item_keys.cast(ids["item_id"].type))
-    checks.refuse(
-        nulls(item), "unknown_item", "item_id", table["item_id"], "an item of the catalog; see also `event_key`"
-    )
+    refund = _read_refunds(read, event, table, checks, config)
+    item = _items_of(ids["item_id"], item_keys, table, checks)
     request = None
     if "request_id" in names:
-        request_ids = as_ids(table["request_id"], "request_id", file)
+        request_ids = as_ids(table["request_id"], "request_id", checks)
         checks.refuse(
             nulls(request_ids) & (event == IMPRESSION), "missing", "request_id", table["request_id"], "a non-empty id"
         )
-        request = _codes(request_ids)[0]
+        request = encoded(request_ids)[0]
     checks.require_rows()
 
-    user, user_ids = _codes(ids["user_id"])
+    user, user_ids = encoded(ids["user_id"])
+    hashes = mixed(tie_hashes(user_ids)[user], tie_hashes(item_ids)[item])
+    rows = by_time(user, time.values, checks.keep)
+    in_file_order = not ((user[rows][1:] == user[rows][:-1]) & (rows[1:] < rows[:-1])).any()
+    tied = ties(user[rows], time.values[rows])
+    values = read["values"]
+    assert values is not None
+    keys = (user, time.values, cut_time.values, hashes, item, event, refund, values.to_numpy())
+    rows = without_file_order(rows, tied, keys)
+    alike = np.zeros(len(rows), dtype=bool)
+    second = np.flatnonzero(tied[1:] & tied[:-1]) + 1  # only rows of one moment can be alike
+    alike[second] = np.logical_and.reduce([key[rows[second]] == key[rows[second - 1]] for key in keys])
+    repeats = exact_repeats(table, rows, alike)
+    checks.keep[repeats] = False
+    is_shown = event == IMPRESSION
+    if "impression" not in config.history_events and is_shown.any():
+        # The ads of a list stand from the top; clicks and conversions follow them in the order that they have.
+        place = np.where(is_shown, np.arange(len(event)), 0)
+        rows = without_file_order(rows, tied, (user, time.values, cut_time.values, ~is_shown, place, *keys[3:]))
+
     if clock_name == "position":
-        rows = np.flatnonzero(checks.keep & (event != IMPRESSION))
+        own = np.flatnonzero(checks.keep & (event != IMPRESSION))
+        own = own[np.lexsort((time.values[own], user[own]))]
+        second = np.r_[False, (user[own][1:] == user[own][:-1]) & (time.values[own][1:] == time.values[own][:-1])]
         repeated = np.zeros(len(user), dtype=bool)
-        repeated[rows] = _repeats(user[rows], clock[rows])
+        repeated[own[second]] = True
         checks.refuse(
             repeated, "duplicate_position", "position", table["position"], "one click or conversion row a position"
         )
-    unsorted = _check_order(table, clock_name, user, clock, checks)
+    unsorted = 0 if in_file_order else check_order(table, clock_name, user, time.values, checks)
+    _note_emptied_kinds(event, checks)
 
-    rows = _in_order(user, clock, checks.keep)
-    log = EventLog(
+    rows = rows[checks.keep[rows]]
+    cut = cut_time.values[rows]
+    _check_cut(user[rows], cut, rows, clock_name, file, config)
+    return EventLog(
         user=user[rows],
-        item=pc.fill_null(item, 0).to_numpy(zero_copy_only=False).astype(np.int64)[rows],
+        item=item[rows],
         event=event[rows],
         features={name: column.take(pa.array(rows)) for name, column in read.items() if column is not None},
-        clock=clock[rows],
-        cut=cut[rows],
+        clock=time.values[rows],
+        cut=cut,
         request=None if request is None else request[rows],
+        refund=refund[rows],
         user_ids=user_ids,
         clock_name=clock_name,
-        clock_is_date=clock_is_date,
-        cut_is_date=cut_is_date,
+        time=time,
+        cut_time=cut_time,
         unsorted=unsorted,
-    )
-    backwards = (log.user[1:] == log.user[:-1]) & (log.cut[1:] < log.cut[:-1])
-    if backwards.any():
-        row = int(rows[1:][backwards][0])
-        raise DataError(
-            f"{file}: column `{config.split_column}`, row {row} (0-based): goes back although `{clock_name}` goes on "
-            f"({int(backwards.sum())} such rows). Allowed: a split column that never decreases along a user's log, "
-            f"else histories would hold later events. Split by `{clock_name}`, or fix the file."
-        )
-    return log
-
-
-def read_cross_domain(table: pa.Table, checks: RowChecks, log: EventLog) -> CrossDomain:
-    """Checks every row of what users did elsewhere and joins it to the users of the log.
-
-    Args:
-        table: raw rows with the columns `user_id`, `item_id` (any ids) and `timestamp`.
-        checks: the verdicts on its rows; filled here.
-
-    Raises:
-        DataError: the first row that is bad for a reason not in `DataConfig.drop`; a log of positions, which no time
-            can be compared with; no user of the log in the file.
-    """
-    if log.clock_name != "timestamp":
-        raise DataError(
-            f"{checks.file}: what users did elsewhere is placed in their histories by time, but the events have no "
-            "`timestamp`. Map a column of times to `timestamp` in `event_columns`, or leave `cross_domain` out."
-        )
-    ids = _read_ids(table, ("user_id", "item_id"), checks)
-    clock, is_date = _read_clock(table, "timestamp", checks)
-    if is_date and not log.clock_is_date:
-        clock = clock // MICROSECONDS
-    elif log.clock_is_date and not is_date:
-        too_large = np.abs(clock) > 2**43
-        checks.refuse(too_large, "bad_time", "timestamp", table["timestamp"], "seconds, as the events have dates")
-        clock = np.where(too_large, 0, clock) * MICROSECONDS
-    checks.require_rows()
-    of_file, file_ids = _codes(ids["user_id"])
-    unsorted = _check_order(table, "timestamp", of_file, clock, checks)
-    place = pc.fill_null(pc.index_in(file_ids, value_set=log.user_ids.cast(file_ids.type)), -1)
-    user = np.r_[place.to_numpy(zero_copy_only=False).astype(np.int64), -1][of_file]  # a missing id has the code -1
-    known = checks.keep & (user >= 0)
-    if not known.any():
-        raise DataError(
-            f"{checks.file}: column `user_id`: none of its users stands in the event log. Received e.g. "
-            f"{shown(file_ids[0].as_py())}, allowed: ids of the events such as {shown(log.user_ids[0].as_py())}. "
-            "Correct `cross_domain_columns`, or leave `cross_domain` out."
-        )
-    strangers = of_file[checks.keep & ~known]
-    rows = _in_order(user, clock, known)
-    return CrossDomain(
-        user=user[rows],
-        item=ids["item_id"].take(pa.array(rows)),
-        clock=clock[rows],
-        unmatched_users=len(np.unique(strangers)),
-        unmatched_entries=len(strangers),
-        unsorted=unsorted,
+        repeats=len(repeats),
+        matched=checks.notes["matched_items"],
+        unmatched=checks.notes["unmatched_items"],
     )
 
 
-def _read_ids(table: pa.Table, names: tuple[str, ...], checks: RowChecks) -> dict[str, pa.Array]:
-    ids = {name: as_ids(table[name], name, checks.file) for name in names}
+def read_ids(table: pa.Table, names: tuple[str, ...], checks: RowChecks) -> dict[str, pa.Array]:
+    """Columns of ids as text; refuses rows without one."""
+    ids = {name: as_ids(table[name], name, checks) for name in names}
     for name, column in ids.items():
         checks.refuse(nulls(column), "missing", name, table[name], "a non-empty id")
     return ids
 
 
-def _read_clock(table: pa.Table, name: str, checks: RowChecks) -> tuple[np.ndarray, bool]:
+def read_time(table: pa.Table, name: str, checks: RowChecks, unit: str) -> Clock:
+    """A column of times in a unit, or of positions (unit ""); refuses rows without one or of another unit."""
     column = table[name]
-    clock, bad, is_date = as_times(column)
-    missing = nulls(column)
-    allowed = "an ISO date" if is_date else "a whole number"
-    checks.refuse(missing, "missing", name, column, allowed)
-    checks.refuse(bad & ~missing, "bad_time", name, column, f"{allowed}, of the same kind in all rows")
-    return clock, is_date
+    clock, missing = read_clock(column, unit), nulls(column)
+    checks.refuse(missing, "missing", name, column, ISO_DATE if clock.unit == "iso" else "a whole number")
+    checks.refuse(clock.bad & ~missing, "bad_time", name, column, clock.allowed)
+    if clock.unit:
+        most = f"{NAMES.get(clock.unit, '')}, as most rows have; say another unit in `time_unit`"
+    else:
+        most = "numbers of one unit: most rows are no times since 1970; say the unit in `time_unit`"
+    checks.refuse(clock.mixed, "bad_time", name, column, most)
+    return clock
+
+
+def _read_cut(table: pa.Table, name: str, checks: RowChecks) -> Clock:
+    """The column that a temporal split cuts, where it is not the log's clock: a number of any meaning, or a date."""
+    if read_clock(table[name]).mixed.any():  # numbers that only look like times
+        return read_time(table, name, checks, "")
+    return read_time(table, name, checks, "auto")
 
 
 def _split_column(names: list[str], file: str, config: DataConfig) -> str:
@@ -229,40 +227,69 @@ def _split_column(names: list[str], file: str, config: DataConfig) -> str:
     return name
 
 
-def _check_order(table: pa.Table, name: str, user: np.ndarray, clock: np.ndarray, checks: RowChecks) -> int:
-    rows = np.flatnonzero(checks.keep)
-    rows = rows[np.argsort(user[rows], kind="stable")]
-    back = (user[rows][1:] == user[rows][:-1]) & (clock[rows][1:] < clock[rows][:-1])
-    if not back.any():
-        return 0
-    if "unsorted_time" not in checks.drop:
-        at = np.flatnonzero(back)
-        first = at[np.argmin(rows[at + 1])]
-        row, before = int(rows[first + 1]), int(rows[first])
-        previous = table[name][before].as_py()
-        allowed = f"not before the user's previous row ({previous!r} in row {before})"
+def _read_refunds(
+    read: dict[str, pa.Array | None], event: np.ndarray, table: pa.Table, checks: RowChecks, config: DataConfig
+) -> np.ndarray:
+    """Rows of negative value that `refunds: net` settles later, bool (n,). Refuses those that the policy does not
+    settle, and sets them to 0 in `read` under `refunds: zero`."""
+    assert read["values"] is not None
+    values = read["values"].to_numpy()
+    negative = (values < 0) & checks.keep
+    none = np.zeros(len(values), dtype=bool)
+    if not negative.any():
+        return none
+    checks.notes["negative_values"] = int(negative.sum())
+    if config.refunds == "zero":
+        read["values"] = pa.array(np.maximum(values, 0.0))
+        return none
+    settled = negative & (event == CONVERSION) if config.refunds == "net" else none
+    allowed = "a finite number >= 0"
+    if config.refunds == "refuse":
+        allowed += "; for refunds say `refunds: zero` or `refunds: net`"
+    else:
+        allowed += ", or a negative conversion, which is a refund"
+    checks.refuse(negative & ~settled, "bad_value", "value", table["value"], allowed)
+    return settled
+
+
+def _items_of(ids: pa.Array, keys: pa.Array, table: pa.Table, checks: RowChecks) -> np.ndarray:
+    """The catalog's row of each event, int64 (n,), 0 where it has none; refuses those. Raises DataError where none has
+    one: then it is the columns that do not fit, not the rows."""
+    found = pc.index_in(ids, value_set=keys.cast(ids.type))
+    unknown = nulls(found)
+    checks.notes["matched_items"] = int((checks.keep & ~unknown).sum())
+    checks.notes["unmatched_items"] = int((checks.keep & unknown).sum())
+    if unknown.all() and checks.keep.any():
+        example = ids[int(np.flatnonzero(checks.keep)[0])].as_py()
         raise DataError(
-            checks.line(name, row, table[name], len(at), allowed, "unsorted_time", "put in time order and count")
+            f"{checks.file}: column {checks.named('item_id')}: none of its {len(ids)} rows is of an item of the "
+            f"catalog. Received e.g. {shown(example)}, the catalog has e.g. {shown(keys[0].as_py())}. Correct the "
+            "column maps (`item_id` or `event_key` of the catalog, `item_id` of the events), or write the ids alike."
         )
-    return int(back.sum())
+    checks.refuse(unknown, "unknown_item", "item_id", table["item_id"], "an item of the catalog; see also `event_key`")
+    return pc.fill_null(found, 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _in_order(user: np.ndarray, clock: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The rows to keep ((n,) bool), sorted by (user, clock)."""
-    rows = np.flatnonzero(keep)
-    return rows[np.lexsort((clock[rows], user[rows]))]
+def _note_emptied_kinds(event: np.ndarray, checks: RowChecks) -> None:
+    """Notes the kinds of events of which dropping left nothing, and their rows."""
+    there = dict.fromkeys(EVENT_NAMES, 0)
+    for facts in checks.notes.get("event_names", {}).values():
+        if facts["as"] is not None:
+            there[facts["as"]] += facts["rows"]
+    left = np.bincount(event[checks.keep], minlength=len(EVENT_NAMES))
+    checks.notes["emptied"] = {
+        name: count for (name, count), kept in zip(there.items(), left, strict=True) if count and not kept
+    }
 
 
-def _codes(ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    encoded = whole(ids).dictionary_encode()
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, encoded.dictionary
-
-
-def _repeats(user: np.ndarray, clock: np.ndarray) -> np.ndarray:
-    """(n,) bool: rows whose (user, clock) stands in an earlier row."""
-    order = np.lexsort((clock, user))
-    same = (user[order][1:] == user[order][:-1]) & (clock[order][1:] == clock[order][:-1])
-    repeated = np.zeros(len(user), dtype=bool)
-    repeated[order[1:][same]] = True
-    return repeated
+def _check_cut(
+    user: np.ndarray, cut: np.ndarray, rows: np.ndarray, clock_name: str, file: str, config: DataConfig
+) -> None:
+    backwards = (user[1:] == user[:-1]) & (cut[1:] < cut[:-1])
+    if backwards.any():
+        row = int(rows[1:][backwards][0])
+        raise DataError(
+            f"{file}: column `{config.split_column}`, row {row} (0-based): goes back although `{clock_name}` goes on "
+            f"({int(backwards.sum())} such rows). Allowed: a split column that never decreases along a user's log, "
+            f"else histories would hold later events. Split by `{clock_name}`, or fix the file."
+        )

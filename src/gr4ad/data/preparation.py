@@ -7,23 +7,28 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .accounting import account, file_facts
 from .checking import DataError, RowChecks
-from .columns import as_ids, nulls
+from .columns import as_ids
 from .config import DataConfig, FileRole
+from .cross_domain import CrossDomain, read_cross_domain
 from .event_columns import EVENT_NAMES
-from .events import CrossDomain, EventLog, read_cross_domain, read_log
-from .reading import locate, read_table
+from .events import EventLog, read_log
+from .leakage import check_leakage
+from .reading import RawTable, check_number_columns, read_source
+from .settling import merge_events, settle_refunds
 from .splits import History, Rows, cut_history, make_exposures, make_splits
-from .tables import HistoryTrack, tables_of, write_tables
+from .tables import HISTORY_LISTS, HistoryTrack, tables_of, write_tables
+from .user_table import first_of_each, read_users
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +53,9 @@ class PreparedData:
             conversion: the furthest thing that came of each candidate) is null where something that came of the list
             is held out. None when the log has no impressions.
         summary: the content of `data.json`: counts, rows dropped by reason, users left out, the split, `value_unit`,
-            `clock` (the column that `times` are from: timestamp or position).
+            `clock` (the column that `times` are from: timestamp or position), `user_features` (of each the bins that
+            its numbers are to be put into, 0: its values are categories), and `accounting`, as
+            [`gr4ad.data.accounting.account`] returns it.
     """
 
     catalog: Dataset
@@ -71,9 +78,7 @@ class PreparedData:
     @property
     def user_features(self) -> list[str]:
         """The columns of `train` that are user features."""
-        from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
-        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_COLUMNS)]
+        return [name for name in self.train.column_names if name not in ("user_id", *HISTORY_LISTS)]
 
 
 def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
@@ -93,46 +98,94 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
             f"{out}: exists and is no prepared data folder. Allowed: a new or empty folder, or one written before. "
             "Choose another name."
         )
-    dropped: Counter[str] = Counter()
-    catalog, keys = _read_catalog(config, dropped)
-    raw, checks = _read(config, "events")
-    log = read_log(raw, checks, keys, config)
-    dropped.update(checks.dropped)
-    features = None if config.users is None else _read_features(config, log, dropped)
-    elsewhere = None
+    check_number_columns(config)
+    checks: dict[str, RowChecks] = {}
+    sources: dict[str, RawTable] = {}
+    catalog, keys = _read_catalog(config, checks, sources)
+    item_ids = catalog["item_id"].combine_chunks()
+    raw = _read(config, "events", checks, sources)
+    file = checks["events"].file
+    log = read_log(raw, checks["events"], keys, item_ids, config)
+    log, merged = merge_events(log, config)
+    log, refunds = settle_refunds(log, config, file)
+    users = elsewhere = None
+    if config.users is not None:
+        users = read_users(_read(config, "users", checks, sources), checks["users"], log, config)
     if config.cross_domain is not None:
-        raw, cross_checks = _read(config, "cross_domain")
-        elsewhere = read_cross_domain(raw, cross_checks, log)
-        dropped.update(cross_checks.dropped)
+        elsewhere = read_cross_domain(
+            _read(config, "cross_domain", checks, sources), checks["cross_domain"], log, config
+        )
     del raw
-    history, too_few = cut_history(log, config, checks.file)
-    rows: dict[str, Rows] = dict(make_splits(log, history, checks.file))
-    exposures = make_exposures(log, history, config, checks.file)
+    pa.default_memory_pool().release_unused()
+    history, too_few = cut_history(log, config, file)
+    rows: dict[str, Rows] = dict(make_splits(log, history, file))
+    exposures = make_exposures(log, history, config, file)
     if exposures is not None:
         rows["impressions"] = exposures
+    tracks = [_history_track(log, history, item_ids)]
+    if elsewhere is not None:
+        tracks.append(_cross_domain_track(elsewhere, log, rows["train"], config))
+    leakage = check_leakage(log, history, rows, tracks, config, file)
 
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     pq.write_table(catalog, partial / "catalog.parquet")
-    item_ids = catalog["item_id"].combine_chunks()
-    tracks = [_history_track(log, history, item_ids)]
-    if elsewhere is not None:
-        tracks.append(_cross_domain_track(elsewhere, log, rows["train"], config))
+    features = None if users is None else users.table
     for name, part in rows.items():
         write_tables(partial / f"{name}.parquet", tables_of(part, tracks, log.user_ids, item_ids, features))
+    dropped = sum((Counter(part.dropped) for part in checks.values()), Counter())
     summary = _summary(config, catalog, log, rows, dropped, too_few)
     if elsewhere is not None:
         summary["cross_domain"] = _cross_domain_summary(elsewhere, log, tracks[-1], rows)
+    if features is not None:
+        summary["user_features"] = config.bins_of_features()
+    summary["accounting"] = account(
+        files=[
+            file_facts(role, source, checks[role], sources[role].facts()) for role, source in config.sources().items()
+        ],
+        checks=checks,
+        config=config,
+        items=catalog.num_rows,
+        log=log,
+        merged=merged,
+        refunds=refunds,
+        history=history,
+        rows=rows,
+        users=users,
+        elsewhere=elsewhere,
+        leakage=leakage,
+    )
     (partial / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _replace(partial, out)
+    del log, history, rows, part, exposures, tracks, users, elsewhere, features, catalog  # it is all on disk
+    pa.default_memory_pool().release_unused()
     return load_prepared(out)
 
 
-def load_prepared(directory: str | Path) -> PreparedData:
-    """Loads what `prepare` wrote, into memory. Raises DataError if `directory` is no prepared data folder, or a file
-    of it is damaged."""
+class HeldOut:
+    """In place of a split that whoever loaded the data must not learn from: any use of it is an AssertionError."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def _refuse(self, *_: Any) -> Any:
+        raise AssertionError(f"the {self._name} rows are held out from what is fitted here")
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = _refuse
+
+
+def load_prepared(directory: str | Path, *, held_out: Sequence[str] = ()) -> PreparedData:
+    """Loads what `prepare` wrote, into memory.
+
+    Args:
+        held_out: splits that are not loaded, because what is fitted must not see them: [`HeldOut`] stands for each.
+
+    Raises:
+        DataError: `directory` is no prepared data folder, or a file of it is damaged.
+    """
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
 
     folder = Path(directory)
     if not (folder / SUMMARY_FILE).exists():
@@ -142,9 +195,12 @@ def load_prepared(directory: str | Path) -> PreparedData:
         )
 
     def load(name: str) -> Dataset:
+        if name in held_out:
+            return cast("Dataset", HeldOut(name))
         path = folder / f"{name}.parquet"
         try:
-            return Dataset(pq.read_table(path, memory_map=False))
+            # The fingerprint that `datasets` would make is a hash of all rows, which nothing here asks for.
+            return Dataset(pq.read_table(path, memory_map=False), fingerprint=generate_random_fingerprint())
         except (pa.ArrowException, OSError) as error:
             reason = str(error)[:200]
             raise DataError(f"{path}: cannot be read ({reason}). Prepare the data again.") from error
@@ -157,67 +213,29 @@ def load_prepared(directory: str | Path) -> PreparedData:
     return PreparedData(load("catalog"), load("train"), load("validation"), load("test"), impressions, summary)
 
 
-def _read(config: DataConfig, role: FileRole) -> tuple[pa.Table, RowChecks]:
-    """A raw table with our column names, and the checks of its rows."""
-    source = config.sources()[role]
-    table = read_table(source, file_role=role, columns=config.columns_of(role), root=config.root).data.table
-    return table, RowChecks(str(locate(source, config.root)), table.num_rows, config.drop)
+def _read(config: DataConfig, role: FileRole, checks: dict[str, RowChecks], sources: dict[str, RawTable]) -> pa.Table:
+    """A raw table with our column names; puts the checks of its rows into `checks`, how it was read into `sources`."""
+    raw = read_source(config, role)
+    checks[role] = RowChecks(raw.name, raw.table.num_rows, config.drop, raw.theirs)
+    sources[role] = replace(raw, table=raw.table.slice(0, 0))
+    return raw.table
 
 
-def _first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks: RowChecks) -> None:
-    """Refuses rows of `raw` whose id is missing or stands in an earlier row."""
-    checks.refuse(nulls(ids), "missing", column, raw[column], "a non-empty id")
-    codes = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    repeated = np.ones(len(ids), dtype=bool)
-    rows = np.flatnonzero(checks.keep)
-    repeated[rows[np.unique(codes[rows], return_index=True)[1]]] = False
-    checks.refuse(repeated, reason, column, raw[column], "each id once")
-
-
-def _read_catalog(config: DataConfig, dropped: Counter[str]) -> tuple[pa.Table, pa.Array]:
+def _read_catalog(
+    config: DataConfig, checks: dict[str, RowChecks], sources: dict[str, RawTable]
+) -> tuple[pa.Table, pa.Array]:
     """The good rows of the catalog, `item_id` first, and (items,) text by which the events refer to them."""
-    raw, checks = _read(config, "catalog")
+    raw = _read(config, "catalog", checks, sources)
+    own = checks["catalog"]
     names = ["item_id"] + (["event_key"] if "event_key" in raw.column_names else [])
-    ids = {name: as_ids(raw[name], name, checks.file) for name in names}
+    ids = {name: as_ids(raw[name], name, own) for name in names}
     for name in names:
-        _first_of_each(ids[name], "duplicate_item", name, raw, checks)
-    checks.require_rows()
-    dropped.update(checks.dropped)
-    keep = pa.array(checks.keep)
+        first_of_each(ids[name], "duplicate_item", name, raw, own)
+    own.require_rows()
+    keep = pa.array(own.keep)
     others = raw.drop_columns(names).filter(keep)
     catalog = others.add_column(0, "item_id", ids["item_id"].filter(keep))
     return catalog, ids[names[-1]].filter(keep)
-
-
-def _read_features(config: DataConfig, log: EventLog, dropped: Counter[str]) -> pa.Table | None:
-    """User features as text, one row per row of `log.user_ids`; null for users that the table lacks."""
-    from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
-    raw, checks = _read(config, "users")
-    file = checks.file
-    taken = (*HISTORY_COLUMNS, "target_items", "target_values", "candidates", "rewards", "outcomes")
-    clash = [name for name in raw.column_names if name in taken]
-    if clash:
-        raise DataError(
-            f"{file}: column `{clash[0]}` has the name of a prepared column. Allowed: any name but "
-            f"{', '.join(taken)}. Rename it."
-        )
-    ids = as_ids(raw["user_id"], "user_id", file)
-    _first_of_each(ids, "duplicate_user", "user_id", raw, checks)
-    dropped.update(checks.dropped)
-    rows = np.flatnonzero(checks.keep)
-    place = pc.index_in(log.user_ids, value_set=ids.take(pa.array(rows)).cast(log.user_ids.type))
-    place = pa.array(rows).take(place) if len(rows) else pa.nulls(len(log.user_ids), pa.int64())
-    columns = {}
-    for name in raw.drop_columns(["user_id"]).column_names:
-        try:
-            columns[name] = raw[name].cast(pa.string()).take(place)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"{file}: column `{name}` is of type {raw[name].type}. Allowed: text, numbers, booleans, dates: one "
-                "feature value a user. Convert or remove it."
-            ) from error
-    return pa.table(columns) if columns else None
 
 
 def _history_track(log: EventLog, history: History, item_ids: pa.Array) -> HistoryTrack:

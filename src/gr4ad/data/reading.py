@@ -1,34 +1,79 @@
-"""Parquet, csv, jsonl and hub data sets as `datasets.Dataset`, with every failure told in one line."""
+"""Tables of any source and format under our column names, with what was read and every failure told in one line."""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from .checking import DataError, shown
-from .config import FileRole
+from .checking import DataError
+from .column_types import with_plain_types
+from .config import DataConfig
+from .event_columns import EVENT_COLUMNS
+from .file_formats import DELIMITERS, TableFile, check_file, matching_files, table_file
+from .file_readers import columns_in, read_file
+from .presets import PRESETS, Decoding, Preset
+from .roles import REQUIRED, FileRole
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+__all__ = [
+    *("REQUIRED", "RawTable", "check_file", "check_number_columns", "column_names", "locate", "our_names"),
+    *("read_source", "read_table", "source_files"),
+]
+
 logger = logging.getLogger(__name__)
 
-REQUIRED: dict[FileRole, list[str]] = {
-    "catalog": ["item_id"],
-    "events": ["user_id", "item_id"],
-    "users": ["user_id"],
-    "cross_domain": ["user_id", "item_id", "timestamp"],
-}
-# Read as text, so that 007 and 1e5 stay what the file says. All columns of the other tables are.
-CATALOG_TEXT = ("item_id", "event_key", "account_id", "conversion_type")
-# A row must fit into one block, so this also bounds the length of a row.
-BLOCK_BYTES = 16 << 20
+CLOCKS = ("timestamp", "position")
+
+
+@dataclass
+class RawTable:
+    """A table as it came, under our column names.
+
+    Attributes:
+        table: mapped columns first; of types that `column_types` allows.
+        name: file, pattern of files or hub data set, as errors show it.
+        files: of each file its `role`, `file`, `format`, `delimiter` (of delimited text) and `rows`.
+        theirs: our column name -> the file's, where they differ.
+        notes: sentences about what was left out or made of it.
+    """
+
+    table: pa.Table
+    name: str
+    files: list[dict[str, Any]] = field(default_factory=list)
+    theirs: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """How it was read, for the account of a run: `format`, `delimiter` (None where there is none), `packed`, the
+        `files` with their rows where they are several, and `notes`."""
+        first = self.files[0]
+        facts = {"format": first["format"], "delimiter": first.get("delimiter")}
+        if "packed" in first:
+            facts["packed"] = first["packed"]
+        if len(self.files) > 1:
+            facts["files"] = [{"file": file["file"], "rows": file["rows"]} for file in self.files]
+        return facts | ({"notes": self.notes} if self.notes else {})
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How a table is to be read: see `read_table`. `features` are further columns that it must have in a type that
+    is allowed; `clocks` are columns whose moments stay moments."""
+
+    role: FileRole
+    columns: Mapping[str, str]
+    numbers: Collection[str] = ()
+    features: Collection[str] = ()
+    clocks: Collection[str] = CLOCKS
+    preset: Preset | None = None
+    limit: int | None = None
 
 
 def locate(source: str | Path, root: str | Path = ".") -> str | Path:
@@ -37,171 +82,108 @@ def locate(source: str | Path, root: str | Path = ".") -> str | Path:
     if isinstance(source, Path):
         return local
     owner_and_name = not local.suffix and len(Path(source).parts) == 2 and not local.exists()
-    return source if source.startswith("hf://") or owner_and_name else local
+    is_pattern = any(character in source for character in "*?{")
+    return source if source.startswith("hf://") or (owner_and_name and not is_pattern) else local
+
+
+def source_files(source: str | Path, root: str | Path = ".") -> list[Path]:
+    """The local files of a table, sorted: one, those that match a pattern such as `events/*.parquet` or
+    `{imp,clk}.*.txt`, or none of a hub data set."""
+    place = locate(source, root)
+    return matching_files(place, Path(root)) if isinstance(place, Path) else []
+
+
+def read_source(config: DataConfig, role: FileRole, limit: int | None = None) -> RawTable:
+    """A table of a recipe.
+
+    Args:
+        limit: about how many rows to read from the beginning of each file; None: all.
+
+    Raises:
+        DataError: as `read_table`.
+    """
+    return _read(config.sources()[role], config.root, _wanted(config, role, limit))
 
 
 def read_table(
-    source: str | Path, *, file_role: FileRole, columns: Mapping[str, str] | None = None, root: str | Path = "."
+    source: str | Path,
+    *,
+    file_role: FileRole,
+    columns: Mapping[str, str] | None = None,
+    root: str | Path = ".",
+    number_columns: Collection[str] = (),
 ) -> Dataset:
     """Reads one raw table and gives its columns our names.
 
-    Local files are read into memory, without a cache on disk. In a csv, the catalog's ids and every column of the
-    other tables stay text, as written.
+    Local files are read into memory, without a cache on disk. Files of a hub data set are read by the same rules.
 
     Args:
-        source: a `.parquet`, `.csv`, `.jsonl` or `.json` (one object a line) file, or a hub data set: `owner/name`,
-            `hf://owner/name`, `hf://owner/name:split`, `hf://owner/name/file.parquet` (default split: train).
+        source: a file in a format of `file_formats.FORMATS`, plain or packed (.gz, .zst, .bz2), a pattern of files, or
+            a hub data set: `owner/name`, `hf://owner/name`, `hf://owner/name:split`, `hf://owner/name/file.csv`
+            (default split: train).
         file_role: which table it is; decides which columns are required.
         columns: our name -> the file's column name. A column of the file that is not named here keeps its name,
             unless that name is taken by a mapped column: then it is left out, with a warning.
         root: folder that a relative file name resolves against.
+        number_columns: columns of delimited text (by the file's name or ours) that are numbers. All others of such a
+            file stay text, as written.
 
     Returns:
         `datasets.Dataset`, rows in the order of the file, mapped columns first.
 
     Raises:
-        DataError: no such file, unknown format, unreadable or empty file, missing column.
+        DataError: no such file, unknown format, unreadable or empty file, missing column, a needed column of a type
+            that is not allowed, a cell of a number column that is no number.
     """
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
 
-    place, columns = locate(source, root), dict(columns or {})
-    table = _read_file(place, file_role, columns) if isinstance(place, Path) else _read_hub(place)
-    if table.num_rows == 0:
-        raise DataError(f"{place}: the {file_role} table has no rows. At least one is needed: check the file.")
-    return Dataset(_renamed(table, str(place), file_role, columns))
-
-
-def _read_hub(source: str) -> pa.Table:
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    parts = source.removeprefix("hf://").split("/", 2)
-    if len(parts) < 2 or not all(parts):
-        raise DataError(f"{source}: not a hub data set. Allowed: hf://owner/name, hf://owner/name:split.")
-    file = parts[2] if len(parts) == 3 else None
-    repository, _, split = "/".join(parts[:2]).partition(":")
-    try:
-        dataset = datasets.load_dataset(repository, data_files=file, split=split or "train")
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(
-            f"{source}: no such file here, and as a hub data set it cannot be loaded ({type(error).__name__}: "
-            f"{str(error)[:200]}). Check the name, the split and the network, or give a local file."
-        ) from error
-    # A hub data set may carry an index mapping; the arrow table underneath then has other rows.
-    return dataset.flatten_indices().data.table if dataset._indices is not None else dataset.data.table
+    raw = _read(source, root, _Wanted(file_role, dict(columns or {}), number_columns))
+    for note in raw.notes:
+        logger.warning("%s: %s", raw.name, note)
+    # The fingerprint that `datasets` would make is a hash of all rows, which nothing here asks for.
+    return Dataset(raw.table, fingerprint=generate_random_fingerprint())
 
 
-def check_file(path: Path, role: FileRole) -> None:
-    """Raises DataError if a table is no file."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file (the {role} table). Check `{role}` and `root`.")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; the {role} table should be one file. Name the file.")
+def column_names(config: DataConfig, role: FileRole) -> Sequence[str] | None:
+    """Columns of a table under our names, from the beginning of its files; None where they cannot be known without all
+    of it, a download, or because a file is damaged, of which the reader will tell.
 
-
-def _read_file(path: Path, role: FileRole, columns: dict[str, str]) -> pa.Table:
-    text = [columns.get(name, name) for name in CATALOG_TEXT] if role == "catalog" else None
-    readers: dict[str, Callable[[Path], pa.Table]] = {
-        ".parquet": _read_parquet,
-        ".csv": lambda path: _read_csv(path, text),
-        ".jsonl": _read_jsonl,
-        ".json": _read_jsonl,
-    }
+    Raises:
+        DataError: a local table is no file, or lacks a column that is mapped or required.
+    """
+    wanted = _wanted(config, role, 1000)
+    source = config.sources()[role]
+    place = locate(source, config.root)
+    if not isinstance(place, Path):
+        return None
+    if wanted.preset is not None:
+        return _read(source, config.root, wanted).table.column_names
+    path = _local_files(place, Path(config.root), role)[0]
     check_file(path, role)
-    if path.suffix.lower() not in readers:
-        suffix = path.suffix or "none"
-        raise DataError(f"{path}: unknown suffix: {suffix}. Allowed: {', '.join(readers)}, or a hub id owner/name.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty (0 bytes). Write the {role} table again.")
     try:
-        return readers[path.suffix.lower()](path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0][:200]
+        there = columns_in(table_file(path, role))
+    except DataError:
+        return None
+    return None if there is None else our_names(there, str(path), role, wanted.columns)
+
+
+def check_number_columns(config: DataConfig) -> None:
+    """Raises DataError where `number_columns` names a column that no table has (as far as their heads tell)."""
+    if not config.number_columns:
+        return
+    known: set[str] = set()
+    for role in config.sources():
+        names = column_names(config, role)
+        if names is None:
+            return
+        known |= {*names, *(theirs for ours, theirs in config.columns_of(role).items())}
+    unknown = [name for name in config.number_columns if name not in known]
+    if unknown:
         raise DataError(
-            f"{path}: cannot be read as {path.suffix[1:].lower()} ({reason}). The file is damaged, cut short or of "
-            "another format: write it again."
-        ) from error
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    # A ParquetFile reads this one file; pq.read_table would add columns parsed from folder names such as `week=3`.
-    with pq.ParquetFile(path) as file:
-        return file.read().replace_schema_metadata(None)
-
-
-def _read_csv(path: Path, text: list[str] | None) -> pa.Table:
-    """text: columns that are read as text; None: all of them."""
-    from pyarrow import csv as pa_csv
-
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
-    types = dict.fromkeys(header if text is None else text, pa.string())
-    convert = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
-    parse = pa_csv.ParseOptions(newlines_in_values=True)
-    try:
-        return pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert)
-    except pa.ArrowInvalid:
-        # Only the single-threaded reader knows the line number that its message then gives.
-        return pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False), parse, convert)
-
-
-def _read_jsonl(path: Path) -> pa.Table:
-    from pyarrow import json as pa_json
-
-    first = _first_object(path)
-    # Arrow would turn texts that look like dates into timestamps, ids included.
-    text = pa.schema([(key, pa.string()) for key, value in first.items() if isinstance(value, str)])
-    parse = pa_json.ParseOptions(explicit_schema=text, newlines_in_values=False)
-    try:
-        return pa_json.read_json(path, pa_json.ReadOptions(block_size=BLOCK_BYTES), parse)
-    except pa.ArrowInvalid as error:
-        raise DataError(_bad_line(path, first) or f"{path}: cannot be read as json lines ({error}).") from error
-
-
-def _first_object(path: Path) -> dict:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            if line.strip():
-                return _object(path, number, line)
-    raise DataError(f"{path}: the file holds no json object. One object a line is needed: write the table again.")
-
-
-def _object(path: Path, number: int, line: str) -> dict:
-    def refuse_constant(name: str) -> float:
-        raise ValueError(f"{name} is not json")
-
-    try:
-        value = json.loads(line, parse_constant=refuse_constant)
-    except ValueError as error:
-        raise DataError(
-            f"{path}: line {number} (0-based) is not json ({error}): received {shown(line[:200])}, allowed: one "
-            'object a line, such as {"item_id": "a"}. Fix that line.'
-        ) from error
-    if not isinstance(value, dict):
-        raise DataError(
-            f"{path}: line {number} (0-based): received {shown(value)}, allowed: one object a line, such as "
-            '{"item_id": "a"}. Write the table as json lines, not as one array.'
+            f"`number_columns` names {unknown[0]!r}, which no table has. Columns there are: "
+            f"{', '.join(sorted(known))}. Correct the name."
         )
-    return value
-
-
-def _bad_line(path: Path, first: dict) -> str | None:
-    """Names the first line that is no object or whose type for some key differs from the lines before."""
-    kinds: dict[str, str] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            if not line.strip():
-                continue
-            for key, value in _object(path, number, line).items():
-                kind = "number" if type(value) in (int, float) else type(value).__name__
-                if value is not None and kinds.setdefault(key, kind) != kind:
-                    return (
-                        f"{path}: column `{key}`, row {number} (0-based): received {shown(value)}, allowed: "
-                        f"{kinds[key]} as in the rows before. Write one type a column."
-                    )
-    return None
 
 
 def our_names(there: Sequence[str], file: str, role: FileRole, columns: Mapping[str, str]) -> list[str]:
@@ -219,7 +201,7 @@ def our_names(there: Sequence[str], file: str, role: FileRole, columns: Mapping[
                 f"{file}: no column `{theirs}` (mapped to `{ours}`). Columns there are: {', '.join(there)}. "
                 f"Correct the column map of the {role}."
             )
-    shadowed = [name for name in there if name in columns and name not in columns.values()]
+    shadowed = _shadowed(there, columns)
     if shadowed:
         logger.warning("%s: left out column(s) %s: the column map uses these names", file, ", ".join(shadowed))
     others = [name for name in there if name not in columns and name not in columns.values()]
@@ -233,6 +215,118 @@ def our_names(there: Sequence[str], file: str, role: FileRole, columns: Mapping[
     return names
 
 
-def _renamed(table: pa.Table, file: str, role: FileRole, columns: Mapping[str, str]) -> pa.Table:
-    names = our_names(table.column_names, file, role, columns)
-    return pa.table([table[columns.get(name, name)] for name in names], names=names)
+def _shadowed(there: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    return [name for name in there if name in columns and name not in columns.values()]
+
+
+def _wanted(config: DataConfig, role: FileRole, limit: int | None) -> _Wanted:
+    columns = config.columns_of(role)
+    numbers = {name for given in config.number_columns for name in (given, columns.get(given, given))}
+    clocks = {columns.get(name, name) for name in (*CLOCKS, config.split_column)}
+    features = list(config.user_features or ()) if role == "users" else []
+    preset = None if config.preset is None else PRESETS[config.preset]
+    return _Wanted(role, columns, numbers, features, clocks, preset, limit)
+
+
+def _local_files(place: Path, root: Path, role: FileRole) -> list[Path]:
+    files = matching_files(place, root)
+    if not files:
+        raise DataError(f"{place}: no file matches (the {role} table). Check `{role}` and `root`.")
+    return files
+
+
+def _read(source: str | Path, root: str | Path, wanted: _Wanted) -> RawTable:
+    from .hub_files import hub_tables
+
+    place, role = locate(source, root), wanted.role
+    raw = RawTable(pa.table({}), str(place))
+    found: list[Path] | pa.Table
+    found = _local_files(place, Path(root), role) if isinstance(place, Path) else hub_tables(place)
+    if isinstance(found, pa.Table):
+        raw.files.append({"role": role, "file": str(place), "format": "hub", "rows": found.num_rows})
+        tables = [_plain(found, str(place), wanted, raw)]
+    else:
+        raw.name = str(found[0]) if isinstance(place, Path) and len(found) == 1 else str(place)
+        tables = [_file_table(path, wanted, raw) for path in found]
+    table = tables[0] if len(tables) == 1 else _joined(tables, raw, found)
+    if table.num_rows == 0:
+        raise DataError(f"{raw.name}: the {role} table has no rows. At least one is needed: check the file.")
+    if wanted.preset is not None:
+        table = _decoded(table, wanted, raw)
+    names = our_names(table.column_names, raw.name, role, wanted.columns)
+    raw.table = pa.table([table[wanted.columns.get(name, name)] for name in names], names=names)
+    raw.theirs |= {ours: theirs for ours, theirs in wanted.columns.items() if ours != theirs}
+    if shadowed := _shadowed(table.column_names, wanted.columns):
+        raw.notes.append(f"left out {', '.join(f'`{name}`' for name in shadowed)}: the column map uses these names")
+    return raw
+
+
+def _file_table(path: Path, wanted: _Wanted, raw: RawTable) -> pa.Table:
+    layout = None if wanted.preset is None else wanted.preset.layouts.get(wanted.role)
+    file = table_file(path, wanted.role, layout)
+    table = read_file(file, wanted.numbers, wanted.limit, raw.notes)
+    raw.files.append(_entry(file, wanted.role, table))
+    return _plain(table, str(path), wanted, raw)
+
+
+def _entry(file: TableFile, role: FileRole, table: pa.Table) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": role, "file": str(file.path), "format": file.format}
+    if file.codec is not None:
+        entry["packed"] = file.codec
+    if file.is_text:
+        entry["delimiter"] = DELIMITERS.get(file.layout.delimiter or "", file.layout.delimiter)
+    return entry | {"rows": table.num_rows}
+
+
+def _plain(table: pa.Table, file: str, wanted: _Wanted, raw: RawTable) -> pa.Table:
+    if len(set(table.column_names)) < len(table.column_names):
+        return table  # `our_names` says which column stands twice
+    if wanted.preset is not None:
+        return table  # its own columns are checked once they are decoded
+    needed = {*wanted.columns.values(), *wanted.features} | {
+        name for name in (*REQUIRED[wanted.role], *(EVENT_COLUMNS if wanted.role == "events" else ()))
+        if name not in wanted.columns
+    }  # fmt: skip
+    return _allowed(table, file, wanted, raw, needed)
+
+
+def _allowed(table: pa.Table, file: str, wanted: _Wanted, raw: RawTable, needed: Collection[str]) -> pa.Table:
+    table, left_out = with_plain_types(table, file, wanted.role, needed=needed, clocks=wanted.clocks)
+    if left_out:
+        told = ", ".join(f"`{name}` ({kind})" for name, kind in left_out.items())
+        raw.notes.append(f"left out columns of types that are not read here: {told}")
+    return table
+
+
+def _joined(tables: list[pa.Table], raw: RawTable, found: list[Path] | pa.Table) -> pa.Table:
+    """The tables of several files one after the other."""
+    names = tables[0].column_names
+    for table, path in zip(tables[1:], found[1:], strict=True):
+        other = sorted(set(names) ^ set(table.column_names))
+        if other:
+            has = "lacks" if other[0] in names else "has"
+            raise DataError(
+                f"{path}: {has} column `{other[0]}`, unlike {found[0]}. Allowed: the same columns in all files of a "
+                "table. Write them alike, or name fewer files."
+            )
+    try:
+        return pa.concat_tables([table.select(names) for table in tables], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{raw.name}: the files of this table have columns of different types ({str(error)[:150]}). Allowed: the "
+            "same types in all of them. Write them alike."
+        ) from error
+
+
+def _decoded(table: pa.Table, wanted: _Wanted, raw: RawTable) -> pa.Table:
+    preset, role = wanted.preset, wanted.role
+    assert preset is not None
+    decode = preset.decode.get(role)
+    if decode is not None:
+        decoding = Decoding(table, role, raw.name)
+        table = decode(decoding)
+        raw.notes += decoding.notes
+        raw.theirs |= dict(preset.theirs.get(role, {}))
+        if table.num_rows == 0:
+            raise DataError(f"{raw.name}: nothing is left of the {role} table after decoding. Check the file.")
+    return _allowed(table, raw.name, wanted, raw, {*REQUIRED[role], *wanted.columns.values(), *wanted.features})

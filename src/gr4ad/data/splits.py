@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checking import DataError, shown
-from .columns import MICROSECONDS
+from .checking import DataError
+from .clocks import read_bound
 from .config import DataConfig
 from .event_columns import EVENT_NAMES, IMPRESSION
 from .events import EventLog
+from .row_order import joint_keys, stable_order
 
 
 @dataclass
@@ -81,7 +82,7 @@ def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, 
         first, second = np.maximum(last - 2, start), np.maximum(last - 1, start)
         enough = counts >= config.min_user_events
     else:
-        bounds = _bounds(log, config, file)
+        bounds = split_bounds(log, config, file)
         user, cut = log.user[rows], log.cut[rows]
         first, second, last = (start + np.bincount(user[cut < bound], minlength=users) for bound in bounds)
         enough = first - start >= config.min_user_events
@@ -124,14 +125,15 @@ def make_exposures(log: EventLog, history: History, config: DataConfig, file: st
     if not len(shown_rows):
         return None
     if config.split == "temporal":
-        before = log.cut < _bounds(log, config, file)[0]
+        before = log.cut < split_bounds(log, config, file)[0]
     else:
         before = log.clock < training_ends(log, history)[log.user]
     in_training = before[shown_rows]
     late = int((~in_training).sum())
     rows = shown_rows[in_training]
     label = log.clock if log.request is None else log.request
-    rows = rows[np.lexsort((label[rows], log.user[rows]))]
+    (key,) = joint_keys((log.user[rows], label[rows]))
+    rows = rows[stable_order(key)]
     user, group = log.user[rows], label[rows]
     opens = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (group[1:] != group[:-1])]) if len(rows) else rows
     lengths = np.diff(np.r_[opens, len(rows)])
@@ -163,18 +165,14 @@ def outcomes(log: EventLog, in_training: np.ndarray) -> tuple[np.ndarray, np.nda
         (n,) int8, rows of `EVENT_NAMES`, the furthest in training; (n,) bool, whether any of it is held out. Both mean
         something on impression rows only.
     """
-    _, pair = np.unique(log.user * (int(log.item.max()) + 1) + log.item, return_inverse=True)
-    shown_rows = np.flatnonzero(log.event == IMPRESSION)
-    if log.request is not None:
-        group = pair * (int(log.request.max()) + 2) + log.request + 1
-    else:
-        _, rank = np.unique(log.clock, return_inverse=True)
-        width = int(rank.max()) + 1
-        moments = np.unique(pair[shown_rows] * width + rank[shown_rows])
-        place = np.searchsorted(moments, pair * width + rank, side="right") - 1
-        # Before the pair's first impression: a group of no impression.
-        group = np.where((place >= 0) & (moments[place] // width == pair), place, -1 - pair)
-    _, group = np.unique(group, return_inverse=True)
+    import pandas as pd
+
+    pair = log.user * (int(log.item.max()) + 1) + log.item
+    if log.request is None:
+        group = _last_shown(pair, log.clock, log.event == IMPRESSION)
+    else:  # groups need no order, so that hashing finds them
+        pair, _ = pd.factorize(pair)
+        group, _ = pd.factorize(pair * (int(log.request.max()) + 2) + log.request + 1)
     response = log.event > IMPRESSION
     count = int(group.max()) + 1
     furthest = np.zeros(count, dtype=np.int8)
@@ -183,6 +181,22 @@ def outcomes(log: EventLog, in_training: np.ndarray) -> tuple[np.ndarray, np.nda
     held_out = np.zeros(count, dtype=bool)
     held_out[group[response & ~in_training]] = True
     return furthest[group], held_out[group]
+
+
+def _last_shown(pair: np.ndarray, clock: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """A number for each row's latest moment, up to its own, at which its pair (a code) was shown ((n,) bool); one and
+    the same number for all rows without such a moment. int64 (n,), >= 0."""
+    (key,) = joint_keys((pair, clock))
+    order = np.argsort(key)
+    new = np.r_[True, key[order][1:] != key[order][:-1]]
+    starts = np.flatnonzero(new)
+    pairs = pair[order][starts]
+    was_shown = np.logical_or.reduceat(shown[order], starts)
+    last = np.maximum.accumulate(np.where(was_shown, np.arange(len(starts)), -1))
+    moment = np.where((last >= 0) & (pairs[last] == pairs), last, len(starts))
+    group = np.empty(len(pair), np.int64)
+    group[order] = moment[np.cumsum(new) - 1]
+    return group
 
 
 def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -194,9 +208,8 @@ def spans(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
 def rows_before(row_user: np.ndarray, row_clock: np.ndarray, user: np.ndarray, clock: np.ndarray) -> np.ndarray:
     """(m,) int64: position after the rows of `user` strictly earlier than `clock` ((m,) each), among rows sorted by
     (`row_user`, `row_clock`) ((n,) each)."""
-    _, rank = np.unique(np.r_[row_clock, clock], return_inverse=True)
-    width = int(rank.max(initial=0)) + 1
-    return np.searchsorted(row_user * width + rank[: len(row_user)], user * width + rank[len(row_user) :], side="left")
+    rows, asked = joint_keys((row_user, row_clock), (user, clock))
+    return np.searchsorted(rows, asked, side="left")
 
 
 def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.ndarray | None) -> Rows:
@@ -231,36 +244,19 @@ def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.nd
     )
 
 
-def _bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:
+def split_bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:
+    """First moment of validation, of test, and after test, on the clock of `EventLog.cut`. Raises DataError if bounds
+    cannot be read in the split column's unit, or are out of order."""
     assert config.validation_start is not None and config.test_start is not None
-    validation = _bound("validation_start", config.validation_start, log, config, file)
-    test = _bound("test_start", config.test_start, log, config, file)
-    last = int(log.cut.max()) + 1
-    end = last if config.test_end is None else _bound("test_end", config.test_end, log, config, file)
+
+    def bound(name: str, given: int | str) -> int:
+        return read_bound(name, given, log.cut_time, config.split_column, file)
+
+    validation, test = bound("validation_start", config.validation_start), bound("test_start", config.test_start)
+    end = int(log.cut.max()) + 1 if config.test_end is None else bound("test_end", config.test_end)
     if not validation < test < end:
         raise DataError(
             f"{file}: the bounds should rise: `validation_start` < `test_start` < `test_end` (by default the end of "
             f"the log). Received: {config.validation_start}, {config.test_start}, {config.test_end}. Correct them."
         )
     return validation, test, end
-
-
-def _bound(name: str, bound: int | str, log: EventLog, config: DataConfig, file: str) -> int:
-    import pandas as pd
-
-    try:
-        return int(str(bound)) * (MICROSECONDS if log.cut_is_date else 1)
-    except ValueError:
-        pass
-    try:
-        micro = pd.to_datetime(str(bound), utc=True, format="ISO8601").value // 1000
-    except ValueError as error:
-        raise DataError(
-            f"`{name}` is no whole number and no ISO date. Received: {shown(bound)}. Write e.g. 45 or 2017-11-05."
-        ) from error
-    if not log.cut_is_date and config.split_column != "timestamp":
-        raise DataError(
-            f"{file}: `{name}` is a date ({shown(bound)}) but `split_column` ({config.split_column}) holds whole "
-            "numbers. Give a whole number of that column's unit."
-        )
-    return micro if log.cut_is_date else micro // MICROSECONDS

@@ -15,7 +15,14 @@ from .event_columns import EVENT_NAMES
 from .splits import Rows, rows_before, spans
 
 # Entries of list columns per row group: bounds memory while writing, and keeps arrow's 32-bit offsets far from full.
-CHUNK_ENTRIES = 4_000_000
+CHUNK_ENTRIES = 1_000_000
+
+
+HISTORY_LISTS = ("items", "events", "values", "times", "cross_domain", "cross_domain_times")
+"""List columns of a history, in order. They are `gr4ad.tokenization.user_history.HISTORY_COLUMNS`, whose import takes
+seconds that reading a log does not need."""
+OTHER_LISTS = ("target_items", "target_values", "candidates", "rewards", "outcomes")
+"""Further columns of prepared rows, some of which each table has."""
 
 
 @dataclass
@@ -48,8 +55,6 @@ def tables_of(
         user_ids: (users,) text. item_ids: (items,) text, by row of the catalog.
         features: one row per row of `user_ids`, or None.
     """
-    from gr4ad.tokenization.user_history import HISTORY_COLUMNS
-
     names = {"target_items": item_ids, "candidates": item_ids, "outcomes": pa.array(EVENT_NAMES)}
     places = [track.spans(rows) for track in tracks]
     ends = np.r_[0, np.cumsum(rows.lengths)]
@@ -59,9 +64,7 @@ def tables_of(
         for track, (start, stop) in zip(tracks, places, strict=True):
             entries = pa.array(spans(start[part], stop[part]))
             history |= {n: _list(c.take(entries), (stop - start)[part]) for n, c in track.columns.items()}
-        columns = {"user_id": user_ids.take(user)} | {
-            name: history[name] for name in HISTORY_COLUMNS if name in history
-        }
+        columns = {"user_id": user_ids.take(user)} | {name: history[name] for name in HISTORY_LISTS if name in history}
         assert len(columns) == 1 + len(history), "a column that no history has"
         for name, values in rows.lists.items():
             entries = pa.array(values[ends[part.start] : ends[part.stop]])

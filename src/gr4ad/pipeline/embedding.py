@@ -47,7 +47,7 @@ def tune_ad_encoder(
     from gr4ad.trainers.cooccurrence import EncoderTuningConfig, swing_similarity, tune_encoder
 
     settings = EncoderTuningConfig(**tuning)
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("validation", "test"))
     unit_of_ad = units_of_ads(data, settings.unit_columns)
     sequences = training_sequences(data)
     similarity = swing_similarity(
@@ -87,7 +87,7 @@ def embed_ads(
     from gr4ad.trainers.cooccurrence import ItemSequenceConfig, train_item_vectors
 
     sequence_config = ItemSequenceConfig(**cooccurrence)
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("validation", "test"))
     encoder = None if tuned_dir is None else tuned_dir / ENCODER_FOLDER
     counts = ad_embedder(config, encoder).embed_to(
         data.catalog, out_dir / "content", shard_size=config.shard_size, overwrite=False, progress=True

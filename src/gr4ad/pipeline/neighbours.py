@@ -34,7 +34,8 @@ def add_item_neighbours(
             f"{model_dir}: this model has no item head, whose scores item neighbours add to. Train with `item_head` = "
             "True, or leave the neighbours out."
         )
-    train = SequenceTable.from_dataset(load_prepared(data_dir).train, tokenizer.index.item_ids.tolist())
+    data = load_prepared(data_dir, held_out=("validation", "test"))
+    train = SequenceTable.from_dataset(data.train, tokenizer.index.item_ids.tolist())
     # Counted as for the item-kNN: which of equally similar items are kept does not depend on the catalog's order.
     similarity = ItemKNN(KNNSettings(**vars(config))).similarities(train)
     items, weights = neighbour_table(similarity, train.ties)

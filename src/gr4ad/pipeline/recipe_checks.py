@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from gr4ad.data.config import DataConfig, FileRole
-from gr4ad.data.reading import check_file, locate, our_names
+from gr4ad.data.config import DataConfig
+from gr4ad.data.reading import column_names
+from gr4ad.data.roles import FileRole
 
 MARKET_COLUMNS: dict[FileRole, Sequence[str]] = {
     "catalog": ("item_id", "title", "description", "category", "brand", "account_id", "conversion_type", "price"),
@@ -89,13 +88,14 @@ def check_best_model(section: str, arguments: Mapping[str, Any]) -> None:
 
 def check_columns(recipe: Mapping[str, Any]) -> None:
     """Raises RecipeError where a section names a column, or needs one, that the tables do not have. Reads the heads of
-    local files only; a hub data set is left to the data stage. DataError: As [`table_columns`]."""
+    local files only; a hub data set is left to the data stage. DataError: As [`column_names`]."""
     data: DataConfig = recipe["data"]
     if recipe["market"] is not None:
         tables: dict[FileRole, Sequence[str] | None] = dict(MARKET_COLUMNS)
     else:
-        tables = {role: table_columns(data, role) for role in data.sources()}
+        tables = {role: column_names(data, role) for role in data.sources()}
     catalog, events = tables["catalog"], tables["events"]
+    check_user_features(data, tables.get("users"))
     embed, tokenize, tune = recipe["embed"], recipe["tokenize"], recipe["tune"] or {}
     if tokenize.num_cross_domain_items and data.cross_domain is None:
         raise RecipeError(
@@ -132,6 +132,22 @@ def check_columns(recipe: Mapping[str, Any]) -> None:
         )
 
 
+def check_user_features(data: DataConfig, users: Sequence[str] | None) -> None:
+    """Raises RecipeError where a users table is given and its features are not chosen, or are no columns of it."""
+    if data.users is None or users is None:
+        return
+    columns = ", ".join(name for name in users if name != "user_id")
+    if data.user_features is None:
+        raise RecipeError(
+            f"`data.users` needs `data.user_features`: which of its columns the model may learn. It has: {columns}."
+        )
+    missing = [name for name in data.bins_of_features() if name not in users]
+    if missing:
+        raise RecipeError(
+            f"`data.user_features` names {missing[0]!r}, which the users table does not have. It has: {columns}."
+        )
+
+
 def check_has_impressions(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Raises RecipeError if alignment is to learn from impressions and the prepared data (its summary) has none."""
     if recipe["align"] is not None and recipe["lists"].source != "beams" and not summary.get("impressions"):
@@ -139,29 +155,3 @@ def check_has_impressions(recipe: Mapping[str, Any], summary: Mapping[str, Any])
             f"`lists.source` is {recipe['lists'].source}, but the log has no impressions before its held-out events: "
             "use `beams`, or leave `align` out."
         )
-
-
-def table_columns(data: DataConfig, role: FileRole) -> Sequence[str] | None:
-    """Columns of a table under our names; None where they cannot be known without the whole file or a download.
-
-    Raises:
-        DataError: If a local table is no file, or lacks a column that is mapped or required.
-    """
-    file = locate(data.sources()[role], data.root)
-    if not isinstance(file, Path):
-        return None
-    check_file(file, role)
-    if file.suffix.lower() == ".parquet":
-        import pyarrow.parquet as pq
-        from pyarrow import ArrowException
-
-        try:
-            theirs: list[str] = pq.read_schema(file).names
-        except (ArrowException, OSError):
-            return None  # the data stage says what is wrong with it
-    elif file.suffix.lower() == ".csv":
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            theirs = next(csv.reader(lines), [])
-    else:
-        return None  # of JSON lines any may bring another key
-    return our_names(theirs, str(file), role, data.columns_of(role))

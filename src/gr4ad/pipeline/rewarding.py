@@ -51,7 +51,7 @@ def train_reward_model(
     from gr4ad import GR4ADForRecommendation, RewardModel, RewardTrainer, UASIDTokenizer
     from gr4ad.trainers.reward import candidate_lists
 
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("validation", "test"))
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     policy = GR4ADForRecommendation.from_pretrained(model_dir / "model")
     exposures = logged_impressions(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gr4ad.data.config import DataConfig
+from gr4ad.data.reading import source_files
 from gr4ad.pipeline.recipe import Recipe, RecipeError
 from gr4ad.pipeline.recipe_checks import check_columns, check_has_impressions
 from gr4ad.pipeline.runner import (
@@ -27,6 +29,8 @@ from gr4ad.pipeline.runner import (
     write_json,
 )
 from gr4ad.pipeline.stages import INPUTS, STAGES, Stage
+
+logger = logging.getLogger(__name__)
 
 VERSIONS = ("gr4ad", "torch", "transformers", "trl", "datasets", "faiss-cpu")
 RUN_FILE = "run.json"
@@ -58,6 +62,8 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         if stage.name == "market" and recipe.market is not None:
             recipe.data.root = str(runner.folder("market"))
         elif stage.name == "data":
+            for warning in summary.get("accounting", {}).get("warnings", ()):
+                logger.warning("data: %s", warning)
             check_has_impressions(sections, summary)
     if runner.rank == 0:
         folders = {name: runner.folder(name) for name in runner.records}
@@ -100,8 +106,12 @@ def stage_settings(stage: Stage, sections: Mapping[str, Any], seed: int) -> dict
 
 
 def input_digests(data: DataConfig) -> dict[str, str]:
-    """Digest of each table."""
-    return {role: file_digest(Path(data.root) / source) for role, source in data.sources().items()}
+    """Digest of each table; of several files the digests in order."""
+    digests: dict[str, str] = {}
+    for role, source in data.sources().items():
+        files = source_files(source, data.root) or [Path(data.root) / source]
+        digests[role] = " ".join(file_digest(file) for file in files)
+    return digests
 
 
 def stage_folder(folder: Path) -> Path:

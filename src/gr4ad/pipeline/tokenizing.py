@@ -69,6 +69,22 @@ def check_cross_domain(data: PreparedData, config: TokenizeConfig) -> dict[str, 
     return {"num_cross_domain_items": config.num_cross_domain_items}
 
 
+def fit_user_features(data: PreparedData) -> dict[str, Any]:
+    """The categories of each user feature among training users; of those that are numbers, the edges of their bins."""
+    from gr4ad.tokenization import fit_feature_bins
+
+    bins = data.summary.get("user_features", {})
+    features: dict[str, list[str]] = {}
+    edges: dict[str, list[float]] = {}
+    for name in data.user_features:
+        known = [str(value) for value in data.train[name] if value is not None]
+        if bins.get(name):
+            edges[name], features[name] = fit_feature_bins(np.array(known, dtype=np.float64), bins[name])
+        else:
+            features[name] = sorted(set(known))
+    return {"user_features": features, "user_feature_edges": edges}
+
+
 FITTED: dict[str, Callable[[PreparedData, TokenizeConfig], dict[str, Any]]] = {
     "events": fit_event_names,
     "values": fit_values,
@@ -81,10 +97,7 @@ FITTED: dict[str, Callable[[PreparedData, TokenizeConfig], dict[str, Any]]] = {
 def history_arguments(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
     """Arguments of the tokenizer that follow from the columns of histories and the user features. Raises ValueError if
     a setting asks for something that the data do not have."""
-    features = {
-        name: sorted({str(value) for value in data.train[name] if value is not None}) for name in data.user_features
-    }
-    arguments: dict[str, Any] = {"user_features": features}
+    arguments = fit_user_features(data)
     for fit in FITTED.values():
         arguments |= fit(data, config)
     return arguments
@@ -141,7 +154,7 @@ def build_tokenizer(
     from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, sid_quality
     from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
 
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("validation", "test"))
     arguments = history_arguments(data, config)
     item_ids = data.catalog["item_id"]
     content, collaborative = read_embeddings(embeddings_dir / "embeddings.safetensors", item_ids)

@@ -78,7 +78,7 @@ def train_model(
 
     from gr4ad import GR4ADForRecommendation, UASIDTokenizer, VSLTrainer
 
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("test",))
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     torch.manual_seed(arguments.seed)
     loss_weights = {name: getattr(arguments, name) for name in LOSS_WEIGHTS}
@@ -133,7 +133,7 @@ def align_model(
     from gr4ad import GR4ADForRecommendation, RSPOTrainer, UASIDTokenizer
     from gr4ad.trainers.rspo import beam_lists
 
-    data = load_prepared(data_dir)
+    data = load_prepared(data_dir, held_out=("test",))
     tokenizer = UASIDTokenizer.from_pretrained(tokenizer_dir / "tokenizer")
     model = GR4ADForRecommendation.from_pretrained(model_dir / "model")
     if lists.source == "reward_model":

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from . import tables
+from .accounting_rows import accounting_warnings
 from .contents import RunReport
 from .markdown import markdown_table, metric_markdown, one_line
 
@@ -90,6 +91,7 @@ def _headline(report: RunReport) -> str:
 
 def _data_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: {one_line(text)}" for name, text in tables.data_facts(summary)]
+    lines += [f"To know: {one_line(text)}" for text in accounting_warnings(summary)]
     return lines + [
         f"Rows left out, {one_line(reason.replace('_', ' '))}: {tables.count_text(count)}"
         for reason, count in tables.dropped_rows(summary).items()

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import plots, tables
+from .accounting_rows import accounting_rows, accounting_warnings
 from .beam_tree import draw_beam_tree
 from .contents import RunReport
 from .evaluation_plots import reliability_plot
@@ -72,6 +73,8 @@ def write_report(out_path: str | Path, report: RunReport) -> None:
         recommendations=report.beam_tree.get("recommendations", []),
         data_facts=tables.data_facts(report.data_summary),
         dropped=tables.dropped_rows(report.data_summary),
+        accounting=accounting_rows(report.data_summary),
+        data_warnings=accounting_warnings(report.data_summary),
         splits=tables.split_rows(report.data_summary),
         split_text=tables.split_text(report.data_summary.get("split")),
         timings=[(stage, seconds, seconds / longest if longest else 0.0) for stage, seconds in report.timings.items()],

@@ -1,0 +1,247 @@
+"""Parquet, delimited text and JSON lines as arrow tables, with every failure told in one line.
+
+All three are read by arrow: beside polars and DuckDB it takes the least memory, and it is here already
+(`benchmarks/data_reading.py`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from .checking import DataError, shown
+from .file_formats import TableFile, unreadable
+from .text_columns import numbers_of, typed_columns
+
+BLOCK_BYTES = 16 << 20
+"""A row must fit into one block, so this also bounds the length of a row."""
+
+
+def read_file(
+    file: TableFile, numbers: Collection[str] = (), limit: int | None = None, notes: list[str] | None = None
+) -> pa.Table:
+    """A file as a table, rows in its order.
+
+    Args:
+        numbers: columns of delimited text that are numbers; all others are text, as written.
+        limit: about how many rows to read from its beginning; None: all.
+        notes: sentences about the file; filled here.
+
+    Raises:
+        DataError: a file that is damaged, of another format or not UTF-8, a row of another width, quotes that do not
+            match, a cell that is no number in a column of `numbers`, JSON lines of several types.
+    """
+    try:
+        if file.format == "parquet":
+            return _read_parquet(file, limit)
+        if file.format == "jsonl":
+            return _read_jsonl(file, limit)
+        table = _read_text(file, numbers, limit)
+        if limit is None and file.layout.quotes and (spanning := _rows_of_several_lines(file, table.num_rows)):
+            (notes if notes is not None else []).append(f"{spanning} rows span several lines, within quotes")
+        return table
+    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
+        raise unreadable(file, error) from error
+
+
+def columns_in(file: TableFile) -> list[str] | None:
+    """Names of a file's columns, from its head or foot alone; None where they cannot be known without all of it."""
+    import pyarrow.parquet as pq
+
+    if file.is_text:
+        empty = pa.table([pa.nulls(0, pa.string())] * len(file.columns), names=list(file.columns))
+        return (typed_columns(empty, str(file.path)) if file.layout.typed_header else empty).column_names
+    if file.codec is not None or file.format != "parquet":
+        return None  # of JSON lines any may bring another key
+    try:
+        return pq.read_schema(file.path).names
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def _read_parquet(file: TableFile, limit: int | None) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    source: Any = file.path
+    if file.codec is not None:
+        with file.open() as stream:
+            source = pa.BufferReader(stream.read())
+    # A ParquetFile reads this one file; pq.read_table would add columns parsed from folder names such as `week=3`.
+    with pq.ParquetFile(source) as parquet:
+        if limit is None:
+            table = parquet.read()
+        else:
+            batches = list(parquet.iter_batches(batch_size=limit))[:1] if parquet.metadata.num_rows else []
+            table = pa.Table.from_batches(batches, schema=parquet.schema_arrow)
+    return table.replace_schema_metadata(None)
+
+
+def _read_text(file: TableFile, numbers: Collection[str], limit: int | None) -> pa.Table:
+    from pyarrow import csv as pa_csv
+
+    layout = file.layout
+    assert layout.delimiter is not None
+    names = list(file.columns)
+    if len(set(names)) < len(names):
+        # The caller names the column; arrow would fail on it with another message.
+        return pa.table([pa.nulls(1, pa.string())] * len(names), names=names)
+    parse = pa_csv.ParseOptions(
+        delimiter=layout.delimiter,
+        quote_char='"' if layout.quotes else False,
+        newlines_in_values=layout.quotes,
+    )
+    convert = pa_csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        include_columns=[name for name in names if layout.reads is None or name in layout.reads],
+    )
+
+    def options(threads: bool) -> pa_csv.ReadOptions:
+        return pa_csv.ReadOptions(
+            block_size=BLOCK_BYTES if limit is None else 1 << 20,
+            use_threads=threads,
+            column_names=names,
+            skip_rows_after_names=0 if layout.header else 1,
+        )
+
+    if limit is not None:
+        with file.open() as stream, pa_csv.open_csv(stream, options(False), parse, convert) as reader:
+            table = pa.Table.from_batches([reader.read_next_batch()]).slice(0, limit)
+        return _typed(table, file, numbers)
+    try:
+        with file.open() as stream:
+            table = pa_csv.read_csv(stream, options(True), parse, convert)
+    except pa.ArrowInvalid:
+        # Only the single-threaded reader knows the line number that its message then gives.
+        with file.open() as stream:
+            table = pa_csv.read_csv(stream, options(False), parse, convert)
+    return _typed(table, file, numbers)
+
+
+def _rows_of_several_lines(file: TableFile, rows: int) -> int:
+    """How many rows of a text file have cells of several lines. A quote that nobody closes makes one cell of all rows
+    up to the next quote; arrow takes that as it is.
+
+    Raises:
+        DataError: a quote is opened or closed where a cell goes on.
+    """
+    lines, end = 0, b""
+    with file.open() as stream:
+        while block := stream.read(BLOCK_BYTES):
+            lines += block.count(b"\n")
+            end = (end + block[-64:])[-64:]
+    spare = end.rstrip(b"\r\n")
+    lines -= end[len(spare) :].count(b"\n") - 1  # one line ends with the last text
+    if lines <= rows + (0 if file.layout.header else 1):
+        return 0
+    spanning, before = 0, csv.field_size_limit(BLOCK_BYTES)
+    try:
+        with file.open() as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            reader = csv.reader(text, delimiter=file.layout.delimiter or ",", strict=True)
+            for row in reader:
+                spanning += any("\n" in cell for cell in row)
+    except csv.Error as error:
+        raise DataError(
+            f"{file.path}: quotes that do not match, seen in line {reader.line_num} ({error}). A cell that begins "
+            "with a quote must end with one, and a quote within it stands twice. Else the rows after it become "
+            "part of it. Write the file again with a csv library."
+        ) from error
+    finally:
+        csv.field_size_limit(before)
+    return spanning
+
+
+def _typed(table: pa.Table, file: TableFile, numbers: Collection[str]) -> pa.Table:
+    table = typed_columns(table, str(file.path)) if file.layout.typed_header else table
+    return _with_numbers(table, file, numbers)
+
+
+def _with_numbers(table: pa.Table, file: TableFile, numbers: Collection[str]) -> pa.Table:
+    for place, name in enumerate(table.column_names):
+        if name in numbers and pa.types.is_string(table[name].type):
+            table = table.set_column(place, name, numbers_of(table[name], name, str(file.path)))
+    return table
+
+
+def _read_jsonl(file: TableFile, limit: int | None) -> pa.Table:
+    from pyarrow import json as pa_json
+
+    first = _first_object(file)
+
+    def read(text: Collection[str]) -> pa.Table:
+        parse = pa_json.ParseOptions(
+            explicit_schema=pa.schema([(key, pa.string()) for key in text]), newlines_in_values=False
+        )
+        block = pa_json.ReadOptions(block_size=BLOCK_BYTES)
+        with _head(file, limit) if limit is not None else file.open() as stream:
+            return pa_json.read_json(stream, block, parse)
+
+    texts = [key for key, value in first.items() if isinstance(value, str)]
+    try:
+        table = read(texts)
+        # Arrow turns texts that look like dates into timestamps, ids included. JSON itself has no dates.
+        dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+        return read([*texts, *dates]) if dates else table
+    except pa.ArrowInvalid as error:
+        raise DataError(_bad_line(file, first) or f"{file.path}: cannot be read as json lines ({error}).") from error
+
+
+def _head(file: TableFile, limit: int) -> pa.BufferReader:
+    lines = []
+    for _, line in zip(range(limit), _lines(file), strict=False):
+        lines.append(line)
+    return pa.BufferReader("".join(lines).encode())
+
+
+def _lines(file: TableFile) -> Iterator[str]:
+    with file.open() as stream:
+        yield from io.TextIOWrapper(stream, encoding="utf-8-sig")
+
+
+def _first_object(file: TableFile) -> dict:
+    for number, line in enumerate(_lines(file)):
+        if line.strip():
+            return _object(file, number, line)
+    raise DataError(f"{file.path}: the file holds no json object. One object a line is needed: write the table again.")
+
+
+def _object(file: TableFile, number: int, line: str) -> dict:
+    def refuse_constant(name: str) -> float:
+        raise ValueError(f"{name} is not json")
+
+    try:
+        value = json.loads(line, parse_constant=refuse_constant)
+    except ValueError as error:
+        raise DataError(
+            f"{file.path}: line {number} (0-based) is not json ({error}): received {shown(line[:200])}, allowed: one "
+            'object a line, such as {"item_id": "a"}. Fix that line.'
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{file.path}: line {number} (0-based): received {shown(value)}, allowed: one object a line, such as "
+            '{"item_id": "a"}. Write the table as json lines, not as one array.'
+        )
+    return value
+
+
+def _bad_line(file: TableFile, first: dict) -> str | None:
+    """Names the first line that is no object or whose type for some key differs from the lines before."""
+    kinds: dict[str, str] = {}
+    for number, line in enumerate(_lines(file)):
+        if not line.strip():
+            continue
+        for key, value in _object(file, number, line).items():
+            kind = "number" if type(value) in (int, float) else type(value).__name__
+            if value is not None and kinds.setdefault(key, kind) != kind:
+                return (
+                    f"{file.path}: column `{key}`, row {number} (0-based): received {shown(value)}, allowed: "
+                    f"{kinds[key]} as in the rows before. Write one type a column."
+                )
+    return None
