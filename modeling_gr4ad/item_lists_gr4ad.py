@@ -67,7 +67,9 @@ def best_places(
 def merged(first: ItemRanking, second: ItemRanking, top_k: int, limit: GroupLimit | None) -> ItemRanking:
     """The best of two rankings without a common item, both of the same requests; where scores are equal, the first
     comes first."""
-    both = ItemRanking(**{name: torch.cat([part, second.parts()[name]], dim=1) for name, part in first.parts().items()})
+    both = ItemRanking(
+        **{name: torch.cat([part, second.parts()[name]], dim=1) for name, part in first.parts().items()}
+    )
     scores, places = best_places(both.scores, both.items, top_k, limit)
     kept = scores > -torch.inf
     return ItemRanking(

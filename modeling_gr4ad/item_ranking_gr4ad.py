@@ -139,15 +139,15 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             own = input_ids.view(batch, -1, levels)
             own_leaves = trie.find(own - torch.tensor(self.config.level_offsets, device=own.device))
         reading = HistoryReading(context, trunk, log_probs, own_leaves)
-        listed = [mine is not None or only is not None for mine, only in zip(blocked, allowed, strict=True)]
+        listed = [not (out is None and only is None) for out, only in zip(blocked, allowed, strict=True)]
         restriction = None
         if any(listed):
             restriction = TrieRestriction.from_items(trie, batch, blocked=blocked, allowed=allowed)
-        limit = GroupLimit(item_groups, max_per_group) if max_per_group is not None and item_groups is not None else None
+        limit = None if max_per_group is None or item_groups is None else GroupLimit(item_groups, max_per_group)
         ranking, found = self.ranked_items(reading, trie, weights, widths, max(lengths), limit, restriction)
         if limit is None and restriction is None:
             return ranking
-        wanted = [length if limit is not None or own else 0 for length, own in zip(lengths, listed, strict=True)]
+        wanted = [length if filled or limit else 0 for length, filled in zip(lengths, listed, strict=True)]
         return self.fill_lists(
             reading, trie, weights, widths, ranking, found, wanted, limit=limit, blocked=blocked, allowed=allowed
         )
@@ -174,16 +174,10 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             leaves = leaves.masked_fill(~first_places(leaves), -1)
             if restriction is not None:
                 leaves = leaves.masked_fill(restriction.closes(leaves), -1)
-        beams = self.decode_levels(
-            reading.context,
-            trunk,
-            trie,
-            rows,
-            limits=limits,
-            leaves=leaves,
-            bucket_means=self.bucket_means(),
-            **({} if restriction is None else {"closed": restriction.closed}),
-        )
+        options: dict[str, Any] = {"limits": limits, "leaves": leaves, "bucket_means": self.bucket_means()}
+        if restriction is not None:
+            options["closed"] = restriction.closed
+        beams = self.decode_levels(reading.context, trunk, trie, rows, **options)
         items, valid = trie.items(beams.leaves.clamp(min=0))  # (B, W + E, I)
         valid = valid & (beams.leaves >= 0).unsqueeze(-1)
         scores = beams.scores.unsqueeze(-1).expand_as(items)
@@ -257,9 +251,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             if len(left) < len(short):
                 restriction, short = restriction.take(left), [short[place] for place in left]
             lines = [[max(width, wanted[request] - held[request]) for width in widths[request]] for request in short]
-            more, found = self.ranked_items(
-                reading.take(short), trie, weights, lines, max(wanted), limit, restriction
-            )
+            more, found = self.ranked_items(reading.take(short), trie, weights, lines, max(wanted), limit, restriction)
             places = torch.tensor(short, device=found.device)
             before = ItemRanking(**{name: part[places] for name, part in ranking.parts().items()})
             filled = merged(before, more, max(wanted), limit)

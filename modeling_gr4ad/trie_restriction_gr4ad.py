@@ -101,15 +101,15 @@ class TrieRestriction:
         return self.closed_items.gather(1, items)
 
 
-def request_lists(
-    name: str, lists: ItemLists | None, batch: int, device: torch.device
-) -> list[torch.Tensor | None]:
+def request_lists(name: str, lists: ItemLists | None, batch: int, device: torch.device) -> list[torch.Tensor | None]:
     """One list of item rows a request (int64, (n,)), None without one. Raises ValueError for another number of
     lists."""
     if lists is None:
         return [None] * batch
     if len(lists) != batch:
-        raise ValueError(f"`{name}` needs one list of item rows for each of the {batch} requests. Received: {len(lists)}.")
+        raise ValueError(
+            f"`{name}` needs one list of item rows for each of the {batch} requests. Received: {len(lists)}."
+        )
     return [None if rows is None else rows.to(device, torch.int64) for rows in lists]
 
 

@@ -111,8 +111,9 @@ def test_beams_are_those_of_a_search_over_what_is_open(model, history, truth, ca
 
 @settings(max_examples=40, deadline=None)
 @given(
-    CATALOGS, LISTS, LISTS, WEIGHTS, NARROW | st.just((60, 60, 60)), st.lists(st.integers(-1, 4), min_size=40, max_size=40),
-    st.none() | st.integers(1, 3), st.tuples(*[st.integers(1, 12)] * 3),
+    CATALOGS, LISTS, LISTS, WEIGHTS, NARROW | st.just((60, 60, 60)),
+    st.lists(st.integers(-1, 4), min_size=40, max_size=40), st.none() | st.integers(1, 3),
+    st.tuples(*[st.integers(1, 12)] * 3),
 )  # fmt: skip
 def test_a_list_is_full_whenever_enough_is_left(
     model, history, catalog, blocked, allowed, weights, widths, groups, most, lengths
