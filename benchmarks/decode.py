@@ -14,6 +14,8 @@ tokens that users of decoder-only models feed. `theory` counts layer-positions: 
 the levels, vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
 
 Stages of one request (`measurement/decode_stages.py`) are those at that shape and at the paper's (L = 9, K = 6).
+What block lists, allow lists and limits of accounts cost beside a search without: `measurement/restricted_search.py`.
+
 `roofline share` = max(FLOPs / peak, bytes / bandwidth) / time of the request, peak and bandwidth being the best of a
 large product and a large copy in the same run. The ratio `roofline_share` is that of the paper's shape in --dtype,
 `trie_share_of_decode` that of the small one, where the trie weighs more.
@@ -33,6 +35,7 @@ from matplotlib.figure import Figure
 from measurement.decode_stages import STAGES, machine_peaks, stage_times, stage_work
 from measurement.figures import save_figure
 from measurement.random_artifact import random_codes
+from measurement.restricted_search import restriction_rows
 from measurement.results import Benchmark, Row, rounds_row
 from measurement.timing import interleaved, milliseconds
 from opponents.mtp_heads import MTPForRecommendation
@@ -60,12 +63,18 @@ class Size:
     paper: tuple[int, ...] = (1024, 2560, 16, 4)
     first_widths: tuple[int, ...] = (16, 32, 64, 128, 256)  # of scaling with w, 2 w, 4 w beams
     contexts: tuple[int, ...] = (25, 50, 100, 200, 400, 800)
+    listed: tuple[int, ...] = (100, 10_000)  # ads of a block or allow list
+    accounts: int = 400
+    filled: int = 300  # ads of a list
     product: int = 4096  # rows of the matrices whose product is the peak
     copy: int = 1 << 29  # bytes
     turn_ms: int = 200
 
 
-SMOKE = Size((256, 64, 16), 20_000, 20, (64, 256, 4, 4), (64, 160, 4, 1), (8, 16, 32), (10, 20, 40), 512, 1 << 24, 20)
+SMOKE = Size(
+    (256, 64, 16), 20_000, 20, (64, 256, 4, 4), (64, 160, 4, 1), (8, 16, 32), (10, 20, 40), (10, 1000), 400, 300,
+    512, 1 << 24, 20,
+)  # fmt: skip
 
 
 class Workload:
@@ -97,10 +106,12 @@ class Workload:
     def history(self, items: int = 0) -> torch.Tensor:
         return self.histories[:, : len(self.size.codebooks) * (items or self.size.context)]
 
-    def request(self, search: Callable, widths: tuple[int, ...], *, items: int = 0, batch: int = 1) -> Callable:
+    def request(
+        self, search: Callable, widths: tuple[int, ...], *, items: int = 0, batch: int = 1, **more: Any
+    ) -> Callable:
         """`search`, a `beam_search`, of `batch` equal histories, ready to be called."""
         ids = self.history(items).repeat(batch, 1)
-        options = {"beam_widths": list(widths), "trie": self.trie, "return_values": False}
+        options = {"beam_widths": list(widths), "trie": self.trie, "return_values": False, **more}
         return partial(search, ids, torch.ones_like(ids), **options)
 
     def check(self, name: str, sids: torch.Tensor, count: int) -> None:
@@ -354,6 +365,9 @@ def main(words: Sequence[str] | None = None) -> None:
     for precision in PRECISIONS:
         stage_rows(work, f"paper shape, {precision}", paper_model, getattr(torch, precision), arguments.compile)
     throughput(work, paper_model, arguments.batches or ([2**n for n in range(9)] if on_gpu else []))
+    logging.info("lists of ads")
+    model = GR4ADForRecommendation(work.config(size.main, *MAIN)).eval().to(device, dtype)
+    restriction_rows(work, model, GROWING, size.listed, size.accounts, size.filled, arguments.seed)
     logging.info("growth")
     scaling(work, dtype)
     positions, tokens = f"{size.context} positions", f"{len(EQUAL) * size.context} tokens"

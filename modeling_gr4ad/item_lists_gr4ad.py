@@ -44,7 +44,9 @@ class GroupLimit:
         """Rows (int64, (n,)) of all items of the groups of which a list (int64, (k,), -1 = none) holds enough. Reads
         all R groups."""
         groups, counts = self.groups[items[items >= 0]].unique(return_counts=True)
-        return torch.isin(self.groups, groups[(counts >= self.most) & (groups >= 0)]).nonzero()[:, 0]
+        full = torch.zeros(int(self.groups.max()) + 2, dtype=torch.bool, device=groups.device)  # the last is of -1
+        full[groups[(counts >= self.most) & (groups >= 0)]] = True
+        return full[self.groups].nonzero()[:, 0]
 
 
 def best_places(

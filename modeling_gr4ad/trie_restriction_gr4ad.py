@@ -64,11 +64,13 @@ class TrieRestriction:
         allowed = request_lists("allowed", allowed, batch, device)
         listed = torch.tensor([rows_of is not None for rows_of in allowed], device=device)
         closing, opening = distinct_keys(blocked, rows, device), distinct_keys(allowed, rows, device)
-        opening = opening[~torch.isin(opening, closing)]
+        closed_items = torch.zeros((batch, rows), dtype=torch.bool, device=device)
+        flat = closed_items.view(-1)
+        flat[closing] = True
+        opening = opening[~flat[opening]]
         closing = closing[~listed[closing // rows]]  # of an allow list, what it does not open is closed already
-        closed_items = listed.unsqueeze(1).repeat(1, rows)
-        closed_items.view(-1)[closing] = True
-        closed_items.view(-1)[opening] = False
+        closed_items |= listed.unsqueeze(1)
+        flat[opening] = False
         closing, opening = leaf_keys(trie, closing), leaf_keys(trie, opening)
         items = len(trie.leaf_items)
         open_items = torch.where(listed, 0, items)
