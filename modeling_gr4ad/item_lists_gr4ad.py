@@ -48,6 +48,14 @@ class GroupLimit:
         full[groups[(counts >= self.most) & (groups >= 0)]] = True
         return full[self.groups].nonzero()[:, 0]
 
+    def fitting(self, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Those of item rows (int64, (n,)), best first, that all fit into a list beside its items (int64, (k,), -1 =
+        none)."""
+        groups, listed = self.groups[rows], self.groups[items[items >= 0]]
+        held = torch.bincount(listed[listed >= 0], minlength=int(self.groups.max()) + 2)  # the last is of -1: none
+        places = places_in_group(groups.unsqueeze(0))[0]
+        return rows[(places + held[groups] < self.most) | (groups < 0)]
+
 
 def best_places(
     scores: torch.Tensor, items: torch.Tensor, top_k: int, limit: GroupLimit | None

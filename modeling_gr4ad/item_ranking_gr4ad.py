@@ -20,6 +20,9 @@ from .ranking_weights_gr4ad import RankingWeights
 from .trie_gr4ad import SIDTrie
 from .trie_restriction_gr4ad import ItemLists, TrieRestriction, request_lists
 
+FILL_ROUNDS = 4
+"""Further searches for a short list, at most."""
+
 
 @dataclass
 class HistoryReading:
@@ -222,9 +225,9 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
 
         Each round closes what the short lists have found and the groups of which they hold enough, searches again for
         these requests alone, and merges by score. The history is not read again. A search is as wide as before, and at
-        each level at least as wide as the list lacks items; with that many beams among nodes that all lead to open
-        items it finds as many SIDs. So lists without a limit take one round at most, and with one at most as many as
-        they lack items: each round adds an item, or the list ends.
+        each level at least as wide as the list lacks items: with that many beams among nodes that all lead to open
+        items it finds as many SIDs. So lists without a limit take one round at most. With one, what is found may be of
+        one group; the last of `FILL_ROUNDS` therefore opens no more of each group than the list has room for.
 
         Args:
             reading, trie, weights, widths, limit, blocked, allowed: Of the search of the batch.
@@ -233,7 +236,9 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         closed: list[list[torch.Tensor]] = [[] if rows is None else [rows] for rows in blocked]
         held = (ranking.items >= 0).sum(1).tolist()
         lists = {request: found[request] for request, length in enumerate(wanted) if held[request] < length}
-        while lists:
+        for number in range(FILL_ROUNDS):
+            if not lists:
+                break
             for request, rows in lists.items():
                 closed[request].append(rows)
                 if limit is not None:
@@ -250,16 +255,22 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 break
             if len(left) < len(short):
                 restriction, short = restriction.take(left), [short[place] for place in left]
+            part = reading.take(short)
+            if limit is not None and number == FILL_ROUNDS - 1:
+                fitting = [
+                    limit.fitting(self.open_rows(part, trie, restriction, place), ranking.items[request])
+                    for place, request in enumerate(short)
+                ]
+                restriction = TrieRestriction.from_items(trie, len(short), allowed=fitting)
             lines = [[max(width, wanted[request] - held[request]) for width in widths[request]] for request in short]
-            more, found = self.ranked_items(reading.take(short), trie, weights, lines, max(wanted), limit, restriction)
+            more, found = self.ranked_items(part, trie, weights, lines, max(wanted), limit, restriction)
             places = torch.tensor(short, device=found.device)
-            before = ItemRanking(**{name: part[places] for name, part in ranking.parts().items()})
+            before = ItemRanking(**{name: tensor[places] for name, tensor in ranking.parts().items()})
             filled = merged(before, more, max(wanted), limit)
             ranking = padded(ranking, filled.items.shape[1])
-            filled = padded(filled, ranking.items.shape[1])
-            new = filled.parts()
+            new = padded(filled, ranking.items.shape[1]).parts()
             ranking = ItemRanking(
-                **{name: part.index_copy(0, places, new[name]) for name, part in ranking.parts().items()}
+                **{name: tensor.index_copy(0, places, new[name]) for name, tensor in ranking.parts().items()}
             )
             lists = {}
             for request, rows, count in zip(short, found, (filled.items >= 0).sum(1).tolist(), strict=True):
@@ -267,6 +278,18 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                     lists[request] = rows
                 held[request] = count
         return ranking
+
+    @staticmethod
+    def open_rows(reading: HistoryReading, trie: SIDTrie, restriction: TrieRestriction, request: int) -> torch.Tensor:
+        """Rows (int64, (n,)) of the items that are open to a request, the likeliest of the item head first; without
+        one, in the order of the trie."""
+        rows = trie.leaf_items[~restriction.closed_items[request, trie.leaf_items]]
+        if reading.log_probs is None:
+            return rows
+        log_probs = reading.log_probs[request]
+        newer = rows >= len(log_probs)
+        known = log_probs[rows.masked_fill(newer, 0)].masked_fill(newer, -torch.inf)
+        return rows[known.argsort(descending=True, stable=True)]
 
 
 __all__ = ["GR4ADItemRankingMixin", "HistoryReading", "ItemRanking"]

@@ -173,9 +173,12 @@ def test_without_lists_and_limits_there_is_one_plain_search(model, history):
     assert "closed" not in call.kwargs and "row_leaves" not in vars(trie)
 
 
-@pytest.mark.parametrize(("groups", "searches"), [(None, 2), ([0] * 60, 2), ([row // 15 for row in range(60)], 4)])
+@pytest.mark.parametrize(
+    ("groups", "searches"),
+    [(None, 2), ([0] * 60, 1), ([row // 15 for row in range(60)], 4), ([min(row // 2, 12) for row in range(60)], 5)],
+)
 def test_searches_are_bounded(model, history, groups, searches):
-    """One search more where nothing is limited; with a limit, one more for each group that a search fills."""
+    """One search more where nothing is limited; four more with a limit."""
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     limited = {} if groups is None else {"item_groups": torch.tensor(groups), "max_per_group": 1}
     with patch.object(model, "decode_levels", side_effect=model.decode_levels) as search:
@@ -185,6 +188,22 @@ def test_searches_are_bounded(model, history, groups, searches):
     full = 59 if groups is None else len(set(groups))
     assert (ranked.items >= 0).sum(1).tolist() == [full] * 3
     assert len(search.call_args_list) <= searches
+
+
+def test_a_list_is_full_after_four_searches_that_all_fall_into_one_group(model, history, truth):
+    """Each group is better than the next as a whole: what a narrow search finds is always of one."""
+    trie = SIDTrie.from_codes(torch.tensor(SPACE))
+    order = truth["steps"][0].sum(-1).argsort(descending=True)
+    groups = torch.zeros(60, dtype=torch.int64)
+    groups[order] = torch.arange(60) // 6
+    one = {name: value[:1] for name, value in history.items()}
+    for weights in (RankingWeights(), RankingWeights(item_weight=0.5)):
+        with patch.object(model, "decode_levels", side_effect=model.decode_levels) as search:
+            ranked = model.recommend(
+                **one, beam_widths=[1, 1, 1], trie=trie, top_k=10, item_groups=groups, max_per_group=1, weights=weights
+            )
+        assert sorted(groups[ranked.items[0]].tolist()) == list(range(10))
+        assert 2 < len(search.call_args_list) <= 5
 
 
 def test_nothing_is_searched_where_nothing_is_left(model, history):
