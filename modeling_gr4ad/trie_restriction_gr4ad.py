@@ -15,6 +15,8 @@ import torch
 
 from .trie_gr4ad import SIDTrie
 
+LONG_LISTS = 16
+"""Lists that name more than one item of so many are read by going through all items instead."""
 ItemLists = Sequence[torch.Tensor | None] | torch.Tensor
 """Item rows of each request: int64 (n,) each, or (B, n) with -1 = padding; None = no list."""
 
@@ -23,8 +25,8 @@ ItemLists = Sequence[torch.Tensor | None] | torch.Tensor
 class TrieRestriction:
     """What is closed to each request of a batch.
 
-    Making one costs time in proportion to the lists, and one byte for each node, item and request: 2.3 MB a request
-    where a million items have four SIDs to a prefix.
+    Making one costs time in proportion to the lists, or to the items where lists are long, and one byte for each node,
+    item and request: 2.3 MB a request where a million items have four SIDs to a prefix.
 
     ```python
     >>> restriction = TrieRestriction.from_items(trie, 2, blocked=[torch.tensor([7]), None])
@@ -63,8 +65,15 @@ class TrieRestriction:
         blocked = request_lists("blocked", blocked, batch, device)
         allowed = request_lists("allowed", allowed, batch, device)
         listed = torch.tensor([rows_of is not None for rows_of in allowed], device=device)
-        closing, opening = distinct_keys(blocked, rows, device), distinct_keys(allowed, rows, device)
+        closing, opening = item_keys(blocked, rows, device), item_keys(allowed, rows, device)
         closed_items = torch.zeros((batch, rows), dtype=torch.bool, device=device)
+        if (len(closing) + len(opening)) * LONG_LISTS > batch * rows:
+            closed_items.view(-1)[closing] = True
+            open_items = torch.zeros_like(closed_items)
+            open_items.view(-1)[opening] = True
+            closed_items |= listed.unsqueeze(1) & ~open_items
+            return cls.from_closed_items(trie, closed_items)
+        closing, opening = torch.unique(closing), torch.unique(opening)
         flat = closed_items.view(-1)
         flat[closing] = True
         opening = opening[~flat[opening]]
@@ -77,6 +86,19 @@ class TrieRestriction:
         open_items = open_items - count_requests(closing, batch, trie.num_sids)
         open_items = open_items + count_requests(opening, batch, trie.num_sids)
         return cls(closed_nodes(trie, listed, closing, opening), closed_items, open_items)
+
+    @classmethod
+    def from_closed_items(cls, trie: SIDTrie, closed_items: torch.Tensor) -> "TrieRestriction":
+        """The restriction that closes these items (bool, (B, R)): reads all of them, and all nodes."""
+        inside, offsets = closed_items[:, trie.leaf_items], trie.leaf_offsets
+        open_items = (~inside).sum(1)
+        masks: list[torch.Tensor] = []
+        for level in reversed(range(trie.num_levels)):
+            sums = torch.nn.functional.pad(inside.cumsum(1, dtype=torch.int32), (1, 0))
+            inside = sums[:, offsets[1:]] - sums[:, offsets[:-1]] == offsets.diff()
+            masks.append(torch.nn.functional.pad(inside, (0, trie.max_children[level])))
+            offsets = trie.offsets[level]
+        return cls(masks[::-1], closed_items, open_items)
 
     def check(self, trie: SIDTrie, batch: int) -> None:
         """Raises ValueError unless it is of a batch of this size and, as far as sizes tell, of this trie."""
@@ -115,8 +137,8 @@ def request_lists(name: str, lists: ItemLists | None, batch: int, device: torch.
     return [None if rows is None else rows.to(device, torch.int64) for rows in lists]
 
 
-def distinct_keys(lists: Sequence[torch.Tensor | None], rows: int, device: torch.device) -> torch.Tensor:
-    """request * `rows` + row of the items in lists, int64, ascending, each once; rows outside the table left out."""
+def item_keys(lists: Sequence[torch.Tensor | None], rows: int, device: torch.device) -> torch.Tensor:
+    """request * `rows` + row of the items in lists, int64 (n,); rows outside the table left out."""
     given = [(request, listed) for request, listed in enumerate(lists) if listed is not None and len(listed)]
     if not given:
         return torch.zeros(0, dtype=torch.int64, device=device)
@@ -124,11 +146,11 @@ def distinct_keys(lists: Sequence[torch.Tensor | None], rows: int, device: torch
     lengths = torch.tensor([len(listed) for _, listed in given])
     requests = torch.tensor([request for request, _ in given]).repeat_interleave(lengths).to(device)
     known = (items >= 0) & (items < rows)
-    return torch.unique(requests[known] * rows + items[known])
+    return requests[known] * rows + items[known]
 
 
 def leaf_keys(trie: SIDTrie, keys: torch.Tensor) -> torch.Tensor:
-    """request * leaves + leaf of each item in keys of `distinct_keys`; items without a leaf left out."""
+    """request * leaves + leaf of each item in keys of `item_keys`; items without a leaf left out."""
     rows = len(trie.row_leaves)
     leaves = trie.row_leaves[keys % rows]
     return (keys // rows * trie.num_sids + leaves)[leaves >= 0]

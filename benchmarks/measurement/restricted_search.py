@@ -2,7 +2,8 @@
 """What block lists, allow lists and limits of accounts cost beside a search without them: rows of `decode.py`.
 
 `masks` is the time to make a restriction of a list, `search` that of the search behind it. In the list with a limit an
-account may have one ad: the first search leaves it short, and others follow until it is full; `searches` counts all.
+account may have one ad: where the first search leaves it short, others follow until it is full; `searches` counts all.
+Times are CPU time, except on a GPU.
 """
 
 import itertools
@@ -15,8 +16,11 @@ import numpy as np
 import torch
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights, TrieRestriction
+from measurement.timing import cpu_milliseconds, interleaved, milliseconds
 
 FREE = "search without lists"
+TURNS = 3
+"""Rounds of this part for one of the others: its requests are short."""
 
 
 def restriction_rows(
@@ -24,17 +28,19 @@ def restriction_rows(
     model: GR4ADForRecommendation,
     widths: Sequence[int],
     listed: Sequence[int],
-    accounts: int,
+    accounts: Sequence[int],
     length: int,
-    seed: int,
-) -> None:
+) -> dict[str, float]:
     """Adds the rows to the workload of `decode.py`.
 
     Args:
-        widths: T beam widths. listed: Ads of the block and allow lists. accounts: Of all ads. length: Ads of the list
-            with a limit, fewer than accounts.
+        widths: T beam widths. listed: Ads of the block and allow lists. accounts: Numbers of accounts of all ads.
+            length: Ads of the list with a limit, fewer than accounts.
+
+    Returns:
+        The ratios that sum them up, by name.
     """
-    rng, sids = np.random.default_rng(seed), work.trie.num_sids
+    rng, sids = np.random.default_rng(0), work.trie.num_sids
     systems: dict[str, Callable] = {FREE: work.request(model.beam_search, widths)}
     for count, kind in itertools.product(listed, ("blocked", "allowed")):
         rows = torch.from_numpy(rng.choice(sids, count, replace=False)).to(work.device)
@@ -44,19 +50,33 @@ def restriction_rows(
     ids = work.history()
     weights = RankingWeights(tuple(widths))
     ranked = partial(model.recommend, ids, torch.ones_like(ids), trie=work.trie, top_k=length, weights=weights)
-    groups = torch.from_numpy(rng.integers(0, accounts, sids)).to(work.device)
-    limited = partial(ranked, item_groups=groups, max_per_group=1)
-    name = f"list of {length} ads, one of each of {accounts} accounts"
-    systems |= {f"list of {length} ads": ranked, name: limited}
-    times = work.in_turns(systems)
+    plain = f"list of {length} ads"
+    systems[plain] = ranked
+    limited: dict[str, Callable] = {}
+    for count in accounts:
+        groups = torch.from_numpy(rng.integers(0, count, sids)).to(work.device)
+        limited[f"{plain}, one of each of {count} accounts"] = partial(ranked, item_groups=groups, max_per_group=1)
+    clock = cpu_milliseconds if work.device.type == "cpu" else milliseconds
+    turns = {name: partial(clock, call) for name, call in {**systems, **limited}.items()}
+    times = interleaved(turns, TURNS * work.repeats)
+    ratios: dict[str, float] = {}
     for system, values in times.items():
         work.add(system, "time", values, "ms")
+        over = None
         if system.startswith("search with "):
-            both = values + times[system.replace("search with", "masks of")]
-            work.add(system, f"time with its masks over that of a {FREE}", both / times[FREE], "x")
-    work.add(name, "time over that without a limit", times[name] / times[f"list of {length} ads"], "x")
-    with patch.object(model, "decode_levels", side_effect=model.decode_levels) as search:
-        found = int((limited().items >= 0).sum())
-    if found < length:
-        raise SystemExit(f"A {name} should be full. Received: {found}.")
-    work.add(name, "searches", len(search.call_args_list), "")
+            masks = times[system.replace("search with", "masks of")]
+            work.add(system, "over a search without lists", values / times[FREE], "x")
+            over = (values + masks) / times[FREE]
+            work.add(system, "with its masks, over a search without lists", over, "x")
+        elif system in limited:
+            over = values / times[plain]
+            work.add(system, "over a list without a limit", over, "x")
+        if over is not None:
+            ratios[f"time_{system.replace(', ', '_').replace(' ', '_')}"] = float(np.median(over))
+    for system, call in limited.items():
+        with patch.object(model, "decode_levels", side_effect=model.decode_levels) as search:
+            found = int((call().items >= 0).sum())
+        if found < length:
+            raise SystemExit(f"A {system} should be full. Received: {found}.")
+        work.add(system, "searches", len(search.call_args_list), "")
+    return ratios

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gr4ad.modeling_gr4ad import RankingWeights, SIDTrie, TrieRestriction
+from gr4ad.modeling_gr4ad import RankingWeights, SIDTrie, TrieRestriction, trie_restriction_gr4ad
 
 LENGTHS = [3, 6, 1]  # of `history`
 SPACE = list(itertools.product(range(4), range(5), range(3)))
@@ -51,11 +51,12 @@ def best(scores, rows, groups, most, top_k):
 
 
 @settings(max_examples=100, deadline=None)
-@given(CATALOGS, LISTS, LISTS, st.randoms(use_true_random=False))
-def test_a_node_is_closed_when_all_below_it_is(catalog, blocked, allowed, random):
+@given(CATALOGS, LISTS, LISTS, st.randoms(use_true_random=False), st.sampled_from([0, 2, 10**9]))
+def test_a_node_is_closed_when_all_below_it_is(catalog, blocked, allowed, random, long_lists):
     rows = random.sample(range(40), len(catalog))  # as after ads were removed: not all rows are in the trie
     trie = SIDTrie.from_codes(torch.tensor(catalog), torch.tensor(rows))
-    restriction = TrieRestriction.from_items(trie, 3, blocked=tensors(blocked), allowed=tensors(allowed))
+    with patch.object(trie_restriction_gr4ad, "LONG_LISTS", long_lists):
+        restriction = TrieRestriction.from_items(trie, 3, blocked=tensors(blocked), allowed=tensors(allowed))
     restriction.check(trie, 3)
     for request in range(3):
         mine = set(rows) - set(blocked[request] or [])
