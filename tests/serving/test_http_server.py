@@ -175,7 +175,7 @@ def test_a_body_of_several_requests_answers_each_by_itself(shared, recommender):
         ({"history": ["ad_1"], "allow_items": ["ad_2"] * 31}, "allow_items", "at most 30 items"),
         ({"history": ["ad_1"], "allow_items": "ad_2"}, "allow_items", 'Write a list: \\["ad_2"\\]'),
         ({"history": ["ad_1"], "beam_widths": 8}, "beam_widths", "Write a list: \\[8, ...\\]"),
-        ({"history": [3]}, "history.0", "valid string. Received: 3"),
+        ({"history": [3]}, "history.0", 'valid string. Received: 3. Ids and names are text: write "3"'),
         ({"history": ["ad_1"], "topk": 3}, "topk", "not a field.*top_k"),
         ({"history": ["ad_1"], "\ud800": 3}, None, "valid string"),
         ({"history": ["ad_1"], "top_k": 0}, "top_k", "greater than or equal to 1. Received: 0"),
