@@ -1,6 +1,7 @@
 """How fast LazyAR finds semantic IDs (SIDs): beside transformers' `generate`, vanilla decoding and MTP heads.
 
     python benchmarks/decode.py --out benchmarks/results/decode.json --figure benchmarks/results/decode.svg
+    python benchmarks/decode.py --lists --threads 1 --out benchmarks/results/decode_lists.json
 
 One request: a history of 200 items, a trie of a million random SIDs (codebooks 16384, 4096, 1024; four to a prefix of
 two codes), beam search over valid SIDs, random weights. The systems of one comparison have the same layers and, by the
@@ -14,6 +15,9 @@ tokens that users of decoder-only models feed. `theory` counts layer-positions: 
 the levels, vanilla decoding takes L sum(B), LazyAR K T + (L - K) sum(B).
 
 Stages of one request (`measurement/decode_stages.py`) are those at that shape and at the paper's (L = 9, K = 6).
+What block lists, allow lists and limits of accounts cost beside a search without: `measurement/restricted_search.py`;
+with `--lists` that alone.
+
 `roofline share` = max(FLOPs / peak, bytes / bandwidth) / time of the request, peak and bandwidth being the best of a
 large product and a large copy in the same run. The ratio `roofline_share` is that of the paper's shape in --dtype,
 `trie_share_of_decode` that of the small one, where the trie weighs more.
@@ -33,6 +37,7 @@ from matplotlib.figure import Figure
 from measurement.decode_stages import STAGES, machine_peaks, stage_times, stage_work
 from measurement.figures import save_figure
 from measurement.random_artifact import random_codes
+from measurement.restricted_search import restriction_rows
 from measurement.results import Benchmark, Row, rounds_row
 from measurement.timing import interleaved, milliseconds
 from opponents.mtp_heads import MTPForRecommendation
@@ -60,12 +65,18 @@ class Size:
     paper: tuple[int, ...] = (1024, 2560, 16, 4)
     first_widths: tuple[int, ...] = (16, 32, 64, 128, 256)  # of scaling with w, 2 w, 4 w beams
     contexts: tuple[int, ...] = (25, 50, 100, 200, 400, 800)
+    listed: tuple[int, ...] = (100, 10_000)  # ads of a block or allow list
+    accounts: tuple[int, ...] = (4000, 400)
+    filled: int = 300  # ads of a list
     product: int = 4096  # rows of the matrices whose product is the peak
     copy: int = 1 << 29  # bytes
     turn_ms: int = 200
 
 
-SMOKE = Size((256, 64, 16), 20_000, 20, (64, 256, 4, 4), (64, 160, 4, 1), (8, 16, 32), (10, 20, 40), 512, 1 << 24, 20)
+SMOKE = Size(
+    (256, 64, 16), 20_000, 20, (64, 256, 4, 4), (64, 160, 4, 1), (8, 16, 32), (10, 20, 40), (10, 1000), (40,), 36,
+    512, 1 << 24, 20,
+)  # fmt: skip
 
 
 class Workload:
@@ -94,13 +105,19 @@ class Workload:
             **dict(zip(SHAPE, shape, strict=True)),
         )
 
+    def plain(self, dtype: torch.dtype) -> GR4ADForRecommendation:
+        """A fresh model of the main shape."""
+        return GR4ADForRecommendation(self.config(self.size.main, *MAIN)).eval().to(self.device, dtype)
+
     def history(self, items: int = 0) -> torch.Tensor:
         return self.histories[:, : len(self.size.codebooks) * (items or self.size.context)]
 
-    def request(self, search: Callable, widths: tuple[int, ...], *, items: int = 0, batch: int = 1) -> Callable:
+    def request(
+        self, search: Callable, widths: tuple[int, ...], *, items: int = 0, batch: int = 1, **more: Any
+    ) -> Callable:
         """`search`, a `beam_search`, of `batch` equal histories, ready to be called."""
         ids = self.history(items).repeat(batch, 1)
-        options = {"beam_widths": list(widths), "trie": self.trie, "return_values": False}
+        options = {"beam_widths": list(widths), "trie": self.trie, "return_values": False, **more}
         return partial(search, ids, torch.ones_like(ids), **options)
 
     def check(self, name: str, sids: torch.Tensor, count: int) -> None:
@@ -247,7 +264,7 @@ def stage_rows(
 
 def scaling(work: Workload, dtype: torch.dtype) -> None:
     """Time by beams and by context, with the line of least squares; its spread is over the lines of the rounds."""
-    model = GR4ADForRecommendation(work.config(work.size.main, *MAIN)).eval().to(work.device, dtype)
+    model = work.plain(dtype)
     request = partial(work.request, model.beam_search)
     each_widths = {7 * w: (w, 2 * w, 4 * w) for w in work.size.first_widths}
     requests = {
@@ -333,6 +350,7 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark.take(
         "--figure", threads=torch.get_num_threads(), repeats=(9, "Rounds."), seed=0,
         compile=(False, "Also LazyAR by `torch.compile`; needs a C++ compiler."),
+        lists=(False, "Only what block lists, allow lists and limits of accounts cost."),
     )  # fmt: skip
     arguments = benchmark.start(words, repeats=2)
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -346,6 +364,17 @@ def main(words: Sequence[str] | None = None) -> None:
     set_seed(arguments.seed)
 
     work = Workload(size, device, arguments.seed, arguments.repeats)
+    gpu = {"gpu": torch.cuda.get_device_name()} if on_gpu else {}
+
+    def write(ratios: Mapping[str, float]) -> None:
+        benchmark.write(
+            arguments, list(work.rows.values()), ratios, seeds=[arguments.seed], threads=arguments.threads,
+            packages=("numpy",), **gpu,
+        )  # fmt: skip
+
+    if arguments.lists:
+        write(restriction_rows(work, work.plain(dtype), GROWING, size.listed, size.accounts, size.filled))
+        return
     logging.info("systems side by side")
     compare(work, dtype, arguments.compile)
     logging.info("stages")
@@ -354,6 +383,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for precision in PRECISIONS:
         stage_rows(work, f"paper shape, {precision}", paper_model, getattr(torch, precision), arguments.compile)
     throughput(work, paper_model, arguments.batches or ([2**n for n in range(9)] if on_gpu else []))
+    logging.info("lists of ads")
+    restriction_rows(work, work.plain(dtype), GROWING, size.listed, size.accounts, size.filled)
     logging.info("growth")
     scaling(work, dtype)
     positions, tokens = f"{size.context} positions", f"{len(EQUAL) * size.context} tokens"
@@ -368,11 +399,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "trie_share_of_decode": work.value(f"main shape, {arguments.dtype}, request", "trie share"),
         "roofline_share": work.value(f"paper shape, {arguments.dtype}, request", "roofline share"),
     }
-    gpu = {"gpu": torch.cuda.get_device_name()} if on_gpu else {}
-    benchmark.write(
-        arguments, list(work.rows.values()), ratios, seeds=[arguments.seed], threads=arguments.threads,
-        packages=("numpy",), **gpu,
-    )  # fmt: skip
+    write(ratios)
     if arguments.figure:
         draw(arguments.figure, work)
 

@@ -4,10 +4,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from .beam_search_gr4ad import BeamSearchOutput
 from .configuration_gr4ad import HISTORY_INPUTS, NUM_SPECIAL_TOKENS, GR4ADConfig, HistoryInputs
-from .item_ranking_gr4ad import ItemRanking
+from .item_lists_gr4ad import ItemRanking
 from .modeling_gr4ad import GR4ADForRecommendation, GR4ADModel, GR4ADModelOutput, GR4ADRecommendationOutput
 from .ranking_weights_gr4ad import DEFAULT_BEAM_WIDTH, RankingWeights
 from .trie_gr4ad import SIDTrie
+from .trie_restriction_gr4ad import TrieRestriction
 from .vsl_loss_gr4ad import VSLLossWeights
 
 AutoConfig.register("gr4ad", GR4ADConfig, exist_ok=True)
@@ -32,5 +33,6 @@ __all__ = [
     "ItemRanking",
     "RankingWeights",
     "SIDTrie",
+    "TrieRestriction",
     "VSLLossWeights",
 ]

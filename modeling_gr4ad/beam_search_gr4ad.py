@@ -18,6 +18,7 @@ from .beam_selection_gr4ad import beam_rows, next_beams
 from .configuration_gr4ad import HISTORY_INPUTS, HistoryInputs
 from .layers_gr4ad import GR4ADContext
 from .trie_gr4ad import SIDTrie
+from .trie_restriction_gr4ad import TrieRestriction
 
 
 @dataclass
@@ -80,6 +81,7 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
         trie: SIDTrie,
         value_weight: float = 0.0,
         return_values: bool = True,
+        restriction: TrieRestriction | None = None,
         **history: Unpack[HistoryInputs],
     ) -> BeamSearchOutput:
         """Decodes the most likely valid SIDs of each history.
@@ -97,13 +99,17 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
             value_weight (`float`): Weight of log expected value in the final score; needs a value head.
             return_values (`bool`): Whether to run the value token of a model that has one: one more pass of the last
                 level's rows through the upper layers.
+            restriction ([`TrieRestriction`]): What each request may not be given. Scores are those of a search without
+                it: nothing is renormalised.
 
         Raises:
             ValueError: If widths, trie and model disagree on T, a code of the trie is beyond the model's codebooks, a
-                width is below 1, or `value_weight` has no value head.
+                width is below 1, `value_weight` has no value head, or the restriction is of another trie or batch.
         """
         widths, limits = beam_rows(beam_widths, input_ids.shape[0], self.config.num_levels, input_ids.device)
         self.check_trie(trie)
+        if restriction is not None:
+            restriction.check(trie, input_ids.shape[0])
         if value_weight and self.value_head is None:
             raise ValueError(
                 f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
@@ -115,6 +121,7 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
             trie,
             widths,
             limits=limits,
+            closed=None if restriction is None else restriction.closed,
             bucket_means=self.bucket_means() if return_values or value_weight else None,
             value_weight=value_weight,
         )
@@ -141,6 +148,7 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
         *,
         limits: torch.Tensor | None = None,
         leaves: torch.Tensor | None = None,
+        closed: Sequence[torch.Tensor] | None = None,
         bucket_means: torch.Tensor | None = None,
         value_weight: float = 0.0,
     ) -> BeamSearchOutput:
@@ -152,6 +160,7 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
             leaves (int64, (B, E)): Of the trie, distinct, -1 = none: SIDs that are scored whether or not a beam finds
                 them. They are rows beside the beams whose next code is known, and stand behind them in the result;
                 one that a beam has found is marked as missing.
+            closed: As of [`TrieRestriction`]: nodes that no beam of a request enters. It does not hold for `leaves`.
             bucket_means (float, (buckets,)): Runs the value token and weighs its buckets; None leaves it out.
         """
         config = self.config
@@ -170,7 +179,9 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
             log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W + E, V_t)
             parents, beams = log_probs.shape[1], scores.shape[1]
             limit = None if limits is None else limits[:, level]
-            scores, rows, codes, nodes = next_beams(trie, level, nodes, scores, log_probs[:, :beams], width, limit)
+            shut = None if closed is None else closed[level]
+            own = log_probs[:, :beams]
+            scores, rows, codes, nodes = next_beams(trie, level, nodes, scores, own, width, limit, shut)
             if known is not None:
                 rows, codes = known.append(level, rows, codes, log_probs, beams)
             tokens = codes + config.level_offsets[level]

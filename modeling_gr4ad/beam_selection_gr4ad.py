@@ -5,6 +5,7 @@ Shapes: B batch, W rows (beams), M children of a row, T SID levels.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import cast
 
 import torch
@@ -39,6 +40,7 @@ def next_beams(
     log_probs: torch.Tensor,
     width: int,
     limits: torch.Tensor | None = None,
+    closed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best `width` children in the trie of the rows of a level.
 
@@ -46,12 +48,13 @@ def next_beams(
         nodes (int64, (B, W)), scores (float, (B, W)): The rows: their nodes of `level`, and log-probabilities so far.
         log_probs (float, (B, W, V_t)): Of all codes of the level after each row.
         limits (int64, (B,), *optional*): How many of the `width` rows each request may use.
+        closed (bool, (B, len(trie.codes[level])), *optional*): Nodes that each request may not enter.
 
     Returns:
         Scores, parent rows, codes and nodes of the next level, each (B, k), best first. A dead row, which holds no
         SID, scores -inf and goes on from the first node, which exists: what it computes is not used.
     """
-    steps, codes, first = trie.restrict(level, nodes, log_probs)  # (B, W, M)
+    steps, codes, first = trie.restrict(level, nodes, log_probs, closed)  # (B, W, M)
     scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
     dead = ~(scores > -torch.inf)  # a NaN too: after an overflow in half precision no child is known to exist
     if limits is not None:
@@ -67,10 +70,15 @@ def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int
     Raises:
         ValueError: If there are not T widths >= 1, or neither one line nor one a request.
     """
+    if isinstance(beam_widths, int | float | str) or not len(beam_widths):
+        raise ValueError(
+            f"`beam_widths` needs a list of {levels} widths >= 1, one a level. Received: {beam_widths!r:.100}. Write "
+            f"e.g. {[beam_widths if type(beam_widths) is int else 64] * levels}."
+        )
     given = [beam_widths] if not isinstance(beam_widths[0], Sequence) else beam_widths
     lines = [list(cast(Sequence[int], line)) for line in given]
     for line in lines:
-        if len(line) != levels or min(line) < 1:
+        if len(line) != levels or not all(isinstance(width, Integral) and width >= 1 for width in line):
             raise ValueError(f"`beam_widths` needs {levels} widths >= 1, one a level. Received: {line}.")
     if len(lines) not in (1, batch):
         raise ValueError(

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from .beam_selection_gr4ad import next_beams, width_table
 from .trie_gr4ad import SIDTrie
+from .trie_restriction_gr4ad import TrieRestriction
 
 
 def generate(
@@ -28,6 +29,7 @@ def generate(
     trie: SIDTrie | None = None,
     tokenizer: Any = None,
     valid_sids: torch.Tensor | None = None,
+    restriction: TrieRestriction | None = None,
     **kwargs: Any,
 ) -> torch.Tensor | ModelOutput:
     """What `model.generate(..., custom_generate=REPOSITORY, trust_remote_code=True)` calls.
@@ -41,6 +43,7 @@ def generate(
         inputs, or `input_ids` (int64, (B, C)), and `attention_mask`: The prompts, padded on the left.
         generation_config: Not read for decoder-only models, whose defaults (sampling, end tokens) mean nothing here.
         valid_sids (int64, (N, T)): Token ids of every valid SID; or a `trie` of them, built once for many calls.
+        restriction ([`TrieRestriction`]): What each prompt may not be given; of `trie`, which it needs.
         num_beams (`int`) or beam_widths (`list[int]`): The same width at each level, or T widths.
         num_return_sequences (`int`): Default 1. return_dict_in_generate (`bool`): Adds `sequences_scores`.
 
@@ -55,16 +58,20 @@ def generate(
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     if model.config.model_type == "gr4ad":
         own = type(model).generate
-        return own(model, inputs, generation_config, trie=trie, tokenizer=tokenizer, **kwargs)
+        return own(model, inputs, generation_config, trie=trie, tokenizer=tokenizer, restriction=restriction, **kwargs)
     inputs = kwargs.pop("input_ids", inputs)
     attention_mask = kwargs.pop("attention_mask", None)
     if trie is None:
+        if restriction is not None:
+            raise ValueError("`restriction` is of one trie: pass that as `trie=`, in place of `valid_sids=`.")
         if valid_sids is None:
             raise ValueError(
                 "This search needs to know which semantic IDs are valid: pass `valid_sids` (int64, (N, T) token ids), "
                 "or `trie=SIDTrie.from_codes(valid_sids)`."
             )
         trie = SIDTrie.from_codes(valid_sids).to(inputs.device)
+    if restriction is not None:
+        restriction.check(trie, inputs.shape[0])
     beams = kwargs.pop("num_beams", 1)
     [widths] = width_table(kwargs.pop("beam_widths", [beams] * trie.num_levels), 1, trie.num_levels)
     count, as_dict = kwargs.pop("num_return_sequences", 1), kwargs.pop("return_dict_in_generate", False)
@@ -72,7 +79,7 @@ def generate(
         raise ValueError(f"This search takes no {', '.join(sorted(kwargs))}: it is a beam search over valid SIDs.")
     if not 1 <= count <= widths[-1]:
         raise ValueError(f"`num_return_sequences` must be in 1..{widths[-1]} (beams). Received: {count}.")
-    sids, scores = tree_search(model, inputs, attention_mask, trie, widths)
+    sids, scores = tree_search(model, inputs, attention_mask, trie, widths, restriction)
     pad = model.config.pad_token_id or 0
     missing = max(0, count - sids.shape[1])
     sids = torch.nn.functional.pad(sids[:, :count], (0, 0, 0, missing), value=pad)
@@ -86,13 +93,19 @@ def generate(
 
 @torch.no_grad()
 def tree_search(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, trie: SIDTrie, widths: list[int]
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    trie: SIDTrie,
+    widths: list[int],
+    restriction: TrieRestriction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """SIDs (int64, (B, k, T)) and their log-probabilities (float, (B, k)), best first, -inf where there is none.
 
     Args:
         model: A decoder-only model whose layers all attend to the whole prompt and which takes `position_ids`.
-        input_ids, attention_mask (int64, (B, C)): Prompts, padded on the left. widths: T beams.
+        input_ids, attention_mask (int64, (B, C)): Prompts, padded on the left. widths: T beams. restriction: What
+            each may not be given.
     """
     if model.config.is_encoder_decoder or getattr(model.config, "sliding_window", None):
         raise ValueError(
@@ -115,7 +128,8 @@ def tree_search(
     path: list[torch.Tensor] = []
     for level, width in enumerate(widths):
         log_probs = output.logits.to(dtype).log_softmax(-1)  # (B, W, V)
-        scores, rows, tokens, nodes = next_beams(trie, level, nodes, scores, log_probs, width)
+        closed = None if restriction is None else restriction.closed[level]
+        scores, rows, tokens, nodes = next_beams(trie, level, nodes, scores, log_probs, width, closed=closed)
         path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
         if level + 1 < len(widths):
             kept = scores.shape[1]

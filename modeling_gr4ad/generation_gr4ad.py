@@ -15,6 +15,7 @@ from .beam_selection_gr4ad import width_table
 from .configuration_gr4ad import HISTORY_INPUTS, SIDTokenizer
 from .item_ranking_gr4ad import GR4ADItemRankingMixin
 from .trie_gr4ad import SIDTrie
+from .trie_restriction_gr4ad import TrieRestriction
 
 
 class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
@@ -38,6 +39,7 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
         *,
         trie: SIDTrie | None = None,
         tokenizer: SIDTokenizer | None = None,
+        restriction: TrieRestriction | None = None,
         custom_generate: str | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | ModelOutput:
@@ -55,6 +57,7 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
                 arguments; default the model's own.
             trie ([`SIDTrie`]): The valid SIDs. tokenizer ([`UASIDTokenizer`]): Builds the trie of its active items,
                 at each call: for repeated calls pass `trie=model.build_trie(tokenizer)`.
+            restriction ([`TrieRestriction`]): What each history may not be given; of `trie`, which it needs.
             custom_generate (`str`): A folder or hub repository with another `custom_generate/generate.py` to run
                 instead; needs `trust_remote_code=True`.
 
@@ -64,14 +67,15 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
             num_return_sequences): the scores of `beam_search`, -inf for padding.
 
         Raises:
-            ValueError: If neither trie nor tokenizer is given (nothing is generated without knowing what is valid), or
-                an argument means nothing to this search.
+            ValueError: If neither trie nor tokenizer is given (nothing is generated without knowing what is valid), an
+                argument means nothing to this search, or a restriction is of another trie or batch.
         """
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         if custom_generate is not None:
             if not isinstance(custom_generate, str):
                 raise ValueError("`custom_generate` must name a folder or a hub repository: call a function directly.")
-            own = {name: value for name, value in (("trie", trie), ("tokenizer", tokenizer)) if value is not None}
+            given = {"trie": trie, "tokenizer": tokenizer, "restriction": restriction}
+            own = {name: value for name, value in given.items() if value is not None}
             kwargs |= {**own, "custom_generate": custom_generate}
             return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         settings = self.generation_config if generation_config is None else generation_config
@@ -92,12 +96,14 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
         if setting("do_sample", False) or kwargs:
             raise ValueError(
                 f"`generate` of GR4AD is a beam search and takes no {', '.join(sorted(kwargs)) or 'sampling'}. It "
-                "knows `beam_widths` or `num_beams`, `num_return_sequences`, `value_weight`, "
+                "knows `beam_widths` or `num_beams`, `num_return_sequences`, `value_weight`, `restriction`, "
                 "`return_dict_in_generate` and the inputs of the model."
             )
         if inputs is None:
             raise ValueError("`generate` reads histories: pass `input_ids` (B, S * T), as the tokenizer makes them.")
         if trie is None:
+            if restriction is not None:
+                raise ValueError("`restriction` is of one trie: pass that as `trie=`, in place of `tokenizer=`.")
             if tokenizer is None:
                 raise ValueError(
                     "`generate` needs to know which semantic IDs are valid: pass `tokenizer=` (with the catalog's "
@@ -113,6 +119,7 @@ class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
             trie=trie,
             value_weight=value_weight,
             return_values=bool(value_weight),
+            restriction=restriction,
             **history,
         )
         start = inputs.new_full((inputs.shape[0] * count, 1), self.config.decoder_start_token_id)

@@ -42,6 +42,11 @@ class RankingWeights:
     exclude_history: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.beam_widths, int | float | str):
+            raise ValueError(
+                f"`beam_widths` must be a list of widths, one a level. Received: {self.beam_widths!r:.90}. Write e.g. "
+                f"{(self.beam_widths if type(self.beam_widths) is int else 64,) * 3} for a model of three levels."
+            )
         if self.beam_widths is not None:
             object.__setattr__(self, "beam_widths", tuple(self.beam_widths))
             if not self.beam_widths or min(self.beam_widths) < 1:

@@ -2,6 +2,7 @@
 """The valid semantic IDs of a catalog as compressed sparse rows: the constraint of the beam search."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -95,6 +96,14 @@ class SIDTrie:
             )
         return cls.from_codes(torch.from_numpy(index.codes[rows]), torch.from_numpy(rows.copy())).to(device)
 
+    @cached_property
+    def row_leaves(self) -> torch.Tensor:
+        """The leaf of each item row up to the last that the trie holds, int64; -1 for a row that it does not hold.
+        Made when it is first asked for: only restricted searches need it."""
+        leaves = torch.full((int(self.leaf_items.max()) + 1,), -1, dtype=torch.int64, device=self.leaf_items.device)
+        leaves[self.leaf_items] = self.item_leaves
+        return leaves
+
     @property
     def num_levels(self) -> int:
         return len(self.codes)
@@ -130,11 +139,15 @@ class SIDTrie:
         return self.codes[level][first + step], first, step < count
 
     def restrict(
-        self, level: int, nodes: torch.Tensor, log_probs: torch.Tensor
+        self, level: int, nodes: torch.Tensor, log_probs: torch.Tensor, closed: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities (float, (..., V_t)) of all codes of a level -> those of the children of `nodes` (int64,
-        (...)): (..., M), -inf where there is no child. Also returns `codes` and `first` as `children` does."""
+        (...)): (..., M), -inf where there is no child, or, for nodes (B, W), one that is `closed` (bool, (B,
+        len(codes))) to the request. Also returns `codes` and `first` as `children` does."""
         codes, first, valid = self.children(level, nodes)
+        if closed is not None:
+            places = (first + torch.arange(self.max_children[level], device=nodes.device)).flatten(1)
+            valid = valid & ~closed.gather(1, places).view_as(valid)
         return log_probs.gather(-1, codes).masked_fill(~valid, -torch.inf), codes, first
 
     def find(self, codes: torch.Tensor) -> torch.Tensor:

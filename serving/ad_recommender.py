@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -27,9 +27,14 @@ class AdRecommender(Protocol):
         beam_widths: Sequence[int] | Sequence[Sequence[int]] | None = None,
         exclude_history: bool | Sequence[bool] | None = None,
         max_per_account: int | None = None,
+        allow_items: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
+        block_items: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
         **columns: Sequence[Sequence[Any]] | None,
     ) -> list[list[Recommendation]]:
         """Ranks ads for a batch of users; a user's list does not depend on the others of the batch.
+
+        `exclude_history`, `max_per_account`, `allow_items` and `block_items` act inside the search: a list with one of
+        them is full whenever enough ads may be returned. They change no score.
 
         Args:
             histories: Item ids of each user, oldest first; ids that the index does not know are skipped. Or a
@@ -42,8 +47,10 @@ class AdRecommender(Protocol):
                 of T widths for each user.
             exclude_history: Never return an item of the history, for all or for each user; default the artifact's.
             max_per_account: Items of one account that a list may hold, the best of them; accounts are the item table's
-                column `account_id`, and an item without one is not limited. Where the beams hold too few others, the
-                list is shorter than `top_k`: widen them. Default: no limit.
+                column `account_id`, and an item without one is not limited. Default: no limit.
+            allow_items: Ids that alone may be returned, e.g. those that targeting leaves; an empty list allows none.
+            block_items: Ids that may not be, e.g. of paused campaigns. Either is one list for all, or a list or None
+                for each user; ids that the index does not know have no effect.
 
         Returns:
             At most `top_k` recommendations a user, best first; every one an active item of the index.
@@ -51,17 +58,35 @@ class AdRecommender(Protocol):
         Raises:
             UnknownItemError: If a history is empty, or none of its items is known; names the history and its first
                 item.
-            ValueError: On a bad `top_k`, bad widths, lists of other lengths than the histories, or a `max_per_account`
-                below 1 or without accounts in the item table.
+            ValueError: On a bad `top_k`, bad widths, lists of other lengths than the histories, ids that are no text,
+                or a `max_per_account` below 1 or without accounts in the item table.
         """
         users = users_of(histories, user_features, columns)
+        if isinstance(beam_widths, int | float | str) or (beam_widths is not None and not len(beam_widths)):
+            width = beam_widths if type(beam_widths) is int else 64
+            raise ValueError(
+                f"`beam_widths` must be a list of widths, one a level. Received: {beam_widths!r:.100}. Write e.g. "
+                f"{[width] * 3} for a model of three levels."
+            )
         each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
         widths: list[Any] = of_each(beam_widths, len(users), "beam_widths") if each else [beam_widths] * len(users)
         lengths, exclude = of_each(top_k, len(users), "top_k"), of_each(exclude_history, len(users), "exclude_history")
+        allow = id_lists(allow_items, len(users), "allow_items")
+        block = id_lists(block_items, len(users), "block_items")
         return self.rank(
             [
-                RecommendQuery(user, length, None if line is None else tuple(line), excludes, max_per_account)
-                for user, length, line, excludes in zip(users, lengths, widths, exclude, strict=True)
+                RecommendQuery(
+                    user,
+                    length,
+                    None if line is None else tuple(line),
+                    excludes,
+                    max_per_account,
+                    allow_items=only,
+                    block_items=out,
+                )
+                for user, length, line, excludes, only, out in zip(
+                    users, lengths, widths, exclude, allow, block, strict=True
+                )
             ]
         )
 
@@ -128,12 +153,43 @@ def users_of(histories: Sequence[Any], user_features: Any, columns: Mapping[str,
     Raises:
         ValueError: As [`user_histories`], or if columns are given beside whole histories.
     """
-    if not len(histories) or not isinstance(histories[0], UserHistory):
+    first = next(iter(histories), None)
+    if not isinstance(first, UserHistory):
         return user_histories(histories, user_features=user_features, **columns)
     given = [name for name, lists in {**columns, "user_features": user_features}.items() if lists is not None]
     if given:
         raise ValueError(f"`{given[0]}` stands in the histories, which are of UserHistory. Leave the argument out.")
     return list(histories)
+
+
+def id_lists(given: Any, users: int, name: str) -> list[tuple[str, ...] | None]:
+    """A list of ids or None for each user, of one list for all or one for each.
+
+    Raises:
+        ValueError: If there is neither one list nor one a user, or an id is no text.
+    """
+    if given is None:
+        return [None] * users
+    lists = [] if isinstance(given, str) else list(given)
+    if not isinstance(given, str) and not any(part is None or is_list(part) for part in lists):
+        lists = [lists] * users
+    elif len(lists) != users or not all(part is None or is_list(part) for part in lists):
+        raise ValueError(
+            f"`{name}` needs one list of item ids for all users, or a list or None for each of the {users}. Received: "
+            f"{given!r:.100}. Write e.g. ['ad_1', 'ad_2']."
+        )
+    for ids in lists:
+        wrong = next((id for id in ids or () if not isinstance(id, str)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"`{name}` must hold ids as text. Received: {wrong!r:.100} ({type(wrong).__name__}). Write "
+                f"{str(wrong)!r:.50}."
+            )
+    return [None if ids is None else tuple(ids) for ids in lists]
+
+
+def is_list(part: Any) -> bool:
+    return isinstance(part, Iterable) and not isinstance(part, str)
 
 
 def of_each(value: T | Sequence[T], users: int, name: str) -> list[T]:

@@ -65,7 +65,15 @@ def answer_together(served: Served, queries: Sequence[RecommendQuery]) -> list[A
     recommender = served.recommender
     name, unit = recommender.name, recommender.tokenizer.value_unit
     return [
-        Answer(ranked, query.beam_widths or (), name, unit, served.version, served.changes)
+        Answer(
+            ranked,
+            query.beam_widths or (),
+            name,
+            unit,
+            served.version,
+            served.changes,
+            unknown=recommender.unknown_items(query),
+        )
         for query, ranked in zip(queries, recommender.rank(queries), strict=True)
     ]
 

@@ -107,6 +107,7 @@ def response_of(outcome: Answer | Refusal, begun: float) -> dict[str, Any]:
         "model_version": outcome.version,
         "index_changes": outcome.changes,
         "cached": outcome.cached,
+        "unknown_items": outcome.unknown,
         "latency_ms": (time.perf_counter() - begun) * 1000,
     }
 

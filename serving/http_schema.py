@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from gr4ad.tokenization import HISTORY_FEATURES, HistoryError, UserHistory
+from gr4ad.tokenization.user_history import MAX_ID_LENGTH
 
-from .request_types import RecommendQuery, Refusal, RefusedError
+from .request_types import ITEM_LISTS, RecommendQuery, Refusal, RefusedError
 from .serving_options import RequestLimits
 
-MAX_TEXT_LENGTH = 256  # characters of an item id, an event name, a feature name or category
+MAX_TEXT_LENGTH = 256  # characters of an event name, a feature name or category
 MAX_USER_FEATURES = 64
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
+ItemId = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
 Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ENTRIES: dict[str, Any] = {
-    "id": list[Text],
+    "id": list[ItemId],
     "text": list[Text],
     "amount": list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
     "time": list[Annotated[float, Field(allow_inf_nan=False)] | None],
@@ -38,6 +41,8 @@ class RecommendRequest(BaseModel):
     exclude_history: bool | None
     max_per_account: int | None
     deadline_ms: float | None
+    allow_items: list[str] | None
+    block_items: list[str] | None
 
     @model_validator(mode="after")
     def _aligned(self) -> RecommendRequest:
@@ -72,6 +77,7 @@ class RecommendRequest(BaseModel):
             self.exclude_history,
             self.max_per_account,
             self.deadline_ms,
+            **{name: None if given[name] is None else tuple(given[name]) for name in ITEM_LISTS},
         )
 
 
@@ -82,11 +88,11 @@ def request_fields(limits: RequestLimits) -> dict[str, Any]:
     def optional(annotation: Any, description: str, **limit: Any) -> Any:
         return annotation | None, Field(default=None, description=description, **limit)
 
-    history = "Item ids the user engaged with, oldest first; unknown ids are skipped."
+    history = "Item ids the user engaged with, oldest first; unknown ids are skipped and listed in the answer."
     widths = list[Annotated[int, Field(ge=1, le=limits.max_beam_width)]]
     return {
         # An empty one is refused with what it lacks, not with pydantic's words.
-        "history": (list[Text], Field(max_length=length, json_schema_extra={"minItems": 1}, description=history)),
+        "history": (list[ItemId], Field(max_length=length, json_schema_extra={"minItems": 1}, description=history)),
         **{
             feature.name: optional(ENTRIES[feature.kind], feature.description, max_length=length)
             for feature in HISTORY_FEATURES
@@ -114,6 +120,17 @@ def request_fields(limits: RequestLimits) -> dict[str, Any]:
         ),
         "deadline_ms": optional(
             Duration, "Milliseconds that the request may wait before the model starts on it; at most the server's."
+        ),
+        "allow_items": optional(
+            list[ItemId],
+            "Item ids that alone may be returned, e.g. those that targeting leaves; an empty list allows none; "
+            "default: all.",
+            max_length=limits.max_listed,
+        ),
+        "block_items": optional(
+            list[ItemId],
+            "Item ids that may not be returned, e.g. of paused campaigns or spent budgets.",
+            max_length=limits.max_listed,
         ),
     }
 
@@ -146,6 +163,10 @@ class RecommendResponse(BaseModel):
     model_version: int = Field(description="Version of the weights.")
     index_changes: int = Field(description="Number of the last change of the ads that the answer knows.")
     cached: bool = Field(description="Whether it is an earlier answer to the same request.")
+    unknown_items: dict[str, list[str]] = Field(
+        description="Ids that the catalog does not hold, which had no effect, by field of the request: `history`, "
+        "`allow_items`, `block_items`. Empty if all are known."
+    )
     latency_ms: float = Field(description="From the parsed request to its answer, milliseconds, waiting included.")
 
 
@@ -193,7 +214,19 @@ def either(single: Any, batch: Any) -> Any:
     return Annotated[Annotated[single, Tag("single")] | Annotated[batch, Tag("batch")], Discriminator(body_kind)]
 
 
-REQUEST_FIELDS = tuple(request_fields(RequestLimits(1, 1, 1, 1, 1)))
+REQUEST_FIELDS = tuple(request_fields(RequestLimits(1, 1, 1, 1, 1, 1)))
+
+
+def remedy_for(error: dict[str, Any]) -> str | None:
+    """What to write in place of a value that stands in the wrong form: text for a number, a list for what stands
+    alone."""
+    received = error.get("input")
+    if error["type"] == "string_type" and isinstance(received, int | float):
+        return f'Ids and names are text: write "{received}".'
+    if error["type"] == "list_type" and isinstance(received, str | int | float):
+        written = json.dumps(received) if len(str(received)) <= MAX_TEXT_LENGTH else "..."
+        return f"Write a list: [{written}{', ...' if error['loc'][-1] == 'beam_widths' else ''}]."
+    return None
 
 
 def readable_error(error: dict[str, Any]) -> ErrorResponse:
@@ -212,7 +245,7 @@ def readable_error(error: dict[str, Any]) -> ErrorResponse:
     elif error["type"] == "value_error":
         detail = f"{error['ctx']['error']}. Give them equal lengths, or leave the field out."
     else:
-        remedy = "Correct it; /openapi.json lists what is allowed."
+        remedy = remedy_for(error) or "Correct it; /openapi.json lists what is allowed."
         if not name:
             remedy = "Send a JSON object with the header `content-type: application/json`."
         detail = f"{subject}: {error['msg']}. Received: {received}. {remedy}"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gr4ad.tokenization import SIDIndex
+from gr4ad.tokenization.user_history import MAX_ID_LENGTH as MAX_ID_CHARACTERS
 
 if TYPE_CHECKING:
     from .recommender import Recommender
 
 OPERATIONS = ("add", "replace", "remove")
 MAX_ADS = 10_000  # of one change: it is applied between two requests
-MAX_ID_CHARACTERS = 1000
 MAX_LEVELS = 26
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON

@@ -3,12 +3,16 @@
 
 Inputs: `history` BYTES (B, S), item ids, oldest first, "" = padding; those of `HISTORY_FEATURES` that the model reads,
 text as BYTES and numbers as FP64, (B, S) or of a width of their own; `user_feature.NAME` BYTES (B), "" = missing;
-`top_k` INT32 (1). All but `history` may be left out. Outputs, n = ads of the longest list: `item_id` BYTES (B, n),
-"" = none; `score` FP32 (B, n); `value` FP32 (B, n).
+`allow_items` and `block_items` BYTES (B, n), or (1, n) for all rows, "" = padding, where a row of `allow_items` with
+no ids allows nothing; for all rows, `top_k` INT32 (1), `max_per_account` INT32 (1), `exclude_history` BOOL (1). All
+but `history` may be left out. Outputs, n = ads of the longest list, u = most ids of a row that the catalog does not
+hold: `item_id` BYTES (B, n), "" = none; `score` FP32 (B, n); `value` FP32 (B, n); `unknown_item` BYTES (B, u), "" =
+none.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,17 +21,24 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from gr4ad.tokenization import HISTORY_FEATURES
+from gr4ad.tokenization.user_history import MAX_ID_LENGTH
 
 from .http_errors import ExplainedRoute
 from .http_middleware import while_connected
 from .http_schema import MAX_TEXT_LENGTH, MAX_USER_FEATURES, ErrorResponse, RecommendRequest, readable_error
 from .recommend_service import RecommendService
-from .request_types import Answer, RecommendQuery, Refusal, RefusedError, ServedModel
+from .request_types import ITEM_LISTS, Answer, RecommendQuery, Refusal, RefusedError, ServedModel
 from .serving_options import RequestLimits
 
 INFERENCE_PATH = "/v2"
 MAX_TRIES = 3
-MAX_INPUTS = len(HISTORY_FEATURES) + MAX_USER_FEATURES + 2
+SCALARS: dict[str, tuple[str, ...]] = {
+    "top_k": ("INT32", "INT64"),
+    "max_per_account": ("INT32", "INT64"),
+    "exclude_history": ("BOOL",),
+}
+"""Inputs that hold one value for all rows."""
+MAX_INPUTS = len(HISTORY_FEATURES) + MAX_USER_FEATURES + 1 + len(ITEM_LISTS) + len(SCALARS)
 USER_FEATURE = "user_feature."
 NUMBERS = ("FP64", "FP32", "INT64", "INT32")
 DATATYPES = {"id": ("BYTES",), "text": ("BYTES",), "amount": NUMBERS, "time": NUMBERS}
@@ -39,13 +50,14 @@ OUTPUTS: list[dict[str, Any]] = [
     {"name": "item_id", "datatype": "BYTES", "shape": [-1, -1]},
     {"name": "score", "datatype": "FP32", "shape": [-1, -1]},
     {"name": "value", "datatype": "FP32", "shape": [-1, -1]},
+    {"name": "unknown_item", "datatype": "BYTES", "shape": [-1, -1]},
 ]
 
 
 class InputTensor(BaseModel):
     name: str = Field(max_length=MAX_TEXT_LENGTH + len(USER_FEATURE))
     shape: list[int] = Field(min_length=1, max_length=2)
-    datatype: Literal["BYTES", "INT32", "INT64", "FP32", "FP64"]
+    datatype: Literal["BYTES", "INT32", "INT64", "FP32", "FP64", "BOOL"]
     data: list[Any]
 
 
@@ -79,7 +91,8 @@ def offered_inputs(served: ServedModel) -> dict[str, tuple[str, ...]]:
         "history": ("BYTES",),
         **{name: features[name] for name in served.features},
         **{USER_FEATURE + name: ("BYTES",) for name in served.user_features},
-        "top_k": ("INT32", "INT64"),
+        **dict.fromkeys(ITEM_LISTS, ("BYTES",)),
+        **SCALARS,
     }
 
 
@@ -89,7 +102,7 @@ def metadata(served: ServedModel) -> dict[str, Any]:
         {
             "name": name,
             "datatype": datatypes[0],
-            "shape": [1] if name == "top_k" else [-1] if name.startswith(USER_FEATURE) else [-1, -1],
+            "shape": [1] if name in SCALARS else [-1] if name.startswith(USER_FEATURE) else [-1, -1],
         }
         for name, datatypes in offered_inputs(served).items()
     ]
@@ -135,10 +148,11 @@ def read_queries(
         for name in served.user_features
         if USER_FEATURE + name in tensors
     }
-    top_k = read_top_k(tensors["top_k"], limits) if "top_k" in tensors else None
+    scalars = {name: read_scalar(tensors[name], limits) for name in SCALARS if name in tensors}
+    listed = {name: id_lines(tensors[name], users) for name in ITEM_LISTS if name in tensors}
     queries = []
     for user in range(users):
-        row: dict[str, Any] = {"top_k": top_k}
+        row: dict[str, Any] = {**scalars, **{name: lines[user] for name, lines in listed.items()}}
         for name, lines in lists.items():
             masks = lists.get(ALONG[name])
             if masks is None or len(masks[user]) != len(lines[user]):
@@ -164,15 +178,33 @@ def user_lines(tensor: InputTensor, users: int, dimensions: int = 2) -> list[lis
             f"Input {tensor.name!r} must be {tensor.datatype} with users{' x items' if dimensions == 2 else ''} "
             f"entries. Received: {tensor.datatype} of shape {tensor.shape} with {len(flat)} entries."
         )
-    if tensor.datatype == "BYTES" and not all(isinstance(text, str) and len(text) <= MAX_TEXT_LENGTH for text in flat):
-        raise TensorError(f"Input {tensor.name!r} must hold texts of at most {MAX_TEXT_LENGTH} characters.")
+    if tensor.datatype == "BYTES" and not all(isinstance(text, str) and len(text) <= MAX_ID_LENGTH for text in flat):
+        wrong = next(text for text in flat if not isinstance(text, str) or len(text) > MAX_ID_LENGTH)
+        remedy = "Shorten it" if isinstance(wrong, str) else f'Write "{wrong!s:.50}"'
+        raise TensorError(
+            f"Input {tensor.name!r} must hold texts of at most {MAX_ID_LENGTH} characters. Received: {wrong!r:.50}. "
+            f"{remedy}."
+        )
     return [flat[user * width : (user + 1) * width] for user in range(users)]
 
 
-def read_top_k(tensor: InputTensor, limits: RequestLimits) -> int:
+def id_lines(tensor: InputTensor, users: int) -> list[list[str]]:
+    """Item ids of each row of a tensor (users, n), or of all rows of one (1, n), without padding."""
+    shared = tensor.shape[0] == 1
+    lines = user_lines(tensor, 1 if shared else users)
+    return [[item for item in line if item != ""] for line in (lines * users if shared else lines)]
+
+
+def read_scalar(tensor: InputTensor, limits: RequestLimits) -> int | bool:
+    """The one value of an input of `SCALARS`."""
     given = flattened(tensor.data)
-    if len(given) != 1 or type(given[0]) is not int or not 1 <= given[0] <= limits.max_top_k:
-        raise TensorError(f"Input 'top_k' must be one number in 1..{limits.max_top_k}. Received: {given!r:.100}.")
+    if tensor.datatype == "BOOL":
+        if len(given) != 1 or type(given[0]) is not bool:
+            raise TensorError(f"Input {tensor.name!r} must be one of true, false. Received: {given!r:.100}.")
+    elif len(given) != 1 or type(given[0]) is not int or not 1 <= given[0] <= limits.max_top_k:
+        raise TensorError(
+            f"Input {tensor.name!r} must be one number in 1..{limits.max_top_k}. Received: {given!r:.100}."
+        )
     return given[0]
 
 
@@ -261,17 +293,20 @@ def inference_response(request_id: str | None, lists: Sequence[Answer]) -> Infer
     """Lists of ads as tensors, padded to the longest."""
     most = max(len(answer.ranked) for answer in lists)
     ads = [ad for answer in lists for ad in (*answer.ranked, *[None] * (most - len(answer.ranked)))]
-    columns: tuple[list[Any], ...] = (  # as in OUTPUTS
-        ["" if ad is None else ad.item_id for ad in ads],
-        [0.0 if ad is None else ad.score for ad in ads],
-        [0.0 if ad is None or ad.value is None else ad.value for ad in ads],
+    unknown = [list(dict.fromkeys(itertools.chain(*answer.unknown.values()))) for answer in lists]
+    widest = max(map(len, unknown))
+    columns: tuple[tuple[int, list[Any]], ...] = (  # as in OUTPUTS: entries of a row, and all of them
+        (most, ["" if ad is None else ad.item_id for ad in ads]),
+        (most, [0.0 if ad is None else ad.score for ad in ads]),
+        (most, [0.0 if ad is None or ad.value is None else ad.value for ad in ads]),
+        (widest, [item for ids in unknown for item in (*ids, *[""] * (widest - len(ids)))]),
     )
     return InferenceResponse(
         model_name=lists[0].model,
         model_version=str(lists[0].version),
         id=request_id,
         outputs=[
-            OutputTensor(**{**output, "shape": [len(lists), most], "data": column})
-            for output, column in zip(OUTPUTS, columns, strict=True)
+            OutputTensor(**{**output, "shape": [len(lists), width], "data": column})
+            for output, (width, column) in zip(OUTPUTS, columns, strict=True)
         ],
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gr4ad.tokenization.peer_vectors import extend_tables
 
 from .ad_recommender import AdRecommender
 from .precision import precision_of, quantize_layers
-from .request_types import Recommendation, RecommendQuery, UnknownItemError
+from .request_types import ITEM_LISTS, Recommendation, RecommendQuery, UnknownItemError
 
 ACCOUNT_COLUMN = "account_id"  # of the item table
 
@@ -136,30 +136,25 @@ class Recommender(AdRecommender):
             user if len(places) == len(user) else user.take(places)
             for user, places in zip(users, self.known_places(users), strict=True)
         ]
-        device, config = self.model.device, self.model.config
+        index_rows, device, config = tokenizer.index.rows, self.model.device, self.model.config
         arrays = tokenizer.encode_rows(
             known, max_items=config.max_context_items, max_cross_domain=config.max_cross_domain_items
         )
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}  # "pt" would copy each
-        excluded = None
-        exclude = [
-            self.weights.exclude_history if query.exclude_history is None else query.exclude_history
-            for query in queries
-        ]
-        if any(exclude):
-            index_rows = tokenizer.index.rows
-            rows = [
-                torch.tensor([index_rows[item] for item in user.items] if wanted else [], dtype=torch.int64)
-                for user, wanted in zip(known, exclude, strict=True)
-            ]
-            excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(device)
+        blocked, allowed = [], []
+        for query, user in zip(queries, known, strict=True):
+            exclude = self.weights.exclude_history if query.exclude_history is None else query.exclude_history
+            out = [*(user.items if exclude else ()), *(query.block_items or ())]
+            blocked.append(known_rows(index_rows, out) if out else None)
+            allowed.append(None if query.allow_items is None else known_rows(index_rows, query.allow_items))
         ranking = self.model.recommend(
             **batch,
             weights=self.weights,
             beam_widths=widths,
             trie=trie,
-            top_k=max(lengths),
-            exclude_items=excluded,
+            top_k=lengths,
+            exclude_items=blocked,
+            allow_items=allowed,
             item_groups=accounts,
             max_per_group=limit,
         )
@@ -202,12 +197,26 @@ class Recommender(AdRecommender):
         for number, (user, places) in enumerate(zip(users, known, strict=True)):
             if not len(user):
                 raise UnknownItemError(f"History {number} is empty: give at least one item id of the catalog.")
+            if not places and isinstance(user.items, np.ndarray):
+                raise UnknownItemError(
+                    f"History {number} holds integers, {user.items[:3].tolist()}; item ids are text. Write them as "
+                    f"the catalog does, e.g. [{str(user.items[0])!r}]. The index of {self.name!r} holds "
+                    f"{index.item_ids[0]!r}."
+                )
             if not places:
                 raise UnknownItemError(
                     f"History {number} names no item of the catalog; its first id is {user.items[0]!r}. The index of "
                     f"{self.name!r} holds {len(index)} items, e.g. {index.item_ids[0]!r}."
                 )
         return known
+
+    def unknown_items(self, query: RecommendQuery) -> dict[str, list[str]]:
+        """Ids of a query that the index does not know, each once, by field: `history`, `allow_items`, `block_items`;
+        without fields that have none."""
+        named = {"history": query.user.items, **{name: vars(query)[name] or () for name in ITEM_LISTS}}
+        rows = self.tokenizer.index.rows
+        unknown = {name: list(dict.fromkeys(id for id in ids if id not in rows)) for name, ids in named.items()}
+        return {name: ids for name, ids in unknown.items() if ids}
 
     def check_max_per_account(self, limit: int) -> None:
         """Raises ValueError unless a list can be limited to so many items of an account."""
@@ -268,6 +277,12 @@ class Recommender(AdRecommender):
             self.tokenizer.index = index
             self.trie = trie
             return True
+
+
+def known_rows(index_rows: Mapping[str, int], items: Iterable[str]) -> torch.Tensor:
+    """Rows (int64, (n,)) of the items that an index knows."""
+    rows = [index_rows.get(item, -1) for item in items]
+    return torch.tensor([row for row in rows if row >= 0], dtype=torch.int64)
 
 
 def check_finite(model: torch.nn.Module, name: str | Path) -> None:

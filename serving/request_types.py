@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,18 @@ class UnknownItemError(ValueError):
     """A history holds no item of the index: there is nothing to recommend from."""
 
 
+ITEM_LISTS = ("allow_items", "block_items")
+"""Fields of a query that hold item ids."""
+
+
 @dataclass(frozen=True)
 class RecommendQuery:
     """One user's history and what to return.
 
     user; top_k: ads, None = the server's default; beam_widths: W_1..W_T, None = as the beam policy decides;
     exclude_history: None = as the artifact says; max_per_account: None = no limit; deadline_ms: milliseconds that the
-    query may wait before the model starts on it, None = the server's.
+    query may wait before the model starts on it, None = the server's; allow_items: ids that alone may be returned,
+    None = all, () = none; block_items: ids that may not be. Ids that the index does not know have no effect.
     """
 
     user: UserHistory
@@ -48,6 +53,8 @@ class RecommendQuery:
     exclude_history: bool | None = None
     max_per_account: int | None = None
     deadline_ms: float | None = None
+    allow_items: tuple[str, ...] | None = None
+    block_items: tuple[str, ...] | None = None
 
     def to_fields(self) -> dict[str, Any]:
         """The query as plain values, what is absent left out: for another process, or as a key."""
@@ -62,17 +69,15 @@ class RecommendQuery:
     @classmethod
     def from_fields(cls, given: Mapping[str, Any]) -> RecommendQuery:
         """The query of `to_fields`."""
-        widths = given.get("beam_widths")
-        return cls(
-            **{**given, "user": UserHistory(**given["user"]), "beam_widths": None if widths is None else tuple(widths)}
-        )
+        tuples = {name: tuple(given[name]) for name in ("beam_widths", *ITEM_LISTS) if given.get(name) is not None}
+        return cls(**{**given, **tuples, "user": UserHistory(**given["user"])})
 
 
 @dataclass(frozen=True)
 class Answer:
     """ranked: ads, best first. widths: T beam widths used. model, unit: the artifact's name and unit of values.
     version: of the weights; changes: number of the last index change that it knows. cached: whether it is an earlier
-    one."""
+    one. unknown: ids that the index does not know, by the field of the query that names them."""
 
     ranked: list[Recommendation]
     widths: tuple[int, ...]
@@ -81,6 +86,7 @@ class Answer:
     version: int
     changes: int
     cached: bool = False
+    unknown: dict[str, list[str]] = field(default_factory=dict)
 
     def to_fields(self) -> dict[str, Any]:
         """The answer as plain values (those of the item table as they are): for another process, or to keep."""

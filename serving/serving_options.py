@@ -23,13 +23,15 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """max_history (items), max_top_k (items), max_beam_width (beams), levels (T), max_requests (of one body)."""
+    """max_history (items), max_top_k (items), max_beam_width (beams), levels (T), max_requests (of one body),
+    max_listed (items of an allow or block list)."""
 
     max_history: int
     max_top_k: int
     max_beam_width: int
     levels: int
     max_requests: int
+    max_listed: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class ServingOptions:
     )
     max_queue: int = option(256, "Users that may wait; beyond that a request gets 429.")
     max_history: int = option(1000, "Items of one history, at most.")
+    max_listed: int = option(10_000, "Items of `allow_items` or of `block_items` of one request, at most.")
     max_beam_width: int = option(512, "Beams a request may ask for at one level, at most.")
     max_body_bytes: int = option(1 << 20, "Bytes of a request body, at most.")
     deadline_ms: float = option(
@@ -73,8 +76,8 @@ class ServingOptions:
 
     def __post_init__(self) -> None:
         for name in (
-            "top_k", "max_batch", "max_batch_rows", "max_queue", "max_history", "max_beam_width", "max_body_bytes",
-            "cache_bytes",
+            "top_k", "max_batch", "max_batch_rows", "max_queue", "max_history", "max_listed", "max_beam_width",
+            "max_body_bytes", "cache_bytes",
         ):  # fmt: skip
             check_range(name, vars(self)[name], vars(self)[name] >= 1, "at least 1")
         for name, fits, allowed in (
@@ -110,6 +113,7 @@ class ServingOptions:
             max_beam_width=self.max_beam_width,
             levels=len(widths),
             max_requests=self.max_queue,
+            max_listed=self.max_listed,
         )
 
     def admin_token(self) -> str | None:

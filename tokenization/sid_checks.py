@@ -7,11 +7,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .user_history import MAX_ID_LENGTH
+
 CODE_BITS = 31  # codes are stored as int32
 
 
 def are_strings(ids: Sequence) -> bool:
     return all(issubclass(kind, str) for kind in set(map(type, ids)))
+
+
+def check_lengths(ids: Sequence[str]) -> None:
+    """Raises ValueError for an id that no request could name."""
+    if ids and max(map(len, ids)) > MAX_ID_LENGTH:
+        wrong = next(item for item in ids if len(item) > MAX_ID_LENGTH)
+        raise ValueError(
+            f"`item_ids` must have at most {MAX_ID_LENGTH} characters. Received one of {len(wrong)}: {wrong!r:.50}... "
+            "Give it a shorter id."
+        )
 
 
 def raise_repeated(ids: Sequence[str]) -> None:
@@ -26,6 +38,7 @@ def checked_ids(item_ids: Sequence[str]) -> list[str]:
         raise ValueError(f"`item_ids` must be a list of strings. Received: {item_ids!r}.")
     if len(set(ids)) < len(ids):
         raise_repeated(ids)
+    check_lengths(ids)
     return ids
 
 
@@ -69,4 +82,12 @@ def checked_columns(columns: Mapping[str, Sequence] | None, known: Mapping[str, 
     return values
 
 
-__all__ = ["are_strings", "checked_codes", "checked_columns", "checked_ids", "checked_priority", "raise_repeated"]
+__all__ = [
+    "are_strings",
+    "check_lengths",
+    "checked_codes",
+    "checked_columns",
+    "checked_ids",
+    "checked_priority",
+    "raise_repeated",
+]

@@ -13,7 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .sid_checks import are_strings, checked_codes, checked_columns, checked_ids, checked_priority, raise_repeated
+from .sid_checks import (
+    are_strings,
+    check_lengths,
+    checked_codes,
+    checked_columns,
+    checked_ids,
+    checked_priority,
+    raise_repeated,
+)
 from .sid_order import SIDOrder, ranked
 
 PRIORITY_COLUMN = "priority"
@@ -90,6 +98,7 @@ class SIDIndex:
                 f"Received: ids of type {sorted({type(name).__name__ for name in names})}, {len(self.active)} in "
                 f"`active`, columns of other lengths: {wrong or 'none'}."
             )
+        check_lengths(names)
         self.version = 0
         self._shared: set[str] = set()
         self._order: SIDOrder | None = None

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+MAX_ID_LENGTH = 1000
+"""Characters of an item id, at most, wherever it stands: catalog, index, request."""
 Kind = Literal["id", "text", "amount", "time"]
 ALLOWED: dict[Kind, str] = {
     "id": "text",
@@ -202,6 +204,7 @@ def user_histories(
         HistoryError: If a column has not one entry a user, or as [`UserHistory`], with the row.
     """
     features = user_features or {}
+    check_histories(items)
     for name, lists in (*columns.items(), *features.items()):
         if lists is not None and len(lists) != len(items):
             raise HistoryError(
@@ -219,6 +222,19 @@ def user_histories(
         except HistoryError as error:
             raise error.at(row) from None
     return histories
+
+
+def check_histories(histories: Any) -> None:
+    """Raises HistoryError for ids that stand alone or in one flat list, where there should be one list a user."""
+    alone = isinstance(histories, str)
+    first = histories if alone else next(iter(histories), None)
+    if isinstance(first, str | int | np.integer):
+        received = ascii(first) if alone else f"a flat list, {first!r:.50}, ..."
+        raise HistoryError(
+            "items",
+            f"Histories must be lists of item ids, one a user. Received: {received}. For one user write "
+            f"[[{str(first)!r:.50}{'' if alone else ', ...'}]].",
+        )
 
 
 # --- entries

@@ -44,6 +44,16 @@ def test_decode(bench, tmp_path):
     assert figure.read_text(encoding="utf-8").count("<svg") == 1
 
 
+@pytest.mark.slow
+def test_decode_with_lists_alone(bench):
+    content = bench("decode", "--lists", "--threads", 1)
+    figures = values(content)
+    assert figures["list of 36 ads, one of each of 40 accounts", "searches"] >= 1
+    assert {name.split()[0] for name, _ in figures} == {"search", "masks", "list"}
+    assert len(content["ratios"]) == 5 and all(ratio > 0 for ratio in content["ratios"].values())
+    assert len(kept("decode_lists")["ratios"]) == 6
+
+
 def test_rspo_speed(bench):
     content = bench("rspo_speed", "--threads", 1, "--candidates", 4)
     assert [row["name"] for row in content["rows"]] == ["together, n = 4", "one by one, n = 4"]

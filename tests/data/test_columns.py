@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gr4ad.data import DataConfig, DataError
+from gr4ad.data import DataConfig, DataError, columns
 from gr4ad.data.checking import RowChecks, shown
 from gr4ad.data.clocks import read_clock
 from gr4ad.data.columns import as_ids, as_numbers, blanks, nulls, whole
@@ -17,6 +17,7 @@ from gr4ad.data.event_columns import read_event_names, read_values
 from gr4ad.data.reading import locate
 from gr4ad.data.splits import Rows, rows_before, spans
 from gr4ad.data.tables import HistoryTrack, tables_of, write_tables
+from gr4ad.tokenization.user_history import MAX_ID_LENGTH
 
 
 def chunked(values, kind=None):
@@ -40,6 +41,17 @@ def checks_of(length):
 )
 def test_ids_are_text(values, kind, ids):
     assert as_ids(chunked(values, kind), "id", checks_of(len(values))).to_pylist() == ids
+
+
+def test_item_ids_are_as_long_as_a_request_may_name_them():
+    assert columns.MAX_ID_LENGTH == MAX_ID_LENGTH
+    longest, beyond = "x" * MAX_ID_LENGTH, "x" * (MAX_ID_LENGTH + 1)
+    assert as_ids(chunked([longest, None]), "item_id", checks_of(2)).to_pylist() == [longest, None]
+    assert as_ids(chunked([beyond]), "user_id", checks_of(1)).to_pylist() == [beyond]
+    with pytest.raises(
+        DataError, match=r"file: column `item_id`, row 1 \(0-based\): an id of more than 1000 char.*1 such"
+    ):
+        as_ids(chunked(["a", beyond]), "item_id", checks_of(2))
 
 
 def test_ids_of_a_dictionary_and_of_other_types():

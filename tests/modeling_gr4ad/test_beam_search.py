@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gr4ad.modeling_gr4ad import RankingWeights, SIDTrie
+from gr4ad.modeling_gr4ad import RankingWeights, SIDTrie, TrieRestriction
 from gr4ad.modeling_gr4ad.beam_selection_gr4ad import best_children
 
 LENGTHS = [3, 6, 1]  # of `history`
@@ -220,16 +220,16 @@ class NoHostReads(TorchDispatchMode):
 
 def test_the_host_never_waits_for_the_device(model, history):
     trie = SIDTrie.from_codes(torch.tensor(SPACE[::2]))
+    restriction = TrieRestriction.from_items(trie, 3, blocked=torch.tensor([[1], [2], [-1]]))
+    widths = [[4, 8, 8], [2, 9, 9], [1, 1, 1]]
     with NoHostReads():
-        model.beam_search(**history, beam_widths=[[4, 8, 8], [2, 9, 9], [1, 1, 1]], trie=trie, value_weight=0.5)
+        model.beam_search(**history, beam_widths=widths, trie=trie, value_weight=0.5)
+        model.beam_search(**history, beam_widths=widths, trie=trie, restriction=restriction)
         model.recommend(
             **history,
             beam_widths=[4, 8, 8],
             trie=trie,
             top_k=5,
-            exclude_items=torch.tensor([[1], [2], [-1]]),
-            item_groups=torch.arange(60) % 3,
-            max_per_group=1,
             weights=RankingWeights(item_weight=0.5, value_weight=0.5, item_candidates=9, score_history=True),
         )
     with pytest.raises(AssertionError), NoHostReads():

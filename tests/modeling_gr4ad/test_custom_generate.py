@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from gr4ad import modeling_gr4ad
-from gr4ad.modeling_gr4ad import SIDTrie
+from gr4ad.modeling_gr4ad import SIDTrie, TrieRestriction
 from gr4ad.modeling_gr4ad.custom_generate_gr4ad import generate, tree_search
 from gr4ad.pipeline.artifact import CUSTOM_GENERATE
 
@@ -98,6 +98,23 @@ def test_narrow_beams_equal_a_plain_beam_search(model, prompt, truth, catalog, w
         found = scores[user] > -math.inf
         assert [tuple(sid) for sid in sids[user][found].tolist()] == [sid for _, sid in beams]
         assert scores[user][found].tolist() == pytest.approx([score for score, _ in beams], abs=1e-9)
+
+
+def test_a_restriction_leaves_what_is_open(model, prompt, truth):
+    trie, catalog = SIDTrie.from_codes(SPACE), torch.arange(60)
+    blocked, allowed = [catalog[::3], None, catalog[:50]], [None, catalog[5:25], catalog[40:]]
+    restriction = TrieRestriction.from_items(trie, 3, blocked=blocked, allowed=allowed)
+    given = {"trie": trie, "num_beams": 60, "num_return_sequences": 60, "return_dict_in_generate": True}
+    found = generate(model=model.double(), **prompt, **given, restriction=restriction)
+    sids, scores = found.sequences.view(3, 60, -1)[..., -3:], found.sequences_scores.view(3, 60)
+    for user, rows in enumerate((catalog[catalog % 3 > 0], catalog[5:25], catalog[50:])):
+        expected, order = truth[user, rows].sum(-1).sort(descending=True)
+        assert torch.equal(sids[user, : len(rows)], SPACE[rows][order]) and not sids[user, len(rows) :].any()
+        torch.testing.assert_close(scores[user, : len(rows)], expected.double(), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="`restriction` is of one trie: pass that as `trie=`"):
+        generate(model=model, **prompt, valid_sids=SPACE, num_beams=4, restriction=restriction)
+    with pytest.raises(ValueError, match="`restriction` must be of the trie and batch"):
+        generate(model=model, **prompt, trie=trie, num_beams=4, restriction=restriction.take([0]))
 
 
 def test_it_finds_what_generate_of_transformers_finds(prompt):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie, TrieRestriction
 from gr4ad.tokenization import SIDIndex
 
 LENGTHS = [3, 6, 1]
@@ -45,6 +45,19 @@ def test_generate_is_the_beam_search_behind_a_start_token(model, history):
     )
     assert torch.equal(output.sequences, found)
     assert torch.equal(output.sequences_scores.view(3, 5), beams.scores[:, :5])
+
+
+def test_a_restriction_closes_what_generate_may_not_find(model, history):
+    blocked = [torch.arange(0, TRIE.num_sids, 2), None, torch.arange(TRIE.num_sids)]
+    restriction = TrieRestriction.from_items(TRIE, 3, blocked=blocked)
+    given = {"trie": TRIE, "num_beams": 20, "num_return_sequences": 20}
+    found = model.generate(**history, **given, restriction=restriction)[:, 1:].view(3, 20, 3)
+    free = model.generate(**history, **given)[:, 1:].view(3, 20, 3)
+    assert torch.equal(found[1], free[1]) and not found[2].any()
+    leaves = TRIE.find(found[0][found[0].any(-1)] - torch.tensor(model.config.level_offsets))
+    assert (leaves % 2 == 1).all() and len(leaves) == min(20, TRIE.num_sids // 2)
+    with pytest.raises(ValueError, match="`restriction` is of one trie"):
+        model.generate(**history, **{**given, "trie": None}, tokenizer=tokenizer_of(model), restriction=restriction)
 
 
 def test_num_beams_is_the_width_of_every_level_and_the_default_is_one(model, history):

@@ -62,6 +62,13 @@ def test_bad_values_are_named(field, value, message):
         RankingWeights.from_dict({field: value})
 
 
+def test_one_width_for_all_levels_is_refused_with_what_to_write():
+    with pytest.raises(
+        ValueError, match=r"`beam_widths` must be a list of widths.*Received: 64. Write e.g. \(64, 64, 64\)"
+    ):
+        RankingWeights(64)
+
+
 @pytest.mark.parametrize(
     ("weights", "left_out", "message"),
     [

@@ -52,6 +52,8 @@ def test_compiled_search_answers_as_before_and_compiles_nothing_in_traffic(compi
         {"beam_widths": [[1, 2, 4], *WIDTHS, [8, 8, 8]]},
         {"beam_widths": [1, 2, 3]},
         {"exclude_history": True},
+        {"block_items": [f"ad_{n}" for n in range(0, 118)]},  # short lists are searched for again
+        {"allow_items": [["ad_2"], None, ["ad_5", "ad_6"], ["ad_3", "ad_4"]]},
     ):
         check_alike(compiled, eager, HISTORIES, top_k=2, **odd)  # what has no graph runs without
     check_alike(compiled, eager, [["ad_9"]], top_k=2)

@@ -65,7 +65,7 @@ def served(recommender, **options):
 
 @pytest.fixture(scope="module")
 def shared(recommender):
-    with served(recommender, max_history=20, max_beam_width=64) as (_, client):
+    with served(recommender, max_history=20, max_listed=30, max_beam_width=64) as (_, client):
         yield client
 
 
@@ -125,7 +125,7 @@ def test_times_and_a_limit_per_account_reach_the_recommender(account_artifact):
         assert [ad["score"] for ad in got] == pytest.approx([ad.score for ad in expected], abs=1e-4)
     accounts = [ad["attributes"]["account_id"] for ad in answers[2]["recommendations"]]
     named = [account for account in accounts if account is not None]
-    assert len(set(named)) == len(named) and len(accounts) < len(answers[1]["recommendations"]) == 16
+    assert len(set(named)) == len(named) and len(accounts) == len(answers[1]["recommendations"]) == 16
     best = {round(answer["recommendations"][0]["score"], 3) for answer in answers}
     assert len(best) == 3  # a limit leaves the best, other times do not
 
@@ -170,8 +170,12 @@ def test_a_body_of_several_requests_answers_each_by_itself(shared, recommender):
         ({}, "history", "missing: add it"),
         ({"history": "ad_1"}, "history", "valid list. Received: 'ad_1'"),
         ({"history": ["ad_1"] * 21}, "history", "at most 20 items"),
-        ({"history": ["x" * 257]}, "history.0", "at most 256 characters"),
-        ({"history": [3]}, "history.0", "valid string. Received: 3"),
+        ({"history": ["x" * 1001]}, "history.0", "at most 1000 characters"),
+        ({"history": ["ad_1"], "block_items": ["x" * 1001]}, "block_items.0", "at most 1000 characters"),
+        ({"history": ["ad_1"], "allow_items": ["ad_2"] * 31}, "allow_items", "at most 30 items"),
+        ({"history": ["ad_1"], "allow_items": "ad_2"}, "allow_items", 'Write a list: \\["ad_2"\\]'),
+        ({"history": ["ad_1"], "beam_widths": 8}, "beam_widths", "Write a list: \\[8, ...\\]"),
+        ({"history": [3]}, "history.0", 'valid string. Received: 3. Ids and names are text: write "3"'),
         ({"history": ["ad_1"], "topk": 3}, "topk", "not a field.*top_k"),
         ({"history": ["ad_1"], "\ud800": 3}, None, "valid string"),
         ({"history": ["ad_1"], "top_k": 0}, "top_k", "greater than or equal to 1. Received: 0"),

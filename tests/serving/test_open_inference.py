@@ -27,8 +27,10 @@ def test_health_and_metadata(client, recommender):
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     about = client.get(f"/v2/models/{recommender.name}").json()
-    assert [tensor["name"] for tensor in about["inputs"]] == ["history", "values", "top_k"]
-    assert [tensor["name"] for tensor in about["outputs"]] == ["item_id", "score", "value"]
+    assert [tensor["name"] for tensor in about["inputs"]] == [
+        "history", "values", "allow_items", "block_items", "top_k", "max_per_account", "exclude_history",
+    ]  # fmt: skip
+    assert [tensor["name"] for tensor in about["outputs"]] == ["item_id", "score", "value", "unknown_item"]
     assert client.get(f"/v2/models/{recommender.name}/ready").status_code == 200
     for path in ("/v2/models/other", "/v2/models/other/ready"):
         assert client.get(path).status_code == 404
@@ -42,6 +44,7 @@ def test_tensors_hold_what_the_recommender_gives(client, recommender, data):
     answer = answer.raise_for_status().json()
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", recommender.name, "1")
     outputs = {tensor["name"]: tensor for tensor in answer["outputs"]}
+    assert outputs.pop("unknown_item") == {"name": "unknown_item", "datatype": "BYTES", "shape": [2, 0], "data": []}
     assert all(tensor["shape"] == [2, 4] for tensor in outputs.values())
     expected = [ad for ranked in recommender.recommend([["ad_1", "ad_7"], ["ad_5"]], top_k=4) for ad in ranked]
     assert outputs["item_id"]["data"] == [ad.item_id for ad in expected]
@@ -59,8 +62,8 @@ def test_tensors_hold_what_the_recommender_gives(client, recommender, data):
         ([{**HISTORY, "shape": [4]}], "of shape [4]"),
         ([{**HISTORY, "shape": [0, 0], "data": []}], "1..20 items"),
         ([{**HISTORY, "datatype": "INT32"}], "must be BYTES"),
-        ([{**HISTORY, "datatype": "FP8"}], "'BYTES', 'INT32', 'INT64', 'FP32' or 'FP64'"),
-        ([{**HISTORY, "data": [1, 2, 3, 4]}], "texts of at most 256 characters"),
+        ([{**HISTORY, "datatype": "FP8"}], "'BYTES', 'INT32', 'INT64', 'FP32', 'FP64' or 'BOOL'"),
+        ([{**HISTORY, "data": [1, 2, 3, 4]}], "texts of at most 1000 characters. Received: 1. Write"),
         ([HISTORY, {"name": "top_k", "datatype": "INT32", "shape": [1], "data": [0]}], "one number in 1.."),
         ([{**HISTORY, "data": ["ad_1", "ad_2", "new", ""]}], "Row 1: History 0 names no item"),
     ],
@@ -104,7 +107,8 @@ def test_all_features_rank_as_over_v1_recommend():
     with served(recommender) as (_, client):
         url = f"/v2/models/{recommender.name}"
         about = {given["name"]: given for given in client.get(url).json()["inputs"]}
-        assert set(about) == {given["name"] for given in inputs} | {"cross_domain_times"}
+        options = {"cross_domain_times", "allow_items", "block_items", "max_per_account", "exclude_history"}
+        assert set(about) == {given["name"] for given in inputs} | options
         for given in inputs:
             assert about[given["name"]]["datatype"] == given["datatype"]
             assert len(about[given["name"]]["shape"]) == len(given["shape"])
@@ -133,7 +137,9 @@ def test_a_feature_the_model_does_not_read_is_refused_by_name(client, recommende
     inputs = [HISTORY, tensor("times", "FP64", [[1.0, 2.0], [1.0, 2.0]], 0.0)]
     refused = client.post(f"/v2/models/{recommender.name}/infer", json={"inputs": inputs})
     assert refused.status_code == 422
-    assert "Input 'times' is unknown" in refused.json()["detail"] and "takes history, values, top_k" in refused.text
+    assert (
+        "Input 'times' is unknown" in refused.json()["detail"] and "takes history, values, allow_items" in refused.text
+    )
 
 
 @pytest.mark.parametrize(("reloads", "status"), [(1, 200), (9, 503)])
@@ -159,3 +165,44 @@ def test_all_rows_are_of_one_version(tiny_artifact, reloads, status):
         assert answer.json()["model_version"] == "2"
     else:
         assert "The weights changed" in answer.json()["detail"]
+
+
+def test_lists_and_limits_restrict_as_over_v1_recommend(account_artifact):
+    recommender = Recommender.from_pretrained(account_artifact)
+    best = [ad.item_id for ad in recommender.recommend([["ad_1", "ad_7"]], top_k=6)[0]]
+    rows = {"allow_items": [best[:5], ["ad_9", "unheard of"]], "block_items": [best[:2], []]}
+    bodies = [
+        {"history": history, "top_k": 4, "exclude_history": True, "max_per_account": 1,
+         **{name: lists[row] for name, lists in rows.items()}}
+        for row, history in enumerate((["ad_1", "ad_7"], ["ad_5"]))
+    ]  # fmt: skip
+    inputs = [
+        HISTORY,
+        *(tensor(name, "BYTES", lists, "") for name, lists in rows.items()),
+        tensor("top_k", "INT32", [4], None),
+        tensor("max_per_account", "INT64", [1], None),
+        tensor("exclude_history", "BOOL", [True], None),
+    ]
+    with served(recommender) as (_, client):
+        answers = client.post(URL, json={"requests": bodies}).raise_for_status().json()["responses"]
+        infer = f"/v2/models/{recommender.name}/infer"
+        got = client.post(infer, json={"inputs": inputs}).raise_for_status().json()
+        outputs = {output["name"]: output for output in got["outputs"]}
+        ranked = [[ad["item_id"] for ad in answer["recommendations"]] for answer in answers]
+        most = max(map(len, ranked))
+        assert outputs["item_id"]["data"] == [item for ids in ranked for item in (*ids, *[""] * (most - len(ids)))]
+        assert set(ranked[0]) <= set(best[2:5]) and ranked[1] == ["ad_9"]
+        assert (outputs["unknown_item"]["shape"], outputs["unknown_item"]["data"]) == ([2, 1], ["", "unheard of"])
+        shared = client.post(infer, json={"inputs": [HISTORY, tensor("allow_items", "BYTES", [["ad_9"]], "")]})
+        assert shared.raise_for_status().json()["outputs"][0]["data"] == ["ad_9", "ad_9"]
+        nothing = {"name": "allow_items", "datatype": "BYTES", "shape": [1, 1], "data": [""]}
+        empty = client.post(infer, json={"inputs": [HISTORY, nothing]}).raise_for_status().json()
+        assert empty["outputs"][0] == {"name": "item_id", "datatype": "BYTES", "shape": [2, 0], "data": []}
+        for wrong, reason in (
+            (tensor("exclude_history", "BOOL", [1], None), "must be one of true, false. Received: [1]"),
+            (tensor("max_per_account", "INT32", [0], None), "'max_per_account' must be one number in 1.."),
+            (tensor("block_items", "BYTES", [["a"]] * 3, ""), "Input 'block_items' must be BYTES with users x items"),
+            (tensor("block_items", "BYTES", [["a" * 1001]], ""), "texts of at most 1000 characters"),
+        ):
+            refused = client.post(infer, json={"inputs": [HISTORY, wrong]})
+            assert refused.status_code == 422 and reason in refused.json()["detail"], refused.text

@@ -82,6 +82,7 @@ users = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=20).flatmap(
             "beam_widths": st.tuples(*[st.integers(16, 32)] * 3),
             "top_k": st.integers(1, 16),
             "exclude_history": st.booleans(),
+            "block_items": st.lists(st.sampled_from(ITEMS), max_size=40),
             "deadline_ms": st.floats(10_000, allow_infinity=False),
             "user_features": st.just({}),
         },

@@ -36,6 +36,14 @@ def test_int8_serves_new_ads(tiny_artifact):
         assert {ad.item_id for ad in ads} >= {"new", "ad_1"} and "ad_0" not in {ad.item_id for ad in ads}
 
 
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_lists_restrict_in_every_precision(tiny_artifact, dtype):
+    recommender = Recommender.from_pretrained(tiny_artifact, dtype=dtype)
+    seen = [f"ad_{n}" for n in range(100)]
+    for ads in lists(recommender, block_items=seen, beam_widths=[1, 2, 16]):
+        assert len(ads) == 16 and not {ad.item_id for ad in ads} & set(seen)
+
+
 def test_bfloat16_ranks_by_float32_scores(tiny_artifact):
     recommender = Recommender.from_pretrained(tiny_artifact, dtype="bfloat16")
     assert recommender.model.dtype == torch.bfloat16

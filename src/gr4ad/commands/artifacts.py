@@ -18,31 +18,50 @@ from gr4ad.pipeline.config_fields import setting
 def recommend(arguments: list[str]) -> None:
     parser = CommandParser(prog="gr4ad recommend", description="Ranks ads for one history.")
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`, or hub id")
-    parser.add_argument("--history", required=True, help="item ids, oldest first, separated by commas")
+    ids = 'separated by commas; ids that hold commas or quotes as a JSON list: \'["a,b", "c"]\''
+    parser.add_argument("--history", required=True, help=f"item ids, oldest first, {ids}")
     parser.add_argument("--top-k", "--top_k", type=int, default=10, help="ads to return (default: %(default)s)")
     parser.add_argument(
         "--beam-widths", "--beam_widths", help="beams of each level, e.g. 50,100,100 (default: the model's)"
     )
-    parser.add_argument("--exclude-history", "--exclude_history", action="store_true", default=None)
+    parser.add_argument(
+        "--exclude-history", "--exclude_history", action="store_true", default=None, help="no item of the history"
+    )
+    parser.add_argument("--max-per-account", "--max_per_account", type=int, help="ads of one account, at most")
+    parser.add_argument("--allow-items", "--allow_items", help="ids that alone may be returned, written as a history")
+    parser.add_argument("--block-items", "--block_items", help="ids that may not be returned, written as a history")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    history = listed_ids("--history", options.history)
+    lists = {
+        name: None if given is None else tuple(listed_ids(f"--{name.replace('_', '-')}", given))
+        for name, given in (("allow_items", options.allow_items), ("block_items", options.block_items))
+    }
+    widths = whole_numbers("--beam-widths", options.beam_widths) if options.beam_widths else None
 
     from gr4ad import Recommender
+    from gr4ad.serving.request_types import RecommendQuery
+    from gr4ad.tokenization import UserHistory
 
     recommender = Recommender.from_pretrained(options.model)
-    history = [item.strip() for item in options.history.split(",") if item.strip()]
-    unknown = [item for item in history if item not in recommender.tokenizer.index.rows]
-    widths = [int(width) for width in options.beam_widths.split(",")] if options.beam_widths else None
-    ads = recommender.recommend(
-        [history], top_k=options.top_k, beam_widths=widths, exclude_history=options.exclude_history
-    )[0]
+    query = RecommendQuery(
+        UserHistory(history),
+        options.top_k,
+        widths,
+        options.exclude_history,
+        options.max_per_account,
+        allow_items=lists["allow_items"],
+        block_items=lists["block_items"],
+    )
+    [ads] = recommender.rank([query])
+    console = Console(stderr=options.json)
+    for name, unknown in recommender.unknown_items(query).items():
+        where = "" if name == "history" else f" in {name}"
+        console.print(f"not in the catalog, skipped{where}: {', '.join(unknown)}", style="yellow", markup=False)
     if options.json:
         json.dump([vars(ad) for ad in ads], sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
-    console = Console()
-    if unknown:
-        console.print(f"[yellow]not in the catalog, skipped: {', '.join(unknown)}[/yellow]")
     unit = recommender.tokenizer.value_unit
     table = Table()
     for column in ("item_id", "title", "score", f"value ({unit})" if unit else "value", "SID"):
@@ -51,6 +70,38 @@ def recommend(arguments: list[str]) -> None:
         value = "-" if ad.value is None else f"{ad.value:.2f}"
         table.add_row(ad.item_id, described(ad.attributes), f"{ad.score:.3f}", value, ad.sid)
     console.print(table)
+
+
+def listed_ids(flag: str, given: str) -> list[str]:
+    """Item ids of a list with commas, or of a JSON list where they hold commas themselves.
+
+    Raises:
+        ValueError: If what begins as a JSON list is none, or not of text; names the flag.
+    """
+    if not given.lstrip().startswith("["):
+        return [item.strip() for item in given.split(",") if item.strip()]
+    try:
+        ids = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"`{flag}` begins like a JSON list, but is none ({error}). Received: {given!r:.100}. Write e.g. "
+            f'{flag} \'["a,b", "c"]\', with quotes of the shell around it.'
+        ) from error
+    wrong = next((item for item in ids if not isinstance(item, str)), None)
+    if wrong is not None:
+        raise ValueError(f"`{flag}` must hold ids as text. Received: {wrong!r:.100}. Write {json.dumps(str(wrong))}.")
+    return ids
+
+
+def whole_numbers(flag: str, given: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas. Raises ValueError, naming the flag, for anything else."""
+    try:
+        return tuple(int(part) for part in given.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"`{flag}` must be whole numbers separated by commas, one a level. Received: {given!r:.100}. Write e.g. "
+            f"{flag} 50,100,100."
+        ) from error
 
 
 def described(attributes: dict) -> str:

@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from .checking import DataError, RowChecks, shown
 
+MAX_ID_LENGTH = 1000
+"""Characters of an item id: that of `gr4ad.tokenization.user_history`, whose import takes seconds."""
 EXACT = 2**53
 """From here on, neighbouring whole numbers are one floating-point number."""
 ROUNDED_TEXT = r"^-?\d\.(\d{5,}[eE]\+?\d\d|\d+[eE]\+?(1[6-9]|[2-9]\d))$"
@@ -22,8 +24,8 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks) -> pa.Array:
         name: of the column, ours. checks: of the file; its rows are not judged here.
 
     Raises:
-        DataError: the column's type is neither text nor whole numbers, or it holds numbers that floating point has
-            rounded: different ids may have become one.
+        DataError: the column's type is neither text nor whole numbers, an item id is longer than any may be, or it
+            holds numbers that floating point has rounded: different ids may have become one.
     """
     kind, named = column.type, f"{checks.file}: column {checks.named(name)}"
     if pa.types.is_dictionary(kind):
@@ -45,6 +47,13 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks) -> pa.Array:
     if pc.any(rounded).as_py():
         rows = pc.fill_null(rounded.take(places), False).to_numpy(zero_copy_only=False)
         raise _lossy(named, rows, column)
+    too_long = pc.fill_null(pc.greater(pc.utf8_length(ids), MAX_ID_LENGTH), False)
+    if name == "item_id" and pc.any(too_long).as_py():
+        rows = pc.fill_null(too_long.take(places), False).to_numpy(zero_copy_only=False)
+        raise DataError(
+            f"{named}, row {int(rows.argmax())} (0-based): an id of more than {MAX_ID_LENGTH} characters, which no "
+            f"request may name ({int(rows.sum())} such rows). Give these items shorter ids."
+        )
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0)
     return pc.if_else(blank.take(places), None, text) if pc.any(blank).as_py() else text
 

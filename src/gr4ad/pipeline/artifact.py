@@ -20,6 +20,7 @@ CUSTOM_GENERATE = {
     "generate.py": "custom_generate_gr4ad.py",
     "beam_selection_gr4ad.py": "beam_selection_gr4ad.py",
     "trie_gr4ad.py": "trie_gr4ad.py",
+    "trie_restriction_gr4ad.py": "trie_restriction_gr4ad.py",
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_gr4ad.GR4ADConfig",

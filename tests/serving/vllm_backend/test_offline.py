@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gr4ad.serving import Recommender, UnknownItemError, load_recommender
-from gr4ad.serving.request_types import Answer, RecommendQuery
+from gr4ad.serving.request_types import ITEM_LISTS, Answer, RecommendQuery
 from gr4ad.tokenization import UserHistory
 
 pytestmark = pytest.mark.needs_vllm
@@ -18,6 +18,7 @@ LLM_OPTIONS = {
     "chunked": {"enable_chunked_prefill": True, "max_num_batched_tokens": 16, "max_num_seqs": 16},
     "whole": {"enable_chunked_prefill": False, "max_num_seqs": 16},
 }
+OPTIONS = ("top_k", "exclude_history", "max_per_account", *ITEM_LISTS)
 ENGINES: dict = {}  # of the engine process
 
 
@@ -38,6 +39,8 @@ def random_requests(seed: int, items: int = 120) -> list[dict]:
             "cross_domain": [f"video_{rng.randrange(9)}" for _ in range(rng.randint(0, 6))],
             "exclude_history": True,
             "max_per_account": 1,
+            "allow_items": [f"ad_{rng.randrange(items)}" for _ in range(20)],
+            "block_items": [f"ad_{rng.randrange(items)}" for _ in range(60)],
         }
         requests.append(request | {name: value for name, value in options.items() if rng.random() < 0.5})
     return requests
@@ -45,14 +48,14 @@ def random_requests(seed: int, items: int = 120) -> list[dict]:
 
 def alone(recommender, request: dict) -> list:
     per_user = {name: [request[name]] for name in ("values", "times", "cross_domain") if name in request}
-    plain = {name: request[name] for name in ("top_k", "beam_widths", "exclude_history", "max_per_account")
-             if name in request}  # fmt: skip
+    plain = {name: request[name] for name in ("beam_widths", *OPTIONS) if name in request}
     return recommender.recommend([request["history"]], **per_user, **plain)[0]
 
 
 def query_of(request: dict) -> RecommendQuery:
     features = {name: request[name] for name in ("values", "times", "cross_domain") if name in request}
-    options = {name: request[name] for name in ("top_k", "exclude_history", "max_per_account") if name in request}
+    options = {name: request[name] for name in OPTIONS if name in request}
+    options |= {name: tuple(options[name]) for name in ITEM_LISTS if name in options}
     widths = tuple(request["beam_widths"]) if "beam_widths" in request else None
     return RecommendQuery(UserHistory(request["history"], **features), beam_widths=widths, **options)
 
@@ -113,6 +116,7 @@ def test_items_and_scores_equal_the_native_engines(engine_process, native, accou
         assert [ad.score for ad in answer.ranked] == pytest.approx([ad.score for ad in expected], abs=TOLERANCE)
         assert [ad.value for ad in answer.ranked] == pytest.approx([ad.value for ad in expected], abs=TOLERANCE)
         assert [ad.attributes for ad in answer.ranked] == [ad.attributes for ad in expected]
+        assert answer.unknown.get("history", []) == ["never_seen"] * ("never_seen" in request["history"])
         assert list(answer.widths) == request.get("beam_widths", native.beam_widths)
         for ad in answer.ranked:
             assert tuple(int(part.split("_")[1]) for part in ad.sid[1:-1].split("><")) in leaves
