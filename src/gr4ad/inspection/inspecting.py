@@ -1,0 +1,122 @@
+"""From a folder to what it holds and the recipe that follows from it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gr4ad.data.checking import DataError
+from gr4ad.inspection.choices import Choice, value_of
+from gr4ad.inspection.data_choices import data_choices
+from gr4ad.inspection.findings import Findings, findings_of
+from gr4ad.inspection.layout import Layout, layout_of
+from gr4ad.inspection.model_choices import minutes, model_choices
+from gr4ad.inspection.recipe_text import recipe_text
+from gr4ad.inspection.samples import FileSample, data_files, read_sample
+
+ROWS = 500_000
+
+
+@dataclass
+class Inspection:
+    """What a folder holds.
+
+    Attributes:
+        folder: It. files: Its tables by name. unread: File -> why it could not be read.
+        layout, found: What they are and what they hold. choices: The settings that follow.
+        recipe: The text of the recipe, checked as `gr4ad run` checks one.
+    """
+
+    folder: Path
+    files: dict[str, FileSample]
+    unread: dict[str, str]
+    layout: Layout
+    found: Findings
+    choices: list[Choice]
+    recipe: str
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """File -> what it is."""
+        layout = self.layout
+        roles = {layout.events: "event log"}
+        if layout.own_catalog:
+            roles[layout.events] = "event log, and catalog"
+        else:
+            roles[layout.catalog] = "catalog"
+        if layout.users is not None:
+            roles[layout.users] = "users"
+        return roles | layout.others | {name: f"not read: {why}" for name, why in self.unread.items()}
+
+    @property
+    def minutes(self) -> int:
+        """About how long a run takes on two CPU cores."""
+        return minutes(self.found, value_of(self.choices, "train", "num_train_epochs", 1))
+
+
+def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
+    """Reads a sample of each file, guesses what it is, and chooses the settings of a recipe. Imports no torch.
+
+    Args:
+        folder: Holds the tables; folders within it are not looked into.
+        rows: About how many rows of a file are read; larger files are sampled from all over.
+
+    Raises:
+        DataError: No folder, no table, or none that could be a log with a catalog.
+    """
+    place = Path(folder)
+    files: dict[str, FileSample] = {}
+    unread: dict[str, str] = {}
+    for path in data_files(place):
+        try:
+            files[path.name] = read_sample(path, rows)
+        except DataError as error:
+            unread[path.name] = str(error).removeprefix(f"{path}: ")
+    if not files:
+        raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
+    layout = layout_of(files)
+    found = findings_of(layout)
+    choices = [*data_choices(layout, found), *model_choices(layout, found)]
+    name = re.sub(r"[^a-z0-9]+", "-", place.resolve().name.lower()).strip("-") or "ads"
+    epochs = value_of(choices, "train", "num_train_epochs", 1)
+    header = [
+        f"Written by `gr4ad inspect` for {found.users:,} users, {found.items:,} items and {found.events:,} events; a "
+        f"run takes about {minutes(found, epochs)} minutes on two CPU cores.",
+        *[f"WARNING: {text}." for text in found.warnings],
+        *[f"TO BE MENDED FIRST: {text}." for text in found.stops],
+    ]
+    recipe = recipe_text(f"gr4ad-{name}", choices, header)
+    return Inspection(place, files, unread, layout, found, choices, recipe)
+
+
+def _first(unread: Mapping[str, str]) -> str:
+    name, why = next(iter(unread.items()))
+    return f"{name}: {why}"
+
+
+def write_recipe(inspection: Inspection, path: Path) -> None:
+    """Checks the recipe as `gr4ad run` does, columns of the data too, and writes it.
+
+    Raises:
+        DataError: The file is there already, or its folder is not.
+        RecipeError: The recipe does not pass: the guesses do not fit each other.
+    """
+    if path.exists():
+        raise DataError(
+            f"{path}: is there already and may hold changes of yours. Give `--recipe` another name, or remove it."
+        )
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: no such folder: {path.parent}. Make it first.")
+    from gr4ad.pipeline.recipe import load_recipe
+    from gr4ad.pipeline.recipe_checks import check_columns
+
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(inspection.recipe, encoding="utf-8")
+    try:
+        check_columns(vars(load_recipe(partial, data_root=inspection.folder)))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
