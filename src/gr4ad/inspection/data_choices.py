@@ -9,9 +9,9 @@ import numpy as np
 
 from gr4ad.data.checking import DROP_REASONS
 from gr4ad.inspection.choices import Choice, has_setting
-from gr4ad.inspection.findings import MERGE_SECONDS, Findings, percent
+from gr4ad.inspection.findings import Findings, percent
 from gr4ad.inspection.layout import FEATURE_VALUES, Layout
-from gr4ad.inspection.log_view import CLICK, CONVERSION
+from gr4ad.inspection.log_view import MERGE_SECONDS
 from gr4ad.inspection.names import likeness
 from gr4ad.inspection.profiles import Column
 
@@ -160,9 +160,8 @@ def _meaning(layout: Layout, found: Findings) -> list[Choice]:
         choices.append(
             Choice("data", "event_names", layout.event_names, f"what `{layout.event}` holds: what it means here")
         )
-    kinds = found.view.kind[found.view.history]
-    if (kinds == CLICK).any() and (kinds == CONVERSION).any() and layout.is_timed:
-        reason = "a click and its conversion within half an hour are one event"
+    if found.view.merged:
+        reason = f"a click and its conversion within half an hour are one event: {found.view.merged:,}"
         choices.append(Choice("data", "merge_seconds", MERGE_SECONDS, reason))
     if found.negative:
         choices.append(Choice("data", "refunds", *_refunds(layout, found)))

@@ -11,8 +11,9 @@ from pathlib import Path
 from gr4ad.data.checking import DataError
 from gr4ad.inspection.choices import Choice, value_of
 from gr4ad.inspection.data_choices import data_choices
-from gr4ad.inspection.findings import Findings, findings_of
+from gr4ad.inspection.findings import Findings
 from gr4ad.inspection.layout import Layout, layout_of
+from gr4ad.inspection.measuring import findings_of
 from gr4ad.inspection.model_choices import minutes, model_choices
 from gr4ad.inspection.recipe_text import recipe_text
 from gr4ad.inspection.samples import FileSample, data_files, read_sample

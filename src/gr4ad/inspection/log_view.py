@@ -12,6 +12,7 @@ from gr4ad.inspection.layout import Layout
 
 IMPRESSION, CLICK, CONVERSION = range(len(EVENT_NAMES))
 FEW_HISTORIES = 0.1
+MERGE_SECONDS = 1800
 
 
 @dataclass
@@ -25,7 +26,9 @@ class LogView:
         kind: (n,) int8, rows of `EVENT_NAMES`, -1 where the kind is none of them.
         value: (n,) float64, NaN where blank or no number; None of a log without values.
         repeated: (n,) bool, rows that stand in the sample before, the same in every column.
-        history: (h,) int64, good rows that make up histories, each once, sorted by user and time.
+        history: (h,) int64, good rows that make up histories, sorted by user and time: each once, and a click and its
+            conversion as one.
+        merged: Clicks that became one event with their conversion.
     """
 
     user: np.ndarray
@@ -35,6 +38,7 @@ class LogView:
     value: np.ndarray | None
     repeated: np.ndarray
     history: np.ndarray
+    merged: int = 0
 
     @property
     def starts(self) -> np.ndarray:
@@ -63,7 +67,7 @@ def view_of(layout: Layout) -> LogView:
         repeated=_repeated(layout),
         history=np.zeros(0, np.int64),
     )
-    view.history = _history(view)
+    _make_history(view, layout.is_timed)
     views = [name for name, kind in layout.event_names.items() if kind == "impression"]
     if views and layout.request is None and _few_histories(view):
         layout.event_names |= dict.fromkeys(views, "click")
@@ -72,14 +76,23 @@ def view_of(layout: Layout) -> LogView:
             "made of clicks and conversions"
         )
         view.kind = _kinds(layout)
-        view.history = _history(view)
+        _make_history(view, layout.is_timed)
     return view
 
 
-def _history(view: LogView) -> np.ndarray:
+def _make_history(view: LogView, is_timed: bool) -> None:
     good = (view.kind > IMPRESSION) & (view.user >= 0) & (view.item >= 0) & np.isfinite(view.seconds) & ~view.repeated
     rows = np.flatnonzero(good)
-    return rows[np.lexsort((view.seconds[rows], view.user[rows]))]
+    view.merged = 0
+    if is_timed:
+        order = rows[np.lexsort((view.kind[rows], view.seconds[rows], view.item[rows], view.user[rows]))]
+        same = (view.user[order][1:] == view.user[order][:-1]) & (view.item[order][1:] == view.item[order][:-1])
+        near = same & (np.diff(view.seconds[order]) <= MERGE_SECONDS)
+        merged = order[:-1][near & (view.kind[order][:-1] == CLICK) & (view.kind[order][1:] == CONVERSION)]
+        view.merged = len(merged)
+        good[merged] = False
+        rows = np.flatnonzero(good)
+    view.history = rows[np.lexsort((view.seconds[rows], view.user[rows]))]
 
 
 def _few_histories(view: LogView) -> bool:

@@ -9,11 +9,11 @@ WORDS: dict[str, frozenset[str]] = {
     "item": frozenset(
         "item product prod ad advert creative banner sku asin article art artikel produkt producto produit "
         "offer listing movie track song book news video goods stock ean gtin upc plu isbn material angebot "
-        "articulo oferta".split()
+        "articulo oferta pid iid".split()
     ),
     "user": frozenset(
         "user usr customer cust client visitor member household buyer shopper person consumer subscriber reader "
-        "viewer kunde kunden nutzer besucher usuario cliente utilisateur acheteur cookie device".split()
+        "viewer kunde kunden nutzer besucher usuario cliente utilisateur acheteur cookie device uid".split()
     ),
     "time": frozenset(
         "timestamp time ts date datetime day created ordered purchased occurred at when datum zeit zeitpunkt uhrzeit "
@@ -45,6 +45,9 @@ WORDS: dict[str, frozenset[str]] = {
 }
 """Role -> words that names of its columns are made of."""
 
+WEAK: dict[str, frozenset[str]] = {"user": frozenset("session visit".split())}
+"""Role -> words of names that will do where there is no better one."""
+
 FILLERS = frozenset("id ids nr no num number nummer key code ref the of in my is".split())
 ENDINGS = ("ids", "id", "nummer", "number", "code", "key", "nr", "no")
 
@@ -63,7 +66,7 @@ EVENTS: dict[str, frozenset[str]] = {
         "achat".split()
     ),
 }
-"""Our kind of event -> what logs call it."""
+"""Our kind of event -> words for it."""
 
 
 def words_of(name: str) -> list[str]:
@@ -75,9 +78,9 @@ def words_of(name: str) -> list[str]:
 
 def likeness(name: str, role: str) -> float:
     """How like the names of a role a column's name is, in [0, 1]: 1 if every word of it is one of the role's."""
-    known = WORDS[role]
+    known, weak = WORDS[role], WEAK.get(role, frozenset())
     telling = [word for word in words_of(name) if word not in FILLERS] or words_of(name)
-    hits = [_stem(word, known) in known for word in telling]
+    hits = [1.0 if _stem(word, known) in known else 0.4 * (_stem(word, weak) in weak) for word in telling]
     return sum(hits) / len(hits) if hits else 0.0
 
 

@@ -165,8 +165,8 @@ class Column:
 
     @cached_property
     def seconds(self) -> np.ndarray:
-        """(rows,) float64, NaN where there is none: seconds since 1970 UTC of a column of times, the numbers themselves
-        of a column without a unit."""
+        """(rows,) float64, NaN where there is none: seconds since 1970 UTC of a column of times; of a column without
+        a unit the numbers themselves."""
         unit = self.time_unit
         if self.is_typed_time:
             kind = self.values.type
