@@ -17,7 +17,16 @@ QUANTITIES = frozenset("quantity qty units pieces menge anzahl cantidad".split()
 def count_rows(layout: Layout, found: Findings) -> None:
     view, log = found.view, layout.columns[layout.events]
     rows = len(view.user)
-    found.counts.append(("rows of the log", f"{layout.files[layout.events].rows:,}"))
+    log_file = layout.files[layout.events]
+    found.counts.append(("rows of the log", f"{log_file.rows:,}"))
+    if not log_file.whole:
+        which = "all rows of some users" if log_file.of_users else "pieces from all over it"
+        found.counts.append(("of which the counts below are", f"{rows:,}: {which}"))
+        if not log_file.of_users:
+            found.warnings.append(
+                "the log is too long to look at whole users: histories seem shorter here than they are. Give `--rows` "
+                "a larger number to see more of them"
+            )
     if layout.event is not None:
         names = layout.of_log(layout.event)
         for entry in pc.value_counts(names.text.drop_null()).to_pylist():
@@ -57,7 +66,7 @@ def count_history(layout: Layout, found: Findings) -> None:
     user, item, seconds = (part[view.history] for part in (view.user, view.item, view.seconds))
     lengths = view.lengths
     found.counts += [
-        ("users with a history", f"{found.users:,}"),
+        ("users with a history", f"{len(lengths):,}"),
         ("events that make up histories", f"{len(view.history):,}"),
     ]
     if not len(user):
@@ -125,10 +134,11 @@ def count_catalog(layout: Layout, found: Findings) -> None:
             found.drop["missing"] = found.drop.get("missing", 0) + int(key.blank.sum())
     else:
         found.drop["duplicate_item"] = key.filled - key.distinct
-    in_log = len(np.unique(view.item[view.item >= 0]))
-    found.counts.append(("items that no event names", f"{max(0, key.distinct - in_log):,}"))
-    found.counts.append(("test targets whose item training has not seen", percent(found.split.cold)))
-    if found.split.cold > 0.2:
+    if layout.files[layout.events].whole:
+        in_log = len(np.unique(view.item[view.item >= 0]))
+        found.counts.append(("items that no event names", f"{max(0, key.distinct - in_log):,}"))
+        found.counts.append(("test targets whose item training has not seen", percent(found.split.cold)))
+    if found.split.cold > 0.2 and layout.files[layout.events].whole:
         found.warnings.append(
             f"{percent(found.split.cold)} of the test targets are items that training has not seen: they can only be "
             "found by their text"
@@ -202,7 +212,8 @@ def count_values(layout: Layout, found: Findings) -> None:
 
 
 def _count_returns(layout: Layout, found: Findings) -> None:
-    """Rows that take something back by a negative number of pieces, although their value is none."""
+    """Rows that take something back by a negative number of pieces, although their value is not negative."""
+    assert found.view.value is not None
     for name, column in layout.columns[layout.events].items():
         if set(words_of(name)) & QUANTITIES and column.is_number and name != layout.value:
             returned = int(((column.numbers < 0) & ~(found.view.value < 0)).sum())

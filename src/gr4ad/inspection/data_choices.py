@@ -146,7 +146,7 @@ def _tells_activity(column: Column, layout: Layout, found: Findings) -> bool:
 
 
 def _numbers(layout: Layout) -> list[Choice]:
-    if layout.price is None or layout.files[layout.catalog].format != "csv" or layout.own_catalog:
+    if layout.price is None or not layout.files[layout.catalog].is_text or layout.own_catalog:
         return []
     return [Choice("data", "number_columns", [layout.price], "other columns of a csv are text")]
 

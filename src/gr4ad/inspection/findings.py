@@ -56,6 +56,11 @@ class Findings:
     stops: list[str] = field(default_factory=list)
 
     @property
+    def test_users(self) -> int:
+        """Users of the test part, of the whole log where the sample is all rows of some users."""
+        return round(self.split.targets * self.users / max(1, len(self.view.lengths)))
+
+    @property
     def events_an_item(self) -> float:
         return self.split.seen * self.scale / max(1, self.items)
 

@@ -16,7 +16,7 @@ from gr4ad.inspection.layout import Layout, layout_of
 from gr4ad.inspection.measuring import findings_of
 from gr4ad.inspection.model_choices import minutes, model_choices
 from gr4ad.inspection.recipe_text import recipe_text
-from gr4ad.inspection.samples import FileSample, data_files, read_sample
+from gr4ad.inspection.samples import FileSample, data_files, read_sample, sample_of_users
 
 ROWS = 500_000
 
@@ -79,6 +79,8 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
     if not files:
         raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
     layout = layout_of(files)
+    log = sample_of_users(files[layout.events], layout.user, rows)
+    layout.replace_log(log)
     found = findings_of(layout)
     choices = [*data_choices(layout, found), *model_choices(layout, found)]
     name = re.sub(r"[^a-z0-9]+", "-", place.resolve().name.lower()).strip("-") or "ads"
@@ -90,7 +92,7 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
         *[f"TO BE MENDED FIRST: {text}." for text in found.stops],
     ]
     recipe = recipe_text(f"gr4ad-{name}", choices, header)
-    return Inspection(place, files, unread, layout, found, choices, recipe)
+    return Inspection(place, layout.files, unread, layout, found, choices, recipe)
 
 
 def _first(unread: Mapping[str, str]) -> str:

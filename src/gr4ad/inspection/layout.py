@@ -62,6 +62,12 @@ class Layout:
     def of_catalog(self, name: str) -> Column:
         return self.columns[self.catalog][name]
 
+    def replace_log(self, log: FileSample) -> None:
+        """Measures the log by another sample of it."""
+        if log is not self.files[self.events]:
+            self.files[self.events] = log
+            self.columns[self.events] = columns_of(log.table)
+
     @property
     def is_timed(self) -> bool:
         """The log's clock are times, not positions."""

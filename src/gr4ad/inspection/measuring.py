@@ -24,7 +24,7 @@ def findings_of(layout: Layout) -> Findings:
         view=view,
         split=split,
         items=key.distinct if catalog.whole or layout.own_catalog else catalog.rows,
-        users=len(lengths),
+        users=round(len(lengths) * scale) if log.of_users else len(lengths),
         events=round(len(view.history) * scale),
         scale=scale,
         mean_length=float(lengths.mean()) if len(lengths) else 0.0,

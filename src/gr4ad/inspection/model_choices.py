@@ -48,7 +48,7 @@ def codebook_size(items: int) -> int:
 
 def minutes(found: Findings, epochs: int) -> int:
     """About how long a run takes on two CPU cores."""
-    users = min(found.users, 2000) + found.split.targets
+    users = min(found.users, 2000) + found.test_users
     seconds = found.items / RATES["ads"] + found.split.seen * found.scale * epochs / RATES["targets"]
     return max(1, round((30 + seconds + users / RATES["users"]) / 60))
 
@@ -132,7 +132,7 @@ def _training(found: Findings, valued: bool) -> list[Choice]:
     users = max(found.users, 1)
     batch = min(256, max(16, 2 ** round(math.log2(max(users / STEPS_AN_EPOCH, 1)))))
     steps = math.ceil(users / batch)
-    length = max(found.split.seen / users, 1.0)
+    length = max(found.split.seen / max(1, len(found.view.lengths)), 1.0)
     epochs = min(15, max(2, int(24 / math.sqrt(length))))
     reason = f"{length:.1f} training events a user: shorter histories take more passes"
     if epochs * steps < LEAST_STEPS:
@@ -172,7 +172,7 @@ def _training(found: Findings, valued: bool) -> list[Choice]:
         choices.append(Choice("train", "eval_value_weight", 0.75))
     if found.repeats > REPEAT_SHARE:
         choices.append(Choice("train", "eval_score_history", True, "users come back to what they had"))
-    few = found.split.targets <= FEW_USERS
+    few = found.test_users <= FEW_USERS
     choices.append(
         Choice("train", "eval_users", 0 if few else 2000, "all of them: they are few" if few else "a sample")
     )
@@ -230,7 +230,7 @@ def _evaluation(found: Findings, size: int, valued: bool) -> list[Choice]:
     reason = (
         "wide, for the neighbours to lift what the beams alone rank low" if counted else "wider gains nothing here"
     )
-    few = found.split.targets <= FEW_USERS
+    few = found.test_users <= FEW_USERS
     choices = [
         Choice("evaluate", "metric", "revenue@10" if valued else "ndcg@10"),
         Choice("evaluate", "beam_widths", list(widths), reason),

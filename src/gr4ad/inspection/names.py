@@ -49,6 +49,7 @@ WEAK: dict[str, frozenset[str]] = {"user": frozenset("session visit".split())}
 """Role -> words of names that will do where there is no better one."""
 
 FILLERS = frozenset("id ids nr no num number nummer key code ref the of in my is".split())
+UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})  # type: ignore[arg-type]
 ENDINGS = ("ids", "id", "nummer", "number", "code", "key", "nr", "no")
 
 EVENTS: dict[str, frozenset[str]] = {
@@ -72,7 +73,7 @@ EVENTS: dict[str, frozenset[str]] = {
 def words_of(name: str) -> list[str]:
     """The words of a column's name: `customerID`, `customer-id` and `customer_id:token` are all customer, id."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.split(":")[0])
-    folded = spaced.lower().translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}))
+    folded = spaced.lower().translate(UMLAUTS)
     return [word for word in re.split(r"[^a-z0-9]+", folded) if word]
 
 
