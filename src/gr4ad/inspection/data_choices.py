@@ -11,7 +11,7 @@ from gr4ad.data.checking import DROP_REASONS
 from gr4ad.inspection.choices import Choice, has_setting
 from gr4ad.inspection.findings import Findings, percent
 from gr4ad.inspection.layout import FEATURE_VALUES, Layout
-from gr4ad.inspection.log_view import MERGE_SECONDS
+from gr4ad.inspection.log_view import CONVERSION, MERGE_SECONDS
 from gr4ad.inspection.names import likeness
 from gr4ad.inspection.profiles import Column
 
@@ -102,11 +102,7 @@ def _users(layout: Layout, found: Findings) -> list[Choice]:
         else:
             many = column.is_number and column.distinct > 2 * BINS
             features[name] = {"bins": BINS} if many else {}
-    if (
-        not features
-        or not has_setting("data", "user_features")
-        and len(features) + 1 < len(layout.columns[layout.users])
-    ):
+    if not features:
         return []
     reason = f"features of {percent(share)} of the log's users"
     return [
@@ -180,6 +176,8 @@ def _refunds(layout: Layout, found: Findings) -> tuple[str, str]:
     pair = view.user * width + view.item
     negative = view.value < 0
     known = float(np.isin(pair[negative], pair[view.value > 0]).mean())
+    if (view.kind[negative] != CONVERSION).any():
+        return "zero", f"{found.negative:,} rows, of other kinds than conversions too: they are worth nothing"
     if known > 0.5:
         return "net", f"{percent(known)} of the {found.negative:,} negative rows have a purchase that they take back"
     return (
@@ -195,29 +193,15 @@ def _split(layout: Layout, found: Findings) -> list[Choice]:
         if split.column:
             choices.append(Choice("data", "split_column", split.column, "goes along with the time"))
         assert split.validation is not None and split.test is not None
-        validation, test = (_bound(layout, split.column, bound) for bound in (split.validation, split.test))
         choices += [
-            Choice("data", "validation_start", validation, "the log's events up to here, 82%, are training"),
-            Choice("data", "test_start", test, "the last 10% are test"),
+            Choice("data", "validation_start", split.validation, "the log's events up to here, 82%, are training"),
+            Choice("data", "test_start", split.test, "the last 10% are test"),
         ]
     return choices
 
 
-def _bound(layout: Layout, column: str, bound: int | str) -> int | str:
-    """A bound in the terms of the log where this version of gr4ad has no `time_unit` yet."""
-    unit = None if layout.clock is None else layout.of_log(layout.clock).time_unit
-    if column or unit in (None, "iso", "s") or has_setting("data", "time_unit"):
-        return bound
-    from gr4ad.inspection.profiles import UNITS
-
-    moment = np.datetime64(str(bound), "s").astype(np.int64)
-    return str(bound).replace("-", "") if unit == "date" else int(moment / UNITS[str(unit)])
-
-
 def _remedies(layout: Layout, found: Findings) -> list[Choice]:
     drop = dict(found.drop)
-    if found.negative and not has_setting("data", "refunds"):
-        drop["bad_value"] = drop.get("bad_value", 0) + found.negative
     known = {reason: rows for reason, rows in drop.items() if reason in DROP_REASONS}
     if not known:
         return []

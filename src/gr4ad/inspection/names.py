@@ -85,6 +85,13 @@ def likeness(name: str, role: str) -> float:
     return sum(hits) / len(hits) if hits else 0.0
 
 
+def is_id_name(name: str) -> bool:
+    """Whether a name says that its column holds ids."""
+    words = words_of(name)
+    ended = bool(words) and (words[-1] in ENDINGS or any(_stem(words[-1], WORDS[role]) != words[-1] for role in WORDS))
+    return ended or likeness(name, "user") == 1 or likeness(name, "item") == 1
+
+
 def _stem(word: str, known: frozenset[str]) -> str:
     """The word without an ending such as `id`, where that makes it a known one."""
     for ending in ENDINGS:

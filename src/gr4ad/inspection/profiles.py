@@ -10,14 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gr4ad.data.clocks import DATE_DIGITS, MICROSECONDS, read_clock
 from gr4ad.data.columns import whole
+from gr4ad.inspection.names import is_id_name
 
 LOOKED_AT = 20_000
-UNITS = {"date": 86400.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+UNITS = {"date": 0.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Unit of a column of numbers that are times -> seconds of one; `date` are numbers such as 20171105."""
-SECOND_RANGE = (3e8, 5e9)  # 1979 to 2128, far from 8-digit dates
+SECOND_RANGE = (3e8, 5e9)  # 1979 to 2128: narrow, for ids are numbers too
+LIKE_ISO = re.compile(r"^\s*\d{4}[-/]\d\d?[-/]\d\d?")
 OTHER_DATE = re.compile(r"^\s*\d{1,2}[./-]\d{1,2}[./-]\d{2,4}(\s|$)")
-ZONE_NAME = re.compile(r"^\d{4}-\d\d-\d\d[ T][\d:.]+ ?(UTC|GMT|CET|CEST|EST|PST)$")
 DECIMAL_COMMA = re.compile(r"^\s*-?\d{1,3}(\.?\d{3})*,\d+\s*$")
 
 
@@ -134,18 +136,22 @@ class Column:
     @cached_property
     def time_unit(self) -> str | None:
         """`iso` (dates, or text that is read as such), one of `UNITS`, `unreadable` (dates of another form), or None:
-        no times. Of the unit that most of the numbers have."""
+        no times. Of the unit that most of the numbers have; numbers whose name says that they are ids are none."""
         if self.is_typed_time:
             return None if pa.types.is_time(self.values.type) or pa.types.is_duration(self.values.type) else "iso"
-        if self.is_number and self.is_whole:
-            units = self.unit_shares
+        if self.is_number:
+            units = {} if is_id_name(self.name) else self.unit_shares
             unit = max(units, key=lambda name: units[name], default=None)
             return unit if unit is not None and units[unit] > 0.5 else None
-        if self.is_number or self.is_nested or not self.seen:
+        if self.is_nested or not self.seen:
             return None
-        if self.share(OTHER_DATE) > 0.9 or self.share(ZONE_NAME) > 0.9:
+        if self.share(OTHER_DATE) > 0.9:
             return "unreadable"
-        return "iso" if np.isfinite(_iso_seconds(self.unique[:LOOKED_AT])).mean() > 0.9 else None
+        if self.share(LIKE_ISO) < 0.5:
+            return None
+        return (
+            "iso" if np.isfinite(_seconds(pa.chunked_array([self.unique[:LOOKED_AT]]), "auto")).mean() > 0.9 else None
+        )
 
     @cached_property
     def unit_shares(self) -> dict[str, float]:
@@ -153,12 +159,13 @@ class Column:
         numbers = self.numbers[np.isfinite(self.numbers)]
         shares = {}
         for unit, seconds in UNITS.items():
-            if unit == "date":
-                month, day = numbers // 100 % 100, numbers % 100
-                fits = (numbers >= 19_000_000) & (numbers < 21_010_000) & (month >= 1) & (month <= 12)
-                fits &= (day >= 1) & (day <= 31)
-            else:
+            fits = np.zeros(len(numbers), dtype=bool)
+            if seconds:
                 fits = (numbers * seconds >= SECOND_RANGE[0]) & (numbers * seconds < SECOND_RANGE[1])
+            for digits in DATE_DIGITS if unit == "date" else ():
+                year, rest = np.divmod(numbers, 10.0 ** (digits - 4))
+                month, day = np.divmod(rest // 10.0 ** (digits - 8), 100)
+                fits |= (year >= 1970) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
             if fits.any():
                 shares[unit] = float(fits.mean())
         return shares
@@ -167,23 +174,17 @@ class Column:
     def seconds(self) -> np.ndarray:
         """(rows,) float64, NaN where there is none: seconds since 1970 UTC of a column of times; of a column without
         a unit the numbers themselves."""
-        unit = self.time_unit
+        if self.time_unit is None:
+            return self.numbers
         if self.is_typed_time:
-            kind = self.values.type
-            column = self.values.cast(pa.timestamp("us")) if pa.types.is_date(kind) else self.values
-            micro = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(pa.int64())
-            return np.where(self.blank, np.nan, pc.fill_null(micro, 0).to_numpy() / 1e6)
-        if unit in ("iso", "unreadable"):
-            encoded = self.text.dictionary_encode()
-            values = _iso_seconds(encoded.dictionary) if unit == "iso" else _any_seconds(encoded.dictionary)
-            return np.r_[values, np.nan][pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)]
-        if unit == "date":
-            import pandas as pd
-
-            days = pd.to_datetime(pd.Series(self.numbers).fillna(0).astype(np.int64).astype(str), format="%Y%m%d",
-                                  errors="coerce")  # fmt: skip
-            return np.where(days.isna(), np.nan, days.to_numpy().astype("datetime64[s]").astype(np.float64))
-        return self.numbers * (UNITS[unit] if unit else 1.0)
+            return _seconds(self.values, "auto")
+        encoded = self.text.dictionary_encode()
+        distinct = pa.chunked_array([encoded.dictionary])
+        if self.time_unit == "unreadable":
+            values = _any_seconds(distinct)
+        else:
+            values = _seconds(distinct, "auto" if self.time_unit == "iso" else self.time_unit)
+        return np.r_[values, np.nan][pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)]
 
     @cached_property
     def mean_length(self) -> float:
@@ -209,26 +210,20 @@ class Column:
         return self.mean_length <= 64 and self.time_unit is None and not self.has_decimal_commas
 
 
-def _iso_seconds(text: pa.Array) -> np.ndarray:
-    import pandas as pd
+def _seconds(column: pa.ChunkedArray, unit: str) -> np.ndarray:
+    """As a run reads them."""
+    clock = read_clock(column, unit)
+    seconds = clock.values / MICROSECONDS if clock.is_date else clock.values.astype(np.float64)
+    return np.where(clock.bad | clock.mixed, np.nan, seconds)
 
-    dates = pd.to_datetime(text.to_pandas().astype(object), errors="coerce", utc=True, format="ISO8601")
-    return _as_seconds(dates)
 
-
-def _any_seconds(text: pa.Array) -> np.ndarray:
+def _any_seconds(column: pa.ChunkedArray) -> np.ndarray:
     """Dates of other forms, day first: to measure with, not what a run reads."""
     import pandas as pd
 
-    bare = text.to_pandas().astype(object).str.replace(r" ?[A-Z]{3,4}$", "", regex=True)
-    first = "%Y" if len(bare) and str(bare.iloc[0])[:4].isdigit() else ""
-    dates = pd.to_datetime(bare, errors="coerce", utc=True, dayfirst=not first, format="mixed")
-    return _as_seconds(dates)
-
-
-def _as_seconds(dates: object) -> np.ndarray:
-    naive = dates.dt.tz_localize(None).to_numpy().astype("datetime64[us]")  # type: ignore[attr-defined]
-    return np.where(np.isnat(naive), np.nan, naive.astype(np.int64) / 1e6)
+    dates = pd.to_datetime(column.to_pandas(), errors="coerce", utc=True, dayfirst=True, format="mixed")
+    naive = dates.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    return np.where(np.isnat(naive), np.nan, naive.astype(np.int64) / MICROSECONDS)
 
 
 def columns_of(table: pa.Table) -> dict[str, Column]:
