@@ -82,6 +82,8 @@ def view_of(layout: Layout) -> LogView:
 
 def _make_history(view: LogView, is_timed: bool) -> None:
     good = (view.kind > IMPRESSION) & (view.user >= 0) & (view.item >= 0) & np.isfinite(view.seconds) & ~view.repeated
+    if view.value is not None:
+        good &= ~((view.value < 0) & (view.kind == CONVERSION))  # what a refund takes back is no event
     rows = np.flatnonzero(good)
     view.merged = 0
     if is_timed:

@@ -184,6 +184,8 @@ class Column:
             values = _any_seconds(distinct)
         else:
             values = _seconds(distinct, "auto" if self.time_unit == "iso" else self.time_unit)
+        if UNITS.get(self.time_unit):  # of a mixture of units, what is of this one
+            values = np.where((values >= SECOND_RANGE[0]) & (values < SECOND_RANGE[1]), values, np.nan)
         return np.r_[values, np.nan][pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)]
 
     @cached_property

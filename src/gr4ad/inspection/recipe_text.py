@@ -36,7 +36,7 @@ def setting_lines(choice: Choice) -> list[str]:
     line = f"  {choice.field}: {yaml_value(choice.value)}"
     if not choice.reason:
         return [line]
-    beside = f"{line.ljust(COLUMN)}  # {choice.reason}"
+    beside = f"{line.ljust(COLUMN)}  # {' '.join(choice.reason.split())}"
     return [beside] if len(beside) <= WIDTH else [*comment(choice.reason, "  "), line]
 
 
