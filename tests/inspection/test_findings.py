@@ -98,7 +98,7 @@ def test_joins_that_match_nothing(tmp_path):
     users.to_csv(tmp_path / "users.csv", index=False)
     inspection = inspect_folder(tmp_path)
     assert any("leading zeros" in text and "cannot be used" in text for text in inspection.layout.remarks)
-    assert "users:" not in inspection.recipe
+    assert "\n  users:" not in inspection.recipe
 
 
 def test_a_catalog_of_other_ids_is_told(tmp_path):
