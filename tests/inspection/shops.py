@@ -28,7 +28,11 @@ def visits(seed: int, a_user: int, days: int):
             size = int(rng.integers(1, 4))
             liked = rng.random(size) < 0.8
             group = np.where(liked, user % GROUPS, rng.integers(GROUPS, size=size))
-            yield user, moment, list(dict.fromkeys((rng.integers(ITEMS // GROUPS, size=size) * GROUPS + group).tolist()))
+            yield (
+                user,
+                moment,
+                list(dict.fromkeys((rng.integers(ITEMS // GROUPS, size=size) * GROUPS + group).tolist())),
+            )
 
 
 def write_orders_shop(folder: Path) -> None:
@@ -41,7 +45,9 @@ def write_orders_shop(folder: Path) -> None:
         for number, (user, moment, items) in enumerate(orders):
             for item in items:
                 price = 5 + item * 1.5
-                out.writerow([f"B{number}", f"{user:06}", f"{item:07}", moment.strftime("%Y-%m-%d %H:%M:%S"), 1, price])
+                out.writerow(
+                    [f"B{number}", f"{user:06}", f"{item:07}", moment.strftime("%Y-%m-%d %H:%M:%S"), 1, price]
+                )
     with (folder / "artikel.csv").open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, delimiter=";")
         out.writerow(["Artikelnummer", "Bezeichnung", "Kategorie", "Hersteller", "Preis", "Bild_URL"])
@@ -53,7 +59,9 @@ def write_orders_shop(folder: Path) -> None:
         out.writerow(["Kundennummer", "EMail", "Einkommen", "Region", "Newsletter"])
         for user in range(USERS):
             income = 20_000 + 317 * (user * 7919 % 200)
-            out.writerow([f"{user:06}", f"k{user}@mail.example", income, f"R{user % GROUPS}", ["ja", "nein"][user % 2]])
+            out.writerow(
+                [f"{user:06}", f"k{user}@mail.example", income, f"R{user % GROUPS}", ["ja", "nein"][user % 2]]
+            )
     (folder / "liesmich.txt").write_text("Export vom 1.9.\n", encoding="utf-8")
 
 
@@ -81,7 +89,12 @@ def write_clicks_shop(folder: Path) -> None:
         out.writerows(rows)
     with (folder / "products.jsonl").open("w", encoding="utf-8") as file:
         for item in range(ITEMS):
-            product = {"productId": item, "productName": title(item), "tags": [NOUNS[item % 8], "home"], "seller": item % 5}
+            product = {
+                "productId": item,
+                "productName": title(item),
+                "tags": [NOUNS[item % 8], "home"],
+                "seller": item % 5,
+            }
             file.write(json.dumps(product) + "\n")
 
 
@@ -93,7 +106,9 @@ def write_lines_shop(folder: Path) -> None:
     for number, (user, moment, items) in enumerate(sorted(visits(3, 6, 120), key=lambda visit: visit[1])):
         for item in items:
             naive = moment.replace(tzinfo=None)
-            rows.append([f"{536000 + number}", f"{85000 + item}A", title(item), 1, naive, 2.5 + item, 12000.0 + user, "UK"])
+            rows.append(
+                [f"{536000 + number}", f"{85000 + item}A", title(item), 1, naive, 2.5 + item, 12000.0 + user, "UK"]
+            )
             if rng.random() < 0.04:
                 rows.append([f"C{number}", f"{85000 + item}A", title(item), -1, naive + timedelta(days=3), -2.5 - item,
                              12000.0 + user, "UK"])  # fmt: skip

@@ -90,4 +90,4 @@ def test_what_cannot_be_read_is_told(tmp_path):
 def test_rows_of_another_width_are_counted(tmp_path):
     (tmp_path / "log.csv").write_text("a,b\n1,2\n3\n4,5,6\n7,8\n")
     sample = read_sample(tmp_path / "log.csv", LIMIT)
-    assert sample.table.num_rows == 2 and "2 rows with more or fewer fields" in sample.remarks[0]
+    assert sample.table.num_rows == 2 and "2 rows have more or fewer fields" in sample.odd[0]

@@ -62,8 +62,7 @@ def show(inspection: object) -> None:
     for what, how_many in inspection.found.counts:
         counts.add_row(escape(what), escape(how_many))
     console.print(counts)
-    remarks = [f"{name} {text}" for name, file in inspection.files.items() for text in file.remarks]
-    for text in (*inspection.layout.remarks, *remarks, *inspection.found.warnings):
+    for text in (*inspection.layout.remarks, *inspection.found.warnings):
         say(f"warning: {text}")
     for text in inspection.found.stops:
         say(f"to be mended before a run: {text}")

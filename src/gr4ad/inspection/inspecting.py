@@ -78,7 +78,11 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
             unread[path.name] = str(error).removeprefix(f"{path}: ")
     if not files:
         raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
-    layout = layout_of(files)
+    try:
+        layout = layout_of(files)
+    except DataError as error:
+        more = f" Not read: {_first(unread)}" if unread else ""
+        raise DataError(f"{place}: {error}{more}") from error
     log = sample_of_users(files[layout.events], layout.user, rows)
     layout.replace_log(log)
     found = findings_of(layout)
@@ -88,7 +92,7 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
     header = [
         f"Written by `gr4ad inspect` for {found.users:,} users, {found.items:,} items and {found.events:,} events; a "
         f"run takes about {minutes(found, epochs)} minutes on two CPU cores.",
-        *[f"WARNING: {text}." for text in found.warnings],
+        *[f"WARNING: {text}." for text in (*layout.remarks, *found.warnings)],
         *[f"TO BE MENDED FIRST: {text}." for text in found.stops],
     ]
     recipe = recipe_text(f"gr4ad-{name}", choices, header)

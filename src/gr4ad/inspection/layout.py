@@ -93,7 +93,7 @@ def layout_of(files: Mapping[str, FileSample]) -> Layout:
 def _log_and_catalog(files: dict[str, FileSample], columns: dict[str, dict[str, Column]]) -> Layout:
     best: tuple[float, Layout] | None = None
     for name, own in columns.items():
-        ids = [column for column in own.values() if column.is_id and not column.is_key and column.distinct > 1]
+        ids = [column for column in own.values() if column.is_id and not column.is_unique and column.distinct > 1]
         clocks = _clocks(own)
         for user, item in itertools.permutations(ids, 2):
             named = likeness(user.name, "user"), likeness(item.name, "item")

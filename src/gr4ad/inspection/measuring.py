@@ -30,6 +30,8 @@ def findings_of(layout: Layout) -> Findings:
         mean_length=float(lengths.mean()) if len(lengths) else 0.0,
         long_length=int(np.quantile(lengths, 0.99)) if len(lengths) else 0,
     )
+    for name in dict.fromkeys(filter(None, (layout.events, layout.catalog, layout.users))):
+        found.stops += layout.files[name].odd
     count_rows(layout, found)
     count_history(layout, found)
     count_catalog(layout, found)

@@ -82,8 +82,14 @@ class Column:
 
     @cached_property
     def is_key(self) -> bool:
-        """Nearly every row has a value of its own."""
-        return self.filled >= 0.9 * self.rows and self.distinct >= 0.98 * self.filled and self.distinct > 1
+        """Nearly every row has a value of its own: what names the rows of a table, but for a few that stand twice."""
+        twice = self.filled - self.distinct
+        return self.filled >= 0.9 * self.rows and self.distinct > 1 and (10 * twice <= self.filled or twice <= 3)
+
+    @property
+    def is_unique(self) -> bool:
+        """Each row has a value of its own: numbers of events, not of their users or items."""
+        return self.distinct >= 0.98 * self.filled
 
     @cached_property
     def is_typed_time(self) -> bool:

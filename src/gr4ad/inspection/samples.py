@@ -33,7 +33,7 @@ class FileSample:
         table: The sampled rows, columns as the file names them; those of delimited text are text.
         rows: Of the whole file; an estimate where `whole` is False and `of_users` too.
         whole: The sample is the file. of_users: It is all rows of some users.
-        remarks: What is odd about the file itself.
+        odd: What about the file no run gets past.
     """
 
     file: TableFile
@@ -42,7 +42,7 @@ class FileSample:
     rows: int
     whole: bool
     of_users: bool = False
-    remarks: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
 
     @property
     def is_text(self) -> bool:
@@ -161,11 +161,11 @@ def _text_sample(file: TableFile, limit: int) -> FileSample:
     pieces, total = _pieces(file, budget)
     size = sum(map(len, pieces))
     whole = total is not None and size >= total
-    remarks: list[str] = []
-    table = _csv_table(file, pieces, whole, remarks) if file.is_text else _json_table(pieces, file.path)
+    odd: list[str] = []
+    table = _csv_table(file, pieces, whole, odd) if file.is_text else _json_table(pieces, file.path)
     # Text packs to about a quarter.
     rows = table.num_rows if whole else round(table.num_rows * (total or 4 * file.path.stat().st_size) / max(1, size))
-    return FileSample(file, file.path.name, table, rows, whole, remarks=remarks)
+    return FileSample(file, file.path.name, table, rows, whole, odd=odd)
 
 
 def _pieces(file: TableFile, budget: int) -> tuple[list[bytes], int | None]:
@@ -211,12 +211,19 @@ def _csv_options(
     return read, parse, convert
 
 
-def _csv_table(file: TableFile, pieces: list[bytes], whole: bool, remarks: list[str]) -> pa.Table:
+def _csv_table(file: TableFile, pieces: list[bytes], whole: bool, odd: list[str]) -> pa.Table:
     from pyarrow import csv as pa_csv
 
     repeated = sorted({name for name in file.columns if file.columns.count(name) > 1})
     if repeated:
         raise DataError(f"{file.path}: column `{repeated[0]}` stands twice. Allowed: once. Rename one of them.")
+    only = file.columns[0] if len(file.columns) == 1 else ""
+    between = next((word for character, word in DELIMITERS.items() if character in only), None)
+    if between is not None:
+        raise DataError(
+            f"{file.path}: is one column, `{only}`, although it seems separated by {between}s: its rows have "
+            "different numbers of fields. Mend the rows that are longer or shorter than the header."
+        )
     skipped: list[Any] = []
 
     def skip(row: Any) -> str:
@@ -230,7 +237,7 @@ def _csv_table(file: TableFile, pieces: list[bytes], whole: bool, remarks: list[
             options = _csv_options(file, first=number == 0, newlines=newlines, block=block, skip=skip)
             tables.append(pa_csv.read_csv(io.BytesIO(piece), *options))
     if skipped and whole:
-        remarks.append(f"has {len(skipped):,} rows with more or fewer fields than the header: a run refuses them")
+        odd.append(f"{file.path.name}: {len(skipped):,} rows have more or fewer fields than the header: mend the file")
     return _typed(pa.concat_tables(tables), file)
 
 
