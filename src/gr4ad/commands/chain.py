@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,10 @@ def show_run(metrics: dict, out: Path) -> None:
     console = Console()
     show_metrics(metrics, console)
     console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
+    history = metrics.get("sample_history") or []
+    if history:
+        words = f"gr4ad recommend --model {shlex.quote(str(out))} --history {shlex.quote(','.join(history[-3:]))}"
+        console.print(f"try it: {words} --top-k 10", markup=False, highlight=False, soft_wrap=True)
 
 
 def serve_one_request(out: Path) -> None:

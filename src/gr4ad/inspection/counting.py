@@ -155,11 +155,6 @@ def count_catalog(layout: Layout, found: Findings) -> None:
         bare = float(text.isna().all(axis=1).mean())
         if bare:
             found.counts.append(("items without any text", percent(bare)))
-    else:
-        found.stops.append(
-            f"{layout.catalog}: no column with words was found; an item needs a text to be embedded. Add a title, or "
-            "name a column in `embed.text_columns`"
-        )
     if found.items < 2:
         found.stops.append("the catalog has one item: there is nothing to choose from")
 

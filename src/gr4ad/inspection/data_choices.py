@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gr4ad.data.checking import DROP_REASONS
+from gr4ad.data.presets import PRESETS
 from gr4ad.inspection.choices import Choice, has_setting
 from gr4ad.inspection.findings import Findings, percent
 from gr4ad.inspection.layout import FEATURE_VALUES, Layout
@@ -24,6 +25,15 @@ BINS = 10
 
 def data_choices(layout: Layout, found: Findings) -> list[Choice]:
     """The settings of `data`. Adds what is left out, and why, to the warnings."""
+    if layout.preset is not None:
+        preset = PRESETS[layout.preset]
+        drop = [reason for reason in preset.settings.get("drop", []) if reason not in found.drop]
+        found.drop |= dict.fromkeys(drop, 0)
+        return [
+            Choice("data", "preset", layout.preset, f"{preset.about}: names files, columns, events and units"),
+            *_split(layout, found),
+            *_remedies(layout, found),
+        ]
     choices = [
         Choice("data", "catalog", layout.catalog, _catalog_reason(layout)),
         Choice("data", "events", layout.events, f"{layout.files[layout.events].rows:,} rows"),
@@ -205,7 +215,7 @@ def _remedies(layout: Layout, found: Findings) -> list[Choice]:
     known = {reason: rows for reason, rows in drop.items() if reason in DROP_REASONS}
     if not known:
         return []
-    parts = [f"{rows:,} {reason}" if rows else f"{reason} for rows not looked at" for reason, rows in known.items()]
+    parts = [f"{rows:,} {reason}" if rows else f"{reason} if there are any" for reason, rows in known.items()]
     return [
         Choice("data", "drop", list(known), f"rows that are put right or left out, and counted: {', '.join(parts)}")
     ]

@@ -12,9 +12,10 @@ from gr4ad.data.checking import DataError
 from gr4ad.inspection.choices import Choice, value_of
 from gr4ad.inspection.data_choices import data_choices
 from gr4ad.inspection.findings import Findings
-from gr4ad.inspection.layout import Layout, layout_of
+from gr4ad.inspection.layout import Layout, layout_of, layout_of_preset
 from gr4ad.inspection.measuring import findings_of
 from gr4ad.inspection.model_choices import minutes, model_choices
+from gr4ad.inspection.preset_samples import preset_of, preset_samples
 from gr4ad.inspection.recipe_text import recipe_text
 from gr4ad.inspection.samples import FileSample, data_files, read_sample, sample_of_users
 
@@ -69,21 +70,9 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
         DataError: No folder, no table, or none that could be a log with a catalog.
     """
     place = Path(folder)
-    files: dict[str, FileSample] = {}
     unread: dict[str, str] = {}
-    for path in data_files(place):
-        try:
-            files[path.name] = read_sample(path, rows)
-        except DataError as error:
-            unread[path.name] = str(error).removeprefix(f"{path}: ")
-    if not files:
-        raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
-    try:
-        layout = layout_of(files)
-    except DataError as error:
-        more = f" Not read: {_first(unread)}" if unread else ""
-        raise DataError(f"{place}: {error}{more}") from error
-    log = sample_of_users(files[layout.events], layout.user, rows)
+    layout = _layout(place, rows, unread)
+    log = sample_of_users(layout.files[layout.events], layout.user, rows)
     layout.replace_log(log)
     found = findings_of(layout)
     choices = [*data_choices(layout, found), *model_choices(layout, found)]
@@ -97,6 +86,26 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
     ]
     recipe = recipe_text(f"gr4ad-{name}", choices, header)
     return Inspection(place, layout.files, unread, layout, found, choices, recipe)
+
+
+def _layout(place: Path, rows: int, unread: dict[str, str]) -> Layout:
+    """What the files of a folder are; puts those that cannot be read into `unread`."""
+    preset = preset_of(place) if place.is_dir() else None
+    if preset is not None:
+        return layout_of_preset(preset_samples(place, preset, rows), preset)
+    files: dict[str, FileSample] = {}
+    for path in data_files(place):
+        try:
+            files[path.name] = read_sample(path, rows)
+        except DataError as error:
+            unread[path.name] = str(error).removeprefix(f"{path}: ")
+    if not files:
+        raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
+    try:
+        return layout_of(files)
+    except DataError as error:
+        more = f" Not read: {_first(unread)}" if unread else ""
+        raise DataError(f"{place}: {error}{more}") from error
 
 
 def _first(unread: Mapping[str, str]) -> str:

@@ -32,6 +32,7 @@ class Layout:
         joins: Meaning of a join -> how much of it matches.
         others: File that is not used -> what it seems to be.
         remarks: What the guesses were not sure of.
+        preset: By which the files were read; their columns then have our names, and `files` the names of roles.
     """
 
     files: dict[str, FileSample]
@@ -55,6 +56,7 @@ class Layout:
     joins: dict[str, Join] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    preset: str | None = None
 
     def of_log(self, name: str) -> Column:
         return self.columns[self.events][name]
@@ -87,6 +89,26 @@ def layout_of(files: Mapping[str, FileSample]) -> Layout:
     _find_log_columns(layout)
     _find_catalog_columns(layout)
     _name_others(layout)
+    return layout
+
+
+def layout_of_preset(files: Mapping[str, FileSample], preset: str) -> Layout:
+    """The layout of a public data set, whose columns have our names. `files`: by role."""
+    columns = {role: columns_of(file.table) for role, file in files.items()}
+    log = columns["events"]
+    layout = Layout(dict(files), columns, "events", "catalog", "user_id", "item_id", "item_id", preset=preset)
+    layout.clock = next((name for name in ("timestamp", "position") if name in log), None)
+    layout.joins["items of the log in the catalog"] = join_of(log["item_id"], columns["catalog"]["item_id"])
+    if "users" in columns:
+        layout.users, layout.user_key = "users", "user_id"
+        layout.joins["users of the log in the users table"] = join_of(log["user_id"], columns["users"]["user_id"])
+    layout.value, layout.request = (
+        ("value" if "value" in log else None),
+        ("request_id" if "request_id" in log else None),
+    )
+    if "event" in log:
+        layout.event, layout.event_names = "event", {name: name for name in log["event"].unique.to_pylist()}
+    _find_catalog_columns(layout)
     return layout
 
 
@@ -292,9 +314,20 @@ def _find_catalog_columns(layout: Layout) -> None:
         elif column.has_words and not (column.is_key and not column.has_spaces) and not column.has_decimal_commas:
             words.append(column)
     words.sort(key=lambda column: (-likeness(column.name, "title"), -column.distinct))
-    layout.text = [column.name for column in words[:8]]
+    layout.text = [column.name for column in words[:8]] or _described(layout, candidates)
     prices = [c for c in candidates if c.is_number and likeness(c.name, "value") >= 0.5 and c.time_unit is None]
     layout.price = prices[0].name if prices else None
+
+
+def _described(layout: Layout, candidates: list[Column]) -> list[str]:
+    """What items are described by where no column has words: any value that items share; else their ids."""
+    shared = [c.name for c in candidates if not c.is_nested and 1 < c.distinct < c.rows and c.name != layout.account]
+    names = shared[:8] or [layout.key]
+    layout.remarks.append(
+        f"no column of {layout.catalog} has words that tell items apart: they are described to the encoder by "
+        f"{', '.join(names)}, which says little. A title would say more"
+    )
+    return names
 
 
 def _name_others(layout: Layout) -> None:

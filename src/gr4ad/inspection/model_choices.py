@@ -82,7 +82,8 @@ def _content(layout: Layout, found: Findings) -> list[Choice]:
 
 def _ours(layout: Layout) -> dict[str, str]:
     """The catalog's names of columns -> ours, where they differ."""
-    return {layout.account: "account_id"} if layout.account is not None else {}
+    names = {layout.key: "item_id"}
+    return names | {layout.account: "account_id"} if layout.account is not None else names
 
 
 def _codes(layout: Layout, found: Findings, size: int, valued: bool) -> list[Choice]:

@@ -33,7 +33,7 @@ class FileSample:
         table: The sampled rows, columns as the file names them; those of delimited text are text.
         rows: Of the whole file; an estimate where `whole` is False and `of_users` too.
         whole: The sample is the file. of_users: It is all rows of some users.
-        odd: What about the file no run gets past.
+        odd: What about the file no run gets past. passes: It can be read once more to the end, row by row.
     """
 
     file: TableFile
@@ -43,6 +43,7 @@ class FileSample:
     whole: bool
     of_users: bool = False
     odd: list[str] = field(default_factory=list)
+    passes: bool = True
 
     @property
     def is_text(self) -> bool:
@@ -58,7 +59,7 @@ class FileSample:
         kind += f", {file.codec}" if file.codec else ""
         if self.whole:
             return f"{kind}; {self.rows:,} rows"
-        about = "" if self.of_users else "about "
+        about = "" if self.of_users else "about " if self.passes else "at least "
         return f"{kind}; {about}{self.rows:,} rows, {self.table.num_rows:,} of them looked at"
 
 
@@ -99,7 +100,12 @@ def sample_of_users(sample: FileSample, user: str, limit: int) -> FileSample:
     """About `limit` rows of a log: all rows of some of its users, from one pass through the file. The sample itself
     where it is the file, or where a pass would take too long."""
     file = sample.file
-    if sample.whole or file.format == "jsonl" or file.path.stat().st_size * (4 if file.codec else 1) > PASS_BYTES:
+    if (
+        sample.whole
+        or not sample.passes
+        or file.format == "jsonl"
+        or file.path.stat().st_size * (4 if file.codec else 1) > PASS_BYTES
+    ):
         return sample
     rows, kept = 0, []
     for table in _passed(file):
