@@ -1,6 +1,7 @@
 """Each shop's export is made out, and the recipe that is written runs through the data stage as it is."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from gr4ad.cli import main
+from gr4ad.commands.chain import recommend_command
 from gr4ad.data import prepare
 from gr4ad.inspection.inspecting import inspect_folder, write_recipe
 from gr4ad.pipeline.recipe import load_recipe
@@ -136,6 +138,12 @@ def test_what_is_wrong_is_told_in_a_line(shops, tmp_path, capsys):
     (tmp_path / "titles.csv").write_text("id,title\n1,a lamp\n2,a rug\n")
     assert main(["inspect", str(tmp_path)]) == 2
     assert "no file looks like an event log" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_the_command_to_try():
+    command = recommend_command(Path("out/my shop"), ["a,b", "0001", "7", "it's", "x y"])
+    assert shlex.split(command)[2:] == ["--model", "out/my shop", "--history", "7,it's,x y", "--top-k", "10"]
+    assert recommend_command(Path("out"), []) == ""
 
 
 def test_torch_is_not_imported(shops):

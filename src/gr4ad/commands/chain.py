@@ -91,10 +91,17 @@ def show_run(metrics: dict, out: Path) -> None:
     console = Console()
     show_metrics(metrics, console)
     console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
-    history = metrics.get("sample_history") or []
-    if history:
-        words = f"gr4ad recommend --model {shlex.quote(str(out))} --history {shlex.quote(','.join(history[-3:]))}"
-        console.print(f"try it: {words} --top-k 10", markup=False, highlight=False, soft_wrap=True)
+    command = recommend_command(out, metrics.get("sample_history") or [])
+    if command:
+        console.print(f"try it: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def recommend_command(out: Path, history: list[str]) -> str:
+    """The command that ranks ads for the last items of a history; "" where there are none that a shell could give."""
+    items = [item for item in history if "," not in item][-3:]
+    if not items:
+        return ""
+    return f"gr4ad recommend --model {shlex.quote(str(out))} --history {shlex.quote(','.join(items))} --top-k 10"
 
 
 def serve_one_request(out: Path) -> None:
