@@ -71,7 +71,9 @@ def show(inspection: object) -> None:
 def shown(value: object) -> str:
     """A value in a few words."""
     if isinstance(value, dict):
-        return ", ".join(f"{ours}: {theirs}" if theirs != {} else str(ours) for ours, theirs in value.items())
+        entries = ((ours, f"{theirs['bins']} bins" if theirs else "") if isinstance(theirs, dict) else (ours, theirs)
+                   for ours, theirs in value.items())  # fmt: skip
+        return ", ".join(f"{ours}: {theirs}" if theirs else str(ours) for ours, theirs in entries)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

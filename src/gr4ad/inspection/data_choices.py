@@ -122,7 +122,8 @@ def _users(layout: Layout, found: Findings) -> list[Choice]:
 
 
 def _no_feature(column: Column, layout: Layout, found: Findings) -> str | None:
-    """Why a column of the users table is no feature; None if it is one."""
+    """Why a column of the users table is no feature; None if it is one. Its values, which may be those of persons, are
+    not shown."""
     if column.is_nested:
         return "lists are no single value"
     if column.distinct < 2:
@@ -130,9 +131,9 @@ def _no_feature(column: Column, layout: Layout, found: Findings) -> str | None:
     if column.time_unit is not None:
         return "it holds times"
     if likeness(column.name, "opaque") >= 0.5:
-        return f"by its name it tells single persons (such as {column.seen[0]!r})"
+        return "by its name it tells single persons"
     if not column.is_number and (column.distinct > FEATURE_VALUES or column.distinct > max(20, 0.2 * column.filled)):
-        return f"{column.distinct:,} values of {column.filled:,} users (such as {column.seen[0]!r}): nearly unique"
+        return f"{column.distinct:,} values of {column.filled:,} users: nearly unique"
     if column.is_whole and column.distinct > 0.98 * column.filled and column.distinct > 20:
         return f"{column.distinct:,} values of {column.filled:,} users: a number of each user"
     if column.is_number and _tells_activity(column, layout, found):
