@@ -32,7 +32,7 @@ def inspect(arguments: list[str]) -> None:
     if options.recipe is None:
         say(f"write the recipe: gr4ad inspect {folder} --recipe {name}")
     else:
-        say(f"recipe: {name}   a run takes about {inspection.minutes} minutes on two CPU cores:")
+        say(f"recipe: {name}   a run takes about {inspection.duration} on two CPU cores:")
         say(f"gr4ad run {shlex.quote(name)} --data {folder} --out out")
 
 

@@ -54,9 +54,9 @@ class Inspection:
         return roles | layout.others | {name: f"not read: {why}" for name, why in self.unread.items()}
 
     @property
-    def minutes(self) -> int:
-        """About how long a run takes on two CPU cores."""
-        return minutes(self.found, value_of(self.choices, "train", "num_train_epochs", 1))
+    def duration(self) -> str:
+        """About how long a run takes on two CPU cores, in words."""
+        return in_words(minutes(self.found, value_of(self.choices, "train", "num_train_epochs", 1)))
 
 
 def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
@@ -80,12 +80,19 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
     epochs = value_of(choices, "train", "num_train_epochs", 1)
     header = [
         f"Written by `gr4ad inspect` for {found.users:,} users, {found.items:,} items and {found.events:,} events; a "
-        f"run takes about {minutes(found, epochs)} minutes on two CPU cores.",
+        f"run takes about {in_words(minutes(found, epochs))} on two CPU cores.",
         *[f"WARNING: {text}." for text in (*layout.remarks, *found.warnings)],
         *[f"TO BE MENDED FIRST: {text}." for text in found.stops],
     ]
     recipe = recipe_text(f"gr4ad-{name}", choices, header)
     return Inspection(place, layout.files, unread, layout, found, choices, recipe)
+
+
+def in_words(minutes: int) -> str:
+    """A time that need not be exact: a minute, 50 minutes, 4 hours."""
+    if minutes < 100:
+        return "a minute" if minutes == 1 else f"{minutes} minutes"
+    return f"{round(minutes / 60)} hours"
 
 
 def _layout(place: Path, rows: int, unread: dict[str, str]) -> Layout:
