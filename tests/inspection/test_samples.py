@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gr4ad.data import DataError
-from gr4ad.inspection import samples
+from gr4ad.inspection import inspect_folder, samples
 from gr4ad.inspection.samples import data_files, read_sample, sample_of_users
 
 ROWS, LIMIT = 60_000, 10_000
@@ -91,3 +91,20 @@ def test_rows_of_another_width_are_counted(tmp_path):
     (tmp_path / "log.csv").write_text("a,b\n1,2\n3\n4,5,6\n7,8\n")
     sample = read_sample(tmp_path / "log.csv", LIMIT)
     assert sample.table.num_rows == 2 and "2 rows have more or fewer fields" in sample.odd[0]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_long_catalog_is_known_by_all_its_ids(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(samples, "HEAD_BYTES", 1 << 14)
+    rng = np.random.default_rng(0)
+    items = rng.permutation(20_000) + 5
+    catalog = pd.DataFrame({"item_id": items, "title": [f"a thing of kind {item % 97}" for item in items]})
+    log = pd.DataFrame({"user_id": rng.integers(0, 300, 4000), "item_id": rng.choice(items, 4000)})
+    log["timestamp"] = 1_700_000_000 + rng.integers(0, 100 * 86400, 4000)
+    log.to_csv(tmp_path / "events.csv", index=False)
+    written(catalog, tmp_path, suffix)
+    inspection = inspect_folder(tmp_path, rows=5000)
+    assert not inspection.files[f"log{suffix}"].whole
+    assert inspection.found.items == 20_000 and inspection.found.events == len(log.drop_duplicates())
+    assert "unknown_item" not in inspection.found.drop
+    assert inspection.layout.joins["items of the log in the catalog"].share == pytest.approx(1, abs=0.15)

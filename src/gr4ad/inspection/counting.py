@@ -124,7 +124,7 @@ def count_history(layout: Layout, found: Findings) -> None:
 
 def count_catalog(layout: Layout, found: Findings) -> None:
     own, view = layout.columns[layout.catalog], found.view
-    key = own[layout.key]
+    key = layout.key_column
     found.counts.append(("items of the catalog", f"{found.items:,}"))
     if not layout.own_catalog:
         twice = key.filled - key.distinct
@@ -148,7 +148,7 @@ def count_catalog(layout: Layout, found: Findings) -> None:
 
         text = pd.DataFrame({name: own[name].text.to_pandas() for name in layout.text})
         if layout.own_catalog:
-            text = text[~pd.Series(key.text.to_pandas()).duplicated().to_numpy()]
+            text = text[~pd.Series(own[layout.key].text.to_pandas()).duplicated().to_numpy()]
         found.shared_text = float(text.duplicated(keep=False).mean())
         if found.shared_text > 0.99 and len(text) > 1:
             found.warnings.append("nearly all items have one text: it cannot tell them apart")

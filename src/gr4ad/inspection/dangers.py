@@ -69,7 +69,7 @@ def check_clock(layout: Layout, found: Findings) -> None:
 
 
 def check_joins(layout: Layout, found: Findings) -> None:
-    log, key = layout.columns[layout.events], layout.of_catalog(layout.key)
+    log, key = layout.columns[layout.events], layout.key_column
     items = matched(log[layout.item], key)
     if not layout.own_catalog:
         found.counts.append(("rows whose item the catalog has", f"{int(items.sum()):,} of {len(items):,}"))
@@ -93,7 +93,7 @@ def check_leaks(layout: Layout, found: Findings) -> None:
         return
     import pandas as pd
 
-    key = own[layout.key]
+    key = layout.key_column
     counts = np.bincount(view.item[view.history], minlength=key.distinct)
     rows = pc.index_in(key.unique, value_set=key.text).to_numpy(zero_copy_only=False)
     if key.is_whole:
@@ -108,7 +108,7 @@ def check_leaks(layout: Layout, found: Findings) -> None:
                 f"item numbers rise with the items' first appearance in the log (rank correlation "
                 f"{found.ordered_items:.2f}): the number of an item tells when it was first taken"
             )
-    for name, column in own.items():
+    for name, column in own.items() if layout.keys is None else ():
         if column.is_number and not column.is_key and column.distinct > 10 and name != layout.key:
             like = pd.Series(column.numbers[rows]).corr(pd.Series(counts), method="spearman")
             if like > 0.8 or (like > 0.5 and likeness(name, "outcome") >= 0.5):

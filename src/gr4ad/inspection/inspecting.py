@@ -16,8 +16,9 @@ from gr4ad.inspection.layout import Layout, layout_of, layout_of_preset
 from gr4ad.inspection.measuring import findings_of
 from gr4ad.inspection.model_choices import minutes, model_choices
 from gr4ad.inspection.preset_samples import preset_of, preset_samples
+from gr4ad.inspection.profiles import Column
 from gr4ad.inspection.recipe_text import recipe_text
-from gr4ad.inspection.samples import FileSample, data_files, read_sample, sample_of_users
+from gr4ad.inspection.samples import FileSample, data_files, read_sample, sample_of_users, whole_column
 
 ROWS = 500_000
 
@@ -72,8 +73,12 @@ def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
     place = Path(folder)
     unread: dict[str, str] = {}
     layout = _layout(place, rows, unread)
+    first = dict(layout.files)
     log = sample_of_users(layout.files[layout.events], layout.user, rows)
     layout.replace_log(log)
+    catalog = first[layout.catalog]
+    if not catalog.whole:
+        layout.keys = Column(layout.key, whole_column(catalog, layout.key))
     found = findings_of(layout)
     choices = [*data_choices(layout, found), *model_choices(layout, found)]
     name = re.sub(r"[^a-z0-9]+", "-", place.resolve().name.lower()).strip("-") or "ads"

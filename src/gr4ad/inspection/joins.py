@@ -22,14 +22,15 @@ class Join:
     covered: float
 
 
-def join_of(column: Column, key: Column) -> Join:
-    """The join of a log's column to a table's key, of at most `COMPARED` distinct ids, evenly spaced."""
+def join_of(column: Column, key: Column, looked_at: float = 1.0) -> Join:
+    """The join of a log's column to a table's key, of at most `COMPARED` distinct ids, evenly spaced. `looked_at`: of
+    the table's rows that are in the sample; the share is that of the whole table, about."""
     step = max(1, column.distinct // COMPARED)
     ids = column.unique[::step]
     if not len(ids) or not key.distinct:
         return Join(0.0, 0.0)
     found = pc.sum(pc.is_in(ids, value_set=key.unique)).as_py() or 0
-    return Join(found / len(ids), min(1.0, found * step / key.distinct))
+    return Join(min(1.0, found / len(ids) / looked_at), min(1.0, found * step / key.distinct))
 
 
 def matched(column: Column, key: Column) -> np.ndarray:

@@ -32,6 +32,7 @@ class Layout:
         joins: Meaning of a join -> how much of it matches.
         others: File that is not used -> what it seems to be.
         remarks: What the guesses were not sure of.
+        keys: All ids of the catalog by which the log refers to it, where the catalog itself was sampled.
         preset: By which the files were read; their columns then have our names, and `files` the names of roles.
     """
 
@@ -56,6 +57,7 @@ class Layout:
     joins: dict[str, Join] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    keys: Column | None = None
     preset: str | None = None
 
     def of_log(self, name: str) -> Column:
@@ -69,6 +71,11 @@ class Layout:
         if log is not self.files[self.events]:
             self.files[self.events] = log
             self.columns[self.events] = columns_of(log.table)
+
+    @property
+    def key_column(self) -> Column:
+        """The ids by which the log refers to the catalog."""
+        return self.keys or self.of_catalog(self.key)
 
     @property
     def is_timed(self) -> bool:
@@ -121,7 +128,7 @@ def _log_and_catalog(files: dict[str, FileSample], columns: dict[str, dict[str, 
             named = likeness(user.name, "user"), likeness(item.name, "item")
             if likeness(user.name, "item") == 1 or likeness(item.name, "user") == 1:
                 continue
-            catalog, key, joined = _catalog_of(item, name, columns)
+            catalog, key, joined = _catalog_of(item, name, columns, files)
             if max(named) == 0 or named[1] + joined == 0 or (named[0] == 0 and joined < 0.5):
                 continue
             score = 3 * named[0] + 3 * named[1] + 3 * joined + 2 * bool(clocks) + math.log10(files[name].rows) / 2
@@ -139,7 +146,9 @@ def _log_and_catalog(files: dict[str, FileSample], columns: dict[str, dict[str, 
     clock = _clocks(columns[layout.events], without=(layout.user, layout.item))
     layout.clock = clock[0] if clock else None
     item = layout.of_log(layout.item)
-    layout.joins["items of the log in the catalog"] = join_of(item, layout.of_catalog(layout.key))
+    layout.joins["items of the log in the catalog"] = join_of(
+        item, layout.of_catalog(layout.key), layout.files[layout.catalog].looked_at
+    )
     return layout
 
 
@@ -147,7 +156,9 @@ def _held(columns: Mapping[str, Mapping[str, Column]]) -> str:
     return "; ".join(f"{file} ({', '.join(names)})" for file, names in columns.items())
 
 
-def _catalog_of(item: Column, log: str, columns: dict[str, dict[str, Column]]) -> tuple[str | None, str, float]:
+def _catalog_of(
+    item: Column, log: str, columns: dict[str, dict[str, Column]], files: dict[str, FileSample]
+) -> tuple[str | None, str, float]:
     """The table, its key and how well a log's items join it, in [0, 1.5]; None where no table does."""
     best: tuple[float, str, str] | None = None
     for name, own in columns.items():
@@ -159,7 +170,7 @@ def _catalog_of(item: Column, log: str, columns: dict[str, dict[str, Column]]) -
             named = max(likeness(key.name, "item"), float(key.name.lower() == item.name.lower()))
             if likeness(key.name, "user") == 1:
                 continue
-            join = join_of(item, key)
+            join = join_of(item, key, files[name].looked_at)
             if join.share < LEAST_JOIN or (not named and join.share < 0.9):
                 continue
             words = sum(column.has_words for column in own.values() if column is not key)
@@ -229,7 +240,7 @@ def _find_users(layout: Layout) -> None:
             named = max(likeness(key.name, "user"), float(key.name.lower() == user.name.lower()))
             if not (key.is_key and key.is_id and named):
                 continue
-            join = join_of(user, key)
+            join = join_of(user, key, layout.files[name].looked_at)
             if not join.share:
                 reason = near_match(user, key)
                 why = f" but for {reason}" if reason else ""
@@ -242,7 +253,9 @@ def _find_users(layout: Layout) -> None:
                 best = join.share * named, name, key.name
     if best is not None:
         layout.users, layout.user_key = best[1], best[2]
-        layout.joins["users of the log in the users table"] = join_of(user, layout.columns[best[1]][best[2]])
+        layout.joins["users of the log in the users table"] = join_of(
+            user, layout.columns[best[1]][best[2]], layout.files[best[1]].looked_at
+        )
 
 
 def _find_log_columns(layout: Layout) -> None:

@@ -60,7 +60,7 @@ def view_of(layout: Layout) -> LogView:
     seconds = log[layout.clock].seconds if layout.clock is not None else np.zeros(user.rows)
     view = LogView(
         user=_codes(user.text),
-        item=_places(item.text, layout.of_catalog(layout.key).unique),
+        item=_places(item.text, layout.key_column.unique),
         seconds=seconds,
         kind=_kinds(layout),
         value=None if layout.value is None else log[layout.value].numbers,

@@ -17,13 +17,13 @@ def findings_of(layout: Layout) -> Findings:
     view = view_of(layout)
     split = split_of(layout, view)
     catalog, log = layout.files[layout.catalog], layout.files[layout.events]
-    key = layout.of_catalog(layout.key)
+    key = layout.key_column
     scale = log.rows / max(1, log.table.num_rows)
     lengths = view.lengths
     found = Findings(
         view=view,
         split=split,
-        items=key.distinct if catalog.whole or layout.own_catalog else catalog.rows,
+        items=key.distinct if layout.keys or catalog.whole else max(key.distinct, catalog.rows),
         users=round(len(lengths) * scale) if log.of_users else len(lengths),
         events=round(len(view.history) * scale),
         scale=scale,

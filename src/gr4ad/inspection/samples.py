@@ -50,6 +50,11 @@ class FileSample:
         """Delimited text, of which a run reads every column as text but those of `number_columns`."""
         return self.file.is_text
 
+    @property
+    def looked_at(self) -> float:
+        """Share of its rows that are in the sample."""
+        return min(1.0, self.table.num_rows / max(1, self.rows))
+
     def described(self) -> str:
         """Format, delimiter and rows in words."""
         file = self.file
@@ -115,6 +120,19 @@ def sample_of_users(sample: FileSample, user: str, limit: int) -> FileSample:
     return replace(sample, table=table, rows=rows, of_users=True) if table.num_rows else sample
 
 
+def whole_column(sample: FileSample, name: str) -> pa.ChunkedArray:
+    """A column of the whole file, from one pass; of the sample alone where that would take too long."""
+    if sample.whole or not _can_pass(sample):
+        return sample.table[name]
+    return pa.chunked_array([chunk for table in _passed(sample.file, [name]) for chunk in table[name].chunks])
+
+
+def _can_pass(sample: FileSample) -> bool:
+    file = sample.file
+    size = file.path.stat().st_size * (4 if file.codec else 1) if sample.passes else 0
+    return sample.passes and file.format != "jsonl" and size <= PASS_BYTES
+
+
 def _shares(ids: pa.ChunkedArray) -> np.ndarray:
     """(n,) float64 in [0, 1): a hash of each id."""
     import pandas as pd
@@ -124,13 +142,13 @@ def _shares(ids: pa.ChunkedArray) -> np.ndarray:
     return np.r_[hashes, 0.0][encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
-def _passed(file: TableFile) -> Iterator[pa.Table]:
-    """All rows of a file, piece by piece."""
+def _passed(file: TableFile, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """All rows of a file, piece by piece; None: all columns."""
     if file.format == "parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(file.path) as parquet:
-            for batch in parquet.iter_batches(1 << 18):
+            for batch in parquet.iter_batches(1 << 18, columns=columns):
                 yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
         return
     from pyarrow import csv as pa_csv
@@ -138,7 +156,7 @@ def _passed(file: TableFile) -> Iterator[pa.Table]:
     read, parse, convert = _csv_options(file, first=True, newlines=file.layout.quotes, block=8 << 20)
     with file.open() as stream, pa_csv.open_csv(stream, read, parse, convert) as reader:
         for batch in reader:
-            yield pa.Table.from_batches([batch])
+            yield pa.Table.from_batches([batch]).select(columns or batch.schema.names)
 
 
 def _parquet_sample(file: TableFile, limit: int) -> FileSample:
