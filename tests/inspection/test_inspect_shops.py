@@ -210,3 +210,19 @@ def test_real_logs_get_what_was_chosen_by_hand(name):
     assert {key: written[key[0]][key[1]] for key in BY_HAND[name]} == {
         key: by_hand[key[0]][key[1]] for key in BY_HAND[name]
     }
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", BY_HAND)
+def test_real_logs_are_prepared_as_by_hand(name, tmp_path):
+    if not (REAL / name).exists():
+        pytest.skip("no real data: set GR4AD_DATA")
+    write_recipe(inspect_folder(REAL / name), tmp_path / "recipe.yaml")
+    recipes = {"written": tmp_path / "recipe.yaml", "by_hand": name}
+    prepared = [
+        prepare(load_recipe(recipe, data_root=REAL / name).data, tmp_path / folder)
+        for folder, recipe in recipes.items()
+    ]
+    for part in ("catalog", "train", "validation", "test"):
+        written, by_hand = (getattr(data, part).data.table for data in prepared)
+        assert written.equals(by_hand), part

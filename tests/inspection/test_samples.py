@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gr4ad.data import DataError
-from gr4ad.inspection import inspect_folder, samples
-from gr4ad.inspection.samples import data_files, read_sample, sample_of_users
+from gr4ad.data import DataError, prepare
+from gr4ad.inspection import inspect_folder, samples, write_recipe
+from gr4ad.inspection.samples import data_files, groups_of_files, read_parts, read_sample, sample_of_users
+from gr4ad.pipeline.recipe import load_recipe
 
 ROWS, LIMIT = 60_000, 10_000
 
@@ -108,3 +109,35 @@ def test_a_long_catalog_is_known_by_all_its_ids(tmp_path, suffix, monkeypatch):
     assert inspection.found.items == 20_000 and inspection.found.events == len(log.drop_duplicates())
     assert "unknown_item" not in inspection.found.drop
     assert inspection.layout.joins["items of the log in the catalog"].share == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("limit", [100_000, 1500])
+def test_a_log_in_several_files_is_one_table(tmp_path, limit, monkeypatch):
+    monkeypatch.setattr(samples, "HEAD_BYTES", 1 << 12)
+    rng = np.random.default_rng(0)
+    log = pd.DataFrame({"user_id": rng.integers(0, 300, 9000), "item_id": rng.integers(0, 90, 9000)})
+    log["timestamp"] = 1_700_000_000 + np.sort(rng.integers(0, 90 * 86400, 9000))
+    for month in range(3):
+        log.iloc[3000 * month : 3000 * month + 3000].to_csv(tmp_path / f"orders_2024-{month + 1:02}.csv", index=False)
+    items = rng.permutation(90)
+    pd.DataFrame({"item_id": items, "title": [f"thing {item} red" for item in items]}).to_csv(
+        tmp_path / "items.csv", index=False
+    )
+    inspection = inspect_folder(tmp_path, rows=limit)
+    sample = inspection.files["orders_*-*.csv"]
+    assert sample.rows == 9000 and "3 files" in sample.described() and sample.whole == (limit > 9000)
+    found = sample.table.to_pandas().astype(np.int64)
+    expected = log[log["user_id"].isin(found["user_id"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert "events: orders_*-*.csv" in inspection.recipe
+    write_recipe(inspection, tmp_path / "recipe.yaml")
+    data = prepare(load_recipe(tmp_path / "recipe.yaml", data_root=tmp_path).data, tmp_path / "prepared")
+    assert data.summary["accounting"]["rows_in"] == 9000
+
+
+def test_files_of_other_columns_stay_apart(tmp_path):
+    (tmp_path / "table1.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "table2.csv").write_text("a,c\n1,2\n")
+    paths = data_files(tmp_path)
+    assert groups_of_files(paths) == {"table*.csv": paths}
+    assert read_parts("table*.csv", paths, LIMIT) is None

@@ -18,7 +18,15 @@ from gr4ad.inspection.model_choices import minutes, model_choices
 from gr4ad.inspection.preset_samples import preset_of, preset_samples
 from gr4ad.inspection.profiles import Column
 from gr4ad.inspection.recipe_text import recipe_text
-from gr4ad.inspection.samples import FileSample, data_files, read_sample, sample_of_users, whole_column
+from gr4ad.inspection.samples import (
+    FileSample,
+    data_files,
+    groups_of_files,
+    read_parts,
+    read_sample,
+    sample_of_users,
+    whole_column,
+)
 
 ROWS = 500_000
 
@@ -106,11 +114,18 @@ def _layout(place: Path, rows: int, unread: dict[str, str]) -> Layout:
     if preset is not None:
         return layout_of_preset(preset_samples(place, preset, rows), preset)
     files: dict[str, FileSample] = {}
-    for path in data_files(place):
+    for name, paths in groups_of_files(data_files(place)).items():
         try:
-            files[path.name] = read_sample(path, rows)
-        except DataError as error:
-            unread[path.name] = str(error).removeprefix(f"{path}: ")
+            together = read_parts(name, paths, rows) if len(paths) > 1 else None
+        except DataError:
+            together = None  # which of them cannot be read is told below
+        for path in paths if together is None else []:
+            try:
+                files[path.name] = read_sample(path, rows)
+            except DataError as error:
+                unread[path.name] = str(error).removeprefix(f"{path}: ")
+        if together is not None:
+            files[name] = together
     if not files:
         raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,11 +30,13 @@ class FileSample:
     """Rows of one file.
 
     Attributes:
-        file: The file and how it is written. name: As a recipe names it, relative to the folder.
+        file: The file and how it is written, the first of several. name: As a recipe names it, relative to the folder:
+            a file, or a pattern of files.
         table: The sampled rows, columns as the file names them; those of delimited text are text.
         rows: Of the whole file; an estimate where `whole` is False and `of_users` too.
         whole: The sample is the file. of_users: It is all rows of some users.
         odd: What about the file no run gets past. passes: It can be read once more to the end, row by row.
+        parts: All files of the table, where they are several.
     """
 
     file: TableFile
@@ -44,6 +47,7 @@ class FileSample:
     of_users: bool = False
     odd: list[str] = field(default_factory=list)
     passes: bool = True
+    parts: list[TableFile] = field(default_factory=list)
 
     @property
     def is_text(self) -> bool:
@@ -62,6 +66,7 @@ class FileSample:
         if file.is_text and file.layout.delimiter is not None:
             kind += f", separated by {DELIMITERS.get(file.layout.delimiter, repr(file.layout.delimiter))}s"
         kind += f", {file.codec}" if file.codec else ""
+        kind = f"{len(self.parts)} files, {kind}" if self.parts else kind
         if self.whole:
             return f"{kind}; {self.rows:,} rows"
         about = "" if self.of_users else "about " if self.passes else "at least "
@@ -101,36 +106,60 @@ def read_sample(path: Path, limit: int) -> FileSample:
     return sample
 
 
+def groups_of_files(paths: list[Path]) -> dict[str, list[Path]]:
+    """Files whose names differ in numbers alone (a file a month, parts of an export) as one, under the pattern that
+    stands for them; every other file under its name."""
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(re.sub(r"\d+", "*", path.name), []).append(path)
+    named: dict[str, list[Path]] = {}
+    for pattern, group in groups.items():
+        together = len(group) > 1 and sorted(group) == sorted(group[0].parent.glob(pattern))
+        named |= {pattern: group} if together else {path.name: [path] for path in group}
+    return named
+
+
+def read_parts(pattern: str, paths: list[Path], limit: int) -> FileSample | None:
+    """A table in several files; None where their columns differ. Raises DataError as `read_sample`."""
+    samples = [read_sample(path, max(1000, limit // len(paths))) for path in paths]
+    if len({str(sample.table.schema) for sample in samples}) > 1:
+        return None
+    return FileSample(
+        file=samples[0].file,
+        name=pattern,
+        table=pa.concat_tables([sample.table for sample in samples]),
+        rows=sum(sample.rows for sample in samples),
+        whole=all(sample.whole for sample in samples),
+        odd=[text for sample in samples for text in sample.odd],
+        parts=[sample.file for sample in samples],
+    )
+
+
 def sample_of_users(sample: FileSample, user: str, limit: int) -> FileSample:
-    """About `limit` rows of a log: all rows of some of its users, from one pass through the file. The sample itself
-    where it is the file, or where a pass would take too long."""
-    file = sample.file
-    if (
-        sample.whole
-        or not sample.passes
-        or file.format == "jsonl"
-        or file.path.stat().st_size * (4 if file.codec else 1) > PASS_BYTES
-    ):
+    """About `limit` rows of a log: all rows of some of its users, from one pass through it. The sample itself where it
+    is the log, or where a pass would take too long."""
+    if sample.whole or not _can_pass(sample):
         return sample
     rows, kept = 0, []
-    for table in _passed(file):
+    for table in _passed(sample):
         rows += table.num_rows
         kept.append(table.filter(pa.array(_shares(table[user]) < limit / sample.rows)))
-    table = _typed(pa.concat_tables(kept), file)
+    table = pa.concat_tables(kept)
     return replace(sample, table=table, rows=rows, of_users=True) if table.num_rows else sample
 
 
 def whole_column(sample: FileSample, name: str) -> pa.ChunkedArray:
-    """A column of the whole file, from one pass; of the sample alone where that would take too long."""
+    """A column of the whole table, from one pass; of the sample alone where that would take too long."""
     if sample.whole or not _can_pass(sample):
         return sample.table[name]
-    return pa.chunked_array([chunk for table in _passed(sample.file, [name]) for chunk in table[name].chunks])
+    return pa.chunked_array([chunk for table in _passed(sample, name) for chunk in table[name].chunks])
 
 
 def _can_pass(sample: FileSample) -> bool:
-    file = sample.file
-    size = file.path.stat().st_size * (4 if file.codec else 1) if sample.passes else 0
-    return sample.passes and file.format != "jsonl" and size <= PASS_BYTES
+    if not sample.passes or sample.file.format == "jsonl":
+        return False
+    files = sample.parts or [sample.file]
+    return sum(file.path.stat().st_size * (4 if file.codec else 1) for file in files) <= PASS_BYTES
 
 
 def _shares(ids: pa.ChunkedArray) -> np.ndarray:
@@ -142,21 +171,22 @@ def _shares(ids: pa.ChunkedArray) -> np.ndarray:
     return np.r_[hashes, 0.0][encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
-def _passed(file: TableFile, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """All rows of a file, piece by piece; None: all columns."""
-    if file.format == "parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(file.path) as parquet:
-            for batch in parquet.iter_batches(1 << 18, columns=columns):
-                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
-        return
+def _passed(sample: FileSample, column: str | None = None) -> Iterator[pa.Table]:
+    """All rows of a table, piece by piece; all columns or one of them."""
+    import pyarrow.parquet as pq
     from pyarrow import csv as pa_csv
 
-    read, parse, convert = _csv_options(file, first=True, newlines=file.layout.quotes, block=8 << 20)
-    with file.open() as stream, pa_csv.open_csv(stream, read, parse, convert) as reader:
-        for batch in reader:
-            yield pa.Table.from_batches([batch]).select(columns or batch.schema.names)
+    for file in sample.parts or [sample.file]:
+        if file.format == "parquet":
+            with pq.ParquetFile(file.path) as parquet:
+                for batch in parquet.iter_batches(1 << 18, columns=[column] if column else None):
+                    yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+            continue
+        options = _csv_options(file, first=True, newlines=file.layout.quotes, block=8 << 20)
+        with file.open() as stream, pa_csv.open_csv(stream, *options) as reader:
+            for batch in reader:
+                table = _typed(pa.Table.from_batches([batch]), file)
+                yield table.select([column]) if column else table
 
 
 def _parquet_sample(file: TableFile, limit: int) -> FileSample:
