@@ -91,7 +91,8 @@ def show_run(metrics: dict, out: Path) -> None:
     console = Console()
     show_metrics(metrics, console)
     console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
-    command = recommend_command(out, metrics.get("sample_history") or [])
+    written = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    command = recommend_command(out, written.get("sample_history", []))
     if command:
         console.print(f"try it: {command}", markup=False, highlight=False, soft_wrap=True)
 
