@@ -9,7 +9,7 @@ import numpy as np
 
 from gr4ad.data.checking import DROP_REASONS
 from gr4ad.data.presets import PRESETS
-from gr4ad.inspection.choices import Choice, has_setting
+from gr4ad.inspection.choices import Choice
 from gr4ad.inspection.findings import Findings, percent
 from gr4ad.inspection.layout import FEATURE_VALUES, Layout
 from gr4ad.inspection.log_view import CONVERSION, MERGE_SECONDS
@@ -49,7 +49,7 @@ def data_choices(layout: Layout, found: Findings) -> list[Choice]:
     choices += _meaning(layout, found)
     choices += _split(layout, found)
     choices += _remedies(layout, found)
-    return [choice for choice in choices if choice.value not in ({}, []) and has_setting("data", choice.field)]
+    return [choice for choice in choices if choice.value not in ({}, [])]
 
 
 def _catalog_reason(layout: Layout) -> str:
