@@ -12,6 +12,7 @@ from gr4ad.pipeline.config_fields import suggestion
 from gr4ad.pipeline.stages import STAGES
 
 CHAIN = {
+    "inspect": ("inspect", "look into a folder of tables, and write a recipe for them"),
     "demo": ("chain", "simulated market -> SIDs -> VSL -> RSPO -> evaluation -> report -> a served request"),
     "run": ("chain", "the same chain on your data, from a recipe; finished stages are kept"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def show_run(metrics: dict, out: Path) -> None:
     console = Console()
     show_metrics(metrics, console)
     console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
+    written = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    command = recommend_command(out, written.get("sample_history", []))
+    if command:
+        console.print(f"try it: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def recommend_command(out: Path, history: list[str]) -> str:
+    """The command that ranks ads for the last items of a history; "" where there are none that a shell could give."""
+    items = [item for item in history if "," not in item][-3:]
+    if not items:
+        return ""
+    return f"gr4ad recommend --model {shlex.quote(str(out))} --history {shlex.quote(','.join(items))} --top-k 10"
 
 
 def serve_one_request(out: Path) -> None:

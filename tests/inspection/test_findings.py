@@ -1,0 +1,165 @@
+"""Counts against pandas, and the dangers that are to be told."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gr4ad.inspection.inspecting import inspect_folder
+
+START = 1_700_000_000
+
+
+def log_of(seed, users=60, items=40, rows=1500):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "user_id": rng.integers(users, size=rows),
+            "item_id": rng.integers(items, size=rows) + 1000,
+            "timestamp": START + rng.integers(0, 400, size=rows) * 86400,
+            "revenue": np.round(rng.lognormal(1, 1, size=rows), 2),
+        }
+    ).sort_values(["timestamp", "user_id"], kind="stable", ignore_index=True)
+
+
+def catalog_of(log, **columns):
+    items = np.sort(log["item_id"].unique())
+    rng = np.random.default_rng(9)
+    rng.shuffle(items)
+    return pd.DataFrame({"item_id": items, "title": [f"thing {item} blue" for item in items], **columns})
+
+
+def inspected(folder, log, catalog=None, users=None):
+    log.to_csv(folder / "events.csv", index=False)
+    (catalog_of(log) if catalog is None else catalog).to_csv(folder / "catalog.csv", index=False)
+    if users is not None:
+        users.to_csv(folder / "users.csv", index=False)
+    return inspect_folder(folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_are_those_of_pandas(tmp_path, seed):
+    log = log_of(seed)
+    log = pd.concat([log, log.iloc[::20]], ignore_index=True)
+    found = inspected(tmp_path, log).found
+    once = log.drop_duplicates()
+    assert found.view.repeated.sum() == len(log) - len(once)
+    assert found.events == len(once) and found.users == once["user_id"].nunique()
+    assert found.ties == pytest.approx(once.duplicated(["user_id", "timestamp"], keep=False).mean())
+    sizes = once.groupby(["user_id", "timestamp"]).size()
+    assert found.visit == pytest.approx((sizes**2).sum() / sizes.sum())
+    assert found.repeats == pytest.approx(once.duplicated(["user_id", "item_id"]).mean())
+    lengths = once.groupby("user_id").size()
+    assert found.mean_length == pytest.approx(lengths.mean())
+    assert found.long_length == int(np.quantile(lengths, 0.99))
+    split = found.split
+    assert split.kind == "temporal"
+    cut = [pd.Timestamp(bound).timestamp() for bound in (split.validation, split.test)]
+    before, after = once[once["timestamp"] < cut[0]], once[once["timestamp"] >= cut[1]]
+    assert len(before) / len(once) == pytest.approx(0.82, abs=0.02)
+    assert len(after) / len(once) == pytest.approx(0.10, abs=0.02)
+    assert split.targets == len(set(after["user_id"]) & set(once[once["timestamp"] < cut[1]]["user_id"]))
+    assert split.cold == pytest.approx(1 - after["item_id"].isin(before["item_id"]).mean())
+    assert split.seen == len(before)
+
+
+def told(found, *words):
+    return any(all(word in text for word in words) for text in (*found.warnings, *found.stops))
+
+
+def test_item_numbers_that_follow_the_log(tmp_path):
+    log = log_of(0, items=200)
+    first = log.drop_duplicates("item_id")["item_id"].to_numpy()
+    log["item_id"] = log["item_id"].map({item: place for place, item in enumerate(first)})
+    catalog = catalog_of(log).assign(sku=lambda frame: [f"AB-{number * 7919 % 10007}" for number in frame["item_id"]])
+    inspection = inspected(tmp_path, log, catalog)
+    assert inspection.found.ordered_items > 0.99 and told(inspection.found, "item numbers rise")
+    assert "catalog_columns: {item_id: sku, event_key: item_id}" in inspection.recipe
+    assert not told(inspected(tmp_path, log_of(1)).found, "item numbers rise")
+
+
+def test_columns_that_were_counted_on_the_whole_log(tmp_path):
+    log = log_of(0)
+    sold = log["item_id"].value_counts()
+    spent = log["user_id"].value_counts()
+    catalog = catalog_of(log).assign(total_sold=lambda frame: frame["item_id"].map(sold) * 10)
+    users = pd.DataFrame({"user_id": spent.index, "orders": spent.to_numpy(), "region": spent.index % 5})
+    inspection = inspected(tmp_path, log, catalog, users)
+    assert told(inspection.found, "`total_sold` of catalog.csv", "counted on held-out events")
+    assert told(inspection.found, "`orders` of users.csv", "counted on held-out events")
+    assert "user_features: {region: {}}" in inspection.recipe
+
+
+def test_joins_that_match_nothing(tmp_path):
+    log = log_of(0)
+    users = pd.DataFrame({"user_id": [f"{user:05}" for user in range(60)], "region": ["R"] * 30 + ["S"] * 30})
+    log = log.assign(user_id=log["user_id"] + 1)
+    log.to_csv(tmp_path / "events.csv", index=False)
+    catalog_of(log).to_csv(tmp_path / "catalog.csv", index=False)
+    users.to_csv(tmp_path / "users.csv", index=False)
+    inspection = inspect_folder(tmp_path)
+    assert any("leading zeros" in text and "cannot be used" in text for text in inspection.layout.remarks)
+    assert "\n  users:" not in inspection.recipe
+
+
+def test_a_catalog_of_other_ids_is_told(tmp_path):
+    log = log_of(0)
+    catalog = catalog_of(log).assign(item_id=lambda frame: [f"0000{item}" for item in frame["item_id"]])
+    with pytest.raises(ValueError, match="the same but for leading zeros"):
+        inspected(tmp_path, log, catalog)
+
+
+def test_a_mixture_of_units_and_unreadable_dates_stop_a_run(tmp_path):
+    log = log_of(0)
+    log.loc[::3, "timestamp"] *= 1000
+    assert told(inspected(tmp_path, log).found, "mixes units", "67% look like s", "33% like ms")
+    dates = pd.to_datetime(log_of(0)["timestamp"], unit="s").dt.strftime("%d.%m.%Y %H:%M")
+    inspection = inspected(tmp_path, log_of(0).assign(timestamp=dates))
+    assert told(inspection.found, "holds dates such as")
+    assert "# TO BE MENDED FIRST" in inspection.recipe
+
+
+def test_values_of_few_purchases_and_blank_ones(tmp_path):
+    log = log_of(0)
+    log.loc[::150, "revenue"] = 10_000
+    log.loc[1::10, "revenue"] = np.nan
+    found = inspected(tmp_path, log).found
+    assert told(found, "the top 1% of the events have") and told(found, "have no `revenue`")
+
+
+def test_lossy_ids_stop_a_run(tmp_path):
+    log = log_of(0).assign(user_id=lambda frame: frame["user_id"] * 512 + 2.0**60)
+    log.to_parquet(tmp_path / "events.parquet")
+    catalog_of(log).to_parquet(tmp_path / "catalog.parquet")
+    assert told(inspect_folder(tmp_path).found, "floating numbers above 2^53")
+
+
+def test_logs_that_say_nothing(tmp_path):
+    found = inspected(tmp_path, log_of(0, users=3)).found
+    assert told(found, "only 3 users have a history")
+    same = catalog_of(log_of(1)).assign(title="one thing")
+    inspection = inspected(tmp_path, log_of(1), same)
+    assert any("has words that tell items apart" in text for text in inspection.layout.remarks)
+    assert "text_columns: [item_id]" in inspection.recipe
+
+
+def test_positions_give_leave_one_out(tmp_path):
+    log = log_of(0)
+    log["position"] = log.groupby("user_id").cumcount()
+    inspection = inspected(tmp_path, log.drop(columns=["timestamp", "revenue"]))
+    assert inspection.found.split.kind == "leave_one_out"
+    assert "split: leave_one_out" in inspection.recipe and "value" not in inspection.recipe.split("embed:")[0]
+
+
+def test_impressions_of_requests_are_aligned_on(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for request in range(1500):
+        user, at = int(rng.integers(60)), START + request * 3600
+        for item in rng.choice(40, 5, replace=False):
+            rows.append([user, int(item) + 1000, at, "impression", f"r{request}"])
+            if rng.random() < 0.3:
+                rows.append([user, int(item) + 1000, at + 60, "click", f"r{request}"])
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "event", "request_id"])
+    inspection = inspected(tmp_path, log)
+    assert inspection.found.lists == 1500 and inspection.found.list_size == 5
+    assert "\nalign:\n" in inspection.recipe and "source: impressions" in inspection.recipe
