@@ -108,8 +108,9 @@ def test_nan_value_in_parquet(tmp_path):
     assert table["value"].null_count == 0
     pq.write_table(table, tmp_path / "events.parquet")
     data = prepare(DataConfig(root=str(tmp_path)), tmp_path / "out")
-    assert data.test["values"][0] == [0.5, 1.0]  # a conversion without a value counts 1
+    assert data.test["values"][0] == [0.5, 0.0]  # a conversion without a value is worth nothing
     assert data.summary["accounting"]["blank_values"] == {"conversion": 1}
+    assert "1 conversion rows have no value and are worth 0 count." in data.summary["accounting"]["warnings"]
 
 
 def test_the_first_of_many_rows_is_named_and_all_are_counted(tmp_path):

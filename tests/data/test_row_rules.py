@@ -203,8 +203,8 @@ def test_blanks_are_no_value_and_no_error(tmp_path):
     data = write(tmp_path, shop(), event_names=NAMES, event_columns={"value": "price"}, value_unit="USD")
     found = accounting(data)
     assert found["blank_values"] == {"impression": 2, "click": 4} and found["kept"] == 12
-    assert data.test["items"][0] == list("bcde") and data.test["values"][0] == [1.0, 5.0, 1.0, 7.0]
-    assert any("4 click rows have no value and count as 1 USD each" in text for text in found["warnings"])
+    assert data.test["items"][0] == list("bcde") and data.test["values"][0] == [0.0, 5.0, 0.0, 7.0]
+    assert not any("no value" in text for text in found["warnings"])  # a click need not earn anything
     assert found["event_names"] == {
         name: {"as": ours, "rows": count} for (name, ours), count in zip(NAMES.items(), [2, 4, 6], strict=True)
     }

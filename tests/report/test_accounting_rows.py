@@ -39,7 +39,7 @@ def test_every_step_is_a_line():
         "10 refunds settled; 1 100 kept",
         "Users and items": "7 users, 9 items",
         "Names of events": "view as impression (900)",
-        "Without a value": "3 click rows (an impression counts 0, any other event 1)",
+        "Without a value": "3 click rows (worth 0)",
         "Negative values": "10 rows, policy net: 20 returned, 15 taken off earlier conversions, 4 without one, 1 of a "
         "later part of the split",
         "Ids": "uid of the events: floating-point numbers taken as whole ones",

@@ -81,6 +81,7 @@ def account(
         "event_names": notes.get("event_names", {}),
         "emptied_events": notes.get("emptied", {}),
         "blank_values": notes.get("blank_values", {}),
+        "any_value": notes.get("any_value", False),
         "whole_float_ids": {
             role: part.notes["whole_float_ids"] for role, part in checks.items() if "whole_float_ids" in part.notes
         },
@@ -190,12 +191,9 @@ def _warnings(facts: dict[str, Any], config: DataConfig, rows: dict[str, Rows], 
                 f"{counts['unmatched']:,} of {total:,} {what} of the log are not in `{table}`: are the ids written "
                 "alike?"
             )
-    blank = {name: count for name, count in facts["blank_values"].items() if name != EVENT_NAMES[0]}
-    if blank and config.value_unit != "count":
-        told = ", ".join(f"{count:,} {name} rows" for name, count in blank.items())
-        found.append(
-            f"{told} have no value and count as 1 {config.value_unit} each: write 0 where nothing was earned."
-        )
+    blank = facts["blank_values"].get(EVENT_NAMES[-1], 0)
+    if blank and facts["any_value"]:
+        found.append(f"{blank:,} {EVENT_NAMES[-1]} rows have no value and are worth 0 {config.value_unit}.")
     if facts["refunds"]["unmatched"] > 0:
         found.append(
             f"refunds of {facts['refunds']['unmatched']:.6g} {config.value_unit} have no earlier purchase in the log "

@@ -57,14 +57,14 @@ def read_event_names(table: pa.Table, checks: RowChecks, names: Mapping[str, str
 
 
 def read_values(table: pa.Table, checks: RowChecks, event: np.ndarray) -> pa.Array:
-    """Values, float64 (n,), negative ones as they stand. A blank cell, and every cell of a log without values, is 0
-    for an impression and 1 for the other events; blank ones are noted by kind in `checks.notes`."""
-    without = np.where(event == IMPRESSION, 0.0, 1.0)
+    """Values, float64 (n,), negative ones as they stand. A blank cell is worth 0, and noted by kind in `checks.notes`.
+    In a log that has no value at all, impressions count 0 and the other events 1."""
+    counted = np.where(event == IMPRESSION, 0.0, 1.0)
     if "value" not in table.column_names:
-        return pa.array(without)
+        return pa.array(counted)
     column = table["value"]
     blank = blanks(column)
-    values = np.where(blank, without, as_numbers(column))
+    values = counted if blank.all() else np.where(blank, 0.0, as_numbers(column))
     checks.refuse(~np.isfinite(values), "bad_value", "value", column, "a finite number, or nothing")
     counts = np.bincount(event[blank & checks.keep], minlength=len(EVENT_NAMES)).tolist()
     checks.notes["blank_values"] = {name: count for name, count in zip(EVENT_NAMES, counts, strict=True) if count}

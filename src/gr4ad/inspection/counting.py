@@ -177,10 +177,7 @@ def count_values(layout: Layout, found: Findings) -> None:
     blank = int(np.isnan(of_history).sum())
     if blank:
         found.counts.append((f"clicks and conversions without a `{layout.value}`", f"{blank:,}"))
-        found.warnings.append(
-            f"{blank:,} clicks and conversions have no `{layout.value}`: each counts as 1, beside amounts of "
-            f"{np.median(given) if len(given) else 0:g}"
-        )
+        found.warnings.append(f"{blank:,} clicks and conversions have no `{layout.value}`: they are worth 0")
     if not len(given):
         return
     found.distinct_values = len(np.unique(given))

@@ -66,7 +66,7 @@ def _events(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _values(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["blank_values"]:
         told = ", ".join(f"{count_text(count)} {name} rows" for name, count in found["blank_values"].items())
-        yield "Without a value", f"{told} (an impression counts 0, any other event 1)"
+        yield "Without a value", f"{told} (worth 0)"
     refunds = found["refunds"]
     if refunds["negative_values"]:
         text = f"{count_text(refunds['negative_values'])} rows, policy {refunds['policy']}"
