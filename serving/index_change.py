@@ -22,6 +22,7 @@ MAX_ADS = 10_000  # of one change: it is applied between two requests
 MAX_LEVELS = 26
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
+EXACT_FLOAT = 1 << 53  # whole numbers up to it are floats too
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class IndexChange:
         if priority is None:
             return
         numbers = isinstance(priority, list | tuple) and all(type(rank) in (int, float) for rank in priority)
-        if not numbers or len(priority) != len(self.item_ids) or not all(map(math.isfinite, priority)):
+        if not numbers or len(priority) != len(self.item_ids) or not all(map(is_finite, priority)):
             raise ValueError(
                 f"`priority` needs one finite number an ad, {len(self.item_ids)}. Received: {priority!r:.100}."
             )
@@ -154,6 +155,10 @@ class IndexChange:
         return cls(**given)
 
     # --- applying
+
+    def resolved(self, index: SIDIndex) -> IndexChange:
+        """Itself: its codes are known, whatever the index."""
+        return self
 
     def apply(self, recommender: Recommender) -> bool:
         """Changes what a recommender serves from the next request on, all of it or nothing.
@@ -218,6 +223,11 @@ class IndexChange:
                     f"`attributes[{name!r}]` holds {' and '.join(sorted(kinds))}; the item table's column holds "
                     f"{held or 'nothing yet'}. Give all ads one type."
                 )
+            if kinds == {"numbers"} and not fit_together(values, index.columns[name]):
+                raise ValueError(
+                    f"`attributes[{name!r}]`: whole numbers beyond 2**53 and fractions fit into no column together. "
+                    "Give ids as text, in a column of their own."
+                )
         if self.op == "add":
             given |= {name: [None] * len(self.item_ids) for name in index.columns if name not in given}
         return given
@@ -245,6 +255,13 @@ def is_text(value: str) -> bool:
     return True
 
 
+def is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def is_attribute(value: Any) -> bool:
     if isinstance(value, str):
         return is_text(value)
@@ -255,4 +272,18 @@ def is_attribute(value: Any) -> bool:
 
 def attribute_kind(value: Any) -> str:
     """What a column of the item table can hold together."""
-    return "booleans" if isinstance(value, bool) else "numbers" if isinstance(value, int | float) else "strings"
+    if isinstance(value, bool):
+        return "booleans"
+    if isinstance(value, int | float):
+        return "numbers"
+    return "strings" if isinstance(value, str) else f"values of type {type(value).__name__}"
+
+
+def fit_together(values: Sequence[Any], held: Sequence[Any]) -> bool:
+    """Whether numbers that are added to those of a column can be stored as one column: whole numbers that a float
+    would not tell apart cannot stand beside fractions."""
+    large = any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in values)
+    fractions = any(isinstance(value, float) for value in values)
+    if large and (fractions or any(isinstance(value, float) for value in held)):
+        return False
+    return not (fractions and any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in held))

@@ -33,9 +33,9 @@ class KeptChanges:
     def __len__(self) -> int:
         return len(self._ads)
 
-    def new_ads(self, changes: Sequence[IndexChange]) -> int:
-        """How many ads of `changes` are not among those kept."""
-        return len({item for change in changes for item in change.item_ids} - self._ads.keys())
+    def new_ads(self, changed: Sequence[Sequence[str]]) -> int:
+        """How many of the ads that changes name are not among those kept."""
+        return len({item for items in changed for item in items} - self._ads.keys())
 
     def keep(self, change: IndexChange) -> None:
         for place, item in enumerate(change.item_ids):
