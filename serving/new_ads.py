@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gr4ad.tokenization import SIDIndex
 from gr4ad.tokenization.ad_encoder import AdEncoder, EmbeddedAds
-from gr4ad.tokenization.ad_records import shown
+from gr4ad.tokenization.ad_records import AdRecordError, shown
 
 from .index_change import MAX_ADS, IndexChange
 
@@ -42,6 +43,10 @@ class NewAds:
     encoder: AdEncoder
     ads: EmbeddedAds
 
+    def only(self, place: int) -> NewAds:
+        """One of them."""
+        return NewAds(self.encoder, self.ads.take([place]))
+
     def resolved(self, index: SIDIndex) -> IndexChange:
         """The change that adds them to an index. Raises ValueError: as [`IndexChange`] and `AdEncoder.codes`."""
         codes = self.encoder.codes(self.ads, index).tolist()
@@ -51,12 +56,22 @@ class NewAds:
         return IndexChange("add", list(self.ads.item_ids), codes, self.ads.priority, columns or None)
 
 
-def embed_leniently(encoder: AdEncoder, records: Sequence[Mapping[str, Any]]) -> tuple[list[NewAds], list[ValueError]]:
-    """Records in changes of at most 10,000 ads, and what is wrong with those that are left out."""
+def embed_leniently(
+    encoder: AdEncoder, records: Sequence[Mapping[str, Any]]
+) -> tuple[list[NewAds], list[AdRecordError]]:
+    """Records in changes of at most 10,000 ads, and what is wrong with those that are left out. An ad that comes twice
+    counts once, as its first record says, within each 10,000."""
     changes: list[NewAds] = []
-    refused: list[ValueError] = []
+    refused: list[AdRecordError] = []
     for start in range(0, len(records), MAX_ADS):
-        ads = encoder.embed(records[start : start + MAX_ADS], refuse=refused.append)
+        ads = encoder.embed(records[start : start + MAX_ADS], refuse=partial(moved, start, refused))
+        ads.places = [start + place for place in ads.places]
         if len(ads):
             changes.append(NewAds(encoder, ads))
     return changes, refused
+
+
+def moved(start: int, refused: list[AdRecordError], error: AdRecordError) -> None:
+    """Keeps an error with its record's place among all."""
+    error.place += start
+    refused.append(error)

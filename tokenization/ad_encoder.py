@@ -218,8 +218,8 @@ class AdEncoder:
         if self.encoding is not None:
             return None
         return (
-            f"{self.folder} does not say how its ads were embedded (it has no {ENCODING_FILE}: an earlier version built "
-            "it, or it was put together by hand). Build it again by `gr4ad run`, or send `embedding` or `codes`."
+            f"{self.folder} does not say how its ads were embedded (it has no {ENCODING_FILE}: an earlier version "
+            "built it, or it was put together by hand). Build it again by `gr4ad run`, or send `embedding` or `codes`."
         )
 
     # --- records
@@ -353,6 +353,8 @@ class AdEncoder:
         encoding = self.encoding
         parts = {} if encoding is None else encoding.parts
         if isinstance(embedding, Mapping):
+            if encoding is None:
+                raise wrong("embedding", str(self.missing()))
             allowed = [name for name in parts if name != CATEGORY_PART]
             unknown = [name for name in embedding if name not in allowed]
             if unknown:
@@ -471,20 +473,24 @@ class AdEncoder:
         encoding = self.encoding
         assert encoding is not None
         contents = []
+        embedder = self.embedder if places else None
         for number in places:
+            assert embedder is not None
             try:
-                [content] = self.embedder.reader.read(self._table([rows[number]]))
+                [content] = embedder.reader.read(self._table([rows[number]]))
             except (ValueError, OverflowError, pa.ArrowException) as error:
                 refuse(number, str(error), encoding.reads()[0])
                 continue
             contents.append((number, content))
+        if embedder is None or not contents:
+            return
         try:
-            vectors = self.embedder.embed_contents([content for _, content in contents])
+            vectors = embedder.embed_contents([content for _, content in contents])
         except ValueError:  # of an image that cannot be read; which, the others do not have to pay for
             vectors = np.zeros((len(contents), part.shape[1]), dtype=np.float32)
             for line, (number, content) in enumerate(contents):
                 try:
-                    vectors[line] = self.embedder.embed_contents([content])[0]
+                    vectors[line] = embedder.embed_contents([content])[0]
                 except ValueError as error:
                     refuse(number, str(error), encoding.image_column or encoding.reads()[0])
         part[[number for number, _ in contents]] = vectors

@@ -93,9 +93,10 @@ class CatalogChanges:
 
         try:
             ads = self.encoder.embed(list(rows.values()), refuse=refuse)
-        except BAD_RECORD as error:  # of the artifact, which can embed none; or of a record, by itself
-            if len(rows) == 1:
-                found[places[0]] = record_error(records[places[0]], error)
+        except BAD_RECORD as error:
+            if isinstance(error, ValueError) or len(rows) == 1:  # of the artifact, which can embed none
+                for place in places:
+                    found[place] = record_error(records[place], error)
                 return
             for place, row in rows.items():
                 self._embed(records, {place: row}, found)

@@ -134,8 +134,8 @@ def check_ads_differ(content: np.ndarray, collaborative: np.ndarray | None, item
     """Raises ValueError, with the reason, where no semantic ID could tell the ads of a catalog apart."""
     if len(item_ids) == 1:
         raise ValueError(
-            f"The catalog has one ad, {item_ids[0]!r}. Semantic IDs tell ads apart, and there is nothing to rank. Give "
-            "a catalog of at least as many ads as the largest of `codebook_sizes`."
+            f"The catalog has one ad, {item_ids[0]!r}. Semantic IDs tell ads apart, and there is nothing to rank. "
+            "Give a catalog of at least as many ads as the largest of `codebook_sizes`."
         )
     spread = float(np.abs(content - content[:1]).max())
     logged = collaborative is not None and bool(collaborative.any())
