@@ -6,15 +6,16 @@
 
 The log is split as the recipe says; a simulated market by time, at 80% and 90% of its days. Cold are the ads that the
 training part has no event of, and `--withheld` of the others, drawn by a hash of their ids, all of whose events are
-taken out of it: a log in which every ad has a few events shows hardly any that are new. Everything is built without the
-cold ads: catalog, embeddings, codebooks, model, ranking weights (chosen on validation targets that are not cold). Then
-they are added by `recommender.add_ads(records)`, and ranked for users who meet one for the first time.
+taken out of it: a log in which every ad has a few events shows hardly any that are new. Everything is built without
+the cold ads: catalog, embeddings, codebooks, model, ranking weights (chosen on validation targets that are not cold).
+Then they are added by `recommender.add_ads(records)`, and ranked for users who meet one for the first time.
 
-Two questions: `among all ads`, as the server answers; and `among new ads`, where lists hold nothing but cold ads, of
-which every system may rank all. Baselines rank the same ads for the same users: the training events of an ad's account;
+Two questions: `among all ads`, as the server answers; and `among new ads`, where lists hold nothing but cold ads, all
+of which every system may rank. Baselines rank the same ads for the same users: the training events of an ad's account;
 accounts of the user's history first, then these; the nearest ads by text (the encoder's own embedding) to the newest
-item, to the mean of the last ten, and to any of them, the best of which on validation users is the bar. `spread` is the
-standard error over users.
+item, to the mean of the last ten, and to any of them, the best of which on validation users is the bar. `every target`
+is the recall among all ads of all targets of all test users, new or not: what a list full of new ads would cost.
+`spread` is the standard error over users.
 """
 
 import json
@@ -46,6 +47,7 @@ KS = (10, 50, 100)
 LAST = 10  # items of a history that text neighbours look at
 ALONG = ("items", *(feature.name for feature in HISTORY_FEATURES if feature.along == "items"))
 ACCOUNT = "account_id"
+ALL, NEW = "among all ads", "among new ads"
 TEXT_RULES = ("newest", "mean", "nearest")
 
 
@@ -216,8 +218,8 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
     accounts = catalog[ACCOUNT] if ACCOUNT in catalog.column_names else None
     baselines, order = Baselines(text, events, accounts), tie_order(ids)
     candidates = {
-        "among all ads": np.ones(len(ids), dtype=bool),
-        "among new ads": np.array([item in names for item in ids]),
+        ALL: np.ones(len(ids), dtype=bool),
+        NEW: np.array([item in names for item in ids]),
     }
 
     rows: list[Row] = []
@@ -227,18 +229,25 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
         chosen, targets = cold_targets(split, names, users)
         if not len(chosen):
             raise ValueError(f"No {part} user has a cold target: raise `--withheld`.")
-        wanted = [[index.rows[item] for item in items] for items in targets]
-        histories = [np.array([index.rows[item] for item in items]) for items in chosen["items"]]
+        wanted, histories = rows_of(index, targets), rows_of(index, chosen["items"])
         told[f"{part}_users"] = len(chosen)
         told[f"{part}_targets"] = sum(map(len, targets))
         for question, allowed in candidates.items():
-            systems: dict[str, np.ndarray] = {}
-            if part == "test":
-                systems["gr4ad"] = model_lists(recommender, chosen, only(index, cold), question == "among new ads")
-            for name in baselines.names():
-                systems[name] = best_first(baselines.score(name, histories), allowed, order)
-            for name, ranked in systems.items():
-                found[f"{part}/{question}", name] = recalls(ranked, wanted)
+            asked = {question: (chosen, histories, wanted)}
+            if part == "test" and question == ALL:
+                everyone = sampled(split, range(len(split)), users)
+                asked["every target"] = (
+                    everyone,
+                    rows_of(index, everyone["items"]),
+                    rows_of(index, everyone["target_items"]),
+                )
+            for place, (who, seen, right) in asked.items():
+                for name in [*(["gr4ad"] if part == "test" else []), *baselines.names()]:
+                    if name == "gr4ad":
+                        ranked = model_lists(recommender, who, only(index, cold), question == NEW)
+                    else:
+                        ranked = best_first(baselines.score(name, seen), allowed, order)
+                    found[f"{part}/{place}", name] = recalls(ranked, right)
     for (place, name), scores in found.items():
         part, question = place.split("/")
         for k, values in scores.items() if part == "test" else ():
@@ -246,6 +255,19 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
             error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
             rows.append(result_row(f"{question}/{name}/recall@{k}", f"recall@{k}", values.mean(), unit, error))
     return rows, ratios(found, baselines.names()), told
+
+
+def rows_of(index: SIDIndex, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Item rows of lists of ids."""
+    return [np.array([index.rows[item] for item in items]) for items in lists]
+
+
+def sampled(split: Dataset, places: Sequence[int], limit: int) -> Dataset:
+    """Rows of a split, at most `limit` by a hash of the users' ids; 0 = all."""
+    ids = split["user_id"]
+    if limit and len(places) > limit:
+        places = sorted(sorted(places, key=lambda place: draw(ids[place]))[:limit])
+    return split.select(places)
 
 
 def model_lists(recommender: Recommender, users: Dataset, restricted: SIDIndex, new_alone: bool) -> np.ndarray:
@@ -267,16 +289,15 @@ def cold_targets(split: Dataset, cold: set[str], limit: int) -> tuple[Dataset, l
     rows = zip(split["items"], split["target_items"], strict=True)
     first = [[item for item in targets if item in cold and item not in items] for items, targets in rows]
     places = [place for place, items in enumerate(first) if items]
-    if limit and len(places) > limit:
-        ids = split["user_id"]
-        places = sorted(sorted(places, key=lambda place: draw(ids[place]))[:limit])
-    return split.select(places), [first[place] for place in places]
+    targets = dict(zip((split["user_id"][place] for place in places), (first[place] for place in places), strict=True))
+    chosen = sampled(split, places, limit)
+    return chosen, [targets[user] for user in chosen["user_id"]]
 
 
 def ratios(found: Mapping[tuple[str, str], Mapping[int, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:
     """Recall of the artifact over that of each kind of baseline, the text rule being the best on validation."""
     over: dict[str, Any] = {}
-    for question in ("among all ads", "among new ads"):
+    for question in (ALL, NEW):
         for k in KS:
             mean: Callable[[str, str], float] = lambda part, name, q=question, k=k: float(  # noqa: E731
                 found[f"{part}/{q}", name][k].mean()

@@ -109,9 +109,10 @@ class AdRecommender(Protocol):
     ) -> None:
         """Serves new ads, or removed ones again, from the next request on.
 
-        A new ad starts with the mean item vector and bias of the active ads that share the longest prefix of its SID
-        (of all active ads where none shares its first code), so that the item head ranks it at once. An ad that comes
-        back keeps what was learned of it.
+        A new ad's item vector starts from the ads nearest to it, so that the item head ranks it at once: by their
+        embeddings where a record says what it is; where its codes alone are known, the mean of the active ads that
+        share the longest prefix of its SID (of all where none shares its first code). An ad that comes back keeps what
+        was learned of it.
 
         ```python
         >>> recommender.add_ads([{"item_id": "ad_7", "title": "Red shoes", "brand": "Acme"}])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OPERATIONS = ("add", "replace", "remove")
 MAX_ADS = 10_000  # of one change: it is applied between two requests
 MAX_LEVELS = 26
+MAX_PEERS = 100
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
 EXACT_FLOAT = 1 << 53  # whole numbers up to it are floats too
@@ -41,6 +42,8 @@ class IndexChange:
         priority: Rank of each among ads of one SID, finite; `None` = 0 where ads are added, as it was where they are
             replaced.
         attributes: Values of columns of the item table, one an ad: strings, numbers, booleans or None.
+        peers: Where ads are added, ids of the ads most like each, 100 at most, from which its item vector starts;
+            `None` = those nearest by SID.
 
     Raises:
         ValueError: Naming the field at fault.
@@ -51,6 +54,7 @@ class IndexChange:
     codes: Sequence[Sequence[int]] | None = None
     priority: Sequence[float] | None = None
     attributes: Mapping[str, Sequence[Any]] | None = None
+    peers: Sequence[Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         if self.op not in OPERATIONS:
@@ -72,6 +76,7 @@ class IndexChange:
         self._check_codes()
         self._check_priority()
         self._check_attributes()
+        self._check_peers()
         given = [name for name in ("codes", "priority", "attributes") if vars(self)[name]]
         if self.op == "remove" and given:
             raise ValueError(f"`{given[0]}` must be left out where ads are removed. Received: {given[0]}.")
@@ -95,6 +100,18 @@ class IndexChange:
                     f"`codes[{line}]` must be whole numbers in 0..2**31-1, 1..{MAX_LEVELS} of them and as many as of "
                     f"the first ad. Received: {row!r:.100}."
                 )
+
+    def _check_peers(self) -> None:
+        if self.peers is None:
+            return
+        lists = isinstance(self.peers, list | tuple) and all(isinstance(own, list | tuple) for own in self.peers)
+        if self.op != "add" or not lists or len(self.peers) != len(self.item_ids):
+            raise ValueError(
+                f"`peers` needs one list of ids for each ad that is added. Received: {self.peers!r:.100}."
+            )
+        for line, own in enumerate(self.peers):
+            if len(own) > MAX_PEERS or not all(isinstance(item, str) and is_text(item) for item in own):
+                raise ValueError(f"`peers[{line}]` must be at most {MAX_PEERS} ids. Received: {own!r:.100}.")
 
     def _check_priority(self) -> None:
         priority = self.priority
@@ -129,7 +146,8 @@ class IndexChange:
 
     def to_json(self) -> str:
         """The change as one JSON object. Raises ValueError if it takes more than 32 MiB."""
-        text = json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        given = {name: value for name, value in asdict(self).items() if name != "peers" or value is not None}
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
         if len(text.encode()) > MAX_CHANGE_BYTES:
             raise ValueError(
                 f"A change may take {MAX_CHANGE_BYTES >> 20} MiB as JSON. Received: {len(text.encode()) >> 20} MiB. "
@@ -194,7 +212,7 @@ class IndexChange:
         if self.op == "add" and missing:
             ids, codes, priority, columns = self._chosen(missing, index)
             assert codes is not None
-            index.add(ids, codes, priority, columns)
+            index.add(ids, codes, priority, columns, None if self.peers is None else [self.peers[p] for p in missing])
 
     def _differs(self, index: SIDIndex, place: int) -> bool:
         row = index.rows[self.item_ids[place]]

@@ -42,7 +42,7 @@ class KeptChanges:
             ad = self._ads.setdefault(item, KeptAd())
             given = {
                 name: values[place]
-                for name, values in (("codes", change.codes), ("priority", change.priority))
+                for name, values in (("codes", change.codes), ("priority", change.priority), ("peers", change.peers))
                 if values is not None
             }
             attributes = {name: values[place] for name, values in (change.attributes or {}).items()}
@@ -70,6 +70,6 @@ class KeptChanges:
 
 
 def change_of(op: str, item: str, given: dict[str, Any]) -> IndexChange:
-    values: dict[str, Any] = {name: [given[name]] for name in ("codes", "priority") if name in given}
+    values: dict[str, Any] = {name: [given[name]] for name in ("codes", "priority", "peers") if name in given}
     attributes = {name: [value] for name, value in given.get("attributes", {}).items()}
     return IndexChange(op, [item], **values, attributes=attributes or None)

@@ -53,7 +53,8 @@ class NewAds:
         columns = {name: [shown(value) for value in values] for name, values in self.ads.columns.items()}
         if self.encoder.encoding is not None:  # else the index says which of them it lacks
             columns = {name: values for name, values in columns.items() if name in index.columns}
-        return IndexChange("add", list(self.ads.item_ids), codes, self.ads.priority, columns or None)
+        peers = self.encoder.peers(self.ads, index)
+        return IndexChange("add", list(self.ads.item_ids), codes, self.ads.priority, columns or None, peers)
 
 
 def embed_leniently(

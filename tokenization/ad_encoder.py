@@ -22,6 +22,7 @@ from .ad_encoding import (
     AdEncoding,
     joined_parts,
 )
+from .ad_neighbours import NEIGHBOURS_FILE, AdNeighbours
 from .ad_records import OTHER, OWN_FIELDS, AdRecordError, arrow_type, joined_keys, plain, typed_row
 from .category_vectors import CATEGORY_FILE, CategoryVectors, labels_of
 from .embedding_fusion import FUSION_FILE, EmbeddingFusion, unit_rows
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .ad_embedding import AdEmbedder
 
 Refuse = Callable[[AdRecordError], None]
+PEERS = 5  # ads that a new one's item vector starts from
 
 
 @dataclass
@@ -170,6 +172,11 @@ class AdEncoder:
     def _encoding(self) -> tuple[AdEncoding, dict[str, np.ndarray]] | None:
         known = (self.folder / ENCODING_FILE).is_file()
         return self._once("encoding", lambda: AdEncoding.load(self.folder) if known else None)
+
+    @property
+    def neighbours(self) -> AdNeighbours | None:
+        path = self.folder / NEIGHBOURS_FILE
+        return self._once("neighbours", lambda: AdNeighbours.load(path) if path.is_file() else None)
 
     @property
     def categories(self) -> CategoryVectors:
@@ -543,6 +550,20 @@ class AdEncoder:
             keys = None if ads.keys is None else [ads.keys[place] for place in fresh]
             codes[fresh] = quantizer.encode(ads.vectors[fresh], keys, taken=index.codes[others])
         return codes
+
+    def peers(self, ads: EmbeddedAds, index: SIDIndex) -> list[list[str]] | None:
+        """The 5 active ads of the catalog nearest to each by its vector, nearest first: what its item vector starts
+        from, see [`~gr4ad.tokenization.peer_vectors.peer_vectors`]. None for an artifact without these vectors."""
+        if self.neighbours is None or not len(ads):
+            return None
+        active = np.flatnonzero(index.active[: len(self.neighbours.vectors)])
+        own = {index.rows[item] for item in ads.item_ids if item in index.rows}
+        found = self.neighbours.nearest(ads.vectors, active, PEERS + (1 if own else 0))
+        ids = index.item_ids
+        return [
+            [ids[row] for row in line.tolist() if ids[row] != item][:PEERS]
+            for item, line in zip(ads.item_ids, found, strict=True)
+        ]
 
 
 def floats(vector: Any, wrong: Callable[..., AdRecordError]) -> np.ndarray:

@@ -15,13 +15,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from .ad_neighbours import NEIGHBOURS_FILE
 from .category_vectors import CATEGORY_FILE
 from .embedding_fusion import FUSION_FILE
 
 ENCODING_FILE = "ad_encoding.json"
 MEANS_FILE = "ad_encoding.safetensors"
 ENCODER_FOLDER, PROMPTS_FOLDER = "encoder", "prompts"
-FILES = (ENCODING_FILE, MEANS_FILE, CATEGORY_FILE, FUSION_FILE)
+FILES = (ENCODING_FILE, MEANS_FILE, CATEGORY_FILE, FUSION_FILE, NEIGHBOURS_FILE)
 FOLDERS = (ENCODER_FOLDER, PROMPTS_FOLDER)
 HERE = "./"  # before a folder that lies in the artifact
 FORMAT = 1

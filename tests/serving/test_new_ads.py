@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from gr4ad.cli import main
@@ -209,3 +210,25 @@ def test_the_command_refuses_in_one_line(artifact, tmp_path, capsys, records, wo
     assert add("--model", artifact, "--ads", written(tmp_path, records), *words) == 2
     assert message in capsys.readouterr().err
     assert add("--model", tmp_path, "--ads", written(tmp_path, records), *words) == 2
+
+
+def test_a_new_ad_starts_from_its_peers_on_every_server(artifact, ad_records, tmp_path):
+    published_at(tmp_path / "live", artifact)
+    one, other = LiveModel(tmp_path / "live"), LiveModel(tmp_path / "live")
+    model, index = one.recommender.model, one.recommender.tokenizer.index
+    table, bias = model.item_table.detach().clone(), model.item_head.bias.detach().clone()
+    ads = one.recommender.ad_encoder.embed([ad_records(60)])
+    [peers] = one.recommender.ad_encoder.peers(ads, index)
+    rows = [index.rows[item] + 1 for item in peers]
+    one.change(AdRecords([ad_records(60)]))
+    mean = table[rows].mean(0)
+    expected = mean / mean.norm() * table[rows].norm(dim=1).mean()
+    for live in (one, other):
+        live.follow()
+        torch.testing.assert_close(live.recommender.model.item_table[61], expected)
+        torch.testing.assert_close(live.recommender.model.item_head.bias[61], bias[rows].exp().mean().log())
+    # What was changed over HTTP is changed again in the weights that come after, peers included.
+    here = LiveModel(artifact)
+    here.change(AdRecords([ad_records(60)]))
+    here.reload()
+    torch.testing.assert_close(here.recommender.model.item_table[61], expected)

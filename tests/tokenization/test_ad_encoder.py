@@ -280,3 +280,19 @@ def test_ids_that_are_removed_come_back_with_free_codes(built, encoder):
     active = {tuple(row) for row in index.codes[index.active].tolist()}
     assert tuple(codes) not in active and len(before) == 3
     assert isinstance(encoder.tokenizer, UASIDTokenizer)
+
+
+def test_the_peers_of_an_ad_are_those_with_the_nearest_vectors(built, encoder):
+    index = encoder.tokenizer.index.snapshot()
+    quantized = load_file(built / "tok" / "item_embeddings.safetensors")["item_embeddings"]
+    records = [record(built, ADS), record(built, 7)]
+    ads = encoder.embed(records)
+    index.remove(["ad_003"])
+    centred = quantized - quantized.mean(0)
+    for item, vector, peers in zip(ads.item_ids, ads.vectors, encoder.peers(ads, index), strict=True):
+        mine = vector - quantized.mean(0)
+        cosines = centred @ mine / np.linalg.norm(centred, axis=1) / np.linalg.norm(mine)
+        order = [f"ad_{row:03d}" for row in np.argsort(-cosines).tolist() if f"ad_{row:03d}" not in ("ad_003", item)]
+        assert len(peers) == 5 and len(set(peers) & set(order[:6])) >= 4  # as far as half precision goes
+    by_hand = AdEncoder(built / "tok", encoder.tokenizer)
+    assert by_hand.neighbours is None and by_hand.peers(ads, index) is None

@@ -155,5 +155,6 @@ def joined(changes: Sequence[IndexChange], at_once: int = 1000) -> list[IndexCha
         ranks = [0.0 if change.priority is None else change.priority[0] for change in part]
         codes = [(change.codes or [[]])[0] for change in part]
         ids = [change.item_ids[0] for change in part]
-        together.append(IndexChange("add", ids, codes, ranks if any(ranks) else None, attributes or None))
+        peers = [(change.peers or [[]])[0] for change in part] if any(change.peers for change in part) else None
+        together.append(IndexChange("add", ids, codes, ranks if any(ranks) else None, attributes or None, peers))
     return together

@@ -15,6 +15,7 @@ from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import TokenizeConfig
 from gr4ad.tokenization.ad_encoding import copy_encoding
+from gr4ad.tokenization.ad_neighbours import NEIGHBOURS_FILE, AdNeighbours
 from gr4ad.tokenization.ad_records import joined_keys, shown
 from gr4ad.tokenization.sid_quality import check_collapse, interaction_exposure
 
@@ -217,6 +218,7 @@ def build_tokenizer(
     tokenizer.save_pretrained(out_dir / "tokenizer")
     (out_dir / ITEM_VECTORS_FILE).unlink()  # the tokenizer's folder has it
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)
+    AdNeighbours.fit(embeddings).save(out_dir / "tokenizer" / NEIGHBOURS_FILE)
     copy_encoding(embeddings_dir, out_dir / "tokenizer", encoder=False)
     code_counts = [np.bincount(codes[:, t], minlength=size).tolist() for t, size in enumerate(tokenizer.level_sizes)]
     write_json(out_dir / "quality.json", {"quality": quality, "code_counts": code_counts})
