@@ -183,7 +183,7 @@ def typed_row(record: Mapping[str, Any], types: Mapping[str, str], place: int) -
     """
     row: dict[str, Any] = {}
     for name, value in record.items():
-        if name in OWN_FIELDS:
+        if name in OWN_FIELDS or (name not in types and plain(value) is None):
             continue
         try:
             if name not in types:
