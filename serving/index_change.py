@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gr4ad.tokenization import SIDIndex
 from gr4ad.tokenization.user_history import MAX_ID_LENGTH as MAX_ID_CHARACTERS
-
-if TYPE_CHECKING:
-    from .recommender import Recommender
 
 OPERATIONS = ("add", "replace", "remove")
 MAX_ADS = 10_000  # of one change: it is applied between two requests
@@ -24,6 +21,16 @@ MAX_PEERS = 100
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
 EXACT_FLOAT = 1 << 53  # whole numbers up to it are floats too
+
+
+class ServesIndex(Protocol):
+    """What a change is applied to: a [`Recommender`]."""
+
+    def check_codes(self, codes: np.ndarray) -> None:
+        """Raises ValueError for a code beyond its codebook."""
+
+    def change_index(self, change: Callable[[SIDIndex], None]) -> bool:
+        """Applies a change to what is served; whether it changed anything."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ class IndexChange:
         """Itself: its codes are known, whatever the index."""
         return self
 
-    def apply(self, recommender: Recommender) -> bool:
+    def apply(self, recommender: ServesIndex) -> bool:
         """Changes what a recommender serves from the next request on, all of it or nothing.
 
         Changes set a state, so that applying them again in their order, from any point before, ends in the same one:

@@ -53,7 +53,7 @@ class CatalogChanges:
     def change(self, record: Mapping[str, Any], index: SIDIndex) -> IndexChange:
         """The change that brings an ad into an index, or changes or removes it. Raises RecordError, naming the field
         at fault."""
-        [found] = self.read([record])
+        [found] = self.read([dict(record)])
         if isinstance(found, RecordError):
             raise found
         return self.known(found, index)
