@@ -45,8 +45,7 @@ def peer_vectors(
     peers_of = torch.from_numpy(ranges[:, 1] - ranges[:, 0]).clamp(min=1)  # 0 where no ad was active before
     places = torch.from_numpy(group.reshape(-1))
     found, offsets = (vectors / peers_of.unsqueeze(1))[places], (biases / peers_of)[places]
-    for place, item in enumerate(index.item_ids[first:].tolist()):
-        near = [index.rows[peer] for peer in index.peers.get(item, ()) if index.rows.get(peer, first) < first]
+    for place, near in enumerate(rows_of_peers(index, first)):
         if near:
             own = table[torch.tensor(near, device=table.device) + 1].double().cpu()
             mean = own.mean(0)
@@ -57,8 +56,8 @@ def peer_vectors(
 
 @torch.no_grad()
 def extend_tables(model: GR4ADForRecommendation, index: SIDIndex) -> int:
-    """Gives every row of the index that the model's item tables lack the mean of its nearest active ads, see
-    `peer_vectors`; returns how many there were. A model without item tables needs nothing."""
+    """Gives every row of the index that the model's item tables lack what its peers have, see `peer_vectors`, and
+    their item neighbours; returns how many there were. A model without item tables needs nothing."""
     if model.model.context_processor.item_embeddings is None:
         return 0
     table = model.item_table
@@ -66,8 +65,17 @@ def extend_tables(model: GR4ADForRecommendation, index: SIDIndex) -> int:
     first = len(table) - 1  # of the rows without a vector
     if first >= len(index):
         return 0
-    model.extend_item_tables(*peer_vectors(index, first, table, bias))
+    peers = [[row + 1 for row in near] for near in rows_of_peers(index, first)]
+    model.extend_item_tables(*peer_vectors(index, first, table, bias), peers)
     return len(index) - first
+
+
+def rows_of_peers(index: SIDIndex, first: int) -> list[list[int]]:
+    """Rows before `first` of the ads that those from `first` on are most like, as far as the index was told."""
+    return [
+        [index.rows[peer] for peer in index.peers.get(item, ()) if index.rows.get(peer, first) < first]
+        for item in index.item_ids[first:].tolist()
+    ]
 
 
 __all__ = ["extend_tables", "peer_vectors"]
