@@ -44,6 +44,7 @@ from gr4ad.trainers.evaluation.model_ranking import rank_users
 from gr4ad.trainers.evaluation.ties import tie_order
 
 KS = (10, 50, 100)
+BATCH = 1024  # users whose scores of all ads are in memory
 LAST = 10  # items of a history that text neighbours look at
 ALONG = ("items", *(feature.name for feature in HISTORY_FEATURES if feature.along == "items"))
 ACCOUNT = "account_id"
@@ -167,6 +168,11 @@ class Baselines:
         own = [] if self.account is None else ["popularity of the account", "accounts of the history"]
         return [*own, *(f"text neighbours, {rule}" for rule in TEXT_RULES)]
 
+    def rank(self, name: str, histories: Sequence[np.ndarray], allowed: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """The best rows of the allowed for each user, int64 (U, max(KS)), in batches of users."""
+        parts = [histories[start : start + BATCH] for start in range(0, len(histories), BATCH)]
+        return np.concatenate([best_first(self.score(name, part), allowed, order) for part in parts])
+
     def score(self, name: str, histories: Sequence[np.ndarray]) -> np.ndarray:
         """Scores (float32, (U, N))."""
         lines = []
@@ -246,7 +252,7 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
                     if name == "gr4ad":
                         ranked = model_lists(recommender, who, only(index, cold), question == NEW)
                     else:
-                        ranked = best_first(baselines.score(name, seen), allowed, order)
+                        ranked = baselines.rank(name, seen, allowed, order)
                     found[f"{part}/{place}", name] = recalls(ranked, right)
     for (place, name), scores in found.items():
         part, question = place.split("/")
