@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gr4ad.data.columns import as_ids
 from gr4ad.data.reading import read_table
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.pipeline.artifact import complete_auto_map
@@ -20,6 +19,7 @@ from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 from gr4ad.tokenization.ad_encoder import AdEncoder
 from gr4ad.tokenization.ad_records import OWN_FIELDS
 from gr4ad.tokenization.peer_vectors import extend_tables
+from gr4ad.tokenization.vector_files import id_text
 
 from .catalog_changes import BAD_RECORD, CatalogChanges
 
@@ -54,12 +54,16 @@ def read_ads(
         DataError: As `read_table`.
     """
     table = read_table(source, file_role="catalog", columns=columns).data.table
-    ids = as_ids(table["item_id"], "item_id", str(source))
     encoding = encoder.encoding
     known = {*OWN_FIELDS, *(encoder.tokenizer.index.columns if encoding is None else encoding.columns)}
     left_out = [name for name in table.column_names if name not in known]
-    table = table.drop_columns(["item_id", *left_out]).add_column(0, "item_id", ids)
-    return table.to_pylist(), left_out
+    records = table.drop_columns(left_out).to_pylist()
+    for record in records:
+        try:
+            record["item_id"] = id_text(record["item_id"], source)
+        except ValueError:
+            pass  # it is set aside with what is wrong with it, and the others are added
+    return records, left_out
 
 
 def add_ads(model: str | Path, records: Sequence[Mapping[str, Any]]) -> AddedAds:
