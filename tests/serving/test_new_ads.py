@@ -232,3 +232,15 @@ def test_a_new_ad_starts_from_its_peers_on_every_server(artifact, ad_records, tm
     here.change(AdRecords([ad_records(60)]))
     here.reload()
     torch.testing.assert_close(here.recommender.model.item_table[61], expected)
+
+
+def test_a_csv_gives_the_same_codes_as_its_records(artifact, ad_records, expected, tmp_path, capsys):
+    """Zeros of business keys, other names of columns, and a line without an id."""
+    lines = ["sku,title,brand,account_id"]
+    for record in (ad_records(number) for number in NEW):
+        lines.append(",".join(record[name] for name in ("item_id", "title", "brand", "account_id")))
+    file = tmp_path / "new.csv"
+    file.write_text("\n".join([*lines, ",no id,acme,0000001"]) + "\n")
+    assert add("--model", artifact, "--ads", file, "--columns", '{"item_id": "sku"}') == 0
+    assert "16 rows: 15 ads added or changed, 0 stood so already, 1 left out" in capsys.readouterr().out
+    assert codes_of(Recommender.from_pretrained(artifact), expected) == expected
