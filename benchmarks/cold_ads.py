@@ -220,7 +220,7 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
     for items in reduced.train["items"]:
         np.add.at(events, [index.rows[item] for item in items], 1)
     encoder = recommender.ad_encoder
-    text = encoder.embedder.embed(catalog, progress=False)[0]
+    text = encoder.contents.embedder.embed(catalog, progress=False)[0]
     accounts = catalog[ACCOUNT] if ACCOUNT in catalog.column_names else None
     baselines, order = Baselines(text, events, accounts), tie_order(ids)
     candidates = {

@@ -72,6 +72,7 @@ class Recommender(AdRecommender):
         self._changing = threading.Lock()
         self._source, self._hub_kwargs = source, dict(hub_kwargs or {})
         self._ad_encoder: AdEncoder | None = None
+        self._loading = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -242,14 +243,15 @@ class Recommender(AdRecommender):
     @property
     def ad_encoder(self) -> AdEncoder:
         """What embeds new ads. Raises ValueError for a recommender that was put together without a folder."""
-        if self._ad_encoder is None:
-            if self._source is None:
-                raise ValueError(
-                    f"{self.name!r} was not loaded from an artifact, which would hold what embeds new ads. Load it by "
-                    "`Recommender.from_pretrained`, name its folder as `source`, or add ads with their `codes`."
-                )
-            self._ad_encoder = AdEncoder.load(self._source, self.tokenizer, **self._hub_kwargs)
-        return self._ad_encoder
+        with self._loading:
+            if self._ad_encoder is None:
+                if self._source is None:
+                    raise ValueError(
+                        f"{self.name!r} was not loaded from an artifact, which would hold what embeds new ads. Load "
+                        "it by `Recommender.from_pretrained`, name its folder as `source`, or give `codes`."
+                    )
+                self._ad_encoder = AdEncoder.load(self._source, self.tokenizer, **self._hub_kwargs)
+            return self._ad_encoder
 
     def add_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         ads = AdRecords(records).embedded(self.ad_encoder)  # before the lock: it takes the longest

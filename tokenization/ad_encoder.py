@@ -3,37 +3,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from .ad_encoding import (
-    CATEGORY_PART,
-    ENCODER_PART,
-    ENCODING_FILE,
-    FILES,
-    FOLDERS,
-    HERE,
-    AdEncoding,
-    joined_parts,
-)
+from .ad_content import AdContents
+from .ad_encoding import FILES, FOLDERS, AdEncoding
 from .ad_neighbours import NEIGHBOURS_FILE, AdNeighbours
-from .ad_records import OTHER, OWN_FIELDS, AdRecordError, arrow_type, joined_keys, plain, typed_row
-from .category_vectors import CATEGORY_FILE, CategoryVectors, labels_of
-from .embedding_fusion import FUSION_FILE, EmbeddingFusion, unit_rows
+from .ad_records import AdRecordError, joined_keys, plain
+from .embedding_fusion import FUSION_FILE, EmbeddingFusion
 from .mgmr_quantizer import CODEBOOKS_FILE, MGMRQuantizer
 from .sid_index import SIDIndex
 from .tokenization_ua_sid import UASIDTokenizer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from .ad_embedding import AdEmbedder
 
 Refuse = Callable[[AdRecordError], None]
 PEERS = 5  # ads that a new one's item vector starts from
@@ -106,9 +90,8 @@ class AdEncoder:
     """  # noqa: E501
 
     def __init__(self, folder: str | Path, tokenizer: UASIDTokenizer, *, device: str | None = None):
-        self.folder, self.tokenizer, self.device = Path(folder), tokenizer, device
-        self._loading = threading.RLock()
-        self._loaded: dict[str, Any] = {}
+        self.folder, self.tokenizer = Path(folder), tokenizer
+        self.contents = AdContents(folder, device)
 
     @classmethod
     def load(
@@ -140,12 +123,6 @@ class AdEncoder:
 
     # --- what is read when it is needed
 
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        with self._loading:
-            if name not in self._loaded:
-                self._loaded[name] = make()
-            return self._loaded[name]
-
     @property
     def quantizer(self) -> MGMRQuantizer:
         """Raises ValueError if the artifact has no codebooks."""
@@ -156,78 +133,33 @@ class AdEncoder:
                 raise ValueError(f"{self.folder}: lacks {CODEBOOKS_FILE}, which give new ads codes. Send `codes`.")
             return MGMRQuantizer.load(path, self.tokenizer.codebook_sizes)
 
-        return self._once("quantizer", make)
+        return self.contents.once("quantizer", make)
 
     @property
     def fusion(self) -> EmbeddingFusion | None:
         path = self.folder / FUSION_FILE
-        return self._once("fusion", lambda: EmbeddingFusion.load(path) if path.is_file() else None)
+        return self.contents.once("fusion", lambda: EmbeddingFusion.load(path) if path.is_file() else None)
 
     @property
-    def encoding(self) -> AdEncoding | None:
-        """How the ads were embedded; None for an artifact that does not say it."""
-        found = self._encoding()
-        return None if found is None else found[0]
-
-    def _encoding(self) -> tuple[AdEncoding, dict[str, np.ndarray]] | None:
-        known = (self.folder / ENCODING_FILE).is_file()
-        return self._once("encoding", lambda: AdEncoding.load(self.folder) if known else None)
+    def width(self) -> int | None:
+        """Of a content vector, as fusion and codebooks take it."""
+        if self.fusion is not None:
+            return len(self.fusion.content_mean)
+        return self.quantizer.codebooks[0].shape[1] if self.quantizer.codebooks else None
 
     @property
     def neighbours(self) -> AdNeighbours | None:
         path = self.folder / NEIGHBOURS_FILE
-        return self._once("neighbours", lambda: AdNeighbours.load(path) if path.is_file() else None)
+        return self.contents.once("neighbours", lambda: AdNeighbours.load(path) if path.is_file() else None)
 
     @property
-    def categories(self) -> CategoryVectors:
-        return self._once("categories", lambda: CategoryVectors.load(self.folder / CATEGORY_FILE))
-
-    @property
-    def embedder(self) -> AdEmbedder:
-        """The ads' encoder. Raises ValueError if it cannot be loaded, or is not the one that the codebooks were made
-        with."""
-        return self._once("embedder", self._load_embedder)
-
-    def _load_embedder(self) -> AdEmbedder:
-        from .ad_embedding import AdEmbedder  # brings sentence-transformers
-
-        encoding = self.encoding
-        assert encoding is not None and encoding.encoder is not None
-
-        def place(name: str) -> str:
-            return str(self.folder / name.removeprefix(HERE)) if name.startswith(HERE) else name
-
-        embedder = AdEmbedder(
-            place(encoding.encoder),
-            encoding.text_columns,
-            device=self.device,
-            pooling=encoding.pooling,
-            dtype=encoding.dtype,
-            max_length=encoding.max_length,
-            prompts=None if encoding.prompts is None else place(encoding.prompts),
-            form_column=encoding.form_column,
-            image_column=encoding.image_column,
-            image_root=encoding.image_root,
-            max_images=encoding.max_images,
-        )
-        found = embedder.encoder_settings()
-        for name, expected in encoding.encoder_check.items():
-            if name.startswith("encoder_") and found[name] != expected:
-                raise ValueError(
-                    f"`encoder` {encoding.encoder!r} is not the one that the ads of {self.folder} were embedded with "
-                    f"({name} is {found[name]}, was {expected}): its vectors would not fit the codebooks. Bring that "
-                    "encoder back, or build the artifact again."
-                )
-        return embedder
+    def encoding(self) -> AdEncoding | None:
+        """How the ads were embedded; None for an artifact that does not say it."""
+        return self.contents.encoding
 
     def missing(self) -> str | None:
         """Why ads cannot be embedded from their attributes here; None if they can."""
-        if self.encoding is not None:
-            return None
-        return (
-            f"{self.folder} does not say how its ads were embedded (it has no {ENCODING_FILE}: an earlier version "
-            "built it, or it was put together by hand). Build it again by `gr4ad run`, or send `embedding` or `codes`."
-        )
+        return self.contents.missing()
 
     # --- records
 
@@ -264,7 +196,7 @@ class AdEncoder:
                 continue
             seen.add(row["item_id"])
             rows.append(row)
-        content = self._content(rows, bad)
+        content = self.contents.read(rows, self.width, bad)
         good = [number for number, vector in enumerate(content) if vector is not None]
         rows = [rows[number] for number in good]
         width = self.encoding.dimension if self.encoding is not None else 0
@@ -309,14 +241,7 @@ class AdEncoder:
                 "item_id",
                 f"`item_id` must be a string. Received: {item!r:.100}. Write ids as text, as the catalog has them.",
             )
-        encoding = self.encoding
-        if encoding is None:  # only what the item table shows can be kept, as it is
-            columns = {name: plain(value) for name, value in record.items() if name not in OWN_FIELDS}
-        else:
-            pictures = encoding.image_column if encoding.columns.get(encoding.image_column or "") == OTHER else None
-            columns = typed_row({name: record[name] for name in record if name != pictures}, encoding.columns, place)
-            if pictures is not None:  # paths, in the place of the pictures that the catalog held
-                columns[pictures] = plain(record.get(pictures))
+        columns = self.contents.columns(record, place)
         priority = plain(record.get("priority"))
         if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int | float)):
             raise wrong("priority", f"`priority` must be one finite number an ad. Received: {priority!r:.100}.")
@@ -331,7 +256,7 @@ class AdEncoder:
             "item_id": item,
             "columns": columns,
             "priority": rank,
-            "given": self._given(record.get("embedding"), wrong),
+            "given": self.contents.given(record.get("embedding"), wrong),
             "key": self._key(record, item, columns, wrong) if self.quantizer.uses_business_keys else None,
         }
 
@@ -352,170 +277,6 @@ class AdEncoder:
                 f"The last level is hashed and needs a `business_key`{or_fields}. Received: none.",
             )
         return joined_keys([[given[name]] for name in names])[0]
-
-    def _given(self, embedding: Any, wrong: Callable[..., AdRecordError]) -> dict[str, np.ndarray] | np.ndarray | None:
-        """Precomputed vectors of a record: by part, or one of the whole content."""
-        if embedding is None:
-            return None
-        encoding = self.encoding
-        parts = {} if encoding is None else encoding.parts
-        if isinstance(embedding, Mapping):
-            if encoding is None:
-                raise wrong("embedding", str(self.missing()))
-            allowed = [name for name in parts if name != CATEGORY_PART]
-            unknown = [name for name in embedding if name not in allowed]
-            if unknown:
-                raise wrong(
-                    "embedding",
-                    f"`embedding` names {unknown[0]!r:.100}. The parts that can be given are: "
-                    f"{', '.join(allowed) or 'none'}.",
-                )
-            found = {name: floats(vector, wrong) for name, vector in embedding.items() if vector is not None}
-            for name, vector in found.items():
-                if len(vector) != parts[name]:
-                    raise wrong(
-                        "embedding", f"`embedding` of {name} has {len(vector)} numbers, the artifact's {parts[name]}."
-                    )
-            return {name: unit_rows(vector[None])[0] for name, vector in found.items()}
-        vector = floats(embedding, wrong)
-        if encoding is None:
-            return vector
-        candidates = encoding.files if len(encoding.files) == 1 else []
-        candidates += [ENCODER_PART] if ENCODER_PART in parts else []
-        for name in candidates:
-            if len(vector) == parts[name] != encoding.dimension:
-                return {name: unit_rows(vector[None])[0]}
-        if len(vector) == encoding.dimension:
-            return vector
-        lengths = ", ".join(f"{parts[name]} ({name})" for name in candidates if parts[name] != encoding.dimension)
-        raise wrong(
-            "embedding",
-            f"`embedding` must be of {encoding.dimension} numbers (the whole content)"
-            f"{f' or {lengths}' if lengths else ''}. Received: {len(vector)}.",
-        )
-
-    # --- vectors
-
-    def _content(
-        self, rows: Sequence[dict[str, Any]], bad: Callable[[AdRecordError], None]
-    ) -> list[np.ndarray | None]:
-        """The content vector of each row; None where there is nothing to make it of, which is told to `bad`."""
-        content: list[np.ndarray | None] = [None] * len(rows)
-        open_rows = []
-        for number, row in enumerate(rows):
-            if isinstance(row["given"], np.ndarray):
-                content[number] = row["given"]
-            elif self.encoding is None:
-                bad(AdRecordError(f"{self.missing()}", place=row["place"], item=row["item_id"], field="embedding"))
-            else:
-                open_rows.append(number)
-        dimension = self.fusion.content_mean.shape[0] if self.fusion is not None else None
-        width = dimension or (self.quantizer.codebooks[0].shape[1] if self.quantizer.codebooks else None)
-        for number, vector in enumerate(content):
-            if vector is not None and width is not None and len(vector) != width:
-                content[number] = None
-                bad(
-                    AdRecordError(
-                        f"`embedding` has {len(vector)} dimensions, the codebooks {width}: embed with the encoder the "
-                        "codebooks were fitted on.",
-                        place=rows[number]["place"], item=rows[number]["item_id"], field="embedding",
-                    )
-                )  # fmt: skip
-        if not open_rows:
-            return content
-        parts = self._parts([rows[number] for number in open_rows], bad)
-        found = self._encoding()
-        assert found is not None
-        joined = joined_parts({name: part for name, part in parts.items() if name != "usable"}, found[1])
-        for number, vector, usable in zip(open_rows, joined, parts["usable"], strict=True):
-            if usable:
-                content[number] = vector
-        return content
-
-    def _parts(self, rows: Sequence[dict[str, Any]], bad: Callable[[AdRecordError], None]) -> dict[str, np.ndarray]:
-        """Each part of the content of rows (float32, (n, d_i); zeros where an ad lacks it), and under `usable` which
-        rows are ads."""
-        encoding = self.encoding
-        assert encoding is not None
-        given = [row["given"] or {} for row in rows]
-        usable = np.ones(len(rows), dtype=bool)
-        parts: dict[str, np.ndarray] = {}
-
-        def refuse(number: int, message: str, name: str) -> None:
-            usable[number] = False
-            bad(AdRecordError(message, place=rows[number]["place"], item=rows[number]["item_id"], field=name))
-
-        for name, width in encoding.parts.items():
-            part = parts[name] = np.zeros((len(rows), width), dtype=np.float32)
-            for number, vectors in enumerate(given):
-                if name in vectors:
-                    part[number] = vectors[name]
-            if name == ENCODER_PART:
-                lacking = [number for number, vectors in enumerate(given) if name not in vectors]
-                self._encode(rows, lacking, part, refuse)
-            elif name == CATEGORY_PART:
-                columns = [[row["columns"].get(column) for row in rows] for column in encoding.category_columns]
-                part[:] = self.categories.transform(labels_of(columns))
-        said = np.zeros(len(rows), dtype=bool)
-        for part in parts.values():
-            said |= part.any(1)
-        for number in np.flatnonzero(usable & ~said).tolist():
-            reads = ", ".join(f"`{name}`" for name in encoding.reads())
-            needs = [f"a text or category in {reads}"] if reads else []
-            needs += [f"an `embedding` ({', '.join(encoding.files)})"] if encoding.files else []
-            refuse(
-                number, f"It says nothing that can be embedded: it needs {' or '.join(needs)}.", encoding.reads()[0]
-                if reads else "embedding",
-            )  # fmt: skip
-        return {**parts, "usable": usable}
-
-    def _encode(
-        self,
-        rows: Sequence[dict[str, Any]],
-        places: list[int],
-        part: np.ndarray,
-        refuse: Callable[[int, str, str], None],
-    ) -> None:
-        """Fills in the encoder's embeddings of some rows."""
-        encoding = self.encoding
-        assert encoding is not None
-        contents = []
-        embedder = self.embedder if places else None
-        for number in places:
-            assert embedder is not None
-            try:
-                [content] = embedder.reader.read(self._table([rows[number]]))
-            except (ValueError, OverflowError, pa.ArrowException) as error:
-                refuse(number, str(error), encoding.reads()[0])
-                continue
-            contents.append((number, content))
-        if embedder is None or not contents:
-            return
-        try:
-            vectors = embedder.embed_contents([content for _, content in contents])
-        except ValueError:  # of an image that cannot be read; which, the others do not have to pay for
-            vectors = np.zeros((len(contents), part.shape[1]), dtype=np.float32)
-            for line, (number, content) in enumerate(contents):
-                try:
-                    vectors[line] = embedder.embed_contents([content])[0]
-                except ValueError as error:
-                    refuse(number, str(error), encoding.image_column or encoding.reads()[0])
-        part[[number for number, _ in contents]] = vectors
-
-    def _table(self, rows: Sequence[dict[str, Any]]) -> Dataset:
-        """Rows as a catalog: every column that embedding reads, of its type; null where a record has none."""
-        from datasets import Dataset  # here: a server loads it only if it embeds ads
-
-        encoding = self.encoding
-        assert encoding is not None
-        columns: dict[str, Any] = {"item_id": pa.array([row["item_id"] for row in rows], pa.string())}
-        for name in encoding.reads():
-            if encoding.columns.get(name) == OTHER:
-                columns[name] = pa.array([row["columns"].get(name) for row in rows])
-                continue
-            kind = arrow_type(encoding.columns.get(name, "string"))
-            columns[name] = pa.array([row["columns"].get(name) for row in rows], kind)
-        return Dataset(pa.table(columns))
 
     # --- codes
 
@@ -564,17 +325,6 @@ class AdEncoder:
             [ids[row] for row in line.tolist() if ids[row] != item][:PEERS]
             for item, line in zip(ads.item_ids, found, strict=True)
         ]
-
-
-def floats(vector: Any, wrong: Callable[..., AdRecordError]) -> np.ndarray:
-    """A list of finite numbers as float32 (d,)."""
-    try:
-        numbers = np.array(vector, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise wrong("embedding", f"`embedding` must be a list of floats ({error}).") from error
-    if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
-        raise wrong("embedding", f"`embedding` must be finite floats in one list. Received: {vector!r:.100}.")
-    return numbers
 
 
 __all__ = ["AdEncoder", "EmbeddedAds"]

@@ -160,3 +160,28 @@ def test_a_catalog_that_cannot_be_told_apart_says_why(tmp_path, tiny_encoder, ca
     words = ["--data", data, "--embeddings", tmp_path / "emb", "--out", tmp_path / "tok", "--codebook_sizes", 1, 1]
     assert main(["tokenize", *map(str, words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_new_ad_brings_its_own_vector(tmp_path):
+    """Of any length, as the files do; two files need an object."""
+    from gr4ad.tokenization.ad_encoder import AdEncoder
+    from gr4ad.tokenization.ad_records import AdRecordError
+
+    prepared(tmp_path)
+    looks, sounds = vectors(tmp_path, "looks", 6), vectors(tmp_path, "sounds", 4)
+    sizes = ["--codebook_sizes", "4", "8", "--num_value_buckets", "0", "--min_used", "0.1"]
+    for files, embedding in (
+        (["looks"], (3 * looks[5]).tolist()),
+        (["looks", "sounds"], {"looks": (3 * looks[5]).tolist(), "sounds": sounds[5].tolist()}),
+    ):
+        assert embed(tmp_path, "--vectors", *(tmp_path / f"{name}.npy" for name in files)) == 0
+        out = tmp_path / "_".join(files)
+        words = ["--data", tmp_path / "data", "--embeddings", tmp_path / "emb", "--out", out]
+        assert main(["tokenize", *map(str, words), *sizes]) == 0
+        encoder = AdEncoder.load(out / "tokenizer")
+        [row] = encoder.embed([{"item_id": "x", "embedding": embedding}]).vectors
+        np.testing.assert_allclose(
+            row, load_file(out / "item_embeddings.safetensors")["item_embeddings"][5], atol=1e-6
+        )
+        with pytest.raises(AdRecordError, match=r"needs an `embedding` \(looks"):
+            encoder.embed([{"item_id": "x", "title": "ad 5"}])

@@ -146,7 +146,7 @@ def test_a_new_ad_gets_what_a_rebuild_with_the_same_codebooks_gives(built, encod
         [f"0:{a['brand']}"] * (a["brand"] is not None) + [f"1:{tag}" for tag in a["tags"] or ()]
         for a in (ad(number) for number in range(ADS, ADS + NEW))
     ]
-    whole = np.concatenate([content, encoder.categories.transform(labels)], axis=1)
+    whole = np.concatenate([content, encoder.contents.categories.transform(labels)], axis=1)
     expected = encoder.fusion.transform(whole)
     records = [record(built, number, vector=number % 9 != 0) for number in range(ADS, ADS + NEW)]
     ads = encoder.embed(records)
