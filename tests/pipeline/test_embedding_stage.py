@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from gr4ad.cli import main
 from gr4ad.data import load_prepared
 from gr4ad.pipeline import load_recipe
+from gr4ad.pipeline.recipe_checks import check_columns
 from gr4ad.pipeline.run import stage_settings
 from gr4ad.pipeline.settings import EmbedConfig
 from gr4ad.pipeline.stages import STAGES
@@ -113,8 +114,14 @@ def test_a_changed_file_is_another_stage(tmp_path):
     np.save(tmp_path / "looks.npy", np.ones((2, 2)))
     after = stage_settings(stage, {"embed": config, "cooccurrence": {}}, 0)
     assert before["embed"]["vectors"].keys() == {"looks.npy"} and before != after
+    # Texts that nobody reads need not be there.
+    pd.DataFrame({"item_id": ["a"], "row": [0]}).to_parquet(tmp_path / "catalog.parquet")
+    pd.DataFrame({"user_id": ["u"], "item_id": ["a"]}).to_parquet(tmp_path / "events.parquet")
     (tmp_path / "recipe.yaml").write_text(f"name: x\nembed: {{vectors: {tmp_path / 'looks.npy'}, id_column: row}}\n")
-    assert load_recipe(tmp_path / "recipe.yaml").embed.vectors == [str(tmp_path / "looks.npy")]
+    recipe = load_recipe(tmp_path / "recipe.yaml", data_root=tmp_path)
+    assert recipe.embed.vectors == [str(tmp_path / "looks.npy")]
+    recipe.tokenize.business_fields = ["item_id"]
+    check_columns(vars(recipe))
 
 
 def test_tuning_needs_an_encoder(tmp_path, capsys):
