@@ -7,6 +7,8 @@ table of the pairs does not, and knows nothing else: `neighbour_weight`, chosen 
 Shapes: B batch, S history items, I rows of the item table, n neighbours of an item.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -51,10 +53,42 @@ class GR4ADItemNeighbours(nn.Module):
         return log_probs.scatter(1, items, log_probs.gather(1, items) + weight * torch.log1p(total / SIMILARITY_SCALE))
 
     @torch.no_grad()
-    def extend(self, count: int) -> None:
-        """Appends `count` items without neighbours."""
-        self.items = torch.cat([self.items, self.items.new_zeros(count, self.items.shape[1])])
-        self.similarity = torch.cat([self.similarity, self.similarity.new_zeros(count, self.similarity.shape[1])])
+    def extend(self, count: int, peers: Sequence[Sequence[int]] | None = None) -> None:
+        """Appends `count` items.
+
+        Args:
+            peers: Of each, rows of the table that it is most like: it takes their neighbours, and joins the items that
+                they are neighbours of, with the mean of their similarities, in the place of the least similar
+                neighbour. Empty for an item without any; default: none has any.
+        """
+        first, width = self.items.shape
+        items = torch.cat([self.items, self.items.new_zeros(count, width)])
+        similarity = torch.cat([self.similarity, self.similarity.new_zeros(count, width)])
+        known = sorted({row for own in peers or () for row in own})
+        if known:
+            # Which rows have a peer among their neighbours, from one pass over the table.
+            rows, slots = torch.isin(self.items, self.items.new_tensor(known)).nonzero(as_tuple=True)
+            found, near = self.items[rows, slots], self.similarity[rows, slots]
+        for place, own in enumerate(peers or ()):
+            if not own:
+                continue
+            new = first + place
+            mine = torch.tensor(own, device=items.device)
+            others, where = self.items[mine].flatten().long().unique(return_inverse=True)
+            means = self.similarity.new_zeros(len(others))
+            means.index_add_(0, where, self.similarity[mine].flatten() / len(own))
+            best = means.masked_fill(others == 0, 0).topk(min(width, len(others))).indices
+            kept = (others[best] > 0) & (means[best] > 0)
+            items[new, : len(best)] = (others[best] * kept).to(items)
+            similarity[new, : len(best)] = means[best] * kept
+            of = torch.isin(found, mine.to(found))
+            owners, where = rows[of].unique(return_inverse=True)
+            means = self.similarity.new_zeros(len(owners)).index_add_(0, where, near[of] / len(own))
+            least, slot = similarity[owners].min(1)
+            joins = means > least
+            items[owners[joins], slot[joins]] = new
+            similarity[owners[joins], slot[joins]] = means[joins]
+        self.items, self.similarity = items, similarity
 
 
 __all__ = ["GR4ADItemNeighbours"]

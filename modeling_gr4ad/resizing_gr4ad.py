@@ -18,9 +18,14 @@ class GR4ADResizingMixin(GR4ADHeads):
     """What of [`GR4ADForRecommendation`] follows a catalog and a tokenizer that grow."""
 
     @torch.no_grad()
-    def extend_item_tables(self, vectors: torch.Tensor, biases: torch.Tensor | None = None) -> None:
-        """Appends n items to the item embeddings and to the item head's bias, without item neighbours;
-        `config.num_items` follows, so that a saved model has them.
+    def extend_item_tables(
+        self,
+        vectors: torch.Tensor,
+        biases: torch.Tensor | None = None,
+        peers: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """Appends n items to the item embeddings, the item head's bias and the item neighbours; `config.num_items`
+        follows, so that a saved model has them.
 
         Requests that run meanwhile stay right: they see a table without the new items, or with them. An optimizer that
         holds the earlier parameters does not learn the new ones: build it again.
@@ -29,6 +34,8 @@ class GR4ADResizingMixin(GR4ADHeads):
             vectors (float, (n, d)): Embeddings of the new items, in the order of their rows; cast to the table's
                 dtype and device. The table is copied: for a moment it takes its memory twice.
             biases (float, (n,), *optional*): Their biases (log popularity); default 0. Not used without an item head.
+            peers: Rows of the table (item row + 1) that each is most like, from which its item neighbours come, see
+                [`GR4ADItemNeighbours.extend`]; default: they have none.
 
         Raises:
             ValueError: If the model has no item embeddings, or a shape is wrong. Nothing has changed then.
@@ -50,7 +57,7 @@ class GR4ADResizingMixin(GR4ADHeads):
         if self.item_head is not None:
             self.item_head.bias = longer(self.item_head.bias, biases)
         if self.item_neighbours is not None:
-            self.item_neighbours.extend(len(vectors))
+            self.item_neighbours.extend(len(vectors), peers)
         # After the bias: whoever has read a table finds a bias that is as long at least.
         embeddings.weight = table
         embeddings.num_embeddings = self.config.num_items = len(table)

@@ -96,29 +96,52 @@ class AdRecommender(Protocol):
     def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
         """`add`, `replace` or `remove`, with what is given of `codes`, `priority` and `attributes`."""
 
+    def add_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """`add_ads` of records."""
+
     def add_ads(
         self,
-        item_ids: Sequence[str],
-        codes: np.ndarray,
+        ads: Sequence[Mapping[str, Any]] | Sequence[str],
+        codes: np.ndarray | None = None,
         *,
         priority: np.ndarray | None = None,
         attributes: Mapping[str, Sequence] | None = None,
     ) -> None:
         """Serves new ads, or removed ones again, from the next request on.
 
-        A new ad starts with the mean item vector and bias of the active ads that share the longest prefix of its SID
-        (of all active ads where none shares its first code), so that the item head ranks it at once. An ad that comes
-        back keeps what was learned of it.
+        A new ad's item vector starts from the ads nearest to it, so that the item head ranks it at once: by their
+        embeddings where a record says what it is; where its codes alone are known, the mean of the active ads that
+        share the longest prefix of its SID (of all where none shares its first code). An ad that comes back keeps what
+        was learned of it.
+
+        ```python
+        >>> recommender.add_ads([{"item_id": "ad_7", "title": "Red shoes", "brand": "Acme"}])
+        ```
 
         Args:
-            item_ids: n distinct ids. codes (int, (n, T)): Their SIDs, e.g. from the quantizer's `encode`.
-            priority (float, (n,)): Rank among ads of one SID; default 0.
-            attributes: n values of columns of the item table, e.g. `{"title": [...]}`; the others are None.
+            ads: Records, at most 10,000: `item_id` and the columns of the catalog that the artifact was built on,
+                which embeds them and finds their SIDs, see [`AdEncoder`]; an ad that is served becomes what its record
+                says. Or n distinct ids of ads that are not served, with their codes.
+            codes (int, (n, T)): SIDs of ids, e.g. from the quantizer's `encode`.
+            priority (float, (n,)): Rank among ads of one SID; default 0. attributes: n values of columns of the item
+                table, e.g. `{"title": [...]}`; the others are None. Both beside ids alone: records have their own.
 
         Raises:
-            ValueError: As `SIDIndex.add`, or if a code is outside its codebook. Nothing has changed then.
+            ValueError: If a record is no ad of the catalog, names record and field; as `SIDIndex.add`, or if a code is
+                outside its codebook. Nothing has changed then.
         """
-        self.change_ads("add", item_ids, codes=codes, priority=priority, attributes=attributes)
+        if codes is not None:
+            self.change_ads("add", ads, codes=codes, priority=priority, attributes=attributes)  # type: ignore[arg-type]
+            return
+        if isinstance(ads, Mapping) or not len(ads) or not isinstance(ads[0], Mapping):
+            raise ValueError(
+                'Without `codes`, `ads` must be a list of records, e.g. [{"item_id": "ad_7", "title": "Red shoes"}]. '
+                f"Received: {ads!r:.100}."
+            )
+        given = [name for name, value in (("priority", priority), ("attributes", attributes)) if value is not None]
+        if given:
+            raise ValueError(f"`{given[0]}` stands in the records. Leave the argument out.")
+        self.add_records(list(ads))  # type: ignore[arg-type]
 
     def replace_ads(
         self,

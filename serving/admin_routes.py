@@ -12,10 +12,13 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
+from gr4ad.tokenization.ad_records import AdRecordError
+
 from .engine import Engine
 from .http_errors import ExplainedRoute, UnauthorizedError, error_response
 from .http_schema import ErrorResponse
 from .index_change import MAX_ADS, MAX_CODE, MAX_ID_CHARACTERS, MAX_LEVELS, IndexChange
+from .new_ads import AdRecords
 from .request_types import ReloadError
 from .serving_options import TOKEN_VARIABLE
 
@@ -23,6 +26,8 @@ Code = Annotated[int, Field(ge=0, le=MAX_CODE)]
 Codes = Annotated[list[Code], Field(min_length=1, max_length=MAX_LEVELS)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 Rank = Annotated[float, Field(allow_inf_nan=False)]
+Vector = Annotated[list[Rank], Field(min_length=1)]
+Value = str | int | float | bool | list[str | int | float | bool] | None
 
 MODEL_PATH, INDEX_PATH, RELOAD_PATH = ADMIN_PATHS = ("/v1/model", "/v1/index", "/v1/reload")
 
@@ -41,12 +46,47 @@ class ChangeRequest(BaseModel):
     )
     codes: list[Codes] | None = Field(
         default=None,
-        description="The semantic ID of each, one code a level, as the quantizer gives it; needed to add.",
+        description="The semantic ID of each, one code a level, as the quantizer gives it. Left out where ads are "
+        "added, the server finds it from `attributes`.",
     )
     priority: list[Rank] | None = Field(default=None, description="Rank among ads of one semantic ID.")
-    attributes: dict[str, list[str | int | float | bool | None]] | None = Field(
-        default=None, description="Values of columns of the item table, one an ad."
+    attributes: dict[str, list[Value]] | None = Field(
+        default=None,
+        description="With codes, values of columns of the item table, one an ad. Without, of any columns of the "
+        "catalog that the model was built on: texts, categories, business fields.",
     )
+    embeddings: list[Vector | dict[str, Vector] | None] | None = Field(
+        default=None, description="Without codes: precomputed vectors, one an ad, or an object of part and vector."
+    )
+    business_keys: list[str | None] | None = Field(
+        default=None, description="Without codes: what a hashed last level hashes, in place of the business fields."
+    )
+
+    def change(self) -> IndexChange | AdRecords:
+        """The same for an engine. Raises ValueError: as `IndexChange`; or if lists are not as long as the ids."""
+        encoded = {"embeddings": self.embeddings, "business_keys": self.business_keys}
+        if self.op != "add" or self.codes is not None:
+            given = [name for name, lists in encoded.items() if lists is not None]
+            if given:
+                raise ValueError(f"`{given[0]}` is for ads that are added without `codes`. Leave one of the two out.")
+            return IndexChange(self.op, self.item_ids, self.codes, self.priority, self.attributes)
+        lists = {"priority": self.priority, **{f"attributes.{n}": v for n, v in (self.attributes or {}).items()}}
+        for name, values in {**lists, **encoded}.items():
+            if values is not None and len(values) != len(self.item_ids):
+                raise ValueError(f"`{name}` needs one value an ad, {len(self.item_ids)}. Received: {len(values)}.")
+        if len(set(self.item_ids)) < len(self.item_ids):
+            raise ValueError("`item_ids` must be distinct. Give each ad once.")
+        named = {"priority": self.priority, "embedding": self.embeddings, "business_key": self.business_keys}
+        own = [name for name in (self.attributes or {}) if name in (*named, "item_id")]
+        if own:
+            raise ValueError(f"`attributes` names {own[0]!r}, which has a field of its own. Use that.")
+        columns = {**(self.attributes or {}), **{name: values for name, values in named.items() if values is not None}}
+        return AdRecords(
+            [
+                {"item_id": item, **{name: values[place] for name, values in columns.items()}}
+                for place, item in enumerate(self.item_ids)
+            ]
+        )
 
 
 class ReloadRequest(BaseModel):
@@ -101,7 +141,9 @@ def add_admin_routes(app: FastAPI, engine: Callable[[], Engine], token: str | No
     async def index(body: ChangeRequest) -> Any:
         """Changes ads; requests that begin after the answer see the change."""
         try:
-            return asdict(await engine().change(IndexChange(**body.model_dump())))
+            return asdict(await engine().change(body.change()))
+        except AdRecordError as error:
+            return error_response(422, f"Ad {error.item!r}: {error}", error.field)
         except ValueError as error:
             return error_response(422, str(error))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .index_change import IndexChange
+from .new_ads import AdRecords
 from .request_types import Answer, RecommendQuery, Refusal, ServedModel
 from .server_metrics import ServerMetrics
 
@@ -52,8 +53,8 @@ class Engine(Protocol):
     async def look(self) -> ServedModel:
         """What is served, now."""
 
-    async def change(self, change: IndexChange) -> ServedModel:
-        """Changes ads; returns when requests that begin then see it. Raises ValueError: as `IndexChange.apply`."""
+    async def change(self, change: IndexChange | AdRecords) -> ServedModel:
+        """Changes ads; returns when requests that begin then see it. Raises ValueError: as `LiveModel.change`."""
 
     async def reload(self, model: str | None) -> ServedModel:
         """Serves the weights of another artifact, or the same read again. Raises ReloadError: if they cannot be."""

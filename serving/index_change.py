@@ -5,23 +5,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gr4ad.tokenization import SIDIndex
 from gr4ad.tokenization.user_history import MAX_ID_LENGTH as MAX_ID_CHARACTERS
 
-if TYPE_CHECKING:
-    from .recommender import Recommender
-
 OPERATIONS = ("add", "replace", "remove")
 MAX_ADS = 10_000  # of one change: it is applied between two requests
 MAX_LEVELS = 26
+MAX_PEERS = 100
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
+EXACT_FLOAT = 1 << 53  # whole numbers up to it are floats too
+
+
+class ServesIndex(Protocol):
+    """What a change is applied to: a [`Recommender`]."""
+
+    def check_codes(self, codes: np.ndarray) -> None:
+        """Raises ValueError for a code beyond its codebook."""
+
+    def change_index(self, change: Callable[[SIDIndex], None]) -> bool:
+        """Applies a change to what is served; whether it changed anything."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class IndexChange:
         priority: Rank of each among ads of one SID, finite; `None` = 0 where ads are added, as it was where they are
             replaced.
         attributes: Values of columns of the item table, one an ad: strings, numbers, booleans or None.
+        peers: Where ads are added, ids of the ads most like each, 100 at most, from which its item vector starts;
+            `None` = those nearest by SID.
 
     Raises:
         ValueError: Naming the field at fault.
@@ -50,6 +61,7 @@ class IndexChange:
     codes: Sequence[Sequence[int]] | None = None
     priority: Sequence[float] | None = None
     attributes: Mapping[str, Sequence[Any]] | None = None
+    peers: Sequence[Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         if self.op not in OPERATIONS:
@@ -71,6 +83,7 @@ class IndexChange:
         self._check_codes()
         self._check_priority()
         self._check_attributes()
+        self._check_peers()
         given = [name for name in ("codes", "priority", "attributes") if vars(self)[name]]
         if self.op == "remove" and given:
             raise ValueError(f"`{given[0]}` must be left out where ads are removed. Received: {given[0]}.")
@@ -95,12 +108,24 @@ class IndexChange:
                     f"the first ad. Received: {row!r:.100}."
                 )
 
+    def _check_peers(self) -> None:
+        if self.peers is None:
+            return
+        lists = isinstance(self.peers, list | tuple) and all(isinstance(own, list | tuple) for own in self.peers)
+        if self.op != "add" or not lists or len(self.peers) != len(self.item_ids):
+            raise ValueError(
+                f"`peers` needs one list of ids for each ad that is added. Received: {self.peers!r:.100}."
+            )
+        for line, own in enumerate(self.peers):
+            if len(own) > MAX_PEERS or not all(isinstance(item, str) and is_text(item) for item in own):
+                raise ValueError(f"`peers[{line}]` must be at most {MAX_PEERS} ids. Received: {own!r:.100}.")
+
     def _check_priority(self) -> None:
         priority = self.priority
         if priority is None:
             return
         numbers = isinstance(priority, list | tuple) and all(type(rank) in (int, float) for rank in priority)
-        if not numbers or len(priority) != len(self.item_ids) or not all(map(math.isfinite, priority)):
+        if not numbers or len(priority) != len(self.item_ids) or not all(map(is_finite, priority)):
             raise ValueError(
                 f"`priority` needs one finite number an ad, {len(self.item_ids)}. Received: {priority!r:.100}."
             )
@@ -128,7 +153,8 @@ class IndexChange:
 
     def to_json(self) -> str:
         """The change as one JSON object. Raises ValueError if it takes more than 32 MiB."""
-        text = json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        given = {name: value for name, value in asdict(self).items() if name != "peers" or value is not None}
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
         if len(text.encode()) > MAX_CHANGE_BYTES:
             raise ValueError(
                 f"A change may take {MAX_CHANGE_BYTES >> 20} MiB as JSON. Received: {len(text.encode()) >> 20} MiB. "
@@ -155,7 +181,11 @@ class IndexChange:
 
     # --- applying
 
-    def apply(self, recommender: Recommender) -> bool:
+    def resolved(self, index: SIDIndex) -> IndexChange:
+        """Itself: its codes are known, whatever the index."""
+        return self
+
+    def apply(self, recommender: ServesIndex) -> bool:
         """Changes what a recommender serves from the next request on, all of it or nothing.
 
         Changes set a state, so that applying them again in their order, from any point before, ends in the same one:
@@ -189,7 +219,7 @@ class IndexChange:
         if self.op == "add" and missing:
             ids, codes, priority, columns = self._chosen(missing, index)
             assert codes is not None
-            index.add(ids, codes, priority, columns)
+            index.add(ids, codes, priority, columns, None if self.peers is None else [self.peers[p] for p in missing])
 
     def _differs(self, index: SIDIndex, place: int) -> bool:
         row = index.rows[self.item_ids[place]]
@@ -218,6 +248,11 @@ class IndexChange:
                     f"`attributes[{name!r}]` holds {' and '.join(sorted(kinds))}; the item table's column holds "
                     f"{held or 'nothing yet'}. Give all ads one type."
                 )
+            if kinds == {"numbers"} and not fit_together(values, index.columns[name]):
+                raise ValueError(
+                    f"`attributes[{name!r}]`: whole numbers beyond 2**53 and fractions fit into no column together. "
+                    "Give ids as text, in a column of their own."
+                )
         if self.op == "add":
             given |= {name: [None] * len(self.item_ids) for name in index.columns if name not in given}
         return given
@@ -245,6 +280,13 @@ def is_text(value: str) -> bool:
     return True
 
 
+def is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def is_attribute(value: Any) -> bool:
     if isinstance(value, str):
         return is_text(value)
@@ -255,4 +297,18 @@ def is_attribute(value: Any) -> bool:
 
 def attribute_kind(value: Any) -> str:
     """What a column of the item table can hold together."""
-    return "booleans" if isinstance(value, bool) else "numbers" if isinstance(value, int | float) else "strings"
+    if isinstance(value, bool):
+        return "booleans"
+    if isinstance(value, int | float):
+        return "numbers"
+    return "strings" if isinstance(value, str) else f"values of type {type(value).__name__}"
+
+
+def fit_together(values: Sequence[Any], held: Sequence[Any]) -> bool:
+    """Whether numbers that are added to those of a column can be stored as one column: whole numbers that a float
+    would not tell apart cannot stand beside fractions."""
+    large = any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in values)
+    fractions = any(isinstance(value, float) for value in values)
+    if large and (fractions or any(isinstance(value, float) for value in held)):
+        return False
+    return not (fractions and any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in held))

@@ -33,16 +33,16 @@ class KeptChanges:
     def __len__(self) -> int:
         return len(self._ads)
 
-    def new_ads(self, changes: Sequence[IndexChange]) -> int:
-        """How many ads of `changes` are not among those kept."""
-        return len({item for change in changes for item in change.item_ids} - self._ads.keys())
+    def new_ads(self, changed: Sequence[Sequence[str]]) -> int:
+        """How many of the ads that changes name are not among those kept."""
+        return len({item for items in changed for item in items} - self._ads.keys())
 
     def keep(self, change: IndexChange) -> None:
         for place, item in enumerate(change.item_ids):
             ad = self._ads.setdefault(item, KeptAd())
             given = {
                 name: values[place]
-                for name, values in (("codes", change.codes), ("priority", change.priority))
+                for name, values in (("codes", change.codes), ("priority", change.priority), ("peers", change.peers))
                 if values is not None
             }
             attributes = {name: values[place] for name, values in (change.attributes or {}).items()}
@@ -70,6 +70,6 @@ class KeptChanges:
 
 
 def change_of(op: str, item: str, given: dict[str, Any]) -> IndexChange:
-    values: dict[str, Any] = {name: [given[name]] for name in ("codes", "priority") if name in given}
+    values: dict[str, Any] = {name: [given[name]] for name in ("codes", "priority", "peers") if name in given}
     attributes = {name: [value] for name, value in given.get("attributes", {}).items()}
     return IndexChange(op, [item], **values, attributes=attributes or None)

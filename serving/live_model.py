@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from gr4ad.tokenization import SIDIndex
 
 from .index_change import IndexChange
 from .kept_changes import KeptChanges
+from .new_ads import AdRecords, NewAds
 from .published_model import PublishedModel
 from .recommender import Recommender
 from .request_types import ReloadError, ServedModel
@@ -55,9 +56,9 @@ class Served:
 
 @dataclass(eq=False)
 class Ticket:
-    """A change that waits to be applied, and what became of it."""
+    """A change that waits to be applied, and what became of it; ads without codes get theirs when it is."""
 
-    change: IndexChange
+    change: IndexChange | NewAds
     done: bool = False
     error: Exception | None = None
 
@@ -101,15 +102,17 @@ class LiveModel:
         """The recommender of `served`."""
         return self.served.recommender
 
-    def change(self, change: IndexChange) -> Served:
+    def change(self, change: IndexChange | AdRecords) -> Served:
         """Adds, replaces or removes ads; requests that begin after it returns see it. With a published model the
         change goes into its folder, where other servers and the trainer find it. Changes that come while another is
-        applied are applied together, with one rebuilding of trie and tables.
+        applied are applied together, with one rebuilding of trie and tables. Records are embedded before that, in the
+        calling thread; what is published of them has their codes.
 
         Raises:
-            ValueError: As `IndexChange.apply`; nothing has changed then. OSError: If it cannot be written.
+            ValueError: As `IndexChange.apply`, and for records as `Recommender.add_ads`; nothing has changed then.
+            OSError: If it cannot be written.
         """
-        ticket = Ticket(change)
+        ticket = Ticket(change.embedded(self.recommender.ad_encoder) if isinstance(change, AdRecords) else change)
         self._waiting.append(ticket)
         with self._lock:
             if not ticket.done:
@@ -133,28 +136,35 @@ class LiveModel:
                 ticket.done = True
 
     def _apply_here(self, tickets: list[Ticket]) -> None:
-        if len(self._made_here) + self._made_here.new_ads([ticket.change for ticket in tickets]) > MAX_KEPT_ADS:
+        if (
+            len(self._made_here) + self._made_here.new_ads([ids_of(ticket.change) for ticket in tickets])
+            > MAX_KEPT_ADS
+        ):
             raise ValueError(
                 f"{MAX_KEPT_ADS} ads were changed since the server started. Start it anew from an artifact that "
                 "includes them, or serve a published model."
             )
-        for place, error in apply_together(self.recommender, [ticket.change for ticket in tickets]):
+        changes = [ticket.change for ticket in tickets]
+        for place, error in apply_together(self.recommender, changes):
             tickets[place].error = error
-        accepted = [ticket.change for ticket in tickets if ticket.error is None]
+        accepted = [change for change, ticket in zip(changes, tickets, strict=True) if ticket.error is None]
         for change in accepted:
+            assert isinstance(change, IndexChange)  # resolved when it was applied
             self._made_here.keep(change)
         self.served = Served(self.recommender, self.served.version, self.served.changes + len(accepted))
 
     def _apply_published(self, published: PublishedModel, tickets: list[Ticket]) -> None:
         self._catch_up(published)
         trial = self.recommender.tokenizer.index.snapshot()  # what cannot be applied must not reach the folder
-        for place, error in tried(self.recommender, [ticket.change for ticket in tickets], trial):
+        changes = [ticket.change for ticket in tickets]
+        for place, error in tried(self.recommender, changes, trial):
             tickets[place].error = error
         if not trial.num_active:
             raise ValueError("No ad would be left to serve. Keep at least one, or add others first.")
-        for ticket in tickets:
+        for change, ticket in zip(changes, tickets, strict=True):
             if ticket.error is None:
-                published.append_change(ticket.change)
+                assert isinstance(change, IndexChange)
+                published.append_change(change)
         self._catch_up(published)
 
     def follow(self) -> bool:
@@ -201,7 +211,7 @@ class LiveModel:
                 try:
                     recommender = self._load(place)
                     self._check_replaces(recommender)
-                    apply_together(recommender, self._made_here.changes())
+                    apply_together(recommender, list(self._made_here.changes()))
                 except Exception as error:  # damaged files raise whatever their readers do
                     raise ReloadError(f"{place} cannot be served: {error or repr(error)}") from error
                 self.source = place
@@ -228,7 +238,8 @@ class LiveModel:
 
     def _apply_after(self, published: PublishedModel, recommender: Recommender, number: int) -> int:
         changes = published.changes_after(number)
-        for place, error in apply_together(recommender, [change for _, change in changes]):
+        known: list[IndexChange | NewAds] = [change for _, change in changes]
+        for place, error in apply_together(recommender, known):
             logger.error("Change %d of %s is left out: %s", changes[place][0], self.source, error)
         return changes[-1][0] if changes else number
 
@@ -278,9 +289,15 @@ def check_answers(recommender: Recommender) -> None:
         )
 
 
-def apply_together(recommender: Recommender, changes: list[IndexChange]) -> list[tuple[int, ValueError]]:
+def ids_of(change: IndexChange | NewAds) -> Sequence[str]:
+    return change.item_ids if isinstance(change, IndexChange) else change.ads.item_ids
+
+
+def apply_together(
+    recommender: Recommender, changes: MutableSequence[IndexChange | NewAds]
+) -> list[tuple[int, ValueError]]:
     """Applies changes in their order with one rebuilding of trie and tables, and returns those that were refused, with
-    their places: they leave what the others do as it is.
+    their places: they leave what the others do as it is. Ads without codes get theirs, in `changes` too.
 
     Raises:
         ValueError: If no ad would be left; then nothing has changed.
@@ -291,14 +308,17 @@ def apply_together(recommender: Recommender, changes: list[IndexChange]) -> list
     return refused
 
 
-def tried(recommender: Recommender, changes: list[IndexChange], index: SIDIndex) -> list[tuple[int, ValueError]]:
+def tried(
+    recommender: Recommender, changes: MutableSequence[IndexChange | NewAds], index: SIDIndex
+) -> list[tuple[int, ValueError]]:
     """Applies changes to an index in their order; places and reasons of those that were refused."""
     refused = []
     for place, change in enumerate(changes):
         try:
-            if change.codes is not None:
-                recommender.check_codes(np.asarray(change.codes))
-            change.apply_to(index)
+            changes[place] = known = change.resolved(index)
+            if known.codes is not None:
+                recommender.check_codes(np.asarray(known.codes))
+            known.apply_to(index)
         except ValueError as error:
             refused.append((place, error))
     return refused

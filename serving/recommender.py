@@ -17,9 +17,11 @@ from safetensors import SafetensorError
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights, SIDTrie
 from gr4ad.modeling_gr4ad.beam_selection_gr4ad import width_table
 from gr4ad.tokenization import HISTORY_FEATURES, SIDIndex, UASIDTokenizer, UserHistory
+from gr4ad.tokenization.ad_encoder import AdEncoder
 from gr4ad.tokenization.peer_vectors import extend_tables
 
 from .ad_recommender import AdRecommender
+from .new_ads import AdRecords
 from .precision import precision_of, quantize_layers
 from .request_types import ITEM_LISTS, Recommendation, RecommendQuery, UnknownItemError
 
@@ -42,6 +44,8 @@ class Recommender(AdRecommender):
         model, tokenizer: As loaded; the tokenizer's active items are what can be recommended.
         weights: How the artifact ranks.
         name: What the artifact is called, in errors and metrics.
+        source: Folder or hub id with what embeds new ads; default: ads can be added by their codes alone.
+        hub_kwargs: Of the hub, for `source`.
 
     Raises:
         ValueError: If model, tokenizer and weights do not belong together.
@@ -53,6 +57,8 @@ class Recommender(AdRecommender):
         tokenizer: UASIDTokenizer,
         weights: RankingWeights,
         name: str = "gr4ad",
+        source: str | Path | None = None,
+        hub_kwargs: Mapping[str, Any] | None = None,
     ):
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -64,6 +70,9 @@ class Recommender(AdRecommender):
         read = model.config.history_inputs
         self.features = tuple(feature.name for feature in HISTORY_FEATURES if feature.model_input in read)
         self._changing = threading.Lock()
+        self._source, self._hub_kwargs = source, dict(hub_kwargs or {})
+        self._ad_encoder: AdEncoder | None = None
+        self._loading = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -108,7 +117,7 @@ class Recommender(AdRecommender):
             tensor.data = tensor.data.clone()
         if precision == torch.int8:
             quantize_layers(model)
-        return cls(model, tokenizer, weights, name=Path(name_or_path).name)
+        return cls(model, tokenizer, weights, Path(name_or_path).name, name_or_path, hub_kwargs)
 
     @property
     def beam_widths(self) -> list[int]:
@@ -230,6 +239,28 @@ class Recommender(AdRecommender):
             )
 
     # --- changing ads
+
+    @property
+    def ad_encoder(self) -> AdEncoder:
+        """What embeds new ads. Raises ValueError for a recommender that was put together without a folder."""
+        with self._loading:
+            if self._ad_encoder is None:
+                if self._source is None:
+                    raise ValueError(
+                        f"{self.name!r} was not loaded from an artifact, which would hold what embeds new ads. Load "
+                        "it by `Recommender.from_pretrained`, name its folder as `source`, or give `codes`."
+                    )
+                self._ad_encoder = AdEncoder.load(self._source, self.tokenizer, **self._hub_kwargs)
+            return self._ad_encoder
+
+    def add_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        ads = AdRecords(records).embedded(self.ad_encoder)  # before the lock: it takes the longest
+
+        def add(index: SIDIndex) -> None:
+            change = ads.resolved(index)
+            change.apply_to(index)
+
+        self.change_index(add)
 
     def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
         if given.get("codes") is not None:

@@ -17,6 +17,7 @@ from .beam_policy import Load
 from .index_change import IndexChange, is_active
 from .live_model import LiveModel, Served
 from .microbatch import DeadlineError, DrainingError, MicroBatcher, QueueFullError
+from .new_ads import AdRecords
 from .request_types import Answer, RecommendQuery, Refusal, RefusedError, ServedModel
 from .server_config import ServerConfig
 from .server_metrics import BATCH_BUCKETS, ServerMetrics
@@ -182,7 +183,7 @@ class TorchEngine:
     async def look(self) -> ServedModel:
         return self.served
 
-    async def change(self, change: IndexChange) -> ServedModel:
+    async def change(self, change: IndexChange | AdRecords) -> ServedModel:
         return (await asyncio.to_thread(self.live.change, change)).described
 
     async def reload(self, model: str | None) -> ServedModel:

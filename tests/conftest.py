@@ -3,9 +3,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, GenerationConfig, set_seed
@@ -84,3 +87,66 @@ def tiny_encoder(tmp_path_factory) -> Path:
     BertModel(config).save_pretrained(folder)
     BertTokenizer(str(folder / "vocab.txt"), model_max_length=128).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ad_records() -> Callable[[int], dict[str, Any]]:
+    """The ads of `encoding_artifact`, `ad_0` to `ad_59`, and as many new ones as are wanted, by number."""
+    words, brands = ("red", "blue", "lamp", "shoe", "soap", "cup", "nail", "tea"), ("acme", "opi", "nord", "zen")
+
+    def record(number: int) -> dict[str, Any]:
+        rng = np.random.default_rng(number)
+        title = " ".join(rng.choice(words, 4)) + f" {number}"
+        account = f"{number % 5:07d}"  # a business key with zeros, which no reader may lose
+        return {"item_id": f"ad_{number}", "title": title, "brand": brands[number % 4], "account_id": account}
+
+    return record
+
+
+@pytest.fixture(scope="session")
+def encoding_artifact(tiny_encoder, ad_records, tmp_path_factory) -> Path:
+    """An artifact, of random seeded weights, whose 60 ads were embedded by the stages: their title and brand by
+    `tiny_encoder`, and the brand's category; hashed by account and id. It shows title and account."""
+    from gr4ad.data import DataConfig, prepare
+    from gr4ad.modeling_gr4ad import RankingWeights
+    from gr4ad.pipeline.artifact import save_artifact
+    from gr4ad.pipeline.embedding import embed_ads
+    from gr4ad.pipeline.settings import EmbedConfig, TokenizeConfig
+    from gr4ad.pipeline.tokenizing import build_tokenizer
+
+    root = tmp_path_factory.mktemp("encoding")
+    for name in ("emb", "tok", "model", "artifact"):
+        (root / name).mkdir()
+    pd.DataFrame([ad_records(number) for number in range(60)]).to_parquet(root / "catalog.parquet")
+    rng = np.random.default_rng(0)
+    events = [(f"u{n // 6}", f"ad_{rng.integers(60)}", n) for n in range(240)]
+    pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"]).to_parquet(root / "events.parquet")
+    prepare(DataConfig(root=str(root)), root / "data")
+    embed = EmbedConfig(
+        encoder=str(tiny_encoder), text_columns=["title", "brand"], category_columns=["brand"], category_dimension=3
+    )
+    embed_ads(embed, {}, data_dir=root / "data", out_dir=root / "emb", seed=0)
+    tokenize = TokenizeConfig(
+        codebook_sizes=["8", "8", "16*"], business_fields=["account_id", "item_id"], num_value_buckets=0, min_used=0.1
+    )
+    build_tokenizer(tokenize, data_dir=root / "data", embeddings_dir=root / "emb", out_dir=root / "tok", seed=0)
+    set_seed(0)
+    config = GR4ADConfig(
+        codebook_sizes=[8, 8, 16],
+        num_items=61,
+        item_head=True,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_parallel_layers=2,
+        num_attention_heads=2,
+        num_context_layers=1,
+        max_context_items=10,
+        initializer_range=0.5,
+    )
+    GR4ADForRecommendation(config).save_pretrained(root / "model")
+    weights = RankingWeights(
+        beam_widths=(8, 32, 64), item_weight=0.5, value_weight=0.0, score_history=False, exclude_history=False
+    )
+    save_artifact(root / "model", root / "tok" / "tokenizer", weights, root / "artifact")
+    return root / "artifact"

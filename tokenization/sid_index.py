@@ -54,6 +54,7 @@ class SIDIndex:
         item_ids (object, (N,)), codes (int64, (N, T)), priority (float64, (N,)), active (bool, (N,)): Read-only views.
         rows: Item id -> row. columns: Name -> list of N values. Both to be read only.
         version (int): Number of changes since the index was built; saved with it.
+        peers: Id of an added item -> ids of the items that are most like it, as far as `add` was told; not saved.
 
     Raises:
         ValueError: If ids repeat or are no strings, lengths differ, codes are no codes, a priority is NaN, or a column
@@ -100,6 +101,7 @@ class SIDIndex:
             )
         check_lengths(names)
         self.version = 0
+        self.peers: dict[str, list[str]] = {}
         self._shared: set[str] = set()
         self._order: SIDOrder | None = None
 
@@ -211,12 +213,14 @@ class SIDIndex:
         codes: np.ndarray,
         priority: np.ndarray | None = None,
         columns: Mapping[str, Sequence] | None = None,
+        peers: Sequence[Sequence[str]] | None = None,
     ) -> None:
         """Adds items. A removed item comes back on its old row, with what is given here.
 
         Args:
             item_ids: n distinct strings. codes (int, (n, T)). priority (float, (n,)): Default 0.
             columns: n values of each column; columns that are not given become None.
+            peers: Items that each is most like, from which its item vector starts; unknown ids do no harm.
 
         Raises:
             ValueError: If an id is active or repeats, codes are no SIDs of T levels, lengths differ, a priority is
@@ -235,6 +239,8 @@ class SIDIndex:
         new_rows = dict(zip(fresh, range(self._size, self._size + len(fresh)), strict=True))
         rows = np.array([new_rows[item] if item in new_rows else self.rows[item] for item in ids], dtype=np.int64)
         self._write(rows, True, checked, ranks, values, fresh)
+        if peers is not None:  # a dict of its own: a snapshot shares the one before
+            self.peers = {**self.peers, **{item: list(own) for item, own in zip(ids, peers, strict=True)}}
 
     def replace(
         self,

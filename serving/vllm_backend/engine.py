@@ -14,6 +14,7 @@ from vllm.engine.protocol import EngineClient
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from ..index_change import IndexChange
+from ..new_ads import AdRecords
 from ..request_types import Answer, RecommendQuery, Refusal, RefusedError, ReloadError, ServedModel
 from ..server_metrics import ServerMetrics
 from .options import VLLMOptions
@@ -99,7 +100,7 @@ class VLLMEngine:
         self.served = ServedModel.from_fields(first)
         return self.served
 
-    async def change(self, change: IndexChange) -> ServedModel:
+    async def change(self, change: IndexChange | AdRecords) -> ServedModel:
         served = await self._administered("change_ads", asdict(change), ValueError)
         return await self._administered("follow", None, ValueError) if self.follows else served
 

@@ -152,4 +152,5 @@ class GR4ADForVLLM(nn.Module):
             return Recommender.from_pretrained(name_or_path, device=weight.device, dtype=weight.dtype)
         tokenizer = UASIDTokenizer.from_pretrained(name_or_path, revision=self.revision)
         weights = RankingWeights.from_pretrained(self.served.model, revision=self.revision)
-        return Recommender(self.gr4ad, tokenizer, weights, name=Path(name_or_path).name)
+        hub = {"revision": self.revision}
+        return Recommender(self.gr4ad, tokenizer, weights, Path(name_or_path).name, name_or_path, hub)

@@ -10,6 +10,8 @@ from typing import Any
 
 from vllm import LLM
 
+from gr4ad.tokenization.ad_records import plain
+
 from ..ad_recommender import AdRecommender
 from ..request_types import Answer, Recommendation, RecommendQuery, Refusal, UnknownItemError
 from .options import VLLMOptions
@@ -72,6 +74,10 @@ class VLLMRecommender(AdRecommender):
     def change_ads(self, op: str, item_ids: Sequence[str], **given: Any) -> None:
         plain = {name: plain_lists(value) for name, value in given.items() if value is not None}
         self.llm.collective_rpc("gr4ad_change_ads", args=({"op": op, "item_ids": list(item_ids), **plain},))
+
+    def add_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        plain_records = [{name: plain(value) for name, value in record.items()} for record in records]
+        self.llm.collective_rpc("gr4ad_change_ads", args=({"records": plain_records},))
 
 
 def plain_lists(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ..index_change import IndexChange
 from ..live_model import LiveModel
+from ..new_ads import AdRecords
 from ..request_types import ReloadError
 
 
@@ -27,7 +28,8 @@ class GR4ADWorkerExtension:
     """
 
     def gr4ad_change_ads(self, change: Mapping[str, Any]) -> dict[str, Any]:
-        """Applies the fields of an [`IndexChange`]. Of several replicas of a published model the first one writes it
+        """Applies the fields of an [`IndexChange`], or `{"records": [...]}`, which are embedded here, between two
+        steps of the engine: requests wait for them. Of several replicas of a published model the first one writes it
         into the folder, from which `gr4ad_follow` brings it to the others.
 
         Raises:
@@ -35,7 +37,7 @@ class GR4ADWorkerExtension:
         """
         live = self.gr4ad_live_model()
         if live.published is None or not self.parallel_config.data_parallel_index:  # type: ignore[attr-defined]
-            live.change(IndexChange(**change))
+            live.change(AdRecords(change["records"]) if "records" in change else IndexChange(**change))
         return asdict(live.served.described)
 
     def gr4ad_reload(self, name_or_path: str | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ OTHERS = {
     "artifact": ("stages", "write the artifact from stages that were run one by one"),
     "compare": ("evaluation", "compare finished runs user by user: seeds, or different models"),
     "recommend": ("artifacts", "rank ads for a history"),
+    "add": ("adding", "add new ads by their attributes to an artifact or to running servers"),
     "serve": ("artifacts", "serve an artifact over HTTP"),
     "online": ("online", "keep learning from streams of logs, and publish to running servers"),
     "bench": ("bench", "put load on a server, or find the beam widths to serve with"),

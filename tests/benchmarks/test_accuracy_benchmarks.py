@@ -162,6 +162,24 @@ def test_cooccurrence(bench, tmp_path):
     assert figures["swing/100000/log_gb", "log_gb"] <= figures["swing/100000/peak_gb", "peak_gb"]
 
 
+def test_cold_ads(bench, tmp_path):
+    content = bench("cold_ads", "demo", "--work", tmp_path)
+    figures = values(content)
+    counts = content["counts"]
+    assert 0 < counts["cold_ads"] < counts["ads"] == 120 and counts["test_users"] > 0
+    for question in ("among all ads", "among new ads", "every target"):
+        recalls = [figures[f"{question}/gr4ad/recall@{k}", f"recall@{k}"] for k in (10, 50, 100)]
+        assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 1
+    ours, theirs = (
+        figures[f"among new ads/{name}/recall@10", "recall@10"] for name in ("gr4ad", "accounts of the history")
+    )
+    assert content["ratios"]["among new ads: recall@10 over accounts of the history"] == pytest.approx(
+        ours / theirs, rel=1e-4
+    )
+    # All new ads fit into a list of 100: nobody misses one then.
+    assert counts["cold_ads"] > 100 or figures["among new ads/text neighbours, mean/recall@100", "recall@100"] == 1
+
+
 def test_sid_tokenization(bench, tmp_path):
     content = bench("sid_tokenization", "--work", tmp_path, "--data", tmp_path)
     figures, ratios = values(content), content["ratios"]

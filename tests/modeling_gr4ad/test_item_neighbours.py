@@ -1,12 +1,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, RankingWeights, SIDTrie
+from gr4ad.modeling_gr4ad.item_neighbours_gr4ad import GR4ADItemNeighbours
 
 LENGTHS = [6, 1, 3]
 ITEMS = 40
@@ -140,3 +142,46 @@ def test_bad_tables_change_nothing(build_model, items, similarity, decay, messag
     with pytest.raises(ValueError, match=message):
         model.set_item_neighbours(items, similarity, decay)
     assert model.item_neighbours is None and model.config.num_item_neighbours == 0
+
+
+def test_new_items_take_the_neighbours_of_their_peers_and_join_them():
+    """Against a table of all pairs: the similarity to a new item is the mean of those to its peers."""
+    rng = np.random.default_rng(0)
+    rows, width = 30, 6
+    dense = rng.random((rows, rows)) * (rng.random((rows, rows)) < 0.3)
+    dense[0] = dense[:, 0] = 0
+    np.fill_diagonal(dense, 0)
+    order = np.argsort(-dense, axis=1)[:, :width]
+    similarity = np.take_along_axis(dense, order, 1)
+    kept = np.zeros_like(dense)
+    np.put_along_axis(kept, order, similarity, 1)
+    config = GR4ADConfig(
+        codebook_sizes=[4, 4], num_items=rows, item_head=True, num_item_neighbours=width, hidden_size=16,
+        num_attention_heads=2,
+    )  # fmt: skip
+    table = GR4ADItemNeighbours(config)
+    table.items.copy_(torch.from_numpy(order * (similarity > 0)))
+    table.similarity.copy_(torch.from_numpy(similarity))
+    peers = [[3, 4, 7], [], [9, 3]]
+    before = table.items.clone()
+    table.extend(3, peers)
+    assert table.items.dtype == torch.int32 and table.items.shape == (rows + 3, width)
+    for place, own in enumerate(peers):
+        found = np.zeros(rows + 3)
+        np.put(found, table.items[rows + place].numpy(), table.similarity[rows + place].numpy())
+        expected = kept[own].mean(0) if own else np.zeros(rows)
+        best = np.sort(expected)[::-1][:width]
+        np.testing.assert_allclose(np.sort(found)[::-1][:width], best, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found[:rows][found[:rows] > 0], expected[found[:rows] > 0], rtol=1e-5)
+    for row in range(1, rows):
+        # The best of what the row had and of the new items, each at the mean of its peers.
+        new = {rows + place: kept[row, own].mean() for place, own in enumerate(peers) if own and kept[row, own].any()}
+        held = {int(i): float(s) for i, s in zip(before[row], similarity[row], strict=True) if s > 0}
+        best = sorted({**held, **new}.values(), reverse=True)[:width]
+        now = sorted(table.similarity[row][table.similarity[row] > 0].tolist(), reverse=True)
+        np.testing.assert_allclose(now, best, rtol=1e-5)
+        for item, near in zip(table.items[row].tolist(), table.similarity[row].tolist(), strict=True):
+            assert near == 0 or near == pytest.approx({**held, **new}[item], rel=1e-5)
+    same = GR4ADItemNeighbours(config)
+    same.extend(2)
+    assert not same.similarity.any() and same.items.shape[0] == rows + 2

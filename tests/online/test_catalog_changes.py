@@ -23,7 +23,7 @@ def changes(tokenizer, tiny_artifact) -> CatalogChanges:
 def test_an_embedding_gets_the_sid_of_the_quantizer(changes, tokenizer):
     record = {"item_id": "new", "embedding": EMBEDDING, "business_key": "k", "attributes": {"title": "New"}}
     change = changes.change(record, tokenizer.index)
-    expected = changes.quantizer.encode(np.array([EMBEDDING], np.float32), ["k"], taken=tokenizer.index.codes)
+    expected = changes.encoder.quantizer.encode(np.array([EMBEDDING], np.float32), ["k"], taken=tokenizer.index.codes)
     assert change == IndexChange("add", ["new"], [expected[0].tolist()], None, {"title": ["New"]})
     assert not tokenizer.index.items_of(change.codes[0])  # the quantizer is collision-aware
 
@@ -46,10 +46,10 @@ def test_the_fusion_of_the_artifact_is_used(tokenizer, tmp_path):
     content = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
     EmbeddingFusion.fit(content, None, collaborative_weight=1.0, seed=0).save(tmp_path / FUSION_FILE)
     fused = CatalogChanges(tokenizer, tmp_path)
-    assert fused.fusion is not None
+    assert fused.encoder.fusion is not None
     record = {"item_id": "new", "embedding": (content[3] * 2).tolist(), "business_key": "k"}
-    vector = fused.fusion.transform(content[3:4] * 2)
-    expected = fused.quantizer.encode(vector, ["k"], taken=tokenizer.index.codes)[0].tolist()
+    vector = fused.encoder.fusion.transform(content[3:4] * 2)
+    expected = fused.encoder.quantizer.encode(vector, ["k"], taken=tokenizer.index.codes)[0].tolist()
     assert fused.change(record, tokenizer.index).codes == [expected]
 
 

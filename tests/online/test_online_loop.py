@@ -101,7 +101,11 @@ def test_the_files_of_a_run_keep_their_form(build_config, learning):
     loop.close()
     folder = Path(config.out)
     files = {path.name for path in folder.iterdir()}
-    assert files == {".lock", "checkpoint-00000002", "fixed", "journal.jsonl", "metrics.jsonl"}
+    assert files == {".lock", "checkpoint-00000002", "fixed", "journal.jsonl", "metrics.jsonl", "refused.jsonl"}
+    [refused] = [json.loads(line) for line in (folder / "refused.jsonl").read_text().splitlines()]
+    assert refused == {
+        "stream": "catalog", "reason": "`item_id` must be a string. Received: 7.", "record": {"item_id": 7}
+    }  # fmt: skip
     [plan] = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     assert plan == {
         "number": 3,

@@ -51,6 +51,7 @@ def test_the_artifact_is_whole(run):
     }
     data = {"config.json", "model.safetensors", "generation_config.json", "tokenizer_config.json", "items.parquet"}
     embedding = {"codebooks.safetensors", "embedding_fusion.safetensors", "category_vectors.safetensors", "encoder"}
+    embedding |= {"ad_encoding.json", "ad_encoding.safetensors", "ad_neighbours.safetensors"}
     assert files >= code | data | embedding | {"README.md", "report.html", "metrics.json", "stages"}
     assert not [name for name in files if name.endswith(".tmp") or name == ".artifact"]
     saved = json.loads((out / "metrics.json").read_text())
@@ -249,6 +250,12 @@ def test_a_new_ad_is_embedded_encoded_and_served(run):
     quantizer = MGMRQuantizer.load(tokenizer.codebooks_file, tokenizer.codebook_sizes)
     codes = quantizer.encode(vectors, ["account_00|new_ad"], taken=tokenizer.index.codes)
     assert tuple(codes[0]) not in {tuple(sid) for sid in tokenizer.index.codes}
+    # The same by what the artifact says of itself.
+    record = {**new[0], "account_id": "account_00"}
+    ads = recommender.ad_encoder.embed([record])
+    np.testing.assert_allclose(ads.vectors, vectors, atol=1e-6)
+    assert ads.keys == ["account_00|new_ad"]
+    np.testing.assert_array_equal(recommender.ad_encoder.codes(ads, tokenizer.index), codes)
     recommender.add_ads(["new_ad"], codes, attributes={"title": ["A new ad"]})
     [ads] = recommender.recommend([["new_ad", str(known)]], top_k=32, beam_widths=[8, 64, 200], exclude_history=False)
     assert recommender.tokenizer.decode_items(recommender.tokenizer.encode_items(["new_ad"])) == [["new_ad"]]

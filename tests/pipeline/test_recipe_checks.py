@@ -45,6 +45,7 @@ MISTAKES = [
     ("align: {}\nexplore: {beam_widths: [5]}\nlists: {source: reward_model}", "`lists.list_size` must be at most"),
     ("train: {eval_strategy: epoch}\ntokenize: {codebook_sizes: [8, 8]}\nevaluate: {beam_widths: [8, 8]}",
      "`train.eval_beam_widths` needs one width of 1 or more for each of the 2 levels"),
+    ("embed: {vectors: x.npy, id_column: sku}", "`embed.id_column` names 'sku', which the catalog does not have."),
     ("embed: {text_columns: [titel]}", "`embed.text_columns` names 'titel', which the catalog does not have."),
     ("align: {}\nlists: {source: impressions}", "`lists.source` is impressions, but the events have no column"),
     ("tokenize: {num_time_buckets: 8}", "`tokenize.num_time_buckets` = 8 needs the time of each event"),

@@ -68,7 +68,7 @@ def test_ads_are_added_replaced_and_removed_over_http(tiny_artifact, token):
         assert "fresh" in found and "ad_9" not in found
         for change, reason in (
             ({"op": "remove", "item_ids": ["nobody"]}, "'nobody' is not in the index"),
-            ({"op": "add", "item_ids": ["other"]}, "`codes` are needed"),
+            ({"op": "add", "item_ids": ["other"]}, "needs a `business_key`"),
             ({"op": "add", "item_ids": ["other"], "codes": [[0, 999, 0]]}, "whose codes are 0.."),
             ({"op": "swap", "item_ids": ["ad_1"]}, "'add', 'replace' or 'remove'"),
             ({"op": "remove", "item_ids": []}, "at least 1 item"),

@@ -118,7 +118,7 @@ def add_flag(group: argparse._ArgumentGroup, flag: str, described: ConfigField) 
     more: dict[str, Any] = {"required": described.required}
     if described.kinds == ("bool",):
         more |= {"nargs": "?", "const": True}
-    elif described.kinds == ("list",):
+    elif described.is_list:
         more |= {"nargs": "+"}
     default = "required" if described.required else f"default: {described.default}"
     more["help"] = f"{described.help.replace('%%', '%')} ({default})".replace("%", "%%")

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from gr4ad.serving import IndexChange, PublishedModel
-from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer
-from gr4ad.tokenization.embedding_fusion import FUSION_FILE, EmbeddingFusion
+from gr4ad.serving.new_ads import NewAds
+from gr4ad.tokenization import SIDIndex, UASIDTokenizer
+from gr4ad.tokenization.ad_encoder import AdEncoder
+from gr4ad.tokenization.ad_records import AdRecordError, plain
 from gr4ad.trainers.continual import RecordError
 
 from .record_stream import Record, Unreadable
@@ -19,6 +21,9 @@ from .record_stream import Record, Unreadable
 logger = logging.getLogger(__name__)
 
 FIELDS = frozenset({"item_id", "codes", "embedding", "business_key", "priority", "attributes", "remove"})
+BAD_RECORD = (ValueError, TypeError, OverflowError, KeyError, pa.ArrowException)
+"""What a record of whatever content raises, at worst; a full disk is an OSError and none of them."""
+Refuse = Callable[[Exception, Record], None]
 
 
 class CatalogChanges:
@@ -27,33 +32,90 @@ class CatalogChanges:
     | field | type | meaning |
     |---|---|---|
     | `item_id` | str | the ad |
-    | `codes` | list of T ints | its SID, if it was encoded already |
-    | `embedding` | list of floats | else its embedding, by the encoder that the artifact was built with |
-    | `business_key` | str, *optional* | what a hashed last level hashes |
+    | `attributes` | object | its columns of the catalog that the artifact was built on: the artifact embeds them, see [`AdEncoder`] |
+    | `codes` | list of T ints, *optional* | its SID, if it was encoded already; then `attributes` are columns of the item table |
+    | `embedding` | list of floats or object, *optional* | a precomputed vector in the place of what would be computed |
+    | `business_key` | str, *optional* | what a hashed last level hashes; default: the artifact's business fields |
     | `priority` | float, *optional* | its rank among ads of one SID |
-    | `attributes` | object, *optional* | its values of the item table's further columns |
     | `remove` | bool, *optional* | True: the ad is served no more; nothing else is needed |
 
-    Without `business_key` the artifact's `business_fields` are taken from `item_id` and `attributes`. An ad that is
-    served already keeps its SID as long as the quantized levels of its embedding stay, and is left
+    An ad that is served already keeps its SID as long as the quantized levels of its embedding stay, and is left
     alone if nothing changes.
 
     Args:
-        tokenizer: Its codebooks encode embeddings. folder: Of the artifact, whose embedding fusion is used if it has
-            one.
-    """
+        tokenizer: Its codebooks encode embeddings. folder: Of the artifact, with what embeds new ads.
+    """  # noqa: E501
 
     def __init__(self, tokenizer: UASIDTokenizer, folder: str | Path):
         self.tokenizer = tokenizer
-        self.quantizer: MGMRQuantizer | None = None
-        if tokenizer.codebooks_file is not None:
-            self.quantizer = MGMRQuantizer.load(tokenizer.codebooks_file, tokenizer.codebook_sizes)
-        fusion = Path(folder) / FUSION_FILE
-        self.fusion = EmbeddingFusion.load(fusion) if fusion.is_file() else None
+        self.encoder = AdEncoder(folder, tokenizer)
 
     def change(self, record: Mapping[str, Any], index: SIDIndex) -> IndexChange:
         """The change that brings an ad into an index, or changes or removes it. Raises RecordError, naming the field
         at fault."""
+        [found] = self.read([dict(record)])
+        if isinstance(found, RecordError):
+            raise found
+        return self.known(found, index)
+
+    def read(self, records: Sequence[Record]) -> list[IndexChange | NewAds | RecordError]:
+        """What each record asks for, or why it asks for nothing; ads without codes are embedded, in one batch."""
+        found: list[IndexChange | NewAds | RecordError] = []
+        waiting: dict[int, dict[str, Any]] = {}
+        for place, record in enumerate(records):
+            try:
+                change = self._given(readable(record))
+            except BAD_RECORD as error:
+                found.append(record_error(record, error))
+                continue
+            found.append(change if isinstance(change, IndexChange) else RecordError("not embedded"))
+            if not isinstance(change, IndexChange):
+                waiting[place] = change
+        # One ad may come twice in a batch, and the later record counts: each id once at a time.
+        while waiting:
+            batch: dict[str, int] = {}
+            for place, row in waiting.items():
+                batch.setdefault(str(row["item_id"]), place)
+            places = sorted(batch.values())
+            self._embed(records, {place: waiting.pop(place) for place in places}, found)
+        return found
+
+    def _embed(
+        self,
+        records: Sequence[Record],
+        rows: Mapping[int, dict[str, Any]],
+        found: list[IndexChange | NewAds | RecordError],
+    ) -> None:
+        places = list(rows)
+
+        def refuse(error: AdRecordError) -> None:
+            found[places[error.place]] = record_error(records[places[error.place]], error)
+
+        try:
+            ads = self.encoder.embed(list(rows.values()), refuse=refuse)
+        except BAD_RECORD as error:
+            if isinstance(error, ValueError) or len(rows) == 1:  # of the artifact, which can embed none
+                for place in places:
+                    found[place] = record_error(records[place], error)
+                return
+            for place, row in rows.items():
+                self._embed(records, {place: row}, found)
+            return
+        for number, place in enumerate(ads.places):
+            found[places[place]] = NewAds(self.encoder, ads.take([number]))
+
+    def known(self, change: IndexChange | NewAds, index: SIDIndex) -> IndexChange:
+        """The change with its codes. Raises RecordError."""
+        try:
+            resolved = change.resolved(index)
+            self.check_codes(resolved)
+            return resolved
+        except BAD_RECORD as error:
+            item = change.ads.item_ids[0] if isinstance(change, NewAds) else change.item_ids[0]
+            raise RecordError(f"{item!r:.100}: {error}") from error
+
+    def _given(self, record: dict[str, Any]) -> IndexChange | dict[str, Any]:
+        """The change of a record that needs no encoder; else the record as [`AdEncoder`] takes it."""
         item = record.get("item_id")
         if not isinstance(item, str):
             raise RecordError(f"`item_id` must be a string. Received: {item!r:.100}.")
@@ -61,22 +123,29 @@ class CatalogChanges:
         if unknown:
             raise RecordError(f"`{unknown[0]}` is no field of a catalog record. Put columns into `attributes`.")
         priority, attributes = record.get("priority"), record.get("attributes")
+        codes, embedding = record.get("codes"), record.get("embedding")
         if attributes is not None and not isinstance(attributes, Mapping):
             raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
-        try:
-            if record.get("remove"):
-                return IndexChange("remove", [item])
-            change = IndexChange(
-                "add",
-                [item],
-                [self._codes(record, item, index)],
-                None if priority is None else [priority],
-                None if attributes is None else {name: [value] for name, value in attributes.items()},
+        if record.get("remove"):
+            return IndexChange("remove", [item])
+        if codes is not None and embedding is not None:
+            raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both.")
+        if codes is not None:
+            values = None if attributes is None else {name: [plain(value)] for name, value in attributes.items()}
+            ranks = None if priority is None else [plain(priority)]
+            return IndexChange("add", [item], [plain(codes)], ranks, values)
+        if embedding is None and (attributes is None or self.encoder.missing() is not None):
+            why = self.encoder.missing() or "`attributes` say what is to be embedded."
+            raise RecordError(
+                f"A catalog record needs either `codes` or `embedding`, or attributes. Received: none. {why}"
             )
-            self.check_codes(change)
-            return change
-        except ValueError as error:
-            raise RecordError(f"{item!r:.100}: {error}") from error
+        own = {
+            "item_id": item,
+            "embedding": embedding,
+            "business_key": record.get("business_key"),
+            "priority": priority,
+        }
+        return {**(attributes or {}), **own}
 
     def check_codes(self, change: IndexChange) -> None:
         """Raises ValueError for a change, of whoever, with a code beyond its codebook."""
@@ -105,67 +174,33 @@ class CatalogChanges:
         published: PublishedModel,
         records: Sequence[Record],
         index: SIDIndex,
-        refuse: Callable[[ValueError], None],
+        refuse: Refuse,
     ) -> int:
         """Appends the changes that records make of an index which all changes are in, but for those that stand
         already: appended before this process was killed, or by another one. Returns how many records were refused,
         and says why to `refuse`."""
         refused = 0
-        for record in records:
+        for record, found in zip(records, self.read(records), strict=True):
             try:
-                change = self.change(readable(record), index)
+                if isinstance(found, RecordError):
+                    raise found
+                change = self.known(found, index)
                 after = index.snapshot()
                 change.apply_to(after)
-            except ValueError as error:  # also what the index says of a change that does not fit it
+            except BAD_RECORD as error:  # also what the index says of a change that does not fit it
                 refused += 1
-                refuse(error)
+                refuse(error, record)
                 continue
             if after.version != index.version:
                 published.append_change(change)
                 index = after
         return refused
 
-    def _codes(self, record: Mapping[str, Any], item: str, index: SIDIndex) -> list[int]:
-        codes, embedding, quantizer = record.get("codes"), record.get("embedding"), self.quantizer
-        if (codes is None) == (embedding is None):
-            raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both or none.")
-        if codes is not None:
-            return codes
-        if quantizer is None:
-            raise RecordError("`embedding` needs codebooks, which this artifact lacks. Send `codes`.")
-        try:
-            vectors = np.array([embedding], dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise RecordError(f"`embedding` must be a list of floats ({error}).") from error
-        if vectors.ndim != 2 or not np.isfinite(vectors).all():
-            raise RecordError(f"`embedding` must be finite floats in one list. Received: {embedding!r:.100}.")
-        keys = [self._business_key(record, item)] if quantizer.uses_business_keys else None
-        if self.fusion is not None:
-            vectors = self.fusion.transform(vectors)
-        others = index.active.copy()
-        served = item in index.rows and bool(index.active[index.rows[item]])
-        if served:
-            others[index.rows[item]] = False
-        codes = quantizer.encode(vectors, keys, taken=index.codes[others])[0].tolist()
-        if served:
-            present = index.codes[index.rows[item]].tolist()
-            quantized = len(codes) - int(quantizer.distinct_last or quantizer.uses_business_keys)
-            if present[:quantized] == codes[:quantized]:
-                return present
-        return codes
 
-    def _business_key(self, record: Mapping[str, Any], item: str) -> str:
-        key, fields = record.get("business_key"), self.tokenizer.business_fields
-        if key is None:
-            given = {"item_id": item, **(record.get("attributes") or {})}
-            lacking = [name for name in fields if name not in given]
-            if lacking or not fields:
-                or_fields = f", or {lacking[0]!r} among `attributes`" if lacking else ""
-                raise RecordError(f"The last level is hashed and needs a `business_key`{or_fields}. Received: none.")
-            key = "|".join(str(given[name]) for name in fields)
-        if not isinstance(key, str):
-            raise RecordError(f"`business_key` must be a string. Received: {key!r:.100}.")
-        return key
+def record_error(record: Record, error: Exception) -> RecordError:
+    """Why a record is left out, with its ad where that is known."""
+    item = None if isinstance(record, Unreadable) else record.get("item_id")
+    return RecordError(f"{item!r:.100}: {error}" if isinstance(item, str) else str(error))
 
 
 def readable(record: Record) -> dict[str, Any]:

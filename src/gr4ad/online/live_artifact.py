@@ -10,14 +10,15 @@ from pathlib import Path
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.pipeline.artifact import complete_auto_map
 from gr4ad.tokenization import UASIDTokenizer
-from gr4ad.tokenization.embedding_fusion import FUSION_FILE
+from gr4ad.tokenization.ad_encoding import ENCODING_FILE, FILES, FOLDERS, copy_encoding
 
 CODEBOOKS = "codebooks.safetensors"
 
 
 @dataclass
 class LiveArtifact:
-    """Model, tokenizer and how servers rank; `fixed` is the folder of what never changes: codebooks, fusion."""
+    """Model, tokenizer and how servers rank; `fixed` is the folder of what never changes: codebooks, and what
+    embeds new ads."""
 
     model: GR4ADForRecommendation
     tokenizer: UASIDTokenizer
@@ -44,11 +45,11 @@ class LiveArtifact:
         # The folder that was read may be replaced. Servers do not read item vectors: a training starts from them.
         tokenizer.item_vectors_file = None
         fixed.mkdir(parents=True, exist_ok=True)
-        sources = {FUSION_FILE: Path(folder) / FUSION_FILE, CODEBOOKS: Path(tokenizer.codebooks_file or "")}
-        for name, source in sources.items():
-            if source.is_file() and not (fixed / name).is_file():
-                shutil.copyfile(source, fixed / f".{name}")
-                os.replace(fixed / f".{name}", fixed / name)
+        codebooks = Path(tokenizer.codebooks_file or "")
+        if codebooks.is_file() and not (fixed / CODEBOOKS).is_file():
+            shutil.copyfile(codebooks, fixed / f".{CODEBOOKS}")
+            os.replace(fixed / f".{CODEBOOKS}", fixed / CODEBOOKS)
+        keep_encoding(Path(folder), fixed)
         if (fixed / CODEBOOKS).is_file():
             tokenizer.codebooks_file = str(fixed / CODEBOOKS)
         return cls(model, tokenizer, serving, fixed)
@@ -59,5 +60,18 @@ class LiveArtifact:
         self.tokenizer.save_pretrained(folder)
         self.serving.save_pretrained(str(folder))
         complete_auto_map(folder / "config.json")
-        if (self.fixed / FUSION_FILE).is_file():
-            shutil.copyfile(self.fixed / FUSION_FILE, folder / FUSION_FILE)
+        copy_encoding(self.fixed, folder, link=True)
+
+
+def keep_encoding(folder: Path, fixed: Path) -> None:
+    """Copies what embeds new ads out of an artifact, unless it is there; each file and folder appears whole, and the
+    settings, which name the others, last."""
+    staging = fixed / ".encoding"
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    staging.mkdir()
+    copy_encoding(folder, staging)
+    names = [*FOLDERS, *(name for name in FILES if name != ENCODING_FILE), ENCODING_FILE]
+    for name in names:
+        if (staging / name).exists() and not (fixed / name).exists():
+            os.replace(staging / name, fixed / name)
+    shutil.rmtree(staging)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from gr4ad.serving import PublishedModel, PublishedModelError
+from gr4ad.tokenization.ad_encoding import FOLDERS, linked
 from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
 
 from .catalog_changes import CatalogChanges, readable
 from .live_artifact import LiveArtifact
 from .log_streams import LogStreams
 from .online_config import OnlineConfig
+from .record_stream import Record, Unreadable
 from .step_journal import StepJournal, StepPlan
 from .trainer_state import STATE_FILE, TENSOR_FILE, Checkpoints, OnlineState
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 Row = TypeVar("Row")
 
 METRICS_FILE = "metrics.jsonl"
+REFUSED_FILE = "refused.jsonl"
+MAX_REFUSED_BYTES = 64 << 20  # of that file; more records are counted alone
 SHOWN_REASONS = 20  # of refused records, in the log of a run
 
 
@@ -82,6 +86,7 @@ class OnlineLoop:
         self.replayed = self.journal.after(self.state.number)
         self._waiting_since: float | None = None
         self._told = 0
+        self._refused_full = False
 
     def _start(self) -> Path:
         """Folder of the artifact that a new run starts from."""
@@ -146,7 +151,7 @@ class OnlineLoop:
             if records:
                 index = self.catalog.followed(self.published, self.artifact.tokenizer.index, state.changes)
                 refused["catalog"] = self.catalog.append(
-                    self.published, records, index, partial(self._tell, "catalog")
+                    self.published, records, index, partial(self._set_aside, "catalog")
                 )
                 offsets["catalog"], taken["catalog"] = offset, len(records)
         sizes = {"vsl": config.vsl_batch_size, "rl": config.rl_batch_size}
@@ -241,7 +246,7 @@ class OnlineLoop:
             try:
                 rows.append(row_of(readable(record)))
             except RecordError as error:
-                self._tell(name, error)
+                self._set_aside(name, error, record)
         self._count(name, len(rows), taken - len(rows))
         return rows
 
@@ -250,11 +255,22 @@ class OnlineLoop:
         if refused:
             self.state.refused[name] = self.state.refused.get(name, 0) + refused
 
-    def _tell(self, name: str, error: ValueError) -> None:
-        """Says why a record is left out, for the first of them."""
+    def _set_aside(self, name: str, error: Exception, record: Record) -> None:
+        """Keeps a record that is left out in `refused.jsonl`, with the reason; the log tells of the first of them. A
+        pass that is repeated after a kill sets its records aside again."""
         self._told += 1
         if self._told <= SHOWN_REASONS:
             logger.warning("A record of `%s` is left out: %s", name, error)
+        content = None if isinstance(record, Unreadable) else record
+        line = json.dumps({"stream": name, "reason": str(error), "record": content}, default=str)
+        path = self.folder / REFUSED_FILE
+        if path.is_file() and path.stat().st_size + len(line) > MAX_REFUSED_BYTES:
+            if not self._refused_full:
+                logger.warning("%s is full: move it away, and further refused records are kept again.", path)
+            self._refused_full = True
+            return
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def _may_publish(self) -> bool:
         """Whether the present weights are to be published; then they are the reference from now on."""
@@ -310,7 +326,11 @@ class OnlineLoop:
 
 def copied(checkpoint: Path, folder: Path) -> None:
     """Copies the artifact of a checkpoint into a folder."""
-    shutil.copytree(checkpoint, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_FILE, TENSOR_FILE))
+    folders = [name for name in FOLDERS if (checkpoint / name).is_dir()]
+    ignored = shutil.ignore_patterns(STATE_FILE, TENSOR_FILE, *folders)
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True, ignore=ignored)
+    for name in folders:  # an encoder may be large, and is never written into
+        shutil.copytree(checkpoint / name, folder / name, dirs_exist_ok=True, copy_function=linked)
 
 
 def locked(path: Path) -> IO[bytes]:

@@ -11,9 +11,7 @@ import torch
 
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, modeling_gr4ad
 from gr4ad.modeling_gr4ad import RankingWeights
-from gr4ad.pipeline.embedding import ENCODER_FOLDER
-from gr4ad.tokenization.category_vectors import CATEGORY_FILE
-from gr4ad.tokenization.embedding_fusion import FUSION_FILE
+from gr4ad.tokenization.ad_encoding import ENCODER_FOLDER, FILES, FOLDERS, copy_encoding
 
 # What `custom_generate=REPOSITORY` of transformers loads: file in the artifact -> file of the model's package.
 CUSTOM_GENERATE = {
@@ -36,9 +34,10 @@ def save_artifact(
     all.
 
     Args:
-        model_dir, tokenizer_dir: Folders of `save_pretrained`; the latter with the embedding fusion.
+        model_dir, tokenizer_dir: Folders of `save_pretrained`; the latter with what embeds new ads.
         weights: How `Recommender` ranks by default.
-        encoder_dir: The tuned ad encoder, if there is one: becomes `encoder/`, which embeds new ads.
+        encoder_dir: The tuned ad encoder, if there is one: becomes `encoder/`. An encoder that the tokenizer names as
+            a folder does so by itself.
     """
     staging = out_dir / ".artifact"
     shutil.rmtree(staging, ignore_errors=True)
@@ -48,17 +47,16 @@ def save_artifact(
     UASIDTokenizer.from_pretrained(tokenizer_dir).save_pretrained(staging)
     weights.save_pretrained(str(staging))
     complete_auto_map(staging / "config.json")
-    for name in (FUSION_FILE, CATEGORY_FILE):  # a tokenizer built by hand may have neither
+    copy_encoding(tokenizer_dir, staging)
+    for name in FILES:  # a tokenizer built by hand may have none of them
         (out_dir / name).unlink(missing_ok=True)
-        if (tokenizer_dir / name).is_file():
-            shutil.copyfile(tokenizer_dir / name, staging / name)
     (staging / "custom_generate").mkdir()
     for name, source in CUSTOM_GENERATE.items():
         shutil.copyfile(Path(modeling_gr4ad.__file__).with_name(source), staging / "custom_generate" / name)
     # A folder is not replaced by renaming, and an earlier recipe's encoder would not fit these codebooks.
-    for folder in (ENCODER_FOLDER, "custom_generate"):
+    for folder in (*FOLDERS, "custom_generate"):
         shutil.rmtree(out_dir / folder, ignore_errors=True)
-    if encoder_dir is not None:
+    if encoder_dir is not None and not (staging / ENCODER_FOLDER).is_dir():
         shutil.copytree(encoder_dir, staging / ENCODER_FOLDER)
     for path in sorted(staging.iterdir()):
         os.replace(path, out_dir / path.name)

@@ -48,6 +48,11 @@ class ConfigField:
         return self.default is MISSING
 
     @property
+    def is_list(self) -> bool:
+        """Whether a flag takes several values; YAML may know the field as one entry without its list too."""
+        return self.kinds[0] == "list"
+
+    @property
     def allowed(self) -> str:
         """What a value may be, in words."""
         if self.choices:
@@ -76,7 +81,7 @@ class ConfigField:
 
     def parse(self, text: str) -> Any:
         """The value that a flag's text (of a list: one entry's) means. Raises ValueError if it means none."""
-        kinds = (self.item,) if self.kinds == ("list",) else self.kinds
+        kinds = (self.item,) if self.is_list else self.kinds
         if "bool" in kinds and text.lower() in TRUTHS:
             return TRUTHS[text.lower()]
         if "str" in kinds:
@@ -85,7 +90,7 @@ class ConfigField:
             value = json.loads(text)
         else:
             value = SCALARS[kinds[0]](text) if kinds != ("bool",) else text
-        return value if self.kinds == ("list",) else self.check(value)
+        return value if self.is_list else self.check(value)
 
 
 def setting(default: Any, help: str) -> Any:

@@ -12,20 +12,35 @@ from safetensors.numpy import save_file
 
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.settings import EmbedConfig
+from gr4ad.tokenization.ad_encoding import (
+    CATEGORY_PART,
+    ENCODER_FOLDER,
+    ENCODER_PART,
+    HERE,
+    PROMPTS_FOLDER,
+    AdEncoding,
+    joined_parts,
+)
+from gr4ad.tokenization.ad_records import catalog_types
 from gr4ad.tokenization.category_vectors import CATEGORY_FILE
 
 if TYPE_CHECKING:
     from gr4ad.tokenization.ad_embedding import AdEmbedder
 
-ENCODER_FOLDER = "encoder"
-
 
 def ad_embedder(config: EmbedConfig, encoder: str | Path | None = None) -> AdEmbedder:
-    """The embedder of a recipe; `encoder`, if given, takes the place of the recipe's."""
+    """The embedder of a recipe; `encoder`, if given, takes the place of the recipe's. Raises ValueError where
+    precomputed vectors take the place of an encoder."""
     from gr4ad.tokenization.ad_embedding import AdEmbedder
 
+    name = encoder or config.encoder_name
+    if name is None:
+        raise ValueError(
+            f"`encoder` is needed here, but `vectors` ({', '.join(config.vectors)}) take its place. Name an `encoder` "
+            "too, and its embedding is a part beside them; or leave the section `tune` out."
+        )
     return AdEmbedder(
-        str(encoder or config.encoder),
+        str(name),
         config.text_columns,
         batch_size=config.encoder_batch_size,
         pooling=config.pooling,
@@ -83,19 +98,12 @@ def embed_ads(
     """Embeds the catalog: writes `content` (float32, (N, d)) and, with co-occurrence epochs > 0, `collaborative` to
     `embeddings.safetensors`, rows in catalog order. Only the training log is read. `tuned_dir` is a folder of
     `tune_ad_encoder`, whose encoder takes the place of the recipe's."""
-    from gr4ad.tokenization.embedding_shards import EmbeddingShards
     from gr4ad.trainers.cooccurrence import ItemSequenceConfig, train_item_vectors
 
     sequence_config = ItemSequenceConfig(**cooccurrence)
     data = load_prepared(data_dir, held_out=("validation", "test"))
     encoder = None if tuned_dir is None else tuned_dir / ENCODER_FOLDER
-    counts = ad_embedder(config, encoder).embed_to(
-        data.catalog, out_dir / "content", shard_size=config.shard_size, overwrite=False, progress=True
-    )
-    content = np.asarray(EmbeddingShards(out_dir / "content"))
-    if config.category_columns:
-        categories = embed_categories(config, data, out_dir / CATEGORY_FILE, seed)
-        content = np.concatenate([content, categories], axis=1)
+    content, counts = embed_content(config, data, out_dir, seed, encoder)
     tensors = {"content": content}
     log: list[dict[str, Any]] = []
     if sequence_config.epochs:
@@ -106,8 +114,84 @@ def embed_ads(
     temporary = out_dir / "embeddings.tmp"
     save_file(tensors, temporary)
     os.replace(temporary, out_dir / "embeddings.safetensors")
-    shutil.rmtree(out_dir / "content")
+    shutil.rmtree(out_dir / "content", ignore_errors=True)
     return {**counts, "log": log}
+
+
+def embed_content(
+    config: EmbedConfig, data: PreparedData, out_dir: Path, seed: int, tuned: Path | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Content vectors of the catalog (float32, (N, d)): the parts that [`AdEncoding`] names, which is written to
+    `out_dir` so that new ads are embedded alike; and counts of ads.
+
+    Raises:
+        ValueError: If there is nothing to embed, or a file of vectors does not fit the catalog.
+    """
+    from gr4ad.tokenization.embedding_shards import EmbeddingShards
+
+    parts: dict[str, np.ndarray] = {}
+    means: dict[str, np.ndarray] = {}
+    encoding = AdEncoding(parts={}, columns=catalog_types(data.catalog.features.arrow_schema))
+    counts: dict[str, Any] = {"ads": len(data.catalog)}
+    if tuned is not None or config.encoder_name is not None:
+        embedder = ad_embedder(config, tuned)
+        counts = embedder.embed_to(
+            data.catalog, out_dir / "content", shard_size=config.shard_size, overwrite=False, progress=True
+        )
+        shards = EmbeddingShards(out_dir / "content")
+        parts[ENCODER_PART], means[ENCODER_PART] = np.asarray(shards), shards.mean
+        encoding.encoder = str(tuned or config.encoder_name)
+        if Path(encoding.encoder).is_dir():
+            encoding.encoder = str(Path(encoding.encoder).resolve())
+        encoding.encoder_check = embedder.encoder_settings()
+        encoding.prompts = kept_prompts(config, out_dir)
+        encoding.text_columns = list(config.text_columns)
+        for name in ("form_column", "image_column", "image_root", "max_images", "pooling", "dtype", "max_length"):
+            setattr(encoding, name, getattr(config, name))
+    if config.vectors:
+        counts["vectors"] = {}
+        for name, (rows, found) in read_vector_parts(config, data).items():
+            parts[name], counts["vectors"][name] = rows, found
+            means[name] = rows[rows.any(1)].mean(0)
+    if config.category_columns:
+        parts[CATEGORY_PART] = embed_categories(config, data, out_dir / CATEGORY_FILE, seed)
+        encoding.category_columns = list(config.category_columns)
+    encoding.parts = {name: rows.shape[1] for name, rows in parts.items()}
+    encoding.save(out_dir, means)
+    return joined_parts(parts, means), counts
+
+
+def kept_prompts(config: EmbedConfig, out_dir: Path) -> str | None:
+    """What the artifact names as its templates; a folder of one's own is copied into `out_dir`."""
+    shutil.rmtree(out_dir / PROMPTS_FOLDER, ignore_errors=True)
+    if config.prompts is None or config.prompts == "default":
+        return config.prompts
+    shutil.copytree(config.prompts, out_dir / PROMPTS_FOLDER)
+    return f"{HERE}{PROMPTS_FOLDER}"
+
+
+def read_vector_parts(config: EmbedConfig, data: PreparedData) -> dict[str, tuple[np.ndarray, dict[str, int]]]:
+    """File's stem -> its vectors by catalog row (float32, (N, d), zeros where an ad has none), and counts.
+
+    Raises:
+        ValueError: As [`read_vectors`]; if no ad has a vector; or if a file has no ids, and `id_column` was not said
+            to hold the numbers of its rows.
+    """
+    from gr4ad.tokenization.vector_files import id_text, read_vectors
+
+    [column] = data.catalog_columns("id_column", [config.id_column])
+    keys = [None if value is None else id_text(value, f"`id_column` {config.id_column}") for value in column]
+    found = {}
+    for path in map(Path, config.vectors):
+        file = read_vectors(path, config.id_column)
+        if file.by_row and config.id_column == "item_id":
+            raise ValueError(
+                f"{path}: has no ids, and the catalog may have lost or moved rows since. Write the ids beside it, to "
+                f"{path.stem}.ids.txt, one a line; or name the catalog column with each ad's row number (from 0) "
+                "in `id_column`."
+            )
+        found[path.stem] = file.matched(keys)
+    return found
 
 
 def embed_categories(config: EmbedConfig, data: PreparedData, path: Path, seed: int) -> np.ndarray:

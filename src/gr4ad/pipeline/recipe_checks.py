@@ -104,7 +104,9 @@ def check_columns(recipe: Mapping[str, Any]) -> None:
         )
     if catalog is not None:
         for name, wanted in (
-            ("embed.text_columns", embed.text_columns),
+            # Without an encoder nobody reads texts.
+            ("embed.text_columns", embed.text_columns if embed.encoder_name else []),
+            ("embed.id_column", [embed.id_column] if embed.vectors else []),
             ("embed.category_columns", embed.category_columns),
             ("embed.form_column", [embed.form_column]),
             ("embed.image_column", [embed.image_column]),

@@ -51,6 +51,10 @@ def run_recipe(recipe: Recipe, out_dir: str | Path, *, command: str = "gr4ad run
         ValueError: On bad data, settings or a stage's own checks; nothing of the stage is kept as finished. Before
             anything runs: columns that the data lack, or an `out_dir` of another recipe or of other data.
     """
+    # Files of vectors stand where the tables stand, unless they are found as they are named.
+    recipe.embed.vectors = [
+        path if Path(path).is_file() else str(Path(recipe.data.root) / path) for path in recipe.embed.vectors
+    ]
     out, sections = Path(out_dir), vars(recipe)
     check_columns(sections)
     runner = StageRunner(out)
@@ -102,6 +106,9 @@ def stage_settings(stage: Stage, sections: Mapping[str, Any], seed: int) -> dict
     if stage.name == "data":
         # The folder's name may change between runs, its files may not.
         settings |= {"data": {**settings["data"], "root": ""}, "inputs": input_digests(sections["data"])}
+    if "embed" in settings and sections["embed"].vectors:  # likewise
+        files = {Path(path).name: file_digest(Path(path)) for path in sections["embed"].vectors}
+        settings["embed"] = {**settings["embed"], "vectors": files}
     return settings | ({"seed": seed} if stage.seeded else {})
 
 

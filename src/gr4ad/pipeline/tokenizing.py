@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 from gr4ad.data import PreparedData, load_prepared
 from gr4ad.pipeline.runner import write_json
 from gr4ad.pipeline.settings import TokenizeConfig
-from gr4ad.tokenization.category_vectors import CATEGORY_FILE
+from gr4ad.tokenization.ad_encoding import copy_encoding
+from gr4ad.tokenization.ad_neighbours import NEIGHBOURS_FILE, AdNeighbours
+from gr4ad.tokenization.ad_records import joined_keys, shown
 from gr4ad.tokenization.sid_quality import check_collapse, interaction_exposure
 
 ACCOUNT_COLUMN = "account_id"  # of the catalog; always kept, so that a list can hold a limited number of ads of one
@@ -24,7 +25,7 @@ ITEM_VECTORS_FILE = "item_vectors.safetensors"
 
 def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
     """The joined business fields of each ad. Raises ValueError for a column that the catalog does not have."""
-    return ["|".join(map(str, row)) for row in zip(*data.catalog_columns("business_fields", columns), strict=True)]
+    return joined_keys(data.catalog_columns("business_fields", columns))
 
 
 def fit_event_names(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
@@ -130,6 +131,24 @@ def read_embeddings(path: Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np
     return tensors["content"].astype(np.float32), tensors.get("collaborative")
 
 
+def check_ads_differ(content: np.ndarray, collaborative: np.ndarray | None, item_ids: Sequence[str]) -> None:
+    """Raises ValueError, with the reason, where no semantic ID could tell the ads of a catalog apart."""
+    if len(item_ids) == 1:
+        raise ValueError(
+            f"The catalog has one ad, {item_ids[0]!r}. Semantic IDs tell ads apart, and there is nothing to rank. "
+            "Give a catalog of at least as many ads as the largest of `codebook_sizes`."
+        )
+    spread = float(np.abs(content - content[:1]).max())
+    logged = collaborative is not None and bool(collaborative.any())
+    if not logged and spread <= 1e-6 * max(float(np.abs(content[0]).max()), 1e-12):
+        nothing = "" if content.any() else " (only zeros)"
+        raise ValueError(
+            f"All {len(item_ids)} ads of the catalog have one and the same embedding{nothing}: what `embed` reads of "
+            "them does not differ, so no semantic ID could tell them apart. Name columns in which the ads differ in "
+            "`text_columns`, or `category_columns` or `vectors`."
+        )
+
+
 def with_neighbours(collaborative: np.ndarray, fused: np.ndarray) -> np.ndarray:
     """Collaborative vectors (float32, (N, d)) in which an ad without a log has that of its neighbours in content,
     which the fusion found (`fused`, of one length), at the mean length of the others."""
@@ -158,6 +177,7 @@ def build_tokenizer(
     arguments = history_arguments(data, config)
     item_ids = data.catalog["item_id"]
     content, collaborative = read_embeddings(embeddings_dir / "embeddings.safetensors", item_ids)
+    check_ads_differ(content, collaborative, item_ids)
     fusion = EmbeddingFusion.fit(content, collaborative, collaborative_weight=config.collaborative_weight, seed=seed)
     embeddings = fusion.transform(content, collaborative)
     quantizer = MGMRQuantizer(
@@ -177,7 +197,7 @@ def build_tokenizer(
     quality["interactions_in_shared_sids"] = interaction_exposure(codes, item_counts)
 
     kept = dict.fromkeys([*config.display_columns, ACCOUNT_COLUMN])  # in order, each once
-    columns = {name: data.catalog[name] for name in kept if name in data.catalog.column_names}
+    columns = {name: list(map(shown, data.catalog[name])) for name in kept if name in data.catalog.column_names}
     SIDIndex(item_ids, codes, item_counts, columns).save(out_dir / "items.parquet")
     quantizer.save(out_dir / "codebooks.safetensors")
     vectors = {"item_embeddings": embeddings}
@@ -198,8 +218,8 @@ def build_tokenizer(
     tokenizer.save_pretrained(out_dir / "tokenizer")
     (out_dir / ITEM_VECTORS_FILE).unlink()  # the tokenizer's folder has it
     fusion.save(out_dir / "tokenizer" / FUSION_FILE)
-    if (embeddings_dir / CATEGORY_FILE).is_file():
-        shutil.copyfile(embeddings_dir / CATEGORY_FILE, out_dir / "tokenizer" / CATEGORY_FILE)
+    AdNeighbours.fit(embeddings).save(out_dir / "tokenizer" / NEIGHBOURS_FILE)
+    copy_encoding(embeddings_dir, out_dir / "tokenizer", encoder=False)
     code_counts = [np.bincount(codes[:, t], minlength=size).tolist() for t, size in enumerate(tokenizer.level_sizes)]
     write_json(out_dir / "quality.json", {"quality": quality, "code_counts": code_counts})
     return {"quality": quality}
