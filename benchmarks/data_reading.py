@@ -6,7 +6,8 @@
 A generated log of 200,000 users and 20,000 items, as csv and as parquet. Each measurement is a process of its own with
 one thread for numerical libraries: its CPU seconds, and the peak of its resident memory. `prepare` is the stage `data`
 with what it imports. `read csv` is the csv as an arrow table of text by each library, the library's import left out of
-its seconds and within its memory. A library that is not installed is left out.
+its seconds and within its memory; pyarrow's is the reader of gr4ad, which checks the quotes too. A library that is not
+installed is left out.
 """
 
 import importlib.util

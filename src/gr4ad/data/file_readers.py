@@ -1,7 +1,7 @@
 """Parquet, delimited text and JSON lines as arrow tables, with every failure told in one line.
 
-All three are read by arrow: beside polars and DuckDB it takes the least memory, and it is here already
-(`benchmarks/data_reading.py`).
+All three are read by arrow: beside polars and DuckDB it takes the least memory and about the same time, and it is here
+already (`benchmarks/data_reading.py`).
 """
 
 from __future__ import annotations
