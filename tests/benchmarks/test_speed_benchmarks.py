@@ -78,6 +78,13 @@ def test_sid_index(bench):
         assert row["spread"] == pytest.approx((row["max"] - row["min"]) / 2, rel=1e-3, abs=rounding)
 
 
+def test_data_reading(bench, tmp_path):
+    figures = values(bench("data_reading", "--work", tmp_path))
+    assert {"prepare, csv", "prepare, parquet", "read csv, pyarrow"} <= {name for name, _ in figures}
+    assert all(value > 0 for value in figures.values())
+    assert set(figures) <= {(row["name"], row["metric"]) for row in kept("data_reading")["rows"]}
+
+
 @pytest.mark.slow
 def test_streaming(bench):
     content = bench("streaming")

@@ -83,11 +83,11 @@ EVENT_ROWS = {
     },
     "open_bandit": {
         0: {"user_id": SEGMENT, "item_id": "1", "timestamp": at(2019, 11, 24, 0, 0, 0, 4101), "slot": "2",
-            "propensity": "0.0125", "event": "impression"},
+            "propensity": "0.0125", "row": "0", "event": "impression"},
         2: {"user_id": SEGMENT, "item_id": "0", "timestamp": at(2019, 11, 24, 0, 0, 0, 4101), "slot": "1",
-            "propensity": "0.0125", "event": "click"},
+            "propensity": "0.0125", "row": "1", "event": "click"},
         3: {"user_id": "cef3390e-03a5648a-7bc94a2d-x", "item_id": "2", "timestamp": at(2019, 11, 25, 9, 0, 1),
-            "slot": "3", "propensity": "0.0120", "event": "impression"},
+            "slot": "3", "propensity": "0.0120", "row": "2", "event": "impression"},
     },
     "kuairand": {
         0: {"user_id": "17387", "item_id": "441", "timestamp": at(2022, 4, 20, 20, 16, 41, 301000), "tab": "1",

@@ -11,7 +11,16 @@ data = load_prepared("out/data")                                      # the same
 
 from .checking import DROP_REASONS, DataError
 from .config import DataConfig
-from .preparation import PreparedData, load_prepared, prepare
+from .preparation import PreparedData, load_prepared, prepare, write_prepared
 from .reading import read_table
 
-__all__ = ["DROP_REASONS", "DataConfig", "DataError", "PreparedData", "load_prepared", "prepare", "read_table"]
+__all__ = [
+    "DROP_REASONS",
+    "DataConfig",
+    "DataError",
+    "PreparedData",
+    "load_prepared",
+    "prepare",
+    "read_table",
+    "write_prepared",
+]

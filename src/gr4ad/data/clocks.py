@@ -168,13 +168,14 @@ def _numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     exact = np.zeros(len(column), bool)
     values = np.zeros(len(column), np.int64)
     if is_text(kind):
-        text = pc.utf8_trim_whitespace(as_text(column))
+        text = as_text(column)
         if not pc.any(pc.match_substring(text, "x", ignore_case=True)).as_py():  # as in 0x1f, which arrow reads
             try:
                 plain = text.cast(pa.int64())  # fast, where all cells are plain whole numbers
                 return pc.fill_null(plain, 0).to_numpy(), np.zeros(len(text)), missing
             except pa.ArrowInvalid:
                 pass
+        text = pc.utf8_trim_whitespace(text)
         try:
             read = pc.if_else(pc.match_substring_regex(text, r"^(-?\d{1,18}|\d{19})$"), text, None).cast(pa.int64())
             exact = ~nulls(read)

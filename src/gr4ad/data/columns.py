@@ -16,12 +16,13 @@ ROUNDED_TEXT = r"^-?\d\.(\d{5,}[eE]\+?\d\d|\d+[eE]\+?(1[6-9]|[2-9]\d))$"
 """A whole number that was written as a floating-point one: 7.205759406317978e+17, or 1.23457e+06."""
 
 
-def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks) -> pa.Array:
+def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool = False) -> pa.Array:
     """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7"; that the file
     has floating-point numbers is noted in `checks.notes`.
 
     Args:
         name: of the column, ours. checks: of the file; its rows are not judged here.
+        coded: a column that the reader has coded (a dictionary) stays so, which saves memory and time.
 
     Raises:
         DataError: the column's type is neither text nor whole numbers, an item id is longer than any may be, or it
@@ -29,6 +30,10 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks) -> pa.Array:
     """
     kind, named = column.type, f"{checks.file}: column {checks.named(name)}"
     if pa.types.is_dictionary(kind):
+        if coded and is_text(kind.value_type):
+            one = whole(column.unify_dictionaries())
+            ids = pa.DictionaryArray.from_arrays(one.indices, one.dictionary.cast(pa.string()))
+            return _without_blanks(ids, column, name, named)
         column = column.cast(kind.value_type)
         kind = column.type
     if pa.types.is_floating(kind):
@@ -41,21 +46,31 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks) -> pa.Array:
     if not is_text(kind):
         return text
     # Few ids stand in many rows: each is looked at once.
-    encoded = text.dictionary_encode()
-    ids, places = encoded.dictionary, encoded.indices
-    rounded = pc.match_substring_regex(ids, ROUNDED_TEXT)
+    known = _without_blanks(text.dictionary_encode(), column, name, named)
+    return text if known.null_count == text.null_count else known.dictionary_decode()
+
+
+def _without_blanks(ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str) -> pa.DictionaryArray:
+    """Coded ids, null where blank. Raises DataError for those that floating point has rounded, and item ids that are
+    too long."""
+    rounded = pc.fill_null(pc.match_substring_regex(ids.dictionary, ROUNDED_TEXT), False)
     if pc.any(rounded).as_py():
-        rows = pc.fill_null(rounded.take(places), False).to_numpy(zero_copy_only=False)
-        raise _lossy(named, rows, column)
-    too_long = pc.fill_null(pc.greater(pc.utf8_length(ids), MAX_ID_LENGTH), False)
+        rows = pc.fill_null(rounded.take(ids.indices), False).to_numpy(zero_copy_only=False)
+        if rows.any():
+            raise _lossy(named, rows, column)
+    too_long = pc.fill_null(pc.greater(pc.utf8_length(ids.dictionary), MAX_ID_LENGTH), False)
     if name == "item_id" and pc.any(too_long).as_py():
-        rows = pc.fill_null(too_long.take(places), False).to_numpy(zero_copy_only=False)
-        raise DataError(
-            f"{named}, row {int(rows.argmax())} (0-based): an id of more than {MAX_ID_LENGTH} characters, which no "
-            f"request may name ({int(rows.sum())} such rows). Give these items shorter ids."
-        )
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0)
-    return pc.if_else(blank.take(places), None, text) if pc.any(blank).as_py() else text
+        rows = pc.fill_null(too_long.take(ids.indices), False).to_numpy(zero_copy_only=False)
+        if rows.any():
+            raise DataError(
+                f"{named}, row {int(rows.argmax())} (0-based): an id of more than {MAX_ID_LENGTH} characters, which "
+                f"no request may name ({int(rows.sum())} such rows). Give these items shorter ids."
+            )
+    blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids.dictionary)), 0), True)
+    if not pc.any(blank).as_py():
+        return ids
+    indices = pc.if_else(pc.fill_null(blank.take(ids.indices), True), None, ids.indices)
+    return pa.DictionaryArray.from_arrays(indices, ids.dictionary)
 
 
 def _whole_floats(column: pa.ChunkedArray, named: str) -> pa.ChunkedArray:

@@ -125,7 +125,7 @@ def read_log(
     item = _items_of(ids["item_id"], item_keys, table, checks)
     request = None
     if "request_id" in names:
-        request_ids = as_ids(table["request_id"], "request_id", checks)
+        request_ids = as_ids(table["request_id"], "request_id", checks, coded=True)
         checks.refuse(
             nulls(request_ids) & (event == IMPRESSION), "missing", "request_id", table["request_id"], "a non-empty id"
         )
@@ -188,8 +188,8 @@ def read_log(
 
 
 def read_ids(table: pa.Table, names: tuple[str, ...], checks: RowChecks) -> dict[str, pa.Array]:
-    """Columns of ids as text; refuses rows without one."""
-    ids = {name: as_ids(table[name], name, checks) for name in names}
+    """Columns of ids as text, coded where the reader has coded them; refuses rows without one."""
+    ids = {name: as_ids(table[name], name, checks, coded=True) for name in names}
     for name, column in ids.items():
         checks.refuse(nulls(column), "missing", name, table[name], "a non-empty id")
     return ids
@@ -255,7 +255,10 @@ def _read_refunds(
 def _items_of(ids: pa.Array, keys: pa.Array, table: pa.Table, checks: RowChecks) -> np.ndarray:
     """The catalog's row of each event, int64 (n,), 0 where it has none; refuses those. Raises DataError where none has
     one: then it is the columns that do not fit, not the rows."""
-    found = pc.index_in(ids, value_set=keys.cast(ids.type))
+    if isinstance(ids, pa.DictionaryArray):
+        found = pc.index_in(ids.dictionary, value_set=keys.cast(ids.dictionary.type)).take(ids.indices)
+    else:
+        found = pc.index_in(ids, value_set=keys.cast(ids.type))
     unknown = nulls(found)
     checks.notes["matched_items"] = int((checks.keep & ~unknown).sum())
     checks.notes["unmatched_items"] = int((checks.keep & unknown).sum())

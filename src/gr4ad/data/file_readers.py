@@ -1,7 +1,7 @@
 """Parquet, delimited text and JSON lines as arrow tables, with every failure told in one line.
 
-All three are read by arrow: beside polars and DuckDB it takes the least memory, and it is here already
-(`benchmarks/data_reading.py`).
+All three are read by arrow: beside polars and DuckDB it takes the least memory and about the same time, and it is here
+already (`benchmarks/data_reading.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from typing import Any
 import pyarrow as pa
 
 from .checking import DataError, shown
+from .columns import is_text
 from .file_formats import TableFile, unreadable
 from .text_columns import numbers_of, typed_columns
 
+CODES = pa.dictionary(pa.int32(), pa.string())
 BLOCK_BYTES = 16 << 20
 """A row must fit into one block, so this also bounds the length of a row."""
 
 
 def read_file(
-    file: TableFile, numbers: Collection[str] = (), limit: int | None = None, notes: list[str] | None = None
+    file: TableFile,
+    numbers: Collection[str] = (),
+    limit: int | None = None,
+    notes: list[str] | None = None,
+    coded: Collection[str] = (),
 ) -> pa.Table:
     """A file as a table, rows in its order.
 
@@ -31,6 +37,7 @@ def read_file(
         numbers: columns of delimited text that are numbers; all others are text, as written.
         limit: about how many rows to read from its beginning; None: all.
         notes: sentences about the file; filled here.
+        coded: columns of text that are read as dictionaries; JSON lines are not.
 
     Raises:
         DataError: a file that is damaged, of another format or not UTF-8, a row of another width, quotes that do not
@@ -38,10 +45,10 @@ def read_file(
     """
     try:
         if file.format == "parquet":
-            return _read_parquet(file, limit)
+            return _read_parquet(file, limit, coded)
         if file.format == "jsonl":
             return _read_jsonl(file, limit)
-        table = _read_text(file, numbers, limit)
+        table = _read_text(file, numbers, limit, coded)
         if limit is None and file.layout.quotes and (spanning := _rows_of_several_lines(file, table.num_rows)):
             (notes if notes is not None else []).append(f"{spanning} rows span several lines, within quotes")
         return table
@@ -64,7 +71,7 @@ def columns_in(file: TableFile) -> list[str] | None:
         return None
 
 
-def _read_parquet(file: TableFile, limit: int | None) -> pa.Table:
+def _read_parquet(file: TableFile, limit: int | None, coded: Collection[str]) -> pa.Table:
     import pyarrow.parquet as pq
 
     source: Any = file.path
@@ -72,7 +79,8 @@ def _read_parquet(file: TableFile, limit: int | None) -> pa.Table:
         with file.open() as stream:
             source = pa.BufferReader(stream.read())
     # A ParquetFile reads this one file; pq.read_table would add columns parsed from folder names such as `week=3`.
-    with pq.ParquetFile(source) as parquet:
+    there = [field.name for field in pq.read_schema(source) if field.name in coded and is_text(field.type)]
+    with pq.ParquetFile(source, read_dictionary=there or None) as parquet:
         if limit is None:
             table = parquet.read()
         else:
@@ -81,7 +89,7 @@ def _read_parquet(file: TableFile, limit: int | None) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _read_text(file: TableFile, numbers: Collection[str], limit: int | None) -> pa.Table:
+def _read_text(file: TableFile, numbers: Collection[str], limit: int | None, coded: Collection[str]) -> pa.Table:
     from pyarrow import csv as pa_csv
 
     layout = file.layout
@@ -96,7 +104,7 @@ def _read_text(file: TableFile, numbers: Collection[str], limit: int | None) -> 
         newlines_in_values=layout.quotes,
     )
     convert = pa_csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
+        column_types={name: CODES if name in coded else pa.string() for name in names},
         null_values=[""],
         strings_can_be_null=True,
         include_columns=[name for name in names if layout.reads is None or name in layout.reads],

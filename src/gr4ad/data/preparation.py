@@ -82,7 +82,13 @@ class PreparedData:
 
 
 def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
-    """Reads, checks, splits and writes; a killed run leaves no half-written `out_dir`.
+    """[`write_prepared`], and what it wrote."""
+    write_prepared(config, out_dir)
+    return load_prepared(out_dir)
+
+
+def write_prepared(config: DataConfig, out_dir: str | Path) -> dict[str, Any]:
+    """Reads, checks, splits and writes; a killed run leaves no half-written `out_dir`. Returns the summary.
 
     Args:
         config: where the tables are and how they are split.
@@ -156,11 +162,10 @@ def prepare(config: DataConfig, out_dir: str | Path) -> PreparedData:
         elsewhere=elsewhere,
         leakage=leakage,
     )
-    (partial / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(summary, indent=2) + "\n"
+    (partial / SUMMARY_FILE).write_text(text, encoding="utf-8")
     _replace(partial, out)
-    del log, history, rows, part, exposures, tracks, users, elsewhere, features, catalog  # it is all on disk
-    pa.default_memory_pool().release_unused()
-    return load_prepared(out)
+    return json.loads(text)
 
 
 class HeldOut:

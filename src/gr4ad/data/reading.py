@@ -30,6 +30,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CLOCKS = ("timestamp", "position")
+CODED: dict[FileRole, tuple[str, ...]] = {
+    "events": ("user_id", "item_id", "event", "request_id"),
+    "cross_domain": ("user_id", "item_id"),
+}
+"""Columns of long tables whose texts are few: read as codes, so that a log never stands in memory as text."""
 
 
 @dataclass
@@ -65,12 +70,14 @@ class RawTable:
 @dataclass(frozen=True)
 class _Wanted:
     """How a table is to be read: see `read_table`. `features` are further columns that it must have in a type that
-    is allowed; `clocks` are columns whose moments stay moments."""
+    is allowed; `clocks` are columns whose moments stay moments, `coded` columns of text that are read as codes of few
+    distinct texts."""
 
     role: FileRole
     columns: Mapping[str, str]
     numbers: Collection[str] = ()
     features: Collection[str] = ()
+    coded: Collection[str] = ()
     clocks: Collection[str] = CLOCKS
     preset: Preset | None = None
     limit: int | None = None
@@ -225,7 +232,8 @@ def _wanted(config: DataConfig, role: FileRole, limit: int | None) -> _Wanted:
     clocks = {columns.get(name, name) for name in (*CLOCKS, config.split_column)}
     features = list(config.user_features or ()) if role == "users" else []
     preset = None if config.preset is None else PRESETS[config.preset]
-    return _Wanted(role, columns, numbers, features, clocks, preset, limit)
+    coded = {columns.get(name, name) for name in CODED.get(role, ())} - numbers
+    return _Wanted(role, columns, numbers, features, coded if preset is None else (), clocks, preset, limit)
 
 
 def _local_files(place: Path, root: Path, role: FileRole) -> list[Path]:
@@ -254,6 +262,7 @@ def _read(source: str | Path, root: str | Path, wanted: _Wanted) -> RawTable:
     if wanted.preset is not None:
         table = _decoded(table, wanted, raw)
     names = our_names(table.column_names, raw.name, role, wanted.columns)
+    table = table.unify_dictionaries()
     raw.table = pa.table([table[wanted.columns.get(name, name)] for name in names], names=names)
     raw.theirs |= {ours: theirs for ours, theirs in wanted.columns.items() if ours != theirs}
     if shadowed := _shadowed(table.column_names, wanted.columns):
@@ -264,7 +273,7 @@ def _read(source: str | Path, root: str | Path, wanted: _Wanted) -> RawTable:
 def _file_table(path: Path, wanted: _Wanted, raw: RawTable) -> pa.Table:
     layout = None if wanted.preset is None else wanted.preset.layouts.get(wanted.role)
     file = table_file(path, wanted.role, layout)
-    table = read_file(file, wanted.numbers, wanted.limit, raw.notes)
+    table = read_file(file, wanted.numbers, wanted.limit, raw.notes, wanted.coded)
     raw.files.append(_entry(file, wanted.role, table))
     return _plain(table, str(path), wanted, raw)
 

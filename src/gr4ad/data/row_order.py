@@ -15,6 +15,14 @@ from .columns import whole
 
 def encoded(ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
     """A code for each id, int64 (n,), -1 where null, and the distinct ids in order of first occurrence."""
+    import pandas as pd
+
+    if isinstance(ids, pa.DictionaryArray):  # coded already, in an order of its own
+        codes = pc.fill_null(ids.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        known = codes >= 0
+        own, used = pd.factorize(codes[known])
+        codes[known] = own
+        return codes, ids.dictionary.take(pa.array(used))
     dictionary = whole(ids).dictionary_encode()
     codes = pc.fill_null(dictionary.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     return codes, dictionary.dictionary

@@ -117,9 +117,9 @@ def simulate(config: MarketConfig, *, out_dir: Path) -> dict[str, Any]:
 
 def prepare_data(config: DataConfig, *, out_dir: Path) -> dict[str, Any]:
     """Reads, checks and splits the tables; returns the summary."""
-    from gr4ad.data import prepare
+    from gr4ad.data import write_prepared
 
-    return prepare(config, out_dir).summary
+    return write_prepared(config, out_dir)
 
 
 def aligned(recipe: Mapping[str, Any]) -> bool:

@@ -34,6 +34,8 @@ def events(raw: Decoding) -> pa.Table:
         "slot": raw.column("position"),
         "propensity": raw.column("propensity_score"),
     }
+    if "" in raw.table.column_names:  # the row number: rows of a segment that are alike are several people's
+        columns["row"] = raw.column("")
     return exposures_and_responses(columns, {"click": raw.flags("click")})
 
 
@@ -42,7 +44,9 @@ OPEN_BANDIT = Preset(
     sources={"catalog": "item_context.csv", "events": "{all,men,women}.csv"},
     decode={"catalog": catalog, "events": events},
     layouts={
-        "events": TextLayout(reads=("timestamp", "item_id", "position", "click", "propensity_score", *USER_FEATURES))
+        "events": TextLayout(
+            reads=("", "timestamp", "item_id", "position", "click", "propensity_score", *USER_FEATURES)
+        )
     },
     theirs={"events": {"user_id": "user_feature_0", "event": "click"}},
     settings={"value_unit": "clicks", "history_events": ["click"], "drop": ["unsorted_time"]},
