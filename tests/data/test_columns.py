@@ -76,6 +76,20 @@ def test_ids_that_were_rounded_are_refused_with_column_and_row():
     assert as_ids(chunked(["1e5", "1.5e3"]), "user_id", checks).to_pylist() == ["1e5", "1.5e3"]  # ids like any other
 
 
+def test_text_of_whole_floats_is_whole_numbers_where_all_of_it_is():
+    """What pandas writes into a csv once one id is missing."""
+    checks = checks_of(4)
+    for form in (pa.string(), pa.dictionary(pa.int32(), pa.string())):
+        column = chunked(["7.0", "", None, "12.0"]).cast(form)
+        assert as_ids(column, "id", checks).to_pylist() == ["7", None, None, "12"]
+    coded = chunked(["7.0", None]).cast(pa.dictionary(pa.int32(), pa.string()))
+    assert as_ids(coded, "id", checks, coded=True).to_pylist() == ["7", None]
+    assert checks.notes == {"whole_float_ids": ["id"] * 3}
+    assert as_ids(chunked(["7.0", "v2", "12.0"]), "id", checks).to_pylist() == ["7.0", "v2", "12.0"]
+    with pytest.raises(DataError, match=r"row 1 .0-based.: received '9007199254740992.0', an id that was rounded"):
+        as_ids(chunked(["7.0", "9007199254740992.0"]), "id", checks)
+
+
 def test_blanks_are_null_nan_and_spaces():
     assert blanks(chunked(["1", " ", "", None])).tolist() == [False, True, True, True]
     assert blanks(chunked([1.0, float("nan"), None])).tolist() == [False, True, True]

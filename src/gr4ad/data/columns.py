@@ -14,6 +14,8 @@ EXACT = 2**53
 """From here on, neighbouring whole numbers are one floating-point number."""
 ROUNDED_TEXT = r"^-?\d\.(\d{5,}[eE]\+?\d\d|\d+[eE]\+?(1[6-9]|[2-9]\d))$"
 """A whole number that was written as a floating-point one: 7.205759406317978e+17, or 1.23457e+06."""
+FLOAT_TEXT = r"^-?\d+\.0$"
+"""A whole number as text files have it once an empty cell has made its column floating: 1234.0."""
 
 
 def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool = False) -> pa.Array:
@@ -33,7 +35,7 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool
         if coded and is_text(kind.value_type):
             one = whole(column.unify_dictionaries())
             ids = pa.DictionaryArray.from_arrays(one.indices, one.dictionary.cast(pa.string()))
-            return _without_blanks(ids, column, name, named)
+            return _without_blanks(_without_fractions(ids, column, name, named, checks), column, name, named)
         column = column.cast(kind.value_type)
         kind = column.type
     if pa.types.is_floating(kind):
@@ -46,8 +48,29 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool
     if not is_text(kind):
         return text
     # Few ids stand in many rows: each is looked at once.
-    known = _without_blanks(text.dictionary_encode(), column, name, named)
-    return text if known.null_count == text.null_count else known.dictionary_decode()
+    found = text.dictionary_encode()
+    numbers = _without_fractions(found, column, name, named, checks)
+    known = _without_blanks(numbers, column, name, named)
+    return text if numbers is found and known.null_count == text.null_count else known.dictionary_decode()
+
+
+def _without_fractions(
+    ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str, checks: RowChecks
+) -> pa.DictionaryArray:
+    """Coded ids of which all that are not blank end in `.0`, as whole numbers; other ids as they are. Raises DataError
+    for numbers that floating point has rounded."""
+    given = ids.dictionary.filter(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(ids.dictionary)), 0))
+    if not len(given) or not pc.all(pc.match_substring_regex(given, FLOAT_TEXT)).as_py():
+        return ids
+    texts = pc.replace_substring_regex(ids.dictionary, r"\.0$", "")
+    large = pc.greater(pc.utf8_length(texts), len(str(EXACT)) - 1)
+    lossy = [
+        bool(wide and abs(int(text)) >= EXACT) for text, wide in zip(texts.to_pylist(), large.to_pylist(), strict=True)
+    ]
+    if any(lossy):
+        raise _lossy(named, pc.fill_null(pa.array(lossy).take(ids.indices), False).to_numpy(False), column)
+    checks.notes.setdefault("whole_float_ids", []).append(checks.theirs(name))
+    return pa.DictionaryArray.from_arrays(ids.indices, texts)
 
 
 def _without_blanks(ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str) -> pa.DictionaryArray:
@@ -109,9 +132,8 @@ def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
         return column.cast(pa.float64(), safe=False).to_numpy()
     if is_text(kind):
         try:
-            return (
-                as_text(column).cast(pa.float64()).to_numpy()
-            )  # many times as fast, where all cells are plain numbers
+            # Many times as fast as pandas, where all cells are plain numbers.
+            return as_text(column).cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid:
             pass
         return pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(dtype=np.float64)

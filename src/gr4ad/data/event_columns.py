@@ -14,6 +14,7 @@ from .columns import as_ids, as_numbers, blanks, nulls
 
 EVENT_NAMES = ("impression", "click", "conversion")
 IMPRESSION = EVENT_NAMES.index("impression")
+LARGEST_VALUE = 1e30  # sums of such values are finite as float32, which the prepared tables hold
 
 
 def read_event_names(table: pa.Table, checks: RowChecks, names: Mapping[str, str] | None = None) -> np.ndarray:
@@ -65,7 +66,8 @@ def read_values(table: pa.Table, checks: RowChecks, event: np.ndarray) -> pa.Arr
     column = table["value"]
     blank = blanks(column)
     values = counted if blank.all() else np.where(blank, 0.0, as_numbers(column))
-    checks.refuse(~np.isfinite(values), "bad_value", "value", column, "a finite number, or nothing")
+    wrong = ~(np.abs(values) <= LARGEST_VALUE)
+    checks.refuse(wrong, "bad_value", "value", column, f"a number up to {LARGEST_VALUE:g}, or nothing")
     counts = np.bincount(event[blank & checks.keep], minlength=len(EVENT_NAMES)).tolist()
     checks.notes["blank_values"] = {name: count for name, count in zip(EVENT_NAMES, counts, strict=True) if count}
     checks.notes["any_value"] = bool((~blank).any())
