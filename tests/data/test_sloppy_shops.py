@@ -27,8 +27,9 @@ def shop(rng: random.Random) -> dict[str, Rows]:
     for user in users:
         for _ in range(rng.randint(4, 9)):
             moment += rng.randint(4_000, 90_000)
-            events.append({"user_id": user, "item_id": rng.choice(items), "timestamp": moment,
-                           "event": rng.choice(["click", "conversion"]), "value": round(rng.random() * 9, 2)})  # fmt: skip
+            event, value = rng.choice(["click", "conversion"]), round(rng.random() * 9, 2)
+            row = {"user_id": user, "item_id": rng.choice(items), "timestamp": moment}
+            events.append(row | {"event": event, "value": value})
     return {"catalog": catalog, "events": events, "users": [{"user_id": u, "city": rng.choice("XY")} for u in users]}
 
 
