@@ -56,7 +56,8 @@ def show_metrics(metrics: dict, console: Console) -> None:
         keys = [name for name in tables.COMPARED if any(name in scores for scores in systems.values())]
         table = Table("system", title=f"{TITLES[protocol]} ({users} users; 95% intervals)")
         for key in keys:
-            table.add_column(tables.METRICS[key], justify="right", overflow="fold")
+            # Names of systems wrap before figures do.
+            table.add_column(tables.METRICS[key], justify="right", overflow="fold", no_wrap=console.width >= 80)
         for system, scores in systems.items():
             own = system == tables.OURS
             intervals = [dashed(tables.interval_text(key, scores)) or f"± {scores[key + '_se']:.4f}" for key in keys]
