@@ -87,8 +87,10 @@ class RecommendServer(uvicorn.Server):
             )
         )  # fmt: skip
         self.service: RecommendService = app.state.service
-        self.port_file = config.port_file
+        self.title, self.host, self.port_file = app.title, config.host, config.port_file
         self.port: int | None = None
+        default = vars(type(config)())
+        self.changed = ", ".join(f"{name} {value}" for name, value in vars(config).items() if value != default[name])
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         await super().startup(sockets)
@@ -97,6 +99,11 @@ class RecommendServer(uvicorn.Server):
             temporary = Path(f"{self.port_file}.tmp")
             temporary.write_text(f"{self.port}\n", encoding="utf-8")
             os.replace(temporary, self.port_file)
+        logger.info(
+            "Serving %s at http://%s:%d: POST /v1/recommend, a page to try it at /, its schema at /openapi.json. "
+            "Options that are not the defaults: %s.",
+            self.title, self.host, self.port, self.changed or "none",
+        )  # fmt: skip
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's own, which raises the signal again at the end: a server that drained exits with 0.
@@ -111,6 +118,4 @@ def serve(model: Recommender | LiveModel | Engine, config: ServerConfig) -> None
     Raises:
         ValueError: As [`create_app`]. SystemExit: If the address cannot be bound.
     """
-    app = create_app(model, config)
-    logger.info("Serving %s with %s.", app.title, config)
-    RecommendServer(app, config).run()
+    RecommendServer(create_app(model, config), config).run()

@@ -1,4 +1,5 @@
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -208,3 +209,24 @@ thread.join()
 def test_the_thread_of_a_model_keeps_the_memory_that_it_freed() -> None:
     out = subprocess.run([sys.executable, "-c", PAGE_FAULTS], check=True, capture_output=True, text=True).stdout
     assert int(out) < 500  # five blocks of 80 MiB have 102,400 pages
+
+
+def test_no_bars_but_of_downloads() -> None:
+    code = (
+        "import sys; from gr4ad.cli import quiet_bars; quiet_bars()\n"
+        "from tqdm.auto import tqdm; list(tqdm(range(9), desc='ours', mininterval=0))\n"
+        "from transformers.utils.logging import is_progress_bar_enabled\n"
+        "from huggingface_hub.utils import are_progress_bars_disabled\n"
+        "print(is_progress_bar_enabled(), are_progress_bars_disabled('huggingface_hub.http_get'))"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("TQDM", "HF_HUB_DISABLE"))
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+    assert "ours" not in done.stderr
+    shown = {**environment, "HF_HUB_DISABLE_PROGRESS_BARS": "0"}
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=shown).stdout.split()[0]
+        == "True"
+    )

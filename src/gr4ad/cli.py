@@ -66,6 +66,22 @@ def keep_freed_memory() -> None:
     mallopt(arena_max, 1)
 
 
+def quiet_bars() -> None:
+    """Keeps bars that say nothing off the terminal: transformers draws one whenever it loads or writes weights, and a
+    file or pipe gets a line of each of their steps. Downloads are still shown; in a file, what takes over a minute
+    writes a line a minute. Must run before tqdm and transformers are imported, which read this once.
+    """
+    if not sys.stderr.isatty():
+        for name in ("DELAY", "MININTERVAL", "MAXINTERVAL"):
+            os.environ.setdefault(f"TQDM_{name}", "60")
+
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+        disable_progress_bars()  # transformers asks for the whole
+        enable_progress_bars("huggingface_hub")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, or 2 with one line on stderr for anything the user can mend."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -85,11 +101,13 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # warns of times of checkpoints
     for chatty in ("httpx", "sentence_transformers", "faiss", "urllib3", "datasets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer of the text encoder, after a fork
     keep_freed_memory()
+    quiet_bars()
     try:
         if name in STAGE_COMMANDS:
             run_command(STAGE_COMMANDS[name], rest)

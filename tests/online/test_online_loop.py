@@ -12,6 +12,7 @@ import torch
 from online_runs import engagements, finished, outcome, write_records
 from safetensors.torch import load_file, save_file
 
+from gr4ad.commands.online import online
 from gr4ad.online import LostRecordsError, OnlineLoop, open_stream
 from gr4ad.serving import IndexChange, PublishedModel, Recommender
 from gr4ad.trainers.vsl import NonFiniteTrainingError
@@ -52,6 +53,23 @@ def test_the_published_weights_are_those_of_their_step(build_config, learning):
     for name, tensor in loop.artifact.model.state_dict().items():
         assert torch.equal(tensor, published[name])
         assert torch.equal(tensor, loop.trainer.reference.state_dict()[name])
+
+
+def test_it_does_not_end_while_records_wait(build_config, learning):
+    config = build_config(rl=None, catalog=None, vsl_batch_size=64, max_wait_seconds=0.5, idle_seconds=0.01)
+    loop = OnlineLoop(config, learning)
+    loop.run()
+    assert loop.state.used == {"vsl": 40} and loop.state.steps == 1
+
+
+def test_the_command_ends_with_what_is_published(build_config, caplog):
+    config = build_config(rl=None, catalog=None, publish_steps=50, max_steps=1)
+    caplog.set_level("INFO")
+    given = vars(config) | {"rl": None, "catalog": None}
+    flags = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    online(flags)
+    assert "Ended after 1 steps; records used: vsl 4. Servers have the weights of step 0" in caplog.text
+    assert "after 50 steps (`publish_steps`) and 8 users" in caplog.text
 
 
 def test_it_goes_on_with_new_files(build_config, learning, logs, tmp_path):

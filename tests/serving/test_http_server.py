@@ -357,3 +357,11 @@ def test_serve_reports_its_port_and_ends_cleanly_on_sigterm(tiny_artifact, tmp_p
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_log_says_where_it_serves(recommender, caplog):
+    caplog.set_level("INFO")
+    with served(recommender, max_listed=30) as (server, _):
+        line = f"at http://127.0.0.1:{server.port}: POST /v1/recommend"
+        wait_until(lambda: line in caplog.text)
+    assert "not the defaults: max_listed 30, deadline_ms 20000.0, port 0." in caplog.text

@@ -241,6 +241,8 @@ def test_a_csv_gives_the_same_codes_as_its_records(artifact, ad_records, expecte
         lines.append(",".join(record[name] for name in ("item_id", "title", "brand", "account_id")))
     file = tmp_path / "new.csv"
     file.write_text("\n".join([*lines, ",no id,acme,0000001"]) + "\n")
+    assert add("--model", artifact, "--ads", file) == 2
+    assert """`--columns '{"item_id": "YOUR NAME"}'`""" in capsys.readouterr().err
     assert add("--model", artifact, "--ads", file, "--columns", '{"item_id": "sku"}') == 0
-    assert "16 rows: 15 ads added or changed, 0 stood so already, 1 left out" in capsys.readouterr().out
+    assert "rows: 16; ads added or changed: 15, as they were: 0, left out: 1" in capsys.readouterr().out
     assert codes_of(Recommender.from_pretrained(artifact), expected) == expected

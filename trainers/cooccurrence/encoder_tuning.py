@@ -21,6 +21,7 @@ from gr4ad.tokenization.ad_embedding import AdEmbedder
 
 from ..bfloat16 import fast_bfloat16
 from ..finite_training import FiniteTrainingMixin
+from ..training_lines import told_in_lines
 from ..whole_checkpoints import last_checkpoint
 
 
@@ -225,7 +226,8 @@ def tune_encoder(
             encoder_inputs=lambda ads: embedder.encoder_inputs([(ad, contents[ad]) for ad in ads]),
         ),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    with told_in_lines(trainer):
+        trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     # Under bfloat16 accelerate leaves autocast around `forward`: the encoder would embed unlike the one that is saved.
     trainer.accelerator.unwrap_model(encoder, keep_fp32_wrapper=False)
     if config.lora_rank:

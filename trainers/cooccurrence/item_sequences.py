@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from ..bfloat16 import fast_bfloat16
 from ..finite_training import FiniteTrainingMixin
 from ..principal_components import main_components
+from ..training_lines import told_in_lines
 from ..whole_checkpoints import last_checkpoint
 
 
@@ -112,6 +113,7 @@ def train_item_vectors(
             pad_token_id=0,
         )
     )
+    model.loss_type = "ForCausalLM"  # as transformers would guess, but with a warning
     components = main_components(content, config.dimension)
     with torch.no_grad():
         table = model.transformer.wte.weight
@@ -138,7 +140,8 @@ def train_item_vectors(
     trainer = ItemSequenceTrainer(
         model=model, args=arguments, train_dataset=dataset, data_collator=ItemSequenceCollator()
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    with told_in_lines(trainer):
+        trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     vectors = model.transformer.wte.weight.detach().float().cpu().numpy()[1:].copy()
     seen = np.zeros(len(content), dtype=bool)
     seen[np.concatenate(rows)] = True

@@ -111,7 +111,8 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
     ordered, more = tune_item_knn(train, sample, metric=metric, grid={**kept, **ORDER_GRID})
     if more[metric].max() > table[metric].max():
         settings = ordered
-    logger.info("item-kNN: %s", settings)
+    chosen = ", ".join(f"{name} {value:g}" for name, value in vars(settings).items())
+    logger.info("validation: item-kNN, tuned: %s", chosen)
     knn = ItemKNN(settings).fit(train)
     for protocol, excluded in PROTOCOLS.items():
         popular = {"count": popularity_by_count, "revenue": popularity_by_revenue}

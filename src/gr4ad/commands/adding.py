@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from gr4ad.commands.arguments import CommandParser
+from gr4ad.data.checking import DataError
 
 SHOWN = 20  # reasons, and new ads, on the terminal
 
@@ -21,7 +22,9 @@ def add(arguments: list[str]) -> None:
     parser.add_argument("--model", required=True, help="folder of `gr4ad run`, or root of a published model")
     parser.add_argument("--ads", required=True, help="file of ads, in any format of a catalog, with its columns")
     parser.add_argument(
-        "--columns", default="{}", help='our names to the file\'s, as `catalog_columns`; JSON, e.g. {"item_id": "sku"}'
+        "--columns",
+        default="{}",
+        help='our names to the file\'s, as `catalog_columns` of the recipe; JSON, e.g. \'{"item_id": "sku"}\'',
     )
     parser.add_argument("--rejected", help="file to write: the ads that were left out, with the reason (.jsonl)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -41,7 +44,12 @@ def add(arguments: list[str]) -> None:
 
     published = PublishedModel.exists_at(options.model)
     folder = PublishedModel(options.model).current()[1] if published else Path(options.model)
-    records, left_out = read_ads(options.ads, columns, AdEncoder.load(folder))
+    try:
+        records, left_out = read_ads(options.ads, columns, AdEncoder.load(folder))
+    except DataError as error:
+        if "column map" not in str(error):
+            raise
+        raise DataError(f'{error} Here that is `--columns \'{{"item_id": "YOUR NAME"}}\'`.') from error
     added = add_ads(options.model, records)
     if options.rejected and added.refused:
         lines = [
@@ -71,8 +79,8 @@ def add(arguments: list[str]) -> None:
             show(f"... and {len(added.sids) - SHOWN} more")
         place = f"index change {added.changes} of {options.model}" if published else options.model
         show(
-            f"{len(records)} rows: {len(added.sids) - added.unchanged} ads added or changed, {added.unchanged} stood "
-            f"so already, {len(added.refused)} left out; {place}"
+            f"rows: {len(records)}; ads added or changed: {len(added.sids) - added.unchanged}, as they were: "
+            f"{added.unchanged}, left out: {len(added.refused)}; {place}"
         )
     if not added.sids:
         raise ValueError(f"{options.ads}: none of its {len(records)} rows is an ad. The first: {added.refused[0][2]}")

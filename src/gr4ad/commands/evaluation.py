@@ -56,7 +56,8 @@ def show_metrics(metrics: dict, console: Console) -> None:
         keys = [name for name in tables.COMPARED if any(name in scores for scores in systems.values())]
         table = Table("system", title=f"{TITLES[protocol]} ({users} users; 95% intervals)")
         for key in keys:
-            table.add_column(tables.METRICS[key], justify="right", overflow="fold")
+            # Names of systems wrap before figures do.
+            table.add_column(tables.METRICS[key], justify="right", overflow="fold", no_wrap=console.width >= 80)
         for system, scores in systems.items():
             own = system == tables.OURS
             intervals = [dashed(tables.interval_text(key, scores)) or f"± {scores[key + '_se']:.4f}" for key in keys]
@@ -66,7 +67,7 @@ def show_metrics(metrics: dict, console: Console) -> None:
         console.print(table)
         columns, rows = tables.paired_rows(metrics["paired"].get(protocol, {}))
         if rows:
-            print_differences(console, f"{metrics['final']} less", columns, rows)
+            print_differences(console, f"{metrics['final']} minus", columns, rows)
     show_notes(metrics, console)
 
 
@@ -112,20 +113,20 @@ def show_comparison(comparison: dict, console: Console) -> None:
     if any(len(figures["runs"]) > 1 for figures in systems.values()):
         console.print("±: standard deviation over seeds; intervals: over users and seeds")
     if differences:
-        print_differences(console, f"less {first}", headings, differences)
+        print_differences(console, f"minus {first}", headings, differences)
 
 
 def print_differences(
     console: Console, corner: str, columns: Sequence[str], rows: Sequence[tuple[str, list[PairedCell]]]
 ) -> None:
-    """Prints differences on the same users; bold where the interval leaves out 0."""
-    table = Table(escape(corner), title="differences on the same users; bold: the 95% interval leaves out 0")
+    """Prints differences on the same users; starred where the interval leaves out 0."""
+    table = Table(escape(corner), title="differences on the same users; *: the 95% interval leaves out 0")
     for column in columns:
         table.add_column(column, justify="right")
     for name, cells in rows:
         texts = []
         for cell in cells:
-            text = f"[bold]{cell.text}[/bold]" if cell.clear else cell.text
+            text = f"[bold]*{cell.text}[/bold]" if cell.clear else cell.text
             texts.append(two_lines(f"{text} ({cell.relative})" if cell.relative else text, cell.interval))
         table.add_row(escape(name), *texts)
     console.print(table)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from gr4ad.commands.arguments import parse_configs
+
+if TYPE_CHECKING:
+    from gr4ad.online import OnlineLoop
+
+logger = logging.getLogger(__name__)
 
 
 def online(arguments: list[str]) -> None:
@@ -17,21 +23,31 @@ def online(arguments: list[str]) -> None:
         arguments,
     )
 
-    from transformers.utils.logging import disable_progress_bar
-
     from gr4ad.online import OnlineLoop  # brings torch, which the lines above do without
 
-    disable_progress_bar()  # of every saved model: they would break the one line
     loop = OnlineLoop(config, learning)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     with tqdm(desc="online", unit="step", initial=loop.state.steps, dynamic_ncols=True) as bar:
 
         def show(metrics: dict[str, Any]) -> None:
+            bar.set_postfix_str(progress(metrics), refresh=False)
             bar.update(metrics["step"] - bar.n)
-            bar.set_postfix_str(progress(metrics))
 
         loop.run(show)
+    logger.info("Ended after %s. %s", loop.counts(), publication(loop))
+
+
+def publication(loop: OnlineLoop) -> str:
+    """Which weights servers have, and what those of now wait for."""
+    state, config = loop.state, loop.config
+    if state.steps == state.steps_published:
+        return f"These weights are the published ones, in {config.root}."
+    guard = f" and {config.guard_users} users ranked (`guard_users`)" if config.vsl is not None else ""
+    return (
+        f"Servers have the weights of step {state.steps_published}; new ones are published after "
+        f"{config.publish_steps} steps (`publish_steps`){guard}. The same command goes on from here."
+    )
 
 
 def progress(metrics: dict[str, Any]) -> str:

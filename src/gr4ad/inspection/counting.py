@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow.compute as pc
 
@@ -11,6 +13,8 @@ from gr4ad.inspection.layout import Layout
 from gr4ad.inspection.log_view import CLICK, CONVERSION, IMPRESSION, MERGE_SECONDS
 from gr4ad.inspection.names import words_of
 
+SINGLE = 1.5  # items of an impression list on average, below which nothing was shown beside an ad
+MANY_VIEWS = 0.2  # of the rows
 QUANTITIES = frozenset("quantity qty units pieces menge anzahl cantidad".split())
 
 
@@ -233,3 +237,12 @@ def count_lists(layout: Layout, found: Findings) -> None:
     found.lists = int(1 + ((np.diff(user) != 0) | (np.diff(label) != 0)).sum())
     found.list_size = len(rows) / found.lists
     found.counts.append(("impression lists", f"{found.lists:,} of {found.list_size:.1f} items on average"))
+    share = len(rows) / len(view.user)
+    views = [name for name, kind in layout.event_names.items() if kind == "impression" and name not in layout.told]
+    if views and layout.preset is None and found.list_size < SINGLE and share > MANY_VIEWS:
+        told = json.dumps(dict.fromkeys(views, "click"), ensure_ascii=False)
+        found.warnings.append(
+            f"{percent(share)} of the rows are {' and '.join(f'`{name}`' for name in views)}, read as impressions: "
+            "shown, and in no history. If they are visits to an item's page, as in a shop, they are clicks: inspect "
+            f"again with --event-names '{told}', since sizes depend on it"
+        )

@@ -68,19 +68,24 @@ class Inspection:
         return in_words(minutes(self.found, value_of(self.choices, "train", "num_train_epochs", 1)))
 
 
-def inspect_folder(folder: str | Path, *, rows: int = ROWS) -> Inspection:
+def inspect_folder(
+    folder: str | Path, *, rows: int = ROWS, event_names: Mapping[str, str | None] | None = None
+) -> Inspection:
     """Reads a sample of each file, guesses what it is, and chooses the settings of a recipe. Imports no torch.
 
     Args:
         folder: Holds the tables; folders within it are not looked into.
         rows: About how many rows of a file are read; larger files are sampled from all over.
+        event_names: The log's name of an event -> impression, click or conversion, None to leave it out; what is not
+            named is guessed.
 
     Raises:
-        DataError: No folder, no table, or none that could be a log with a catalog.
+        DataError: No folder, no table, or none that could be a log with a catalog; `event_names` that the log does not
+            hold.
     """
     place = Path(folder)
     unread: dict[str, str] = {}
-    layout = _layout(place, rows, unread)
+    layout = _layout(place, rows, unread, event_names)
     first = dict(layout.files)
     log = sample_of_users(layout.files[layout.events], layout.user, rows)
     layout.replace_log(log)
@@ -108,10 +113,12 @@ def in_words(minutes: int) -> str:
     return f"{round(minutes / 60)} hours"
 
 
-def _layout(place: Path, rows: int, unread: dict[str, str]) -> Layout:
+def _layout(place: Path, rows: int, unread: dict[str, str], event_names: Mapping[str, str | None] | None) -> Layout:
     """What the files of a folder are; puts those that cannot be read into `unread`."""
     preset = preset_of(place) if place.is_dir() else None
     if preset is not None:
+        if event_names:
+            raise DataError(f"{place}: is {preset}, whose events are known. Leave `event_names` out.")
         return layout_of_preset(preset_samples(place, preset, rows), preset)
     files: dict[str, FileSample] = {}
     for name, paths in groups_of_files(data_files(place)).items():
@@ -129,7 +136,7 @@ def _layout(place: Path, rows: int, unread: dict[str, str]) -> Layout:
     if not files:
         raise DataError(f"{place}: no file of it can be read. {_first(unread)}")
     try:
-        return layout_of(files)
+        return layout_of(files, event_names)
     except DataError as error:
         more = f" Not read: {_first(unread)}" if unread else ""
         raise DataError(f"{place}: {error}{more}") from error

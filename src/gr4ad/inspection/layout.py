@@ -27,7 +27,7 @@ class Layout:
         user, item, clock: Columns of the log; `clock` None where it has neither times nor positions.
         key: Column of the catalog that the log's items are. user_key: Of the users table, "" without one.
         event, value, request: Further columns of the log, None where it has none of that meaning.
-        event_names: The log's name of a kind of event -> ours.
+        event_names: The log's name of a kind of event -> ours. told: Those that the user gave.
         account, text, categories, price: Columns of the catalog.
         joins: Meaning of a join -> how much of it matches.
         others: File that is not used -> what it seems to be.
@@ -50,6 +50,7 @@ class Layout:
     value: str | None = None
     request: str | None = None
     event_names: dict[str, str] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()
     account: str | None = None
     text: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
@@ -88,12 +89,14 @@ class Layout:
         return self.catalog == self.events
 
 
-def layout_of(files: Mapping[str, FileSample]) -> Layout:
-    """Makes out the files and columns. Raises DataError where no file could be a log with a catalog."""
+def layout_of(files: Mapping[str, FileSample], event_names: Mapping[str, str | None] | None = None) -> Layout:
+    """Makes out the files and columns. `event_names`: the log's name of an event -> ours, None to leave it out, of
+    those that are not to be guessed. Raises DataError where no file could be a log with a catalog, or where no
+    column of the log holds the names of the events."""
     columns = {name: columns_of(file.table) for name, file in files.items()}
     layout = _log_and_catalog(dict(files), columns)
     _find_users(layout)
-    _find_log_columns(layout)
+    _find_log_columns(layout, event_names or {})
     _find_catalog_columns(layout)
     _name_others(layout)
     return layout
@@ -258,11 +261,13 @@ def _find_users(layout: Layout) -> None:
         )
 
 
-def _find_log_columns(layout: Layout) -> None:
+def _find_log_columns(layout: Layout, event_names: Mapping[str, str | None]) -> None:
     own = layout.columns[layout.events]
     taken = {layout.user, layout.item, layout.clock}
     free = [column for name, column in own.items() if name not in taken]
     _find_event(layout, free)
+    if event_names:
+        _take_event_names(layout, free, event_names)
     free = [column for column in free if column.name != layout.event]
     amounts = []
     for column in free:
@@ -305,6 +310,21 @@ def _find_event(layout: Layout, free: list[Column]) -> None:
             best = score, column.name, names
     if best is not None:
         layout.event, layout.event_names = best[1], best[2]
+
+
+def _take_event_names(layout: Layout, free: list[Column], given: Mapping[str, str | None]) -> None:
+    """Reads events as the user says; what he does not name stays as it was guessed."""
+    few = [column for column in free if not column.is_nested and 1 <= column.distinct <= 40]
+    few.sort(key=lambda column: column.name != layout.event)
+    column = next((column for column in few if set(given) <= set(column.unique.to_pylist())), None)
+    if column is None:
+        held = layout.of_log(layout.event).unique.drop_null().to_pylist() if layout.event else []
+        known = f"Those of `{layout.event}` are {', '.join(held)}." if held else "Write them as they stand in the log."
+        raise DataError(f"{layout.events}: no column holds all of the events {', '.join(given)}. {known}")
+    guessed = layout.event_names if column.name == layout.event else {}
+    names: dict[str, str | None] = {**guessed, **given}
+    layout.event, layout.told = column.name, frozenset(given)
+    layout.event_names = {name: kind for name, kind in names.items() if kind is not None}
 
 
 def _find_catalog_columns(layout: Layout) -> None:

@@ -68,7 +68,7 @@ def view_of(layout: Layout) -> LogView:
         history=np.zeros(0, np.int64),
     )
     _make_history(view, layout.is_timed)
-    views = [name for name, kind in layout.event_names.items() if kind == "impression"]
+    views = [name for name, kind in layout.event_names.items() if kind == "impression" and name not in layout.told]
     if views and layout.request is None and _few_histories(view):
         layout.event_names |= dict.fromkeys(views, "click")
         layout.remarks.append(

@@ -48,7 +48,9 @@ class OnlineConfig:
     )
 
     max_steps: int = setting(0, "End after so many steps in all; 0 = never.")
-    idle_seconds: float = setting(0.0, "End when nothing has come for so long; 0 = wait for ever.")
+    idle_seconds: float = setting(
+        0.0, "End when nothing has come for so long and nothing waits for its batch; 0 = wait for ever."
+    )
 
     def __post_init__(self) -> None:
         if self.vsl is None and self.rl is None and self.catalog is None:

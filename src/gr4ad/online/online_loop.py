@@ -101,7 +101,8 @@ class OnlineLoop:
         return Path(self.config.model)
 
     def run(self, on_pass: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
-        """Passes until `stop` is called, `max_steps` are done, or nothing came for `idle_seconds`; then a checkpoint.
+        """Passes until `stop` is called, `max_steps` are done, or nothing came for `idle_seconds` and nothing waits
+        for its batch; then a checkpoint.
 
         Args:
             on_pass: Gets the metrics of each pass, see docs/online.md.
@@ -112,7 +113,7 @@ class OnlineLoop:
             if metrics is not None:
                 last = time.monotonic()
                 on_pass(metrics)
-            elif config.idle_seconds and time.monotonic() - last >= config.idle_seconds:
+            elif self._waiting_since is None and 0 < config.idle_seconds <= time.monotonic() - last:
                 break
             else:
                 time.sleep(config.poll_seconds)
@@ -133,8 +134,8 @@ class OnlineLoop:
         self.stopping = True
 
     def counts(self) -> str:
-        used = ", ".join(f"{name} {count}" for name, count in sorted(self.state.used.items())) or "nothing"
-        return f"{self.state.steps} steps, used {used}"
+        used = ", ".join(f"{name} {count}" for name, count in sorted(self.state.used.items())) or "none"
+        return f"{self.state.steps} steps; records used: {used}"
 
     def advance(self) -> dict[str, Any] | None:
         """One pass, or None if there is nothing to do."""
@@ -321,7 +322,7 @@ class OnlineLoop:
             about={"run": state.run, "number": state.number, "step": state.steps, "used": state.used},
         )
         self.published.prune(self.config.keep_versions)
-        logger.info("Published version %d: %s.", number, self.counts())
+        logger.info("Published version %d in %s: %s.", number, self.config.root, self.counts())
 
 
 def copied(checkpoint: Path, folder: Path) -> None:

@@ -96,9 +96,11 @@ def train_model(
 
 def run_training(trainer: Any, out_dir: Path) -> None:
     """Trains from the last checkpoint in `out_dir/checkpoints`, where a killed run left one."""
+    from gr4ad.trainers.training_lines import told_in_lines
     from gr4ad.trainers.whole_checkpoints import last_checkpoint
 
-    trainer.train(resume_from_checkpoint=last_checkpoint(out_dir / "checkpoints"))
+    with told_in_lines(trainer):
+        trainer.train(resume_from_checkpoint=last_checkpoint(out_dir / "checkpoints"))
 
 
 def finish_training(trainer: Any, out_dir: Path) -> dict:
