@@ -1,6 +1,8 @@
 """Block lists, allow lists, limits and seen ads: what a request may not be given, on its way to the search."""
 
+import datetime
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -104,6 +106,18 @@ def test_unknown_ids_are_listed_in_the_answer(recommender, tiny_artifact):
         assert client.post(URL, json=kinds[1]).json()["cached"]
     query = RecommendQuery(UserHistory(["ad_1"]), allow_items=("new",), block_items=())
     assert recommender.unknown_items(query) == {"allow_items": ["new"]}
+
+
+def test_dates_in_an_item_table_of_ones_own_are_kept_and_printed(tiny_artifact, tmp_path, capsys):
+    shutil.copytree(tiny_artifact, tmp_path / "dated")
+    index = SIDIndex.load(tmp_path / "dated/items.parquet")
+    index.columns["since"] = [datetime.date(2024, 1, 2)] * len(index)
+    index.save(tmp_path / "dated/items.parquet")
+    with served(Recommender.from_pretrained(tmp_path / "dated"), cache_seconds=60) as (_, client):
+        first, again = (client.post(URL, json={"history": ["ad_1"]}).raise_for_status().json() for _ in range(2))
+    assert again["cached"] and again["recommendations"] == first["recommendations"]
+    assert first["recommendations"][0]["attributes"]["since"] == "2024-01-02"
+    assert recommend_json(tmp_path / "dated", capsys, "--history", "ad_1")[0]
 
 
 def test_queries_and_answers_cross_processes_whole():
