@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -68,9 +68,12 @@ class AdRecommender(Protocol):
                 f"`beam_widths` must be a list of widths, one a level. Received: {beam_widths!r:.100}. Write e.g. "
                 f"{[width] * 3} for a model of three levels."
             )
-        each = beam_widths is not None and len(beam_widths) > 0 and isinstance(beam_widths[0], Sequence)
+        each = beam_widths is not None and is_list(next(iter(beam_widths)))
         widths: list[Any] = of_each(beam_widths, len(users), "beam_widths") if each else [beam_widths] * len(users)
         lengths, exclude = of_each(top_k, len(users), "top_k"), of_each(exclude_history, len(users), "exclude_history")
+        for name, values in (("top_k", lengths), ("max_per_account", [max_per_account])):
+            check_kind(name, values, (int, np.integer), "a whole number")
+        check_kind("exclude_history", exclude, (bool, np.bool_), "True or False")
         allow = id_lists(allow_items, len(users), "allow_items")
         block = id_lists(block_items, len(users), "block_items")
         return self.rank(
@@ -133,15 +136,17 @@ class AdRecommender(Protocol):
         if codes is not None:
             self.change_ads("add", ads, codes=codes, priority=priority, attributes=attributes)  # type: ignore[arg-type]
             return
-        if isinstance(ads, Mapping) or not len(ads) or not isinstance(ads[0], Mapping):
+        records = list(ads) if is_list(ads) and not isinstance(ads, Mapping) else []
+        if not records or not isinstance(records[0], Mapping):
+            received = repr(ads).partition("\n")[0]
             raise ValueError(
-                'Without `codes`, `ads` must be a list of records, e.g. [{"item_id": "ad_7", "title": "Red shoes"}]. '
-                f"Received: {ads!r:.100}."
+                'Without `codes`, `ads` must be a list of records, e.g. [{"item_id": "ad_7", "title": "Red shoes"}], '
+                f'or frame.to_dict("records") of a data frame. Received: {received:.100}.'
             )
         given = [name for name, value in (("priority", priority), ("attributes", attributes)) if value is not None]
         if given:
             raise ValueError(f"`{given[0]}` stands in the records. Leave the argument out.")
-        self.add_records(list(ads))  # type: ignore[arg-type]
+        self.add_records(records)  # type: ignore[arg-type]
 
     def replace_ads(
         self,
@@ -176,7 +181,8 @@ def users_of(histories: Sequence[Any], user_features: Any, columns: Mapping[str,
     Raises:
         ValueError: As [`user_histories`], or if columns are given beside whole histories.
     """
-    first = next(iter(histories), None)
+    histories = list(histories) if isinstance(histories, Iterator) else histories
+    first = next(iter(histories), None) if is_list(histories) else None
     if not isinstance(first, UserHistory):
         return user_histories(histories, user_features=user_features, **columns)
     given = [name for name, lists in {**columns, "user_features": user_features}.items() if lists is not None]
@@ -193,8 +199,8 @@ def id_lists(given: Any, users: int, name: str) -> list[tuple[str, ...] | None]:
     """
     if given is None:
         return [None] * users
-    lists = [] if isinstance(given, str) else list(given)
-    if not isinstance(given, str) and not any(part is None or is_list(part) for part in lists):
+    lists = list(given) if is_list(given) else []
+    if is_list(given) and not any(part is None or is_list(part) for part in lists):
         lists = [lists] * users
     elif len(lists) != users or not all(part is None or is_list(part) for part in lists):
         raise ValueError(
@@ -215,14 +221,22 @@ def is_list(part: Any) -> bool:
     return isinstance(part, Iterable) and not isinstance(part, str)
 
 
+def check_kind(name: str, values: Sequence[Any], kinds: tuple[type, ...], allowed: str) -> None:
+    """Raises ValueError for a value that is neither of some kinds nor None; True and False are no numbers."""
+    for value in values:
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise ValueError(f"`{name}` must be {allowed}. Received: {value!r:.100} ({type(value).__name__}).")
+
+
 def of_each(value: T | Sequence[T], users: int, name: str) -> list[T]:
-    """One value a user, of one for all or one for each.
+    """One value a user, of one for all or one for each, in a list or an array of numpy or pandas.
 
     Raises:
         ValueError: If there is neither one nor one a user.
     """
-    if not isinstance(value, Sequence):
-        return [value] * users
-    if len(value) != users:
-        raise ValueError(f"`{name}` needs one value, or one for each of the {users} users. Received: {len(value)}.")
-    return list(value)
+    if not is_list(value) or getattr(value, "ndim", 1) == 0:
+        return [value] * users  # type: ignore[list-item]
+    values: list[T] = list(value)  # type: ignore[arg-type]
+    if len(values) != users:
+        raise ValueError(f"`{name}` needs one value, or one for each of the {users} users. Received: {len(values)}.")
+    return values

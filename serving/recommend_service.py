@@ -9,6 +9,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gr4ad.tokenization.ad_records import shown
+
 from .engine import Engine
 from .request_types import Answer, RecommendQuery, Refusal
 from .result_cache import cache_key, result_cache
@@ -89,7 +91,7 @@ class RecommendService:
     async def _keep(self, query: RecommendQuery, answer: Answer) -> None:
         if self.cache is not None:
             key = self._key(query, answer.model, answer.version)
-            await self.cache.put(key, json.dumps(answer.to_fields()).encode())
+            await self.cache.put(key, json.dumps(answer.to_fields(), default=shown).encode())
 
     def _key(self, query: RecommendQuery, model: str, version: int) -> str:
         asked = replace(query, deadline_ms=None).to_fields()

@@ -13,7 +13,7 @@ import numpy as np
 from .ad_content import AdContents
 from .ad_encoding import FILES, FOLDERS, AdEncoding
 from .ad_neighbours import NEIGHBOURS_FILE, AdNeighbours
-from .ad_records import AdRecordError, joined_keys, plain
+from .ad_records import AdRecordError, joined_keys, plain, whole_text
 from .embedding_fusion import FUSION_FILE, EmbeddingFusion
 from .mgmr_quantizer import CODEBOOKS_FILE, MGMRQuantizer
 from .sid_index import SIDIndex
@@ -241,6 +241,12 @@ class AdEncoder:
                 "item_id",
                 f"`item_id` must be a string. Received: {item!r:.100}. Write ids as text, as the catalog has them.",
             )
+        for name, text in (("item_id", item), ("business_key", record.get("business_key"))):
+            try:
+                if isinstance(text, str):
+                    whole_text(text, name)
+            except ValueError as error:
+                raise wrong(name, str(error)) from None
         columns = self.contents.columns(record, place)
         priority = plain(record.get("priority"))
         if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int | float)):

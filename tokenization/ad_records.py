@@ -162,6 +162,11 @@ def whole_text(value: str, column: str) -> str:
     return value
 
 
+def writable(name: Any) -> str:
+    """A name as text that any file or answer can hold."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
 def described(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
@@ -189,12 +194,12 @@ def typed_row(record: Mapping[str, Any], types: Mapping[str, str], place: int) -
             if name not in types:
                 known = ", ".join(column for column in types if column not in OWN_FIELDS)
                 raise ValueError(
-                    f"`{name!s:.100}` is no column of the catalog that the artifact was built on. It has: {known}. "
-                    "Leave it out, or build the artifact with it."
+                    f"`{writable(name):.100}` is no column of the catalog that the artifact was built on. It has: "
+                    f"{known}. Leave it out, or build the artifact with it."
                 )
             row[name] = typed(value, types[name], name)
         except ValueError as error:
-            raise AdRecordError(str(error), place=place, item=record.get("item_id"), field=str(name)) from error
+            raise AdRecordError(str(error), place=place, item=record.get("item_id"), field=writable(name)) from error
     return row
 
 
@@ -209,4 +214,5 @@ __all__ = [
     "shown",
     "typed",
     "typed_row",
+    "whole_text",
 ]

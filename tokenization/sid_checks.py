@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,13 @@ def check_lengths(ids: Sequence[str]) -> None:
             f"`item_ids` must have at most {MAX_ID_LENGTH} characters. Received one of {len(wrong)}: {wrong!r:.50}... "
             "Give it a shorter id."
         )
+    try:
+        "".join(ids).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"`item_ids` must be Unicode text. Received half of a surrogate pair: {error.object[error.start]!a}. "
+            "Correct that id: no file could hold it."
+        ) from None
 
 
 def raise_repeated(ids: Sequence[str]) -> None:
@@ -33,7 +40,7 @@ def raise_repeated(ids: Sequence[str]) -> None:
 
 
 def checked_ids(item_ids: Sequence[str]) -> list[str]:
-    ids = [item_ids] if isinstance(item_ids, str) else list(item_ids)
+    ids = list(item_ids) if isinstance(item_ids, Iterable) and not isinstance(item_ids, str) else [item_ids]
     if isinstance(item_ids, str) or not are_strings(ids):
         raise ValueError(f"`item_ids` must be a list of strings. Received: {item_ids!r}.")
     if len(set(ids)) < len(ids):

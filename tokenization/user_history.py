@@ -226,9 +226,9 @@ def user_histories(
 
 def check_histories(histories: Any) -> None:
     """Raises HistoryError for ids that stand alone or in one flat list, where there should be one list a user."""
-    alone = isinstance(histories, str)
+    alone = isinstance(histories, str) or not isinstance(histories, Iterable)
     first = histories if alone else next(iter(histories), None)
-    if isinstance(first, str | int | np.integer):
+    if alone or isinstance(first, str | int | np.integer):
         received = ascii(first) if alone else f"a flat list, {first!r:.50}, ..."
         raise HistoryError(
             "items",

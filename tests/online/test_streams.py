@@ -64,6 +64,22 @@ def test_a_line_that_is_no_object_keeps_its_place(tmp_path):
     assert place is not None and place["row"] == 4
 
 
+def test_a_line_that_is_nested_too_deeply_keeps_its_place(tmp_path):
+    nested = ["[" * deep + "]" * deep for deep in (31, 32, 900)]  # within the object of the record
+    (tmp_path / "a.jsonl").write_text("\n".join(f'{{"n": {value}}}' for value in nested))
+    found, _ = read_all(FolderStream(tmp_path))
+    assert found[0] == {"n": json.loads(nested[0])}
+    assert all(isinstance(one, Unreadable) and "nested more than 32 deep" in one.reason for one in found[1:])
+
+
+def test_a_value_that_python_cannot_hold_costs_its_record_alone(tmp_path):
+    moments = pa.array([0, 10**15, 1], pa.timestamp("ms"))  # the second in the year 33658
+    pq.write_table(pa.table({"n": [0, 1, 2], "at": moments}), tmp_path / "a.parquet")
+    found, place = read_all(FolderStream(tmp_path))
+    assert [found[0]["n"], found[2]["n"]] == [0, 2] and place is not None and place["rows"] == 3
+    assert isinstance(found[1], Unreadable) and "cannot be read" in found[1].reason
+
+
 def test_a_file_that_comes_too_late_in_order_is_refused(tmp_path):
     write_records(tmp_path / "b.jsonl", numbered(0, 2))
     _, place = read_all(FolderStream(tmp_path))

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -52,7 +53,7 @@ def test_records_are_added_in_python(artifact, ad_records, expected):
     assert {ad.item_id for ad in ranked} & set(expected)
     # The same again changes nothing, and a changed title stays where it is if its codes do.
     version = index.version
-    recommender.add_ads([ad_records(number) for number in NEW])
+    recommender.add_ads(ad_records(number) for number in NEW)
     assert recommender.tokenizer.index.version == version
 
 
@@ -65,6 +66,8 @@ def test_a_bad_record_leaves_everything_as_it_was(artifact, ad_records):
         ([{"item_id": "x"}], "needs a `business_key`, or 'account_id'"),
         ([], "must be a list of records"),
         (["ad_60"], r"must be a list of records, e.g. \[{\"item_id\""),
+        (60, "must be a list of records.*Received: 60"),
+        (pd.DataFrame([ad_records(60)]), r"or frame.to_dict\(\"records\"\) of a data frame"),
     ):
         with pytest.raises(ValueError, match=message):
             recommender.add_ads(records)
@@ -95,11 +98,13 @@ def test_attributes_over_http_instead_of_codes(artifact, ad_records, expected, m
             ({"attributes": columns | {"brand": ["zen"]}}, None, "`attributes.brand` needs one value an ad, 15"),
             ({"attributes": {"title": columns["title"]}}, "account_id", "Ad 'ad_60': The last level is hashed"),
             ({"attributes": columns | {"title": [7] * 15}}, "title", "`title` is text in the catalog. Received: 7"),
+            ({"attributes": columns | {"\ud800": [""] * 15}}, "\\ud800", "`\\ud800` is no column of the catalog"),
             ({"attributes": columns | {"priority": [1] * 15}}, None, "'priority', which has a field of its own"),
             ({"codes": [[0, 0, 0]] * 15, "embeddings": [None] * 15}, None, "`embeddings` is for ads that are added"),
             ({"embeddings": [[1.0]] * 15}, "embedding", "`embedding` must be of 19 numbers (the whole content) or 16"),
         ):
-            refused = client.post("/v1/index", headers=ADMIN, json={**body, **change})
+            content = json.dumps({**body, **change})  # half of a surrogate pair cannot be sent in UTF-8
+            refused = client.post("/v1/index", headers=ADMIN | {"content-type": "application/json"}, content=content)
             assert refused.status_code == 422, refused.text
             assert message in refused.json()["detail"] and refused.json()["field"] == field
         reloaded = client.post("/v1/reload", headers=ADMIN)

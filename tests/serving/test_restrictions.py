@@ -1,6 +1,8 @@
 """Block lists, allow lists, limits and seen ads: what a request may not be given, on its way to the search."""
 
+import datetime
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -106,6 +108,18 @@ def test_unknown_ids_are_listed_in_the_answer(recommender, tiny_artifact):
     assert recommender.unknown_items(query) == {"allow_items": ["new"]}
 
 
+def test_dates_in_an_item_table_of_ones_own_are_kept_and_printed(tiny_artifact, tmp_path, capsys):
+    shutil.copytree(tiny_artifact, tmp_path / "dated")
+    index = SIDIndex.load(tmp_path / "dated/items.parquet")
+    index.columns["since"] = [datetime.date(2024, 1, 2)] * len(index)
+    index.save(tmp_path / "dated/items.parquet")
+    with served(Recommender.from_pretrained(tmp_path / "dated"), cache_seconds=60) as (_, client):
+        first, again = (client.post(URL, json={"history": ["ad_1"]}).raise_for_status().json() for _ in range(2))
+    assert again["cached"] and again["recommendations"] == first["recommendations"]
+    assert first["recommendations"][0]["attributes"]["since"] == "2024-01-02"
+    assert recommend_json(tmp_path / "dated", capsys, "--history", "ad_1")[0]
+
+
 def test_queries_and_answers_cross_processes_whole():
     query = RecommendQuery(UserHistory(["a"]), 3, (1, 2, 3), True, 2, 5.0, allow_items=(), block_items=("b", "c"))
     there = RecommendQuery.from_fields(json.loads(json.dumps(query.to_fields())))
@@ -145,6 +159,16 @@ def test_ids_are_as_long_everywhere(tiny_artifact):
         ([["ad_1"]], {"block_items": "ad_2"}, r"`block_items` needs one list.*Received: 'ad_2'. Write e.g. \['ad_1'"),
         ([["ad_1"]], {"allow_items": [2]}, r"`allow_items` must hold ids as text. Received: 2 \(int\). Write '2'"),
         ([["ad_1"]], {"allow_items": [["ad_2"], None]}, "or a list or None for each of the 1. Received"),
+        ([["ad_1"]], {"allow_items": 2}, r"`allow_items` needs one list.*Received: 2. Write e.g. \['ad_1'"),
+        (5, {}, r"Histories must be lists.*Received: 5. For one user write \[\['5'\]\]"),
+        (None, {}, "Histories must be lists of item ids, one a user. Received: None"),
+        ([["ad_1"]], {"top_k": 2.5}, r"`top_k` must be a whole number. Received: 2.5 \(float\)"),
+        ([["ad_1"]], {"top_k": np.array(2)}, "`top_k` must be a whole number"),
+        ([["ad_1"]], {"top_k": np.array([2, 3])}, "`top_k` needs one value, or one for each of the 1 users"),
+        ([["ad_1"]], {"max_per_account": "2"}, r"`max_per_account` must be a whole number. Received: '2' \(str\)"),
+        ([["ad_1"]], {"max_per_account": [1]}, r"`max_per_account` must be a whole number. Received: \[1\]"),
+        ([["ad_1"]], {"max_per_account": True}, "`max_per_account` must be a whole number. Received: True"),
+        ([["ad_1"]], {"exclude_history": "no"}, "`exclude_history` must be True or False. Received: 'no'"),
     ],
 )
 def test_what_is_written_wrong_is_said_with_what_to_write(recommender, given, options, reason):
@@ -159,8 +183,17 @@ def test_histories_of_a_data_frame_are_those_of_lists(recommender):
     expected = recommender.recommend(HISTORIES)
     for given in (frame["items"], arrays, tuple(map(tuple, HISTORIES))):
         assert recommender.recommend(given) == expected
+    assert recommender.recommend(iter(HISTORIES)) == expected
     with pytest.raises(UnknownItemError, match="History 0 is empty"):
         recommender.recommend([[]])
+
+
+@pytest.mark.parametrize("of", [np.array, pd.Series])
+def test_options_in_arrays_are_those_in_lists(recommender, of):
+    options = {"top_k": [3, 4, 5], "exclude_history": [True, False, True]}
+    expected = recommender.recommend(HISTORIES, beam_widths=[[4, 8, 8]] * 3, **options)
+    arrays = {name: of(values) for name, values in options.items()}
+    assert recommender.recommend(HISTORIES, beam_widths=np.array([[4, 8, 8]] * 3), **arrays) == expected
 
 
 def recommend_json(artifact, capsys, *words) -> tuple[list[str], str]:

@@ -211,6 +211,9 @@ BAD = [
     ({"business_key": 5}, "business_key", "`business_key` must be a string"),
     ({"account_id": ...}, "account_id", "or 'account_id' among `attributes`"),
     ({"title": "half \ud800"}, "title", "half of a surrogate pair"),
+    ({"item_id": "half \ud800"}, "item_id", "`item_id` must be Unicode text. Received half of a surrogate pair"),
+    ({"business_key": "half \ud800"}, "business_key", "`business_key` must be Unicode text"),
+    ({"half \ud800": 1}, "half \\ud800", "`half \\ud800` is no column of the catalog"),
 ]  # fmt: skip
 
 

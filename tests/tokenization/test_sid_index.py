@@ -95,6 +95,11 @@ def test_bad_indices_are_refused():
         SIDIndex(["a"], np.array([[-1, 2]]))
     with pytest.raises(ValueError, match="columns of other lengths: {'title': 1}"):
         SIDIndex(["a", "b"], np.zeros((2, 2)), columns={"title": ["x"]})
+    with pytest.raises(ValueError, match=r"half of a surrogate pair: '\\ud83d'. Correct that id"):
+        SIDIndex(["a", "b\ud83d"], np.zeros((2, 2)))
+    for wrong in (5, None, [5]):
+        with pytest.raises(ValueError, match="`item_ids` must be a list of strings"):
+            SIDIndex(["a"], np.zeros((1, 2))).remove(wrong)
     for name in ("active", "code_1", "item_id", "priority"):
         with pytest.raises(ValueError, match=f"named as the index's own. Received: '{name}'. Rename it"):
             SIDIndex(["a"], np.zeros((1, 2)), columns={name: [True]})

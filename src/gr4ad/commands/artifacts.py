@@ -42,6 +42,7 @@ def recommend(arguments: list[str]) -> None:
     from gr4ad import Recommender
     from gr4ad.serving.request_types import RecommendQuery
     from gr4ad.tokenization import UserHistory
+    from gr4ad.tokenization.ad_records import shown
 
     recommender = Recommender.from_pretrained(options.model)
     query = RecommendQuery(
@@ -59,7 +60,7 @@ def recommend(arguments: list[str]) -> None:
         where = "" if name == "history" else f" in {name}"
         console.print(f"not in the catalog, skipped{where}: {', '.join(unknown)}", style="yellow", markup=False)
     if options.json:
-        json.dump([vars(ad) for ad in ads], sys.stdout, indent=1)
+        json.dump([vars(ad) for ad in ads], sys.stdout, indent=1, default=shown)
         sys.stdout.write("\n")
         return
     unit = recommender.tokenizer.value_unit

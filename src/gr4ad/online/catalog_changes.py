@@ -126,7 +126,10 @@ class CatalogChanges:
         codes, embedding = record.get("codes"), record.get("embedding")
         if attributes is not None and not isinstance(attributes, Mapping):
             raise RecordError(f"`attributes` must be an object. Received: {attributes!r:.100}.")
-        if record.get("remove"):
+        remove = record.get("remove")
+        if remove is not None and not isinstance(remove, bool):
+            raise RecordError(f"`remove` must be true or false. Received: {remove!r:.100}.")
+        if remove:
             return IndexChange("remove", [item])
         if codes is not None and embedding is not None:
             raise RecordError("A catalog record needs either `codes` or `embedding`. Received: both.")
@@ -145,6 +148,9 @@ class CatalogChanges:
             "business_key": record.get("business_key"),
             "priority": priority,
         }
+        twice = next((name for name in own if name in (attributes or {})), None)
+        if twice is not None:
+            raise RecordError(f"`attributes` names {twice!r}, which has a field of its own. Use that.")
         return {**(attributes or {}), **own}
 
     def check_codes(self, change: IndexChange) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .record_stream import LostRecordsError, Offset, Record, json_record
+from .record_stream import LostRecordsError, Offset, Record, Unreadable, json_record
 
 KINDS = (".parquet", ".jsonl")
 MAX_FILE_BYTES = 1 << 30
@@ -88,9 +88,21 @@ class FolderStream:
 def parquet_rows(path: Path) -> list[Record]:
     """Raises ValueError if the file is damaged: the number of its records is not known then."""
     try:
-        return pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: not a readable parquet file ({error}). Write it again, or remove it.") from error
+    try:
+        return table.to_pylist()
+    except (ValueError, OverflowError):  # of a value that Python cannot hold; the other records do not pay for it
+        return [parquet_row(table.slice(row, 1)) for row in range(len(table))]
+
+
+def parquet_row(table: pa.Table) -> Record:
+    """The record in a table of one row."""
+    try:
+        return table.to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return Unreadable(f"it holds a value that cannot be read ({error})")
 
 
 def json_rows(path: Path) -> list[Record]:

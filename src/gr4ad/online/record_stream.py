@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 Offset = dict[str, Any]
@@ -18,6 +19,8 @@ class Unreadable:
 
 
 Record = dict[str, Any] | Unreadable
+MAX_NESTING = 32
+"""Lists and objects within each other in a record, at most: a deeper one would break whoever reads or writes it."""
 
 
 class LostRecordsError(ValueError):
@@ -47,4 +50,17 @@ def json_record(line: bytes | str) -> Record:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         return Unreadable(f"not JSON ({error}): {line[:100]!r}")
+    if is_nested_beyond(record, MAX_NESTING):
+        return Unreadable(f"nested more than {MAX_NESTING} deep: {line[:100]!r}")
     return record if isinstance(record, dict) else Unreadable(f"not a JSON object: {line[:100]!r}")
+
+
+def is_nested_beyond(value: Any, most: int) -> bool:
+    """Whether lists and objects stand more than `most` deep in each other."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [part for part in level if isinstance(part, list | dict)]
+        if not level:
+            return False
+        level = list(chain.from_iterable(part.values() if isinstance(part, dict) else part for part in level))
+    return True
