@@ -92,7 +92,13 @@ def count_history(layout: Layout, found: Findings) -> None:
         found.warnings.append(
             f"only {found.users} users have a history: figures of a run will swing from seed to seed"
         )
-    if short > 0.5:
+    log = layout.files[layout.events]
+    if short == 1 and found.split.kind == "leave_one_out" and (log.whole or log.of_users):
+        found.stops.append(
+            "no user has three events that make up histories: of each, the last two are for validation and test, and "
+            "none is left to train on"
+        )
+    elif short > 0.5:
         found.warnings.append(
             f"{percent(short)} of the users have fewer than 3 events: little can be learned from them"
         )
