@@ -69,9 +69,9 @@ def read_clock(column: pa.ChunkedArray, unit: str = "auto") -> Clock:
         kind = column.type
     if pa.types.is_timestamp(kind):
         micro = pc.fill_null(column.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.int64()), 0).to_numpy()
-        whole = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
-        beyond = _magnitude(whole) > 2.0**63 / {"s": MICROSECONDS, "ms": 1000}.get(kind.unit, 1) - 1
-        bad = nulls(column) | beyond
+        bad, scale = nulls(column), {"s": MICROSECONDS, "ms": 1000}.get(kind.unit, 0)
+        if scale:  # nanoseconds that a writer called milliseconds, for one
+            bad |= _magnitude(pc.fill_null(column.cast(pa.int64()), 0).to_numpy()) > 2.0**63 / scale - 1
         return Clock(np.where(bad, 0, micro), bad, np.zeros(len(column), bool), True, "iso")
     whole, fractions, bad = _numbers(column)
     # Of a text column the commoner kind counts as meant, so that an error names the odd row and not the good ones.
