@@ -165,6 +165,9 @@ def test_users_without_a_history_are_told(tmp_path):
         inspected(tmp_path, log.assign(user_id=range(len(log))))
     found = inspected(tmp_path, log.assign(user_id=np.arange(len(log)) // 2)).found
     assert found.split.kind == "leave_one_out" and told(found, "no user has three events")
+    thirds = log.assign(user_id=np.arange(len(log)) // 3)
+    thirds.loc[::3, "revenue"] *= -1  # refunds that may stay as events worth nothing
+    assert not told(inspected(tmp_path, thirds).found, "no user has three events")
 
 
 def test_columns_with_a_name_of_ours_are_read_all_the_same(tmp_path):

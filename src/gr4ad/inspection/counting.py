@@ -93,8 +93,11 @@ def count_history(layout: Layout, found: Findings) -> None:
             f"only {found.users} users have a history: figures of a run will swing from seed to seed"
         )
     log = layout.files[layout.events]
-    refunded = view.value is not None and bool((view.value < 0).any())  # `refunds: zero` leaves them in histories
-    if short == 1 and found.split.kind == "leave_one_out" and (log.whole or log.of_users) and not refunded:
+    most = user  # with `refunds: zero` a refund stays in the history
+    if view.value is not None:
+        most = np.r_[user, view.user[(view.value < 0) & (view.user >= 0) & ~view.repeated]]
+    none_left = int(np.bincount(most).max()) < 3 and found.split.kind == "leave_one_out"
+    if none_left and (log.whole or log.of_users):
         found.stops.append(
             "no user has three events that make up histories: of each, the last two are for validation and test, and "
             "none is left to train on"
