@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ SUFFIXES = (".npy", ".parquet", ".safetensors")
 IDS_SUFFIXES = (".ids.npy", ".ids.txt")
 EXACT = 1 << 53  # above it a float no longer tells whole numbers apart
 ROW_NUMBERS = "row numbers"
+INDEX_COLUMN = r"__index_level_\d+__"
 
 
 @dataclass(eq=False)
@@ -55,6 +57,8 @@ class VectorFile:
         found = np.zeros((len(keys), self.vectors.shape[1]), dtype=np.float32)
         found[places >= 0] = unit_rows(self.vectors[places[places >= 0]])
         matched = int(found.any(1).sum())
+        if not matched:
+            raise ValueError(f"{self.path}: the vectors of all ads of the catalog are zeros. Embed them again.")
         used = len(np.unique(places[places >= 0]))
         return found, {
             "matched": matched,
@@ -94,6 +98,8 @@ def read_vectors(path: str | Path, id_column: str = "item_id") -> VectorFile:
         raise ValueError(
             f"{path}: vectors must be numbers of shape (ads, dimensions). Received: {vectors.dtype}, {vectors.shape}."
         )
+    if not (ids is None or isinstance(ids, list)):
+        raise ValueError(f"{path}: the ids should be a list, one a vector. Received: {type(ids).__name__}.")
     by_row = ids is None
     names = [str(row) for row in range(len(vectors))] if ids is None else [id_text(value, path) for value in ids]
     if len(names) != len(vectors):
@@ -103,7 +109,8 @@ def read_vectors(path: str | Path, id_column: str = "item_id") -> VectorFile:
         if name in seen:
             raise ValueError(f"{path}: the id {name!r} stands twice. Write each ad's vector once.")
         seen.add(name)
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite below
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     bad = ~np.isfinite(vectors).all(1)
     if bad.any():
         row = int(bad.argmax())
@@ -134,7 +141,10 @@ def _of_numpy(path: Path, id_column: str) -> tuple[np.ndarray, Sequence[Any] | N
         if beside.is_file():
             if suffix.endswith(".npy"):
                 return vectors, _numpy_array(beside).tolist()
-            return vectors, beside.read_text(encoding="utf-8").splitlines()
+            try:
+                return vectors, beside.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{beside}: not text in UTF-8 ({error}). Save it again as UTF-8.") from error
     return vectors, None
 
 
@@ -181,6 +191,8 @@ def _of_parquet(path: Path, id_column: str) -> tuple[np.ndarray, Sequence[Any]]:
             f"{path}: has no column `{id_column}` with the ids. It has: {', '.join(names)}. Name the column in "
             "`id_column`; the catalog must have it too."
         )
+    # The index of a pandas table that was filtered or sorted: no vector.
+    table = table.select([name for name in names if name == id_column or not re.fullmatch(INDEX_COLUMN, name)])
     ids = table[id_column].to_pylist()
     if None in ids:
         raise ValueError(f"{path}: column `{id_column}`, row {ids.index(None)}: no id. Leave the row out.")
@@ -193,6 +205,8 @@ def _of_parquet(path: Path, id_column: str) -> tuple[np.ndarray, Sequence[Any]]:
         if not numbers:
             raise ValueError(f"{path}: has no column of vectors. It has: {', '.join(names)}. Write lists of numbers.")
         return np.stack([table[name].to_numpy().astype(np.float32) for name in numbers], 1), ids
+    if not ids:
+        return np.zeros((0, 0), np.float32), ids
     column = table[lists[0]].combine_chunks()
     lengths = column.value_lengths().to_pylist() if hasattr(column, "value_lengths") else [kinds[lists[0]].list_size]
     wrong = next((row for row, length in enumerate(lengths) if length != lengths[0] or not length), None)

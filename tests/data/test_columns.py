@@ -123,6 +123,21 @@ def test_times_are_one_integer_clock(values, clock, bad, is_date):
     )
 
 
+@pytest.mark.parametrize("values", [["1970-01-01T00:00:01", None, "1970-01-02"], ["1.5", " ", "7"], [3, None, 3]])
+def test_coded_columns_mean_what_their_values_mean(values):
+    plain, coded = chunked(values), chunked(values).dictionary_encode()
+    np.testing.assert_array_equal(as_numbers(coded), as_numbers(plain))
+    assert blanks(coded).tolist() == blanks(plain).tolist()
+    one, other = read_clock(plain), read_clock(coded)
+    assert (one.values.tolist(), one.bad.tolist(), one.unit) == (other.values.tolist(), other.bad.tolist(), other.unit)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_moments_beyond_the_clock_are_bad(unit):
+    got = read_clock(chunked([2**62, -(2**62), 5, None], pa.timestamp(unit)))
+    assert got.bad.tolist() == [True, True, False, True] and got.values[2] == {"s": 5_000_000, "ms": 5_000}[unit]
+
+
 def test_nulls_and_whole_columns():
     column = pa.chunked_array([["a", None], ["b"]])
     assert nulls(column).tolist() == nulls(whole(column)).tolist() == [False, True, False]

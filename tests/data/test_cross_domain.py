@@ -135,6 +135,13 @@ def test_dates_and_seconds_are_one_clock(tmp_path, dated):
     data = write(tmp_path, dates(EVENTS, dated != "elsewhere"), dates(ELSEWHERE, dated != "events"))
     assert entries(data.test[0]) == [("v1", 5), ("v2", 29), ("v3", 30)]
     assert data.test[0]["times"] == [10, 30]
+    warned = [text for text in data.summary["accounting"]["warnings"] if "are taken as one clock" in text]
+    assert len(warned) == (dated != "both")
+    first, last = ("5", "30") if dated == "elsewhere" else ("1970-01-01 00:00:05", "1970-01-01 00:00:30")
+    told = data.summary["accounting"]["time_unit"]["cross_domain"]
+    assert (told["first"], told["last"]) == (first, last)
+    assert told["known_by"] == ("magnitude" if dated == "events" else "type")
+    assert dated == "both" or f"`cross_domain` holds {first} to {last}" in warned[0]
 
 
 def test_columns_are_mapped(tmp_path):

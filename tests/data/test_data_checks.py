@@ -4,6 +4,8 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gr4ad.data import DROP_REASONS, DataConfig, DataError, prepare
@@ -73,6 +75,7 @@ BAD_CELLS = [
     ("bad_value", "value", 1, "abc"),
     ("bad_value", "value", 1, -0.01),
     ("bad_value", "value", 1, float("inf")),
+    ("bad_value", "value", 1, 1e39),  # infinite as float32, which prepared rows hold
     ("bad_time", "timestamp", 5, "soon"),
     ("bad_time", "timestamp", 5, 3.5),
     ("unknown_event", "event", 2, "purchase"),
@@ -167,6 +170,17 @@ def test_no_time_column(tmp_path):
     events = {name: cells for name, cells in EVENTS.items() if name != "timestamp"}
     text = refused(tmp_path, events=events)
     assert "no column `timestamp` or `position`. Columns there are: user_id, item_id, event, value" in text
+
+
+def test_a_moment_that_python_has_no_date_for(tmp_path):
+    write(tmp_path, "catalog", CATALOG, ".parquet")
+    users, items = (pa.array(EVENTS[name]) for name in ("user_id", "item_id"))
+    times = pa.array([2**62, 2, 3, 4, 5, 6], pa.timestamp("us"))
+    pq.write_table(pa.table({"user_id": users, "item_id": items, "timestamp": times}), tmp_path / "events.parquet")
+    with pytest.raises(
+        DataError, match=r"row 1 .*not before the user's previous row \(4611686018427387904 in row 0\)"
+    ):
+        prepare(DataConfig(root=str(tmp_path)), tmp_path / "out")
 
 
 def test_nothing_left_no_history_and_empty_split(tmp_path):

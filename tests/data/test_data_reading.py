@@ -87,6 +87,27 @@ def test_the_delimiter_is_found_and_said(tmp_path, name, text, called):
     )
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("blank", [[""], ["", "  ", ""]])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_blank_lines_before_the_names_hide_no_row(tmp_path, end, blank, start):
+    path = tmp_path / "t.csv"
+    path.write_bytes(start + end.join([*blank, "item_id;title", "a;x", "", "b;y", ""]).encode())
+    for limit in (None, 2):
+        config = DataConfig(root=str(tmp_path), catalog="t.csv")
+        table = read_source(config, "catalog", limit).table
+        assert table.to_pylist() == [{"item_id": "a", "title": "x"}, {"item_id": "b", "title": "y"}]
+    assert column_names(config, "catalog") == ["item_id", "title"]
+
+
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_a_mark_within_a_text_ends_no_line(tmp_path, mark):
+    path = tmp_path / "t.csv"
+    path.write_text(f"item_id;title\na;one{mark}two\nb;y\n", encoding="utf-8")
+    rows = [{"item_id": "a", "title": f"one{mark}two"}, {"item_id": "b", "title": "y"}]
+    assert read_table(path, file_role="catalog").to_list() == rows
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
 @pytest.mark.parametrize("codec", ["gz", "zst", "bz2"])
 def test_packed_files_are_read_alike(tmp_path, suffix, codec):

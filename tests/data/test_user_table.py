@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from row_logs import ITEMS, T, accounting, write
 
-from gr4ad.data import DataError
+from gr4ad.data import DataConfig, DataError, prepare
 
 
 @pytest.fixture
@@ -69,3 +69,23 @@ def test_features_are_chosen_and_names_are_not_learned(tmp_path):
     users["income"][3] = " "
     data = write(tmp_path, log, users=users, user_features={"income": {"bins": 4}})
     assert data.train["income"][2:5] == ["20274", None, "20548"]
+
+
+def test_categories_of_pandas_are_features_and_numbers(tmp_path):
+    users = people(40)
+    log = {"user_id": np.repeat(users["user_id"], 3), "item_id": list("abc") * 40, "timestamp": [T, T + 1, T + 2] * 40}
+    frame = pd.DataFrame(
+        {"user_id": users["user_id"], "age": [str(20 + n) for n in range(40)], "city": ["x", "y"] * 20}
+    )
+    frame.astype({"age": "category", "city": "category"}).to_parquet(tmp_path / "people.parquet")
+    pd.DataFrame(log).to_csv(tmp_path / "events.csv", index=False)
+    pd.DataFrame({"item_id": ITEMS}).to_csv(tmp_path / "catalog.csv", index=False)
+    config = DataConfig(
+        root=str(tmp_path),
+        catalog="catalog.csv",
+        events="events.csv",
+        users="people.parquet",
+        user_features={"age": {"bins": 4}, "city": {}},
+    )
+    data = prepare(config, tmp_path / "out")
+    assert data.test[0]["city"] == "x" and float(data.test[0]["age"]) == 20

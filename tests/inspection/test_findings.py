@@ -112,6 +112,11 @@ def test_a_mixture_of_units_and_unreadable_dates_stop_a_run(tmp_path):
     log = log_of(0)
     log.loc[::3, "timestamp"] *= 1000
     assert told(inspected(tmp_path, log).found, "mixes units", "67% look like s", "33% like ms")
+    for every in (2, 1), (3, 3):
+        log = log_of(0)
+        for place, scale in enumerate((1000, 10**6)[: every[1]]):
+            log.loc[place :: every[0], "timestamp"] *= scale
+        assert told(inspected(tmp_path, log).found, "mixes units"), every
     dates = pd.to_datetime(log_of(0)["timestamp"], unit="s").dt.strftime("%d.%m.%Y %H:%M")
     inspection = inspected(tmp_path, log_of(0).assign(timestamp=dates))
     assert told(inspection.found, "holds dates such as")
@@ -140,6 +145,41 @@ def test_logs_that_say_nothing(tmp_path):
     inspection = inspected(tmp_path, log_of(1), same)
     assert any("has words that tell items apart" in text for text in inspection.layout.remarks)
     assert "text_columns: [item_id]" in inspection.recipe
+
+
+def test_a_log_of_one_user_or_one_item_is_known_by_its_names(tmp_path):
+    log = log_of(0).assign(user_id="only", event="click", shop="web")
+    inspection = inspected(tmp_path, log)
+    assert inspection.layout.user == "user_id" and told(inspection.found, "the log has one user")
+    log = log_of(0).assign(item_id=7)
+    inspection = inspected(tmp_path, log, pd.DataFrame({"item_id": [7], "title": ["blue thing"]}))
+    assert inspection.layout.item == "item_id" and told(inspection.found, "the catalog has one item")
+    # A column of one value is no user where another tells users apart.
+    log = log_of(0).rename(columns={"user_id": "visitor"}).assign(customer="shop")
+    assert inspected(tmp_path, log).layout.user == "visitor"
+
+
+def test_users_without_a_history_are_told(tmp_path):
+    log = log_of(0)
+    with pytest.raises(ValueError, match="where these ids come back: `user_id` of events.csv has another one in each"):
+        inspected(tmp_path, log.assign(user_id=range(len(log))))
+    found = inspected(tmp_path, log.assign(user_id=np.arange(len(log)) // 2)).found
+    assert found.split.kind == "leave_one_out" and told(found, "no user has three events")
+    thirds = log.assign(user_id=np.arange(len(log)) // 3)
+    thirds.loc[::3, "revenue"] *= -1  # refunds that may stay as events worth nothing
+    assert not told(inspected(tmp_path, thirds).found, "no user has three events")
+
+
+def test_columns_with_a_name_of_ours_are_read_all_the_same(tmp_path):
+    log = log_of(0)
+    odd = log.drop(columns="revenue").assign(event="foo", value="3,50")
+    found = inspected(tmp_path, odd, catalog_of(log, event_key="x")).found
+    assert told(found, "`event` of events.csv is read as the kind", "'foo'")
+    assert told(found, "`value` of events.csv is read as money", "'3,50'")
+    assert told(found, "`event_key` of catalog.csv is read as")
+    inspection = inspected(tmp_path, log.assign(event=["view", "search", "return"] * (len(log) // 3)))
+    assert inspection.layout.event == "event" and not inspection.found.stops
+    assert "drop: [unknown_event" in inspection.recipe
 
 
 def test_positions_give_leave_one_out(tmp_path):

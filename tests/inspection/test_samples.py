@@ -50,6 +50,11 @@ def test_a_small_file_is_read_whole(log, tmp_path, suffix):
     assert sample.table.to_pandas().astype(str).equals(log.head(300).astype(str))
 
 
+def test_blank_lines_before_the_names_hide_no_row(tmp_path):
+    (tmp_path / "log.csv").write_text("\n \nuser;item\na;x\nb;y\n")
+    assert read_sample(tmp_path / "log.csv", LIMIT).table.to_pydict() == {"user": ["a", "b"], "item": ["x", "y"]}
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv.gz"])
 def test_a_long_log_is_read_by_whole_users(log, tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(samples, "HEAD_BYTES", 1 << 14)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import get_args, get_type_hints
 
 import pytest
+import yaml
 
 from gr4ad.pipeline.config_fields import ConfigField, config_class, fields_of, suggestion
 from gr4ad.pipeline.sections import SECTIONS
@@ -87,6 +88,14 @@ def test_values_that_mean_the_same_are_taken():
     assert field(("float",)).check(2) == 2 and field(("float",)).check("1e-3") == 0.001
     assert field(("list",)).check([256, "256*"]) == [256, "256*"]
     assert field(("int",), optional=True).check(None) is None
+
+
+def test_an_iso_date_needs_no_quotes():
+    bound = field(("int", "str"), optional=True)
+    for text in ("2017-11-05", "2017-11-05T10:00:00"):
+        assert bound.check(yaml.safe_load(text)) == text
+    with pytest.raises(ValueError, match="must be a whole number. Received: datetime.date"):
+        field(("int",)).check(yaml.safe_load("2017-11-05"))
 
 
 def test_suggestions_are_of_like_names():

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -65,6 +66,33 @@ def test_a_file_without_ids_goes_by_row_numbers(tmp_path):
     assert read_vectors(tmp_path / "whole.safetensors").ids == [str(2**60), "5", "6", "7"]
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    np.save(tmp_path / "x.npy", VECTORS)
+    (tmp_path / "x.ids.txt").write_text("\r\n".join(IDS), encoding="utf-8-sig")
+    assert read_vectors(tmp_path / "x.npy").ids == IDS
+
+
+def test_the_index_of_a_pandas_table_is_no_dimension(tmp_path):
+    frame = pd.DataFrame(VECTORS, columns=["x", "y", "z"]).assign(item_id=IDS).iloc[[2, 0, 3, 1]]
+    frame.to_parquet(tmp_path / "x.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "x.parquet").names
+    np.testing.assert_array_equal(read_vectors(tmp_path / "x.parquet").vectors, VECTORS[[2, 0, 3, 1]])
+
+
+@pytest.mark.parametrize("ids", [4, {"a": 0, "b": 1, "c": 2, "d": 3}, "abcd"])
+def test_ids_are_a_list(tmp_path, ids):
+    save_file({"t": VECTORS}, tmp_path / "x.safetensors", {"ids": json.dumps(ids)})
+    with pytest.raises(ValueError, match="x.safetensors: the ids should be a list, one a vector. Received: "):
+        read_vectors(tmp_path / "x.safetensors")
+
+
+def test_vectors_that_are_all_zeros_are_none(tmp_path):
+    np.save(tmp_path / "x.npy", VECTORS * np.array([[0], [0], [0], [1]]))
+    (tmp_path / "x.ids.txt").write_text("\n".join(IDS))
+    with pytest.raises(ValueError, match="the vectors of all ads of the catalog are zeros"):
+        read_vectors(tmp_path / "x.npy").matched(["a", "c"])
+
+
 def test_ids_are_whole_or_refused():
     assert [id_text(value, "x") for value in (7, 7.0, "07", np.int64(3), b"k")] == ["7", "7", "07", "3", "k"]
     for value in (7.5, 2.0**60, True, None, "", float("nan")):
@@ -83,6 +111,10 @@ def test_ids_are_whole_or_refused():
         (lambda p: np.save(p, np.array([["a"]])), "must be numbers"),
         (lambda p: (np.save(p, VECTORS), p.with_name("x.ids.txt").write_text("a\nb\n")), "4 vectors, but 2 ids"),
         (lambda p: (np.save(p, VECTORS), p.with_name("x.ids.txt").write_text("a\nb\na\nd")), "'a' stands twice"),
+        (lambda p: (np.save(p, VECTORS), p.with_name("x.ids.txt").write_bytes("ä\nb\nc\nd".encode("latin-1"))),
+         "x.ids.txt: not text in UTF-8"),
+        (lambda p: (np.save(p, VECTORS.astype("f8") * 1e300), p.with_name("x.ids.txt").write_text("a\nb\nc\nd")),
+         r"the vector of 'a' \(row 0\) is not finite \(4 such vectors\)"),
         (lambda p: (np.save(p, VECTORS * np.nan), p.with_name("x.ids.txt").write_text("a\nb\nc\nd")),
          r"the vector of 'a' \(row 0\) is not finite \(4 such vectors\)"),
     ],
@@ -103,6 +135,7 @@ def test_bad_arrays_are_named(tmp_path, make, message):
         ({"item_id": ["a", "b"], "v": [[1.0], None]}, r"holds 0 numbers for id 'b'"),
         ({"item_id": ["a", "b"], "v": [[1.0], [None]]}, "has missing numbers"),
         ({"item_id": ["a"], "v": [[1.0]], "w": [[1.0]]}, "several columns of lists: v, w"),
+        ({"item_id": pa.array([], pa.string()), "v": pa.array([], pa.list_(pa.float32()))}, r"shape \(ads, dimens"),
         ({"item_id": ["a"], "title": ["x"]}, "has no column of vectors. It has: item_id, title"),
     ],
 )  # fmt: skip

@@ -106,16 +106,16 @@ def _times(
     def facts(clock: Clock, values: np.ndarray) -> dict[str, Any]:
         known = "time_unit" if clock.given else "type" if clock.unit == "iso" else "magnitude"
         known = "column" if log.clock_name == "position" and clock is log.time else known
-        first, last = (moment_text(clock, int(end)) for end in (values.min(), values.max()))
+        # What users did elsewhere stands on the clock of the log.
+        shown_by = log.time if elsewhere is not None and clock is elsewhere.time else clock
+        first, last = (moment_text(shown_by, int(end)) for end in (values.min(), values.max()))
         return {"unit": clock.unit or "own numbers", "known_by": known, "first": first, "last": last}
 
     units = {events.theirs(log.clock_name): facts(log.time, log.clock)}
     if log.cut_time is not log.time:
         units[config.split_column] = facts(log.cut_time, log.cut)
     if elsewhere is not None:
-        on_log = elsewhere.clock
-        clock = log.time if log.time.unit else elsewhere.time
-        units["cross_domain"] = facts(clock, on_log) | {"unit": elsewhere.time.unit or "own numbers"}
+        units["cross_domain"] = facts(elsewhere.time, elsewhere.clock)
     return units
 
 
@@ -206,6 +206,14 @@ def _warnings(facts: dict[str, Any], config: DataConfig, rows: dict[str, Rows], 
         found.append(
             f"`{own[0]}` holds {told['first']} to {told['last']}, no times since 1970, and is taken as seconds. Name "
             "the unit in `time_unit`; if it only numbers the events, map it to `position`."
+        )
+    units = [time[name]["unit"] for name in (next(iter(time)), "cross_domain") if name in time]
+    if len(units) == 2 and (units[0] == "own numbers") != (units[1] == "own numbers"):
+        told = time["cross_domain"]
+        found.append(
+            "One of `cross_domain` and the events has numbers that are no times since 1970, the other has times: they "
+            f"are taken as one clock, on which `cross_domain` holds {told['first']} to {told['last']}. Write both "
+            "alike."
         )
     tested = len(rows["test"].user)
     if tested < FEW_TEST_USERS:

@@ -35,6 +35,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def cell(column: pa.ChunkedArray, row: int) -> object:
+    """A cell as errors show it; the bare number of a moment that Python has no date for."""
+    try:
+        return column[row].as_py()
+    except (OverflowError, ValueError):
+        return column[row].value
+
+
 class RowChecks:
     """Collects the verdicts on the rows of one file.
 
@@ -83,7 +91,7 @@ class RowChecks:
     ) -> str:
         """The one-line text of an error at `row` (0-based, the header of a csv not counted)."""
         return (
-            f"{self.file}: column {self.named(column)}, row {row} (0-based): received {shown(values[row].as_py())}, "
+            f"{self.file}: column {self.named(column)}, row {row} (0-based): received {shown(cell(values, row))}, "
             f"allowed: {allowed} ({count} such row{'s' if count > 1 else ''}). "
             f"Fix the file, or {remedy} such rows with `drop: [{reason}]`."
         )

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .checking import DataError, shown
-from .columns import as_numbers, as_text, is_text, nulls
+from .columns import as_numbers, as_text, decoded, is_text, nulls
 
 MICROSECONDS = 1_000_000
 PER_MICROSECOND = {"ms": 1_000, "us": 1}
@@ -62,13 +62,17 @@ def read_clock(column: pa.ChunkedArray, unit: str = "auto") -> Clock:
         column: dates, numbers, or text of either kind.
         unit: of numbers, one of `TIME_UNITS`; `""` for numbers that are no times, such as positions.
     """
+    column = decoded(column)
     kind = column.type
     if pa.types.is_date(kind):
         column = column.cast(pa.timestamp("us"))
         kind = column.type
     if pa.types.is_timestamp(kind):
         micro = pc.fill_null(column.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.int64()), 0).to_numpy()
-        return Clock(micro, nulls(column), np.zeros(len(column), bool), True, "iso")
+        bad, scale = nulls(column), {"s": MICROSECONDS, "ms": 1000}.get(kind.unit, 0)
+        if scale:  # nanoseconds that a writer called milliseconds, for one
+            bad |= _magnitude(pc.fill_null(column.cast(pa.int64()), 0).to_numpy()) > 2.0**63 / scale - 1
+        return Clock(np.where(bad, 0, micro), bad, np.zeros(len(column), bool), True, "iso")
     whole, fractions, bad = _numbers(column)
     # Of a text column the commoner kind counts as meant, so that an error names the odd row and not the good ones.
     if is_text(kind) and 2 * (~bad | (fractions != 0)).sum() < len(column) - column.null_count:

@@ -127,6 +127,7 @@ def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
     """Numbers (n,) float64; NaN where the cell is null, no number, or NaN itself."""
     import pandas as pd
 
+    column = decoded(column)
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.float64(), safe=False).to_numpy()
@@ -142,6 +143,7 @@ def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 def blanks(column: pa.ChunkedArray) -> np.ndarray:
     """(n,) bool: where the cell has no value: null, NaN, or text of spaces."""
+    column = decoded(column)
     if is_text(column.type):
         text = as_text(column)
         column = pc.if_else(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), None, text)
@@ -167,6 +169,11 @@ def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of text in a type that arrow's functions of text take."""
     return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
+
+
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column that is coded (a dictionary, such as a category of pandas) as its values."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def is_text(kind: pa.DataType) -> bool:

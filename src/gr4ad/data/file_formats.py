@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,7 @@ class TableFile:
         codec: its compression by arrow's name, or None.
         layout: of a csv, tsv or recbole file; the delimiter is known.
         columns: the names in its first line, or those of `layout.header`; empty for the other formats.
+        blank_lines: lines without text before its first one.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class TableFile:
     codec: str | None
     layout: TextLayout
     columns: tuple[str, ...] = ()
+    blank_lines: int = 0
 
     @property
     def is_text(self) -> bool:
@@ -118,10 +121,11 @@ def table_file(path: Path, role: FileRole, layout: TextLayout | None = None) -> 
         return TableFile(path, kind, codec, TextLayout())
     wanted = layout or (RECBOLE if kind == "recbole" else TextLayout())
     file = TableFile(path, "recbole" if wanted.typed_header else kind, codec, wanted)
-    sample = _sample(file)
+    blank, sample = _leading_blank_lines(_sample(file))
     delimiter = wanted.delimiter or found_delimiter(sample, "\t" if kind == "tsv" else ",")
     columns = wanted.header or tuple(_rows(sample, delimiter, wanted.quotes, 1)[0])
-    return replace(file, layout=replace(wanted, delimiter=delimiter), columns=tuple(name.strip() for name in columns))
+    names = tuple(name.strip() for name in columns)
+    return replace(file, layout=replace(wanted, delimiter=delimiter), columns=names, blank_lines=blank)
 
 
 def found_delimiter(sample: str, usual: str) -> str:
@@ -214,9 +218,16 @@ def unreadable(file: TableFile, error: Exception) -> DataError:
     )
 
 
+def _leading_blank_lines(sample: str) -> tuple[int, str]:
+    """How many lines without text a sample begins with, and what follows them."""
+    blank = re.match(r"(?:[^\S\r\n]*(?:\r\n|\r|\n))*", sample)
+    assert blank is not None  # it matches nothing too
+    return len(re.findall(r"\r\n|\r|\n", blank[0])), sample[blank.end() :]
+
+
 def _rows(sample: str, delimiter: str, quotes: bool, count: int) -> list[Sequence[str]]:
     """The first rows of a sample, at least one; of a long sample without the last, which may be cut."""
-    lines = iter(sample.splitlines(keepends=True))
+    lines = io.StringIO(sample, newline="")  # a form feed, of which `splitlines` would make a line, is text
     rows: list[Sequence[str]] = []
     try:
         for row in csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE):

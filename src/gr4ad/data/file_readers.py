@@ -115,6 +115,7 @@ def _read_text(file: TableFile, numbers: Collection[str], limit: int | None, cod
             block_size=BLOCK_BYTES if limit is None else 1 << 20,
             use_threads=threads,
             column_names=names,
+            skip_rows=file.blank_lines,
             skip_rows_after_names=0 if layout.header else 1,
         )
 

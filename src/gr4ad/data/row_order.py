@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .checking import DataError, RowChecks
+from .checking import DataError, RowChecks, cell
 from .columns import whole
 
 
@@ -136,7 +136,7 @@ def check_order(table: pa.Table, name: str, user: np.ndarray, clock: np.ndarray,
         at = np.flatnonzero(back)
         first = at[np.argmin(rows[at + 1])]
         row, before = int(rows[first + 1]), int(rows[first])
-        previous = table[name][before].as_py()
+        previous = cell(table[name], before)
         allowed = f"not before the user's previous row ({previous!r} in row {before})"
         raise DataError(
             checks.line(name, row, table[name], len(at), allowed, "unsorted_time", "put in time order and count")

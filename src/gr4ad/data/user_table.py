@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .checking import DataError, RowChecks, shown
-from .columns import as_ids, as_numbers, blanks, is_text, nulls
+from .columns import as_ids, as_numbers, blanks, decoded, is_text, nulls
 from .config import DataConfig
 from .events import EventLog
 from .tables import HISTORY_LISTS, OTHER_LISTS
@@ -110,6 +110,7 @@ def _chosen(raw: pa.Table, checks: RowChecks, config: DataConfig) -> dict[str, i
 
 def _as_feature(column: pa.ChunkedArray, name: str, bins: int, checks: RowChecks) -> pa.ChunkedArray:
     """A column as text, null where blank; refuses cells that are no number where numbers are to be binned."""
+    column = decoded(column)
     try:
         text = column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -92,7 +92,17 @@ def count_history(layout: Layout, found: Findings) -> None:
         found.warnings.append(
             f"only {found.users} users have a history: figures of a run will swing from seed to seed"
         )
-    if short > 0.5:
+    log = layout.files[layout.events]
+    most = user  # with `refunds: zero` a refund stays in the history
+    if view.value is not None:
+        most = np.r_[user, view.user[(view.value < 0) & (view.user >= 0) & ~view.repeated]]
+    none_left = int(np.bincount(most).max()) < 3 and found.split.kind == "leave_one_out"
+    if none_left and (log.whole or log.of_users):
+        found.stops.append(
+            "no user has three events that make up histories: of each, the last two are for validation and test, and "
+            "none is left to train on"
+        )
+    elif short > 0.5:
         found.warnings.append(
             f"{percent(short)} of the users have fewer than 3 events: little can be learned from them"
         )

@@ -68,6 +68,29 @@ def check_clock(layout: Layout, found: Findings) -> None:
         found.counts.append(("times", f"{first} to {last}, in {'dates' if unit in ('iso', 'unreadable') else unit}"))
 
 
+def check_own_names(layout: Layout, found: Findings) -> None:
+    """Columns that have a name of ours and were not made out: a run reads them all the same."""
+    if layout.preset is not None:
+        return
+    log, catalog = layout.columns[layout.events], layout.columns[layout.catalog]
+    if layout.event is None and "event" in log:
+        names = ", ".join(repr(name) for name in log["event"].seen[:5])
+        found.stops.append(
+            f"`event` of {layout.events} is read as the kind of each event, but holds {names}. Say in `event_names` "
+            "which are impressions, clicks and conversions, or rename the column"
+        )
+    if layout.value is None and "value" in log and not log["value"].is_number and log["value"].filled:
+        found.stops.append(
+            f"`value` of {layout.events} is read as money, but holds {log['value'].seen[0]!r}. Write numbers such as "
+            "12.5, or rename the column"
+        )
+    if "event_key" in catalog and layout.key != "event_key":
+        found.stops.append(
+            f"`event_key` of {layout.catalog} is read as what the log calls its items, but they are in "
+            f"`{layout.key}`. Rename the column"
+        )
+
+
 def check_joins(layout: Layout, found: Findings) -> None:
     log, key = layout.columns[layout.events], layout.key_column
     items = matched(log[layout.item], key)

@@ -125,7 +125,7 @@ def layout_of_preset(files: Mapping[str, FileSample], preset: str) -> Layout:
 def _log_and_catalog(files: dict[str, FileSample], columns: dict[str, dict[str, Column]]) -> Layout:
     best: tuple[float, Layout] | None = None
     for name, own in columns.items():
-        ids = [column for column in own.values() if column.is_id and not column.is_unique and column.distinct > 1]
+        ids = [column for column in own.values() if column.is_id and not column.is_unique and _tells_or_named(column)]
         clocks = _clocks(own)
         for user, item in itertools.permutations(ids, 2):
             named = likeness(user.name, "user"), likeness(item.name, "item")
@@ -135,13 +135,14 @@ def _log_and_catalog(files: dict[str, FileSample], columns: dict[str, dict[str, 
             if max(named) == 0 or named[1] + joined == 0 or (named[0] == 0 and joined < 0.5):
                 continue
             score = 3 * named[0] + 3 * named[1] + 3 * joined + 2 * bool(clocks) + math.log10(files[name].rows) / 2
+            score -= 2 * ((user.distinct == 1) + (item.distinct == 1))
             if best is None or score > best[0]:
                 best = score, Layout(files, columns, name, catalog or "", user.name, item.name, key)
     if best is None:
         raise DataError(
             "no file looks like an event log. One is needed with a column of user ids, a column of item ids and a "
-            f"time; the files hold: {_held(columns)}. Rename its columns (user_id, item_id, timestamp), or write the "
-            "recipe by hand."
+            f"time{_without_history(columns)}; the files hold: {_held(columns)}. Rename its columns (user_id, "
+            "item_id, timestamp), or write the recipe by hand."
         )
     layout = best[1]
     if not layout.catalog:
@@ -155,8 +156,24 @@ def _log_and_catalog(files: dict[str, FileSample], columns: dict[str, dict[str, 
     return layout
 
 
+def _tells_or_named(column: Column) -> bool:
+    """Of one value are only the ids of a log of one user or one item, which then say so by their name."""
+    return column.distinct > 1 or max(likeness(column.name, "user"), likeness(column.name, "item")) == 1
+
+
 def _held(columns: Mapping[str, Mapping[str, Column]]) -> str:
     return "; ".join(f"{file} ({', '.join(names)})" for file, names in columns.items())
+
+
+def _without_history(columns: Mapping[str, Mapping[str, Column]]) -> str:
+    """Which file would be a log by its names, but names each user or each item once; "" where none is."""
+    for name, own in columns.items():
+        named = [next((c for c in own.values() if likeness(c.name, role) == 1), None) for role in ("user", "item")]
+        if all(named) and _clocks(own):
+            once = next((column for column in named if column is not None and column.is_unique), None)
+            if once is not None:
+                return f", where these ids come back: `{once.name}` of {name} has another one in each row"
+    return ""
 
 
 def _catalog_of(
@@ -303,7 +320,7 @@ def _find_event(layout: Layout, free: list[Column]) -> None:
         else:
             names = {value: kind for value in values if (kind := event_kind(value)) is not None}
             known = sum(value in names for value in values) / len(values)
-            if not names or known < 0.34:
+            if not names or (known < 0.34 and column.name != "event"):
                 continue
             score = known + likeness(column.name, "event")
         if best is None or score > best[0]:

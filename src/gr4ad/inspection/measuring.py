@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gr4ad.inspection.counting import count_catalog, count_history, count_lists, count_rows, count_values
-from gr4ad.inspection.dangers import check_clock, check_ids, check_joins, check_leaks
+from gr4ad.inspection.dangers import check_clock, check_ids, check_joins, check_leaks, check_own_names
 from gr4ad.inspection.findings import Findings
 from gr4ad.inspection.layout import Layout
 from gr4ad.inspection.log_view import view_of
@@ -39,6 +39,7 @@ def findings_of(layout: Layout) -> Findings:
     count_lists(layout, found)
     check_ids(layout, found)
     check_clock(layout, found)
+    check_own_names(layout, found)
     check_joins(layout, found)
     check_leaks(layout, found)
     return found

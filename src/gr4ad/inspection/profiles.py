@@ -84,7 +84,8 @@ class Column:
     def is_key(self) -> bool:
         """Nearly every row has a value of its own: what names the rows of a table, but for a few that stand twice."""
         twice = self.filled - self.distinct
-        return self.filled >= 0.9 * self.rows and self.distinct > 1 and (10 * twice <= self.filled or twice <= 3)
+        few = 10 * twice <= self.filled or twice <= 3
+        return self.filled >= 0.9 * self.rows and (self.distinct > 1 or self.rows == 1) and few
 
     @property
     def is_unique(self) -> bool:
@@ -142,13 +143,13 @@ class Column:
     @cached_property
     def time_unit(self) -> str | None:
         """`iso` (dates, or text that is read as such), one of `UNITS`, `unreadable` (dates of another form), or None:
-        no times. Of the unit that most of the numbers have; numbers whose name says that they are ids are none."""
+        no times. Of a mixture the unit that most of the numbers have; numbers that are ids by their name are none."""
         if self.is_typed_time:
             return None if pa.types.is_time(self.values.type) or pa.types.is_duration(self.values.type) else "iso"
         if self.is_number:
             units = {} if is_id_name(self.name) else self.unit_shares
             unit = max(units, key=lambda name: units[name], default=None)
-            return unit if unit is not None and units[unit] > 0.5 else None
+            return unit if unit is not None and (units[unit] > 0.5 or sum(units.values()) > 0.9) else None
         if self.is_nested or not self.seen:
             return None
         if self.share(OTHER_DATE) > 0.9:

@@ -251,7 +251,10 @@ def _csv_options(
 
     names, layout = list(file.columns), file.layout
     read = pa_csv.ReadOptions(
-        column_names=names, skip_rows_after_names=int(first and layout.header is None), block_size=block
+        column_names=names,
+        skip_rows=file.blank_lines if first else 0,
+        skip_rows_after_names=int(first and layout.header is None),
+        block_size=block,
     )
     parse = pa_csv.ParseOptions(
         delimiter=layout.delimiter,

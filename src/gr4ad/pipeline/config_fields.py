@@ -7,6 +7,7 @@ transformers' `TrainingArguments`, whose import takes seconds.
 from __future__ import annotations
 
 import ast
+import datetime
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -66,6 +67,8 @@ class ConfigField:
         type."""
         if value is None and self.optional:
             return None
+        if isinstance(value, datetime.date) and {"int", "str"} <= set(self.kinds):
+            return value.isoformat()  # as which YAML reads an unquoted ISO date
         if isinstance(value, str) and self.kinds == ("float",):
             try:
                 return float(value)
