@@ -41,5 +41,6 @@ def test_features_of_users_as_a_flag(tmp_path, capsys):
                  "users.csv", "--out", str(tmp_path / "out")]  # fmt: skip
     assert main(arguments) == 2
     assert "`user_features` should say which of its columns the model may learn" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     assert main([*arguments, "--user_features", '{"age": {"bins": 2}}']) == 0
     assert "Log and users" in capsys.readouterr().out

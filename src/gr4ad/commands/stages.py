@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,16 @@ def run_command(stage: Stage, arguments: Sequence[str]) -> None:
     earlier: list[StageRecord | None] = [StageRecord.read(folder) for folder in (*folders.values(), *models.values())]
     keys = [record.key if record else "" for record in earlier]
     settings, out = stage_settings(stage, sections, seed), Path(options.out)
+    new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    summary = stage.run(sections, folders, models, out, seed)
+    try:
+        summary = stage.run(sections, folders, models, out, seed)
+    except Exception:
+        if new:
+            with suppress(OSError):  # a folder with something in it stays
+                out.rmdir()
+        raise
     key = stage_key(stage.name, settings, keys)
     StageRecord(stage.name, key, keys, plain(settings), time.monotonic() - start, summary).write(out)
     if stage.name == "tokenize" and options.report:
