@@ -181,7 +181,7 @@ def test_the_command_adds_to_a_folder(artifact, ad_records, expected, tmp_path, 
     live = Recommender.from_pretrained(artifact.parent / "artifact")
     np.testing.assert_array_equal(live.model.item_table.detach(), saved.model.item_table.detach())
     assert add("--model", artifact, "--ads", file) == 0
-    assert "0 ads added or changed, 15 stood so already, 1 left out" in capsys.readouterr().out
+    assert "ads added or changed: 0, as they were: 15, left out: 1" in capsys.readouterr().out
 
 
 def test_the_command_ranks_as_the_running_recommender_does(artifact, ad_records, tmp_path):
@@ -197,7 +197,7 @@ def test_the_command_adds_to_a_published_model(artifact, ad_records, expected, t
     published.append_change(IndexChange("remove", ["ad_3"]))
     server = LiveModel(tmp_path / "live")
     assert add("--model", tmp_path / "live", "--ads", written(tmp_path, [ad_records(number) for number in NEW])) == 0
-    assert "15 ads added or changed" in capsys.readouterr().out and published.last_change == 2
+    assert "ads added or changed: 15" in capsys.readouterr().out and published.last_change == 2
     server.follow()
     assert set(expected) <= set(server.recommender.tokenizer.index.rows)
 
