@@ -47,8 +47,7 @@ def usage() -> str:
 
 def keep_freed_memory() -> None:
     """Asks glibc to keep freed blocks: a training step or a batch of requests on a CPU frees and takes hundreds of
-    megabytes, and giving them back to the kernel each time costs it page faults, 10% of a server's throughput at 512
-    beams. Elsewhere than glibc, does nothing.
+    megabytes, and giving them back to the kernel each time costs it page faults. Elsewhere than glibc, does nothing.
 
     Must run before the process has a second thread. The model of a server runs in one, and a thread with an arena of
     its own gives its blocks back whatever the thresholds say.
