@@ -1,4 +1,8 @@
-"""Times of any unit on one integer clock: the unit is set or told by magnitude, and bounds are read alike."""
+"""Times of any unit on one integer clock: the unit is set or told by magnitude, and bounds are read alike.
+
+What a column decides as a whole, such as its unit, follows from counts of its cells (`clock_facts.py`). Those of the
+parts of a column add up, so that a log that is read in parts is read as one.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .checking import DataError, shown
+from .clock_facts import DATE_DIGITS, MICROSECONDS, ClockFacts, date_microseconds, magnitude, range_of
 from .columns import as_numbers, as_text, decoded, is_text, nulls
 
-MICROSECONDS = 1_000_000
 PER_MICROSECOND = {"ms": 1_000, "us": 1}
 """Microseconds of a unit that is not finer than they are."""
 
-# A log of a unit has its median at or above the first number, no row below the second and none at or above the third:
-# seconds of 1985 and 1973, milliseconds, microseconds and nanoseconds of 1973. Smaller numbers are a clock of the
-# log's own (steps, seconds since its start).
-MAGNITUDES = (("ns", 1e17, 1e17, np.inf), ("us", 1e14, 1e14, 1e17), ("ms", 1e11, 1e11, 1e14), ("s", 5e8, 1e8, 1e11))
-DATE_DIGITS = (8, 12, 14, 17)
-"""Digits of YYYYMMDD, YYYYMMDDhhmm, with seconds, and with milliseconds: none is mistaken for another unit. With
-`time_unit: date` also YYYYMMDDhh."""
 ISO_DATE = "an ISO date"
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "date": "dates as numbers"}
 
@@ -38,6 +35,7 @@ class Clock:
         unit: `s`, `ms`, `us`, `ns`, `date` of numbers; `iso` of dates as text or as the file's own type; "" of numbers
             that are no times since 1970.
         given: the unit is that of the setting, not found by magnitude.
+        ends: of numbers that are no times, the least and the greatest of the whole column, for errors.
     """
 
     values: np.ndarray
@@ -46,6 +44,7 @@ class Clock:
     is_date: bool
     unit: str
     given: bool = False
+    ends: str = ""
 
     @property
     def allowed(self) -> str:
@@ -55,12 +54,21 @@ class Clock:
         return "a whole number, of the same kind in all rows" + (f" ({NAMES[self.unit]})" if self.unit else "")
 
 
-def read_clock(column: pa.ChunkedArray, unit: str = "auto") -> Clock:
+def clock_facts(column: pa.ChunkedArray) -> ClockFacts:
+    """What a column of times, or a part of one, has to say on how the whole is read."""
+    column = decoded(column)
+    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+        return ClockFacts()
+    return ClockFacts.of(*_numbers(column), nulls(column))
+
+
+def read_clock(column: pa.ChunkedArray, unit: str = "auto", facts: ClockFacts | None = None) -> Clock:
     """Times on one integer clock. Dates without a zone are taken as UTC.
 
     Args:
         column: dates, numbers, or text of either kind.
         unit: of numbers, one of `TIME_UNITS`; `""` for numbers that are no times, such as positions.
+        facts: of the whole column, where this is a part of it.
     """
     column = decoded(column)
     kind = column.type
@@ -71,16 +79,16 @@ def read_clock(column: pa.ChunkedArray, unit: str = "auto") -> Clock:
         micro = pc.fill_null(column.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.int64()), 0).to_numpy()
         bad, scale = nulls(column), {"s": MICROSECONDS, "ms": 1000}.get(kind.unit, 0)
         if scale:  # nanoseconds that a writer called milliseconds, for one
-            bad |= _magnitude(pc.fill_null(column.cast(pa.int64()), 0).to_numpy()) > 2.0**63 / scale - 1
+            bad |= magnitude(pc.fill_null(column.cast(pa.int64()), 0).to_numpy()) > 2.0**63 / scale - 1
         return Clock(np.where(bad, 0, micro), bad, np.zeros(len(column), bool), True, "iso")
     whole, fractions, bad = _numbers(column)
-    # Of a text column the commoner kind counts as meant, so that an error names the odd row and not the good ones.
-    if is_text(kind) and 2 * (~bad | (fractions != 0)).sum() < len(column) - column.null_count:
+    facts = facts or ClockFacts.of(whole, fractions, bad, nulls(column))
+    if is_text(kind) and facts.mostly_words:
         return _read_dates(column)
     if unit == "":
         bad = bad | (fractions != 0)
-        return Clock(np.where(bad, 0, whole), bad, np.zeros(len(whole), bool), False, "")
-    return _with_unit(whole, fractions, bad, unit)
+        return Clock(np.where(bad, 0, whole), bad, np.zeros(len(whole), bool), False, "", ends=facts.ends())
+    return _with_unit(whole, fractions, bad, unit, facts)
 
 
 def read_bound(name: str, bound: int | str, clock: Clock, column: str, file: str) -> int:
@@ -97,7 +105,7 @@ def read_bound(name: str, bound: int | str, clock: Clock, column: str, file: str
         if clock.unit == "":
             raise DataError(
                 f"{file}: `{name}` is a date ({shown(bound)}) but `split_column` ({column}) holds whole numbers that "
-                f"are no times since 1970 ({_ends(clock)}). Give a whole number of that column's unit; if these are "
+                f"are no times since 1970 ({clock.ends}). Give a whole number of that column's unit; if these are "
                 "times, name their unit in `time_unit`."
             ) from None
         return micro if clock.is_date else micro // MICROSECONDS
@@ -105,7 +113,8 @@ def read_bound(name: str, bound: int | str, clock: Clock, column: str, file: str
         return number
     own = "s" if clock.unit == "iso" else clock.unit
     unit = own if clock.given else (unit_of(np.array([number])) or own)
-    value = _with_unit(np.array([number]), np.zeros(1), np.zeros(1, bool), unit)
+    one = np.array([number]), np.zeros(1), np.zeros(1, bool)
+    value = _with_unit(*one, unit, ClockFacts.of(*one))
     if value.bad[0]:
         raise DataError(
             f"`{name}` is not of the unit {NAMES[unit]}. Received: {shown(bound)}. Write e.g. 20171105 or 2017-11-05."
@@ -117,11 +126,7 @@ def read_bound(name: str, bound: int | str, clock: Clock, column: str, file: str
 def unit_of(numbers: np.ndarray) -> str:
     """The unit of times since 1970 by their magnitude (int64 (n,), n >= 1), `date` for numbers that read as dates; ""
     where they are no such times."""
-    middle = np.partition(_magnitude(numbers), len(numbers) // 2)[len(numbers) // 2]
-    if any(_first_date(digits) <= middle < _last_date(digits) for digits in DATE_DIGITS):
-        if 2 * _date_microseconds(numbers, DATE_DIGITS)[1].sum() > len(numbers):
-            return "date"
-    return next((unit for unit, least, _, _ in MAGNITUDES if middle >= least), "")
+    return ClockFacts.of(numbers, np.zeros(len(numbers)), np.zeros(len(numbers), bool)).unit
 
 
 def moment_text(clock: Clock, value: int) -> str:
@@ -134,11 +139,6 @@ def moment_text(clock: Clock, value: int) -> str:
     except OverflowError:
         return str(value)
     return date.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _ends(clock: Clock) -> str:
-    good = clock.values[~(clock.bad | clock.mixed)]
-    return f"{good.min()} to {good.max()}" if len(good) else "none"
 
 
 def _iso_microseconds(name: str, bound: int | str) -> int:
@@ -165,7 +165,8 @@ def _read_dates(column: pa.ChunkedArray) -> Clock:
 
 def _numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole part (int64) and fraction (float64) of each number, and which cells hold none, (n,) each. Whole numbers
-    are exact up to 64 bits, in text too; of floating-point numbers above 2**53 nothing more is known than they say."""
+    are exact up to 64 bits, in text too; of floating-point numbers above 2**53 nothing more is known than they say.
+    What a cell is does not depend on the others."""
     kind, missing = column.type, nulls(column)
     if pa.types.is_integer(kind):
         return pc.fill_null(column.cast(pa.int64(), safe=False), 0).to_numpy(), np.zeros(len(column)), missing
@@ -180,12 +181,13 @@ def _numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarra
             except pa.ArrowInvalid:
                 pass
         text = pc.utf8_trim_whitespace(text)
-        try:
-            read = pc.if_else(pc.match_substring_regex(text, r"^(-?\d{1,18}|\d{19})$"), text, None).cast(pa.int64())
-            exact = ~nulls(read)
-            values = pc.fill_null(read, 0).to_numpy()
-        except pa.ArrowInvalid:
-            pass  # a number beyond 64 bits: all are read below, as far as floating point goes
+        read = pc.if_else(pc.match_substring_regex(text, r"^-?\d{1,18}$"), text, None).cast(pa.int64())
+        exact = ~nulls(read)
+        values = np.where(exact, pc.fill_null(read, 0).to_numpy(), 0)
+        long = np.flatnonzero(pc.fill_null(pc.match_substring_regex(text, r"^-?\d{19,}$"), False).to_numpy())
+        for place, number in zip(long.tolist(), map(int, text.take(pa.array(long)).to_pylist()), strict=True):
+            if -(2**63) <= number < 2**63:  # of one beyond 64 bits floating point says what it can
+                exact[place], values[place] = True, number
         if exact.all():
             return values, np.zeros(len(values)), ~exact
     numbers = as_numbers(column)
@@ -195,65 +197,33 @@ def _numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.where(exact, values, whole.astype(np.int64)), np.where(exact, 0, numbers - whole), bad & ~exact
 
 
-def _with_unit(whole: np.ndarray, fractions: np.ndarray, bad: np.ndarray, unit: str) -> Clock:
+def _with_unit(
+    whole: np.ndarray, fractions: np.ndarray, bad: np.ndarray, unit: str, facts: ClockFacts
+) -> Clock:
     good = ~bad
     given = unit != "auto"
     if not given:
-        unit = unit_of(whole[good]) if good.any() else ""
+        unit = facts.unit
     mixed = np.zeros(len(whole), bool)
     if unit == "date":
-        micro, dated = _date_microseconds(whole, (*DATE_DIGITS, 10) if given else DATE_DIGITS)
+        micro, dated = date_microseconds(whole, (*DATE_DIGITS, 10) if given else DATE_DIGITS)
         wrong = good & (~dated | (fractions != 0))
         bad, mixed = (bad | wrong, mixed) if given else (bad, wrong)
         return Clock(np.where(bad | mixed, 0, micro), bad, mixed, True, unit, given)
     if not given:
-        least, most = next(((low, high) for name, _, low, high in MAGNITUDES if name == unit), (0, 1e11))
-        magnitude = _magnitude(whole)
-        mixed = good & ((magnitude < least) | (magnitude >= most))
+        least, most = range_of(unit)
+        size = magnitude(whole)
+        mixed = good & ((size < least) | (size >= most))
     fractional = (fractions != 0) & good & ~mixed
-    if unit == "" or (unit == "s" and not fractional.any()):
+    if unit == "" or (unit == "s" and not facts.has_fractions(given)):
         bad = bad | fractional
-        return Clock(np.where(bad | mixed, 0, whole), bad, mixed, False, unit, given)
+        ends = "" if unit else facts.ends(*range_of(unit))
+        return Clock(np.where(bad | mixed, 0, whole), bad, mixed, False, unit, given, ends)
     if unit == "ns":
         micro = whole // 1000
     else:
         scale = PER_MICROSECOND.get(unit, MICROSECONDS)
-        beyond = good & (_magnitude(whole) > 2.0**63 / scale - 1)
+        beyond = good & (magnitude(whole) > 2.0**63 / scale - 1)
         bad = bad | beyond
         micro = np.where(beyond, 0, whole) * scale + np.rint(fractions * scale).astype(np.int64)
     return Clock(np.where(bad | mixed, 0, micro), bad, mixed, True, unit, given)
-
-
-def _magnitude(numbers: np.ndarray) -> np.ndarray:
-    return np.abs(numbers.astype(np.float64))
-
-
-def _first_date(digits: int) -> int:
-    return 1900 * 10 ** (digits - 4)
-
-
-def _last_date(digits: int) -> int:
-    return 2101 * 10 ** (digits - 4)
-
-
-def _date_microseconds(numbers: np.ndarray, digits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Microseconds since 1970 UTC of numbers such as 20231115 or 20231115093000 (int64 (n,)), and which of them read
-    as dates of the years 1900 to 2100."""
-    padded = np.zeros(len(numbers), np.int64)  # as YYYYMMDDhhmmssmmm
-    dated = np.zeros(len(numbers), bool)
-    for count in digits:
-        here = (numbers >= _first_date(count)) & (numbers < _last_date(count))
-        padded[here], dated[here] = numbers[here] * 10 ** (17 - count), True
-    rest, milli = np.divmod(padded, 1000)
-    rest, second = np.divmod(rest, 100)
-    rest, minute = np.divmod(rest, 100)
-    rest, hour = np.divmod(rest, 100)
-    rest, day = np.divmod(rest, 100)
-    year, month = np.divmod(rest, 100)
-    dated &= (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
-    months = np.where(dated, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
-    first = months.astype("datetime64[D]")
-    dated &= (day >= 1) & (day <= ((months + 1).astype("datetime64[D]") - first).astype(np.int64))
-    days = first.astype(np.int64) + day - 1
-    micro = (((days * 24 + hour) * 60 + minute) * 60 + second) * MICROSECONDS + milli * 1000
-    return np.where(dated, micro, 0), dated

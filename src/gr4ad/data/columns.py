@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,15 +18,46 @@ ROUNDED_TEXT = r"^-?\d\.(\d{5,}[eE]\+?\d\d|\d+[eE]\+?(1[6-9]|[2-9]\d))$"
 """A whole number that was written as a floating-point one: 7.205759406317978e+17, or 1.23457e+06."""
 FLOAT_TEXT = r"^-?\d+\.0$"
 """A whole number as text files have it once an empty cell has made its column floating: 1234.0."""
+PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+"""A number that arrow reads."""
 
 
-def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool = False) -> pa.Array:
+@dataclass(frozen=True)
+class IdFacts:
+    """What decides on a column of ids as a whole: cells that read 1234.0, and cells that read otherwise; blank ones
+    are neither."""
+
+    floats: bool = False
+    others: bool = False
+
+    @classmethod
+    def of(cls, texts: pa.Array) -> IdFacts:
+        """Of distinct texts; none of a column of another type."""
+        if not is_text(texts.type):
+            return cls()
+        given = texts.filter(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0))
+        floats = pc.sum(pc.match_substring_regex(given, FLOAT_TEXT)).as_py() or 0
+        return cls(floats > 0, floats < len(given))
+
+    def __or__(self, other: IdFacts) -> IdFacts:
+        return IdFacts(self.floats or other.floats, self.others or other.others)
+
+    @property
+    def whole(self) -> bool:
+        """All ids are whole numbers that a writer made floating."""
+        return self.floats and not self.others
+
+
+def as_ids(
+    column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool = False, facts: IdFacts | None = None
+) -> pa.Array:
     """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7"; that the file
     has floating-point numbers is noted in `checks.notes`.
 
     Args:
         name: of the column, ours. checks: of the file; its rows are not judged here.
         coded: a column that the reader has coded (a dictionary) stays so, which saves memory and time.
+        facts: of the whole column, where this is a part of it.
 
     Raises:
         DataError: the column's type is neither text nor whole numbers, an item id is longer than any may be, or it
@@ -35,11 +68,12 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool
         if coded and is_text(kind.value_type):
             one = whole(column.unify_dictionaries())
             ids = pa.DictionaryArray.from_arrays(one.indices, one.dictionary.cast(pa.string()))
-            return _without_blanks(_without_fractions(ids, column, name, named, checks), column, name, named)
+            ids = _without_fractions(ids, column, name, named, checks, facts)
+            return _without_blanks(ids, column, name, named, checks)
         column = column.cast(kind.value_type)
         kind = column.type
     if pa.types.is_floating(kind):
-        column = _whole_floats(column, named)
+        column = _whole_floats(column, named, checks)
         checks.notes.setdefault("whole_float_ids", []).append(checks.theirs(name))
         kind = column.type
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
@@ -49,46 +83,56 @@ def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool
         return text
     # Few ids stand in many rows: each is looked at once.
     found = text.dictionary_encode()
-    numbers = _without_fractions(found, column, name, named, checks)
-    known = _without_blanks(numbers, column, name, named)
+    numbers = _without_fractions(found, column, name, named, checks, facts)
+    known = _without_blanks(numbers, column, name, named, checks)
     return text if numbers is found and known.null_count == text.null_count else known.dictionary_decode()
 
 
 def _without_fractions(
-    ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str, checks: RowChecks
+    ids: pa.DictionaryArray,
+    column: pa.ChunkedArray,
+    name: str,
+    named: str,
+    checks: RowChecks,
+    facts: IdFacts | None,
 ) -> pa.DictionaryArray:
     """Coded ids of which all that are not blank end in `.0`, as whole numbers; other ids as they are. Raises DataError
     for numbers that floating point has rounded."""
-    given = ids.dictionary.filter(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(ids.dictionary)), 0))
-    if not len(given) or not pc.all(pc.match_substring_regex(given, FLOAT_TEXT)).as_py():
+    if not (facts or IdFacts.of(ids.dictionary)).whole:
         return ids
     texts = pc.replace_substring_regex(ids.dictionary, r"\.0$", "")
     large = pc.greater(pc.utf8_length(texts), len(str(EXACT)) - 1)
     lossy = [
-        bool(wide and abs(int(text)) >= EXACT) for text, wide in zip(texts.to_pylist(), large.to_pylist(), strict=True)
+        bool(wide and text.strip() and abs(int(text)) >= EXACT) for text, wide in zip(texts.to_pylist(), large.to_pylist(), strict=True)
     ]
-    if any(lossy):
-        raise _lossy(named, pc.fill_null(pa.array(lossy).take(ids.indices), False).to_numpy(False), column)
+    _refuse_lossy(named, _rows_of(pa.array(lossy, pa.bool_()), ids), column, checks)
     checks.notes.setdefault("whole_float_ids", []).append(checks.theirs(name))
     return pa.DictionaryArray.from_arrays(ids.indices, texts)
 
 
-def _without_blanks(ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str) -> pa.DictionaryArray:
+def _rows_of(known: pa.Array, ids: pa.DictionaryArray) -> np.ndarray:
+    """Rows of coded ids of which `known` (booleans, by entry of the dictionary) holds."""
+    if not pc.any(known).as_py():
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(pc.fill_null(known.take(ids.indices), False).to_numpy(zero_copy_only=False))
+
+
+def _without_blanks(
+    ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str, checks: RowChecks
+) -> pa.DictionaryArray:
     """Coded ids, null where blank. Raises DataError for those that floating point has rounded, and item ids that are
     too long."""
     rounded = pc.fill_null(pc.match_substring_regex(ids.dictionary, ROUNDED_TEXT), False)
-    if pc.any(rounded).as_py():
-        rows = pc.fill_null(rounded.take(ids.indices), False).to_numpy(zero_copy_only=False)
-        if rows.any():
-            raise _lossy(named, rows, column)
+    _refuse_lossy(named, _rows_of(rounded, ids), column, checks)
     too_long = pc.fill_null(pc.greater(pc.utf8_length(ids.dictionary), MAX_ID_LENGTH), False)
-    if name == "item_id" and pc.any(too_long).as_py():
-        rows = pc.fill_null(too_long.take(ids.indices), False).to_numpy(zero_copy_only=False)
-        if rows.any():
-            raise DataError(
-                f"{named}, row {int(rows.argmax())} (0-based): an id of more than {MAX_ID_LENGTH} characters, which "
-                f"no request may name ({int(rows.sum())} such rows). Give these items shorter ids."
-            )
+    if name == "item_id":
+        checks.reject(
+            _rows_of(too_long, ids),
+            lambda row, count: (
+                f"{named}, row {checks.number(row)} (0-based): an id of more than {MAX_ID_LENGTH} characters, which "
+                f"no request may name ({count} such rows). Give these items shorter ids."
+            ),
+        )
     blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids.dictionary)), 0), True)
     if not pc.any(blank).as_py():
         return ids
@@ -96,35 +140,39 @@ def _without_blanks(ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str,
     return pa.DictionaryArray.from_arrays(indices, ids.dictionary)
 
 
-def _whole_floats(column: pa.ChunkedArray, named: str) -> pa.ChunkedArray:
+def _whole_floats(column: pa.ChunkedArray, named: str, checks: RowChecks) -> pa.ChunkedArray:
     """Floating-point numbers as whole ones: a column of whole numbers with gaps becomes floating in many writers."""
     numbers = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
     known = ~np.isnan(numbers)
     with np.errstate(invalid="ignore"):
         fractions = known & (numbers != np.floor(numbers))
         lossy = known & (np.abs(numbers) >= EXACT)
-    if lossy.any():
-        raise _lossy(named, lossy, column)
-    if fractions.any():
-        row = int(fractions.argmax())
-        raise DataError(
-            f"{named} has fractions, row {row} (0-based): received {shown(column[row].as_py())} "
-            f"({int(fractions.sum())} such rows). Allowed: text or whole numbers. Convert it."
-        )
+    _refuse_lossy(named, np.flatnonzero(lossy), column, checks)
+    checks.reject(
+        np.flatnonzero(fractions),
+        lambda row, count: (
+            f"{named} has fractions, row {checks.number(row)} (0-based): received {shown(column[row].as_py())} "
+            f"({count} such rows). Allowed: text or whole numbers. Convert it."
+        ),
+    )
     return pa.chunked_array([pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)])
 
 
-def _lossy(named: str, rows: np.ndarray, column: pa.ChunkedArray) -> DataError:
-    row = int(rows.argmax())
-    return DataError(
-        f"{named}, row {row} (0-based): received {shown(column[row].as_py())}, an id that was rounded to a "
-        f"floating-point number ({int(rows.sum())} such rows): different ids have become one. Allowed: text or whole "
-        "numbers. Write the column anew as text or int64 (in pandas: Int64); an empty cell makes it floating."
+def _refuse_lossy(named: str, rows: np.ndarray, column: pa.ChunkedArray, checks: RowChecks) -> None:
+    checks.reject(
+        rows,
+        lambda row, count: (
+            f"{named}, row {checks.number(row)} (0-based): received {shown(column[row].as_py())}, an id that was "
+            f"rounded to a floating-point number ({count} such rows): different ids have become one. Allowed: text or "
+            "whole numbers. Write the column anew as text or int64 (in pandas: Int64); an empty cell makes it "
+            "floating."
+        ),
     )
 
 
 def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """Numbers (n,) float64; NaN where the cell is null, no number, or NaN itself."""
+    """Numbers (n,) float64; NaN where the cell is null, no number, or NaN itself. What a cell is does not depend on
+    the others."""
     import pandas as pd
 
     column = decoded(column)
@@ -132,12 +180,18 @@ def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.float64(), safe=False).to_numpy()
     if is_text(kind):
+        text = as_text(column)
         try:
             # Many times as fast as pandas, where all cells are plain numbers.
-            return as_text(column).cast(pa.float64()).to_numpy()
+            return text.cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid:
             pass
-        return pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(dtype=np.float64)
+        plain = pc.fill_null(pc.match_substring_regex(text, PLAIN_NUMBER), False)
+        numbers = np.full(len(text), np.nan)
+        numbers[plain.to_numpy()] = text.filter(plain).cast(pa.float64()).to_numpy()
+        others = text.filter(pc.invert(plain)).to_pandas().astype(object)
+        numbers[~plain.to_numpy()] = pd.to_numeric(others, errors="coerce").to_numpy(dtype=np.float64)
+        return numbers
     return np.full(len(column), np.nan)
 
 
