@@ -170,7 +170,7 @@ def test_output_is_replaced_whole_or_not_at_all(shop, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(preparation, "_summary", killed)
+        patched.setattr(preparation, "summary", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(config(shop, min_user_events=1), out)
     assert (out / "data.json").read_bytes() == before

@@ -9,7 +9,7 @@ import pytest
 from row_logs import T
 
 from gr4ad.data import DataConfig, load_prepared, prepare
-from gr4ad.data import preparation as module
+from gr4ad.data import whole_log as module
 from gr4ad.data.leakage import check_leakage
 
 EVENTS = {

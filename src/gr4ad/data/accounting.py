@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .checking import RowChecks
+from .checking import Verdict
 from .clocks import Clock, moment_text
 from .config import DataConfig
-from .cross_domain import CrossDomain
+from .counting import ElsewhereCounts, LogCounts
 from .event_columns import EVENT_NAMES
-from .events import EventLog
-from .row_order import ties
-from .settling import RefundCounts
-from .splits import History, Rows
-from .user_table import UserFeatures
 
 # Shares and counts from which on a reader has to be told, because the headline figures change their meaning.
 MANY_TIES = 0.1
@@ -26,7 +21,7 @@ MANY_UNMATCHED = 0.5
 FEW_TEST_USERS = 30
 
 
-def file_facts(role: str, source: str | Path, checks: RowChecks, read: dict[str, Any] | None = None) -> dict[str, Any]:
+def file_facts(role: str, source: str | Path, found: Verdict, read: dict[str, Any] | None = None) -> dict[str, Any]:
     """How one table was read: role, file, format, delimiter (None where there is none), rows, rows kept, rows dropped
     by reason. `read`: what the reader says of it."""
     suffixes = [suffix.lstrip(".") for suffix in Path(source).suffixes if suffix not in (".gz", ".zst")]
@@ -36,132 +31,191 @@ def file_facts(role: str, source: str | Path, checks: RowChecks, read: dict[str,
         "format": suffixes[-1] if suffixes else "hub data set",
         "delimiter": None,
         **(read or {}),
-        "rows": len(checks.keep),
-        "kept": int(checks.keep.sum()),
-        "dropped": dict(checks.dropped),
+        "rows": found.rows,
+        "kept": found.kept,
+        "dropped": dict(found.dropped),
     }
 
 
-def account(
-    *,
-    files: list[dict[str, Any]],
-    checks: dict[str, RowChecks],
-    config: DataConfig,
-    items: int,
-    log: EventLog,
-    merged: int,
-    refunds: RefundCounts,
-    history: History,
-    rows: dict[str, Rows],
-    users: UserFeatures | None,
-    elsewhere: CrossDomain | None,
-    leakage: dict[str, Any],
-) -> dict[str, Any]:
-    """The accounting of `data.json`, JSON values. `rows_in` is the sum of `kept`, `dropped`, `repeats`, `merged` and
-    `refunds.rows`.
+@dataclass
+class Account:
+    """What [`account`] and [`summary`] tell of.
 
-    Args:
-        files: as [`file_facts`]. checks: of each table, by role. items: of the catalog.
-        log: as split. merged, refunds: what was left out of it before. rows: the prepared tables.
+    Attributes:
+        config: the settings. files: as [`file_facts`]. verdicts: on the rows of each table, by role.
+        items: of the catalog. log: of the events. user_joins, elsewhere: of the other tables, where they are given.
+        clocks: columns of times, with their units: `log`, `cut` where the split's is another one, `elsewhere`.
+        clock_name: `timestamp`, or `position` in a log without times.
+        held: how the log was held while it was prepared.
     """
-    events = checks["events"]
+
+    config: DataConfig
+    files: list[dict[str, Any]]
+    verdicts: dict[str, Verdict]
+    items: int
+    log: LogCounts
+    user_joins: dict[str, int] | None
+    elsewhere: ElsewhereCounts | None
+    clocks: dict[str, Clock]
+    clock_name: str
+    held: dict[str, Any]
+
+
+def account(of: Account, clock_column: str) -> dict[str, Any]:
+    """The accounting of `data.json`, JSON values. `rows_in` is the sum of `kept`, `dropped`, `repeats`, `merged` and
+    `refunds.rows`. `clock_column`: how the file calls the column of the clock."""
+    events, log, config = of.verdicts["events"], of.log, of.config
     notes = events.notes
-    history_rows = history.rows
-    tied = ties(log.user[history_rows], log.clock[history_rows])
     facts: dict[str, Any] = {
-        "files": files,
-        "rows_in": len(events.keep),
-        "kept": len(log.user),
+        "files": of.files,
+        "held": of.held,
+        "rows_in": events.rows,
+        "kept": log.events,
         "dropped": dict(events.dropped),
         "repeats": log.repeats,
-        "merged": merged,
-        "refunds": {"policy": config.refunds, "negative_values": notes.get("negative_values", 0), **vars(refunds)},
-        "users": int(len(np.unique(log.user))),
-        "items": items,
+        "merged": log.merged,
+        "refunds": {
+            "policy": config.refunds,
+            "negative_values": notes.get("negative_values", 0),
+            **log.refunds.facts(),
+        },
+        "users": log.users,
+        "items": of.items,
         "event_names": notes.get("event_names", {}),
-        "emptied_events": notes.get("emptied", {}),
+        "emptied_events": _emptied(notes),
         "blank_values": notes.get("blank_values", {}),
         "any_value": notes.get("any_value", False),
         "whole_float_ids": {
-            role: part.notes["whole_float_ids"] for role, part in checks.items() if "whole_float_ids" in part.notes
+            role: part.notes["whole_float_ids"]
+            for role, part in of.verdicts.items()
+            if "whole_float_ids" in part.notes
         },
-        "time_unit": _times(log, elsewhere, config, events),
-        "ties": {"rows": int(tied.sum()), "share": _share(tied.sum(), len(tied))},
-        "repeated_targets": _repeated_targets(log, history),
-        "joins": _joins(log, users, elsewhere, items),
-        "leakage": leakage,
+        "time_unit": _times(of, clock_column),
+        "ties": {"rows": log.tied, "share": _share(log.tied, log.history)},
+        "repeated_targets": {name: _share(log.repeated[name], count) for name, count in log.followed.items()},
+        "joins": _joins(of),
+        "leakage": log.leakage,
     }
-    return facts | {"warnings": _warnings(facts, config, rows, log)}
+    return facts | {"warnings": _warnings(facts, of)}
+
+
+def summary(of: Account, account: dict[str, Any]) -> dict[str, Any]:
+    """The content of `data.json`, JSON values."""
+    config, log = of.config, of.log
+    description: dict[str, object] = {"kind": config.split}
+    if config.split == "temporal":
+        description |= {
+            "column": config.split_column,
+            "validation_start": config.validation_start,
+            "test_start": config.test_start,
+            "test_end": config.test_end,
+        }
+    dropped = sum((Counter(part.dropped) for part in of.verdicts.values()), Counter())
+    told: dict[str, Any] = {
+        "items": of.items,
+        "users": log.users,
+        "events": log.events,
+        "events_by_name": dict(zip(EVENT_NAMES, log.by_kind.tolist(), strict=True)),
+        "history_events": config.history_events,
+        "value_unit": config.value_unit,
+        "clock": of.clock_name,
+        "split": description,
+        "dropped": dict(dropped),
+        "sorted_rows": log.unsorted,
+        "left_out_min_user_events": log.too_few,
+    }
+    for name, part in log.tables.items():
+        if name == "impressions":
+            told[name] = {
+                "lists": part.rows,
+                "rows": part.entries,
+                "outcomes_held_out": part.hidden,
+                "left_out": part.left_out,
+            }
+            continue
+        told[name] = {
+            "users": part.rows,
+            "mean_history": part.history / part.rows,
+            "left_out": part.left_out,
+        }
+        if name != "train":
+            told[name]["mean_targets"] = part.entries / part.rows
+            told[name]["mean_target_value"] = float(part.target_values) / part.rows
+    if of.elsewhere is not None:
+        told["cross_domain"] = _cross_domain(of.elsewhere, log)
+    if of.user_joins is not None and config.user_features:
+        told["user_features"] = config.bins_of_features()
+    return told | {"accounting": account}
+
+
+def _cross_domain(elsewhere: ElsewhereCounts, log: LogCounts) -> dict[str, Any]:
+    return {
+        "entries": elsewhere.entries,
+        "users": elsewhere.users,
+        "users_without": log.users - elsewhere.users,
+        "unmatched_users": elsewhere.unmatched_users,
+        "unmatched_entries": elsewhere.unmatched_entries,
+        "sorted_rows": elsewhere.unsorted,
+        **{f"mean_{name}": _share(elsewhere.by_table[name], part.rows) for name, part in log.tables.items()},
+    }
+
+
+def _emptied(notes: dict[str, Any]) -> dict[str, int]:
+    """The kinds of events of which dropping left nothing, and their rows."""
+    there = dict.fromkeys(EVENT_NAMES, 0)
+    for facts in notes.get("event_names", {}).values():
+        if facts["as"] is not None:
+            there[facts["as"]] += facts["rows"]
+    left = notes["kept_kinds"]
+    return {name: count for (name, count), kept in zip(there.items(), left, strict=True) if count and not kept}
 
 
 def _share(part: int, whole: int) -> float:
     return float(part) / whole if whole else 0.0
 
 
-def _times(
-    log: EventLog, elsewhere: CrossDomain | None, config: DataConfig, events: RowChecks
-) -> dict[str, dict[str, Any]]:
+def _times(of: Account, clock_column: str) -> dict[str, dict[str, Any]]:
     """By column: unit, how it is known, and the first and last moment of the rows that are kept."""
+    log, clock = of.log, of.clocks["log"]
 
-    def facts(clock: Clock, values: np.ndarray) -> dict[str, Any]:
-        known = "time_unit" if clock.given else "type" if clock.unit == "iso" else "magnitude"
-        known = "column" if log.clock_name == "position" and clock is log.time else known
-        # What users did elsewhere stands on the clock of the log.
-        shown_by = log.time if elsewhere is not None and clock is elsewhere.time else clock
-        first, last = (moment_text(shown_by, int(end)) for end in (values.min(), values.max()))
-        return {"unit": clock.unit or "own numbers", "known_by": known, "first": first, "last": last}
+    def facts(own: Clock, shown_by: Clock, first: int, last: int) -> dict[str, Any]:
+        known = "time_unit" if own.given else "type" if own.unit == "iso" else "magnitude"
+        known = "column" if of.clock_name == "position" and own is clock else known
+        ends = {name: moment_text(shown_by, end) for name, end in (("first", first), ("last", last))}
+        return {"unit": own.unit or "own numbers", "known_by": known, **ends}
 
-    units = {events.theirs(log.clock_name): facts(log.time, log.clock)}
-    if log.cut_time is not log.time:
-        units[config.split_column] = facts(log.cut_time, log.cut)
-    if elsewhere is not None:
-        units["cross_domain"] = facts(elsewhere.time, elsewhere.clock)
+    units = {clock_column: facts(clock, clock, log.first, log.last)}
+    if "cut" in of.clocks:
+        units[of.config.split_column] = facts(of.clocks["cut"], of.clocks["cut"], log.first_cut, log.last_cut)
+    if of.elsewhere is not None:  # what users did elsewhere stands on the clock of the log
+        own = of.clocks["elsewhere"]
+        units["cross_domain"] = facts(own, clock, of.elsewhere.first, of.elsewhere.last)
     return units
 
 
-def _repeated_targets(log: EventLog, history: History) -> dict[str, float]:
-    """Of the events of each part of the split, the share whose item is that of the user's event just before; an event
-    without one before it counts in none."""
-    user, item = log.user[history.rows], log.item[history.rows]
-    follows = np.r_[False, user[1:] == user[:-1]] & history.active[user]
-    again = follows & np.r_[False, item[1:] == item[:-1]]
-    place = np.arange(len(user))
-    parts = {
-        "train": place < history.first[user],
-        "validation": (place >= history.first[user]) & (place < history.second[user]),
-        "test": (place >= history.second[user]) & (place < history.last[user]),
-    }
-    return {name: _share((again & part).sum(), (follows & part).sum()) for name, part in parts.items()}
-
-
-def _joins(
-    log: EventLog, users: UserFeatures | None, elsewhere: CrossDomain | None, items: int
-) -> dict[str, dict[str, int]]:
+def _joins(of: Account) -> dict[str, dict[str, int]]:
+    log, elsewhere = of.log, of.elsewhere
     joins = {
         "events_catalog": {
             "matched": log.matched,
             "unmatched": log.unmatched,
-            "items_without_events": items - len(np.unique(log.item)),
+            "items_without_events": of.items - int(log.has_item.sum()),
         }
     }
-    if users is not None:
-        joins["events_users"] = {
-            "matched": users.matched,
-            "unmatched": users.unmatched,
-            "users_without_events": users.strangers,
-        }
+    if of.user_joins is not None:
+        joins["events_users"] = of.user_joins
     if elsewhere is not None:
-        matched = len(np.unique(elsewhere.user))
         joins["events_cross_domain"] = {
-            "matched": matched,
-            "unmatched": int(len(np.unique(log.user))) - matched,
+            "matched": elsewhere.users,
+            "unmatched": log.users - elsewhere.users,
             "users_without_events": elsewhere.unmatched_users,
         }
     return joins
 
 
-def _warnings(facts: dict[str, Any], config: DataConfig, rows: dict[str, Rows], log: EventLog) -> list[str]:
+def _warnings(facts: dict[str, Any], of: Account) -> list[str]:
     """One sentence each: what was seen, what it does to the figures, and what can be done."""
+    config = of.config
     found = []
     for name, count in facts["emptied_events"].items():
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in facts["dropped"].items())
@@ -200,7 +254,7 @@ def _warnings(facts: dict[str, Any], config: DataConfig, rows: dict[str, Rows], 
             "and took nothing off."
         )
     time = facts["time_unit"]
-    own = [name for name, told in time.items() if told["unit"] == "own numbers" and log.clock_name == "timestamp"]
+    own = [name for name, told in time.items() if told["unit"] == "own numbers" and of.clock_name == "timestamp"]
     if own and own[0] == next(iter(time)):
         told = time[own[0]]
         found.append(
@@ -215,7 +269,7 @@ def _warnings(facts: dict[str, Any], config: DataConfig, rows: dict[str, Rows], 
             f"are taken as one clock, on which `cross_domain` holds {told['first']} to {told['last']}. Write both "
             "alike."
         )
-    tested = len(rows["test"].user)
+    tested = of.log.tables["test"].rows
     if tested < FEW_TEST_USERS:
         what = "one user is" if tested == 1 else f"{tested} users are"
         found.append(f"Only {what} tested: the figures mean nothing.")

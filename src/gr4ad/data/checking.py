@@ -100,6 +100,7 @@ class RowChecks:
         drop: reasons whose rows are dropped and counted; any other reason raises `DataError` at its first row.
         columns: our name -> the file's, of columns that were given our names; errors name both.
         rows: (length,) int64, of a part: the numbers that its rows have in the file. None: the whole file.
+        facts: of a part: what columns of the whole file decide, by what it is and column, e.g. ("clock", "timestamp").
 
     Attributes:
         keep: (length,) bool, rows that passed so far.
@@ -117,11 +118,13 @@ class RowChecks:
         drop: Collection[str],
         columns: Mapping[str, str] | None = None,
         rows: np.ndarray | None = None,
+        facts: Mapping[tuple[str, str], Any] | None = None,
     ):
         self.file = file
         self.drop = drop
         self.columns = dict(columns or {})
         self.rows = rows
+        self.facts = facts or {}
         self.keep = np.ones(length, dtype=bool)
         self.dropped: dict[str, int] = {}
         self.dropped_at: dict[str, int] = {}

@@ -48,16 +48,13 @@ class IdFacts:
         return self.floats and not self.others
 
 
-def as_ids(
-    column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool = False, facts: IdFacts | None = None
-) -> pa.Array:
+def as_ids(column: pa.ChunkedArray, name: str, checks: RowChecks, *, coded: bool = False) -> pa.Array:
     """Ids as text (n,), null where missing or blank. Whole numbers lose nothing: 7 and 7.0 are both "7"; that the file
     has floating-point numbers is noted in `checks.notes`.
 
     Args:
         name: of the column, ours. checks: of the file; its rows are not judged here.
         coded: a column that the reader has coded (a dictionary) stays so, which saves memory and time.
-        facts: of the whole column, where this is a part of it.
 
     Raises:
         DataError: the column's type is neither text nor whole numbers, an item id is longer than any may be, or it
@@ -68,7 +65,7 @@ def as_ids(
         if coded and is_text(kind.value_type):
             one = whole(column.unify_dictionaries())
             ids = pa.DictionaryArray.from_arrays(one.indices, one.dictionary.cast(pa.string()))
-            ids = _without_fractions(ids, column, name, named, checks, facts)
+            ids = _without_fractions(ids, column, name, named, checks)
             return _without_blanks(ids, column, name, named, checks)
         column = column.cast(kind.value_type)
         kind = column.type
@@ -83,22 +80,17 @@ def as_ids(
         return text
     # Few ids stand in many rows: each is looked at once.
     found = text.dictionary_encode()
-    numbers = _without_fractions(found, column, name, named, checks, facts)
+    numbers = _without_fractions(found, column, name, named, checks)
     known = _without_blanks(numbers, column, name, named, checks)
     return text if numbers is found and known.null_count == text.null_count else known.dictionary_decode()
 
 
 def _without_fractions(
-    ids: pa.DictionaryArray,
-    column: pa.ChunkedArray,
-    name: str,
-    named: str,
-    checks: RowChecks,
-    facts: IdFacts | None,
+    ids: pa.DictionaryArray, column: pa.ChunkedArray, name: str, named: str, checks: RowChecks
 ) -> pa.DictionaryArray:
     """Coded ids of which all that are not blank end in `.0`, as whole numbers; other ids as they are. Raises DataError
     for numbers that floating point has rounded."""
-    if not (facts or IdFacts.of(ids.dictionary)).whole:
+    if not (checks.facts.get(("ids", name)) or IdFacts.of(ids.dictionary)).whole:
         return ids
     texts = pc.replace_substring_regex(ids.dictionary, r"\.0$", "")
     large = pc.greater(pc.utf8_length(texts), len(str(EXACT)) - 1)

@@ -22,6 +22,7 @@ COLUMN_MAPS = {
 
 
 TIME_UNITS = ("auto", "s", "ms", "us", "ns", "date")
+MOST_PARTITIONS = 512
 REFUND_POLICIES = ("refuse", "zero", "net")
 
 
@@ -131,6 +132,12 @@ class DataConfig:
         "numbers are put into so many bins. Needed where `users` is given. As a flag: JSON.",
     )
     value_unit: str = _option("count", "Unit of `value`, e.g. USD or CNY per 1000 shown.")
+    user_partitions: int | str | None = _option(
+        "auto",
+        "Into how many parts of users the log is put on disk while it is prepared, for one that does not fit into "
+        "memory; what is written is the same. 0: all of it is held in memory. auto: 0 where it takes less than half "
+        "of the memory that is free, else as many as keep each part below a quarter of it.",
+    )
     drop: list[str] = _option(
         [],
         "Kinds of bad rows to drop and count. A bad row of any other kind is an error. The kinds: "
@@ -159,6 +166,16 @@ class DataConfig:
             raise DataError(
                 f"`merge_seconds` should be a whole number of seconds >= 0 (0: off). Received: "
                 f"{shown(self.merge_seconds)}."
+            )
+        if isinstance(self.user_partitions, str) and self.user_partitions.isdecimal():
+            self.user_partitions = int(self.user_partitions)
+        if self.user_partitions is None:
+            self.user_partitions = "auto"
+        whole = isinstance(self.user_partitions, int) and not isinstance(self.user_partitions, bool)
+        if self.user_partitions != "auto" and not (whole and 0 <= int(self.user_partitions) <= MOST_PARTITIONS):
+            raise DataError(
+                f"`user_partitions` should be auto, or a whole number from 0 (in memory) to {MOST_PARTITIONS}. "
+                f"Received: {shown(self.user_partitions)}."
             )
         if self.split not in ("leave_one_out", "temporal"):
             raise DataError(f"`split` should be leave_one_out or temporal. Received: {shown(self.split)}.")

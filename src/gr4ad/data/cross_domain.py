@@ -29,7 +29,7 @@ class CrossDomain:
     """
 
     user: np.ndarray
-    item: pa.Array
+    item: pa.Array | pa.ChunkedArray
     clock: np.ndarray
     time: Clock
     unmatched_users: int
@@ -37,12 +37,15 @@ class CrossDomain:
     unsorted: int
 
 
-def read_cross_domain(table: pa.Table, checks: RowChecks, log: EventLog, config: DataConfig) -> CrossDomain:
+def read_cross_domain(
+    table: pa.Table, checks: RowChecks, log: EventLog, first_user: str, config: DataConfig
+) -> CrossDomain:
     """Checks every row of what users did elsewhere and joins it to the users of the log.
 
     Args:
         table: raw rows with the columns `user_id`, `item_id` (any ids) and `timestamp`.
         checks: the verdicts on its rows; filled here.
+        first_user: of the whole log, for errors.
 
     Raises:
         DataError: the first row that is bad for a reason not in `DataConfig.drop`; a log of positions, which no time
@@ -68,12 +71,16 @@ def read_cross_domain(table: pa.Table, checks: RowChecks, log: EventLog, config:
     place = pc.fill_null(pc.index_in(file_ids, value_set=log.user_ids.cast(file_ids.type)), -1)
     user = np.r_[place.to_numpy(zero_copy_only=False).astype(np.int64), -1][of_file]  # a missing id has the code -1
     known = checks.keep & (user >= 0)
-    if not known.any():
-        raise DataError(
-            f"{checks.file}: column {checks.named('user_id')}: none of its users stands in the event log. Received "
-            f"e.g. {shown(file_ids[0].as_py())}, allowed: ids of the events such as {shown(log.user_ids[0].as_py())}. "
+    named = np.flatnonzero(of_file >= 0)
+    checks.require(
+        bool(known.any()),
+        int(named[0]) if len(named) else None,
+        lambda whole: (
+            f"{whole.file}: column {checks.named('user_id')}: none of its users stands in the event log. Received "
+            f"e.g. {shown(file_ids[0].as_py())}, allowed: ids of the events such as {shown(first_user)}. "
             "Correct `cross_domain_columns`, or leave `cross_domain` out."
-        )
+        ),
+    )
     strangers = of_file[checks.keep & ~known]
     rows = by_time(user, clock, known)
     item, item_ids = encoded(ids["item_id"])

@@ -45,14 +45,15 @@ def read_event_names(table: pa.Table, checks: RowChecks, names: Mapping[str, str
     codes = np.array([EVENT_NAMES.index(known[name]) if name in known else -1 for name in there] or [-1], np.int8)
     event = codes[places]
     allowed = ", ".join(known)
-    strange = [name for name in there if name not in known]
+    named = checks.facts.get(("names", "event"), there)
+    strange = [name for name in named if name not in known]
     if strange:
         allowed += f"; unknown here: {', '.join(shown(name) for name in strange[:8])}; map each to one of ours in "
         allowed += "`event_names`, e.g. {" + f"{strange[0]}: click" + "}"
     checks.refuse((event < 0) & ~missing, "unknown_event", "event", column, allowed)
-    counts = np.bincount(places[~missing], minlength=len(there)).tolist()
+    counts = dict(zip(there, np.bincount(places[~missing], minlength=len(there)).tolist(), strict=False))
     checks.notes["event_names"] = {
-        name: {"as": known.get(name), "rows": count} for name, count in zip(there, counts, strict=True)
+        name: {"as": known.get(name), "rows": counts.get(name, 0)} for name in named
     }
     return np.maximum(event, 0)
 
@@ -65,12 +66,13 @@ def read_values(table: pa.Table, checks: RowChecks, event: np.ndarray) -> pa.Arr
         return pa.array(counted)
     column = table["value"]
     blank = blanks(column)
-    values = counted if blank.all() else np.where(blank, 0.0, as_numbers(column))
+    some = checks.facts.get(("values", "value"), bool((~blank).any()))
+    values = np.where(blank, 0.0, as_numbers(column)) if some else counted
     wrong = ~(np.abs(values) <= LARGEST_VALUE)
     checks.refuse(wrong, "bad_value", "value", column, f"a number up to {LARGEST_VALUE:g}, or nothing")
     counts = np.bincount(event[blank & checks.keep], minlength=len(EVENT_NAMES)).tolist()
     checks.notes["blank_values"] = {name: count for name, count in zip(EVENT_NAMES, counts, strict=True) if count}
-    checks.notes["any_value"] = bool((~blank).any())
+    checks.notes["any_value"] = some
     return pa.array(values)
 
 

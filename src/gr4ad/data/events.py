@@ -9,13 +9,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .checking import DataError, RowChecks, shown
-from .clocks import ISO_DATE, MICROSECONDS, NAMES, Clock, read_clock
-from .columns import as_ids, nulls
+from .clocks import ISO_DATE, MICROSECONDS, NAMES, Clock, clock_facts, read_clock
+from .columns import as_ids, decoded, is_text, nulls
 from .config import DataConfig
 from .event_columns import EVENT_FEATURES, EVENT_NAMES, IMPRESSION, read_event_names
 from .row_order import by_time, check_order, encoded, exact_repeats, mixed, tie_hashes, ties, without_file_order
 
 CONVERSION = EVENT_NAMES.index("conversion")
+
+
+@dataclass(frozen=True)
+class WholeLog:
+    """What a log as a whole says, for the users of a part of it.
+
+    Attributes:
+        last_cut: the latest moment of the column that a temporal split cuts.
+        first_held_out: the earliest moment of a held-out event, on the log's clock; None: not known yet.
+    """
+
+    last_cut: int
+    first_held_out: int | None = None
+
+
+@dataclass(frozen=True)
+class CatalogIds:
+    """What the events need of a catalog.
+
+    Attributes:
+        keys: (items,) text by which the events refer to its rows. ids: (items,) text.
+        hashes: (items,) uint64, of the ids.
+    """
+
+    keys: pa.Array
+    ids: pa.Array
+    hashes: np.ndarray
 
 
 @dataclass
@@ -39,6 +66,8 @@ class EventLog:
         unsorted: rows that stood before an earlier row of the same user in the file.
         repeats: rows of the file that equalled an earlier one in every column, and were left out.
         matched: rows of the file whose item is in the catalog. unmatched: those whose item is not.
+        first_rows: (users,) int64, the row of the file (0-based) in which each user stands first: they rise.
+        whole: of a part of a log, what the whole log says; None: it is the whole log.
     """
 
     user: np.ndarray
@@ -57,6 +86,8 @@ class EventLog:
     repeats: int
     matched: int
     unmatched: int
+    first_rows: np.ndarray
+    whole: WholeLog | None = None
 
     @property
     def clock_is_date(self) -> bool:
@@ -89,15 +120,12 @@ class EventLog:
         )
 
 
-def read_log(
-    table: pa.Table, checks: RowChecks, item_keys: pa.Array, item_ids: pa.Array, config: DataConfig
-) -> EventLog:
+def read_log(table: pa.Table, checks: RowChecks, catalog: CatalogIds, config: DataConfig) -> EventLog:
     """Checks every row of the raw events and encodes them.
 
     Args:
-        table: raw events with our column names.
+        table: raw events with our column names, or those of some of the users, in the order of the file.
         checks: the verdicts on its rows; filled here.
-        item_keys: (items,) text by which the events refer to the catalog's rows. item_ids: (items,) text, their ids.
 
     Raises:
         DataError: the first row that is bad for a reason not in `config.drop`; a missing column; no row of an item of
@@ -105,35 +133,30 @@ def read_log(
     """
     file = checks.file
     names = table.column_names
-    clock_name = next((name for name in ("timestamp", "position") if name in names), None)
-    if clock_name is None:
-        raise DataError(
-            f"{file}: no column `timestamp` or `position`. Columns there are: {', '.join(names)}. Map one of them to "
-            "`timestamp` (seconds or dates) or `position` (whole numbers) in the column map of the events."
-        )
-
+    clock_name = name_of_clock(names, file)
     ids = read_ids(table, ("user_id", "item_id"), checks)
     time = read_time(table, clock_name, checks, config.time_unit if clock_name == "timestamp" else "")
     cut_time = time
     if config.split == "temporal":
-        cut_name = _split_column(names, file, config)
+        cut_name = split_column(names, file, config)
         if cut_name != clock_name:
             cut_time = _read_cut(table, cut_name, checks)
     event = read_event_names(table, checks, config.names_of_events())
     read = {feature.history: feature.read(table, checks, event) for feature in EVENT_FEATURES}
     refund = _read_refunds(read, event, table, checks, config)
-    item = _items_of(ids["item_id"], item_keys, table, checks)
+    item = _items_of(ids["item_id"], catalog.keys, table, checks)
+    user, user_ids = encoded(ids["user_id"])
     request = None
     if "request_id" in names:
         request_ids = as_ids(table["request_id"], "request_id", checks, coded=True)
         checks.refuse(
             nulls(request_ids) & (event == IMPRESSION), "missing", "request_id", table["request_id"], "a non-empty id"
         )
-        request = encoded(request_ids)[0]
+        request = _requests_of_users(user, encoded(request_ids)[0])
     checks.require_rows()
 
-    user, user_ids = encoded(ids["user_id"])
-    hashes = mixed(tie_hashes(user_ids)[user], tie_hashes(item_ids)[item])
+    first_rows = checks.numbers(np.flatnonzero(user > np.r_[-1, np.maximum.accumulate(user)][:-1]))
+    hashes = mixed(np.r_[tie_hashes(user_ids), np.uint64(0)][user], catalog.hashes[item])
     rows = by_time(user, time.values, checks.keep)
     in_file_order = not ((user[rows][1:] == user[rows][:-1]) & (rows[1:] < rows[:-1])).any()
     tied = ties(user[rows], time.values[rows])
@@ -155,18 +178,18 @@ def read_log(
     if clock_name == "position":
         own = np.flatnonzero(checks.keep & (event != IMPRESSION))
         own = own[np.lexsort((time.values[own], user[own]))]
-        second = np.r_[False, (user[own][1:] == user[own][:-1]) & (time.values[own][1:] == time.values[own][:-1])]
+        second = (user[own][1:] == user[own][:-1]) & (time.values[own][1:] == time.values[own][:-1])
         repeated = np.zeros(len(user), dtype=bool)
-        repeated[own[second]] = True
+        repeated[own[1:][second]] = True
         checks.refuse(
             repeated, "duplicate_position", "position", table["position"], "one click or conversion row a position"
         )
-    unsorted = 0 if in_file_order else check_order(table, clock_name, user, time.values, checks)
-    _note_emptied_kinds(event, checks)
+    unsorted = check_order(table, clock_name, user, time.values, checks, in_file_order)
+    checks.notes["kept_kinds"] = np.bincount(event[checks.keep], minlength=len(EVENT_NAMES)).tolist()
 
     rows = rows[checks.keep[rows]]
     cut = cut_time.values[rows]
-    _check_cut(user[rows], cut, rows, clock_name, file, config)
+    _check_cut(user[rows], cut, rows, clock_name, first_rows, checks, config)
     return EventLog(
         user=user[rows],
         item=item[rows],
@@ -184,7 +207,19 @@ def read_log(
         repeats=len(repeats),
         matched=checks.notes["matched_items"],
         unmatched=checks.notes["unmatched_items"],
+        first_rows=first_rows,
     )
+
+
+def name_of_clock(names: list[str], file: str) -> str:
+    """The column that places the events in time. Raises DataError if there is none."""
+    clock_name = next((name for name in ("timestamp", "position") if name in names), None)
+    if clock_name is None:
+        raise DataError(
+            f"{file}: no column `timestamp` or `position`. Columns there are: {', '.join(names)}. Map one of them to "
+            "`timestamp` (seconds or dates) or `position` (whole numbers) in the column map of the events."
+        )
+    return clock_name
 
 
 def read_ids(table: pa.Table, names: tuple[str, ...], checks: RowChecks) -> dict[str, pa.Array]:
@@ -198,7 +233,7 @@ def read_ids(table: pa.Table, names: tuple[str, ...], checks: RowChecks) -> dict
 def read_time(table: pa.Table, name: str, checks: RowChecks, unit: str) -> Clock:
     """A column of times in a unit, or of positions (unit ""); refuses rows without one or of another unit."""
     column = table[name]
-    clock, missing = read_clock(column, unit), nulls(column)
+    clock, missing = read_clock(column, unit, checks.facts.get(("clock", name))), nulls(column)
     checks.refuse(missing, "missing", name, column, ISO_DATE if clock.unit == "iso" else "a whole number")
     checks.refuse(clock.bad & ~missing, "bad_time", name, column, clock.allowed)
     if clock.unit:
@@ -211,12 +246,14 @@ def read_time(table: pa.Table, name: str, checks: RowChecks, unit: str) -> Clock
 
 def _read_cut(table: pa.Table, name: str, checks: RowChecks) -> Clock:
     """The column that a temporal split cuts, where it is not the log's clock: a number of any meaning, or a date."""
-    if read_clock(table[name]).mixed.any():  # numbers that only look like times
-        return read_time(table, name, checks, "")
-    return read_time(table, name, checks, "auto")
+    column = decoded(table[name])
+    facts = checks.facts.get(("clock", name)) or clock_facts(column)
+    words = is_text(column.type) and facts.mostly_words
+    return read_time(table, name, checks, "" if facts.mixed and not words else "auto")  # numbers that look like times
 
 
-def _split_column(names: list[str], file: str, config: DataConfig) -> str:
+def split_column(names: list[str], file: str, config: DataConfig) -> str:
+    """The column of the events that a temporal split cuts, by our name. Raises DataError if there is none."""
     ours = {theirs: ours for ours, theirs in config.columns_of("events").items()}
     name = config.split_column if config.split_column in names else ours.get(config.split_column)
     if name is None:
@@ -236,9 +273,10 @@ def _read_refunds(
     values = read["values"].to_numpy()
     negative = (values < 0) & checks.keep
     none = np.zeros(len(values), dtype=bool)
-    if not negative.any():
+    if "value" not in table.column_names:
         return none
-    checks.notes["negative_values"] = int(negative.sum())
+    if negative.any():
+        checks.notes["negative_values"] = int(negative.sum())
     if config.refunds == "zero":
         read["values"] = pa.array(np.maximum(values, 0.0))
         return none
@@ -262,37 +300,46 @@ def _items_of(ids: pa.Array, keys: pa.Array, table: pa.Table, checks: RowChecks)
     unknown = nulls(found)
     checks.notes["matched_items"] = int((checks.keep & ~unknown).sum())
     checks.notes["unmatched_items"] = int((checks.keep & unknown).sum())
-    if unknown.all() and checks.keep.any():
-        example = ids[int(np.flatnonzero(checks.keep)[0])].as_py()
-        raise DataError(
-            f"{checks.file}: column {checks.named('item_id')}: none of its {len(ids)} rows is of an item of the "
-            f"catalog. Received e.g. {shown(example)}, the catalog has e.g. {shown(keys[0].as_py())}. Correct the "
-            "column maps (`item_id` or `event_key` of the catalog, `item_id` of the events), or write the ids alike."
-        )
+    first = int(checks.keep.argmax()) if checks.keep.any() else None
+    checks.require(
+        not unknown.all(),
+        first,
+        lambda whole: (
+            f"{whole.file}: column {checks.named('item_id')}: none of its {whole.rows} rows is of an item of the "
+            f"catalog. Received e.g. {shown(ids[first].as_py())}, the catalog has e.g. {shown(keys[0].as_py())}. "
+            "Correct the column maps (`item_id` or `event_key` of the catalog, `item_id` of the events), or write the "
+            "ids alike."
+        ),
+    )
     checks.refuse(unknown, "unknown_item", "item_id", table["item_id"], "an item of the catalog; see also `event_key`")
     return pc.fill_null(found, 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _note_emptied_kinds(event: np.ndarray, checks: RowChecks) -> None:
-    """Notes the kinds of events of which dropping left nothing, and their rows."""
-    there = dict.fromkeys(EVENT_NAMES, 0)
-    for facts in checks.notes.get("event_names", {}).values():
-        if facts["as"] is not None:
-            there[facts["as"]] += facts["rows"]
-    left = np.bincount(event[checks.keep], minlength=len(EVENT_NAMES))
-    checks.notes["emptied"] = {
-        name: count for (name, count), kept in zip(there.items(), left, strict=True) if count and not kept
-    }
+def _requests_of_users(user: np.ndarray, request: np.ndarray) -> np.ndarray:
+    """A code for each request of each user, int64 (n,), in order of first occurrence, -1 where there is none: a
+    user's requests have the same order whoever else is in the log."""
+    import pandas as pd
+
+    pairs, _ = pd.factorize((user + 1) * (int(request.max(initial=0)) + 1) + request)
+    return np.where(request < 0, -1, pairs)
 
 
 def _check_cut(
-    user: np.ndarray, cut: np.ndarray, rows: np.ndarray, clock_name: str, file: str, config: DataConfig
+    user: np.ndarray,
+    cut: np.ndarray,
+    rows: np.ndarray,
+    clock_name: str,
+    first_rows: np.ndarray,
+    checks: RowChecks,
+    config: DataConfig,
 ) -> None:
     backwards = (user[1:] == user[:-1]) & (cut[1:] < cut[:-1])
-    if backwards.any():
-        row = int(rows[1:][backwards][0])
-        raise DataError(
-            f"{file}: column `{config.split_column}`, row {row} (0-based): goes back although `{clock_name}` goes on "
-            f"({int(backwards.sum())} such rows). Allowed: a split column that never decreases along a user's log, "
-            f"else histories would hold later events. Split by `{clock_name}`, or fix the file."
-        )
+    checks.reject(
+        rows[1:][backwards],
+        lambda row, count: (
+            f"{checks.file}: column `{config.split_column}`, row {checks.number(row)} (0-based): goes back although "
+            f"`{clock_name}` goes on ({count} such rows). Allowed: a split column that never decreases along a user's "
+            f"log, else histories would hold later events. Split by `{clock_name}`, or fix the file."
+        ),
+        first_rows[user[1:][backwards]],
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,11 +17,13 @@ import pyarrow as pa
 from .checking import DataError, shown
 from .columns import is_text
 from .file_formats import TableFile, unreadable
-from .text_columns import numbers_of, typed_columns
+from .text_columns import NumberFacts, numbers_of, typed_columns
 
 CODES = pa.dictionary(pa.int32(), pa.string())
 BLOCK_BYTES = 16 << 20
 """A row must fit into one block, so this also bounds the length of a row."""
+NO_JSON = "{}: cannot be read as json lines ({})."
+SPANNING = "{} rows span several lines, within quotes"
 
 
 def read_file(
@@ -49,8 +51,8 @@ def read_file(
         if file.format == "jsonl":
             return _read_jsonl(file, limit)
         table = _read_text(file, numbers, limit, coded)
-        if limit is None and file.layout.quotes and (spanning := _rows_of_several_lines(file, table.num_rows)):
-            (notes if notes is not None else []).append(f"{spanning} rows span several lines, within quotes")
+        if limit is None and file.layout.quotes and (spanning := rows_of_several_lines(file, table.num_rows)):
+            (notes if notes is not None else []).append(SPANNING.format(spanning))
         return table
     except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
         raise unreadable(file, error) from error
@@ -98,6 +100,32 @@ def _read_text(file: TableFile, numbers: Collection[str], limit: int | None, cod
     if len(set(names)) < len(names):
         # The caller names the column; arrow would fail on it with another message.
         return pa.table([pa.nulls(1, pa.string())] * len(names), names=names)
+    if limit is not None:
+        with file.open() as stream, pa_csv.open_csv(stream, *text_options(file, coded, 1 << 20)) as reader:
+            table = pa.Table.from_batches([reader.read_next_batch()]).slice(0, limit)
+        return with_types(table, file, numbers)
+    try:
+        with file.open() as stream:
+            table = pa_csv.read_csv(stream, *text_options(file, coded, BLOCK_BYTES, threads=True))
+    except pa.ArrowInvalid:
+        # Only the single-threaded reader knows the line number that its message then gives.
+        with file.open() as stream:
+            table = pa_csv.read_csv(stream, *text_options(file, coded, BLOCK_BYTES))
+    return with_types(table, file, numbers)
+
+
+def text_options(file: TableFile, coded: Collection[str], block_bytes: int, threads: bool = False) -> tuple[Any, ...]:
+    """How arrow reads a text file: options of reading, parsing and converting."""
+    from pyarrow import csv as pa_csv
+
+    layout, names = file.layout, list(file.columns)
+    read = pa_csv.ReadOptions(
+        block_size=block_bytes,
+        use_threads=threads,
+        column_names=names,
+        skip_rows=file.blank_lines,
+        skip_rows_after_names=0 if layout.header else 1,
+    )
     parse = pa_csv.ParseOptions(
         delimiter=layout.delimiter,
         quote_char='"' if layout.quotes else False,
@@ -109,31 +137,10 @@ def _read_text(file: TableFile, numbers: Collection[str], limit: int | None, cod
         strings_can_be_null=True,
         include_columns=[name for name in names if layout.reads is None or name in layout.reads],
     )
-
-    def options(threads: bool) -> pa_csv.ReadOptions:
-        return pa_csv.ReadOptions(
-            block_size=BLOCK_BYTES if limit is None else 1 << 20,
-            use_threads=threads,
-            column_names=names,
-            skip_rows=file.blank_lines,
-            skip_rows_after_names=0 if layout.header else 1,
-        )
-
-    if limit is not None:
-        with file.open() as stream, pa_csv.open_csv(stream, options(False), parse, convert) as reader:
-            table = pa.Table.from_batches([reader.read_next_batch()]).slice(0, limit)
-        return _typed(table, file, numbers)
-    try:
-        with file.open() as stream:
-            table = pa_csv.read_csv(stream, options(True), parse, convert)
-    except pa.ArrowInvalid:
-        # Only the single-threaded reader knows the line number that its message then gives.
-        with file.open() as stream:
-            table = pa_csv.read_csv(stream, options(False), parse, convert)
-    return _typed(table, file, numbers)
+    return read, parse, convert
 
 
-def _rows_of_several_lines(file: TableFile, rows: int) -> int:
+def rows_of_several_lines(file: TableFile, rows: int) -> int:
     """How many rows of a text file have cells of several lines. A quote that nobody closes makes one cell of all rows
     up to the next quote; arrow takes that as it is.
 
@@ -167,22 +174,27 @@ def _rows_of_several_lines(file: TableFile, rows: int) -> int:
     return spanning
 
 
-def _typed(table: pa.Table, file: TableFile, numbers: Collection[str]) -> pa.Table:
-    table = typed_columns(table, str(file.path)) if file.layout.typed_header else table
-    return _with_numbers(table, file, numbers)
+def with_types(
+    table: pa.Table, file: TableFile, numbers: Collection[str], facts: Mapping[str, NumberFacts] | None = None
+) -> pa.Table:
+    """The columns of a text file as what its header and the settings say.
 
-
-def _with_numbers(table: pa.Table, file: TableFile, numbers: Collection[str]) -> pa.Table:
+    Args:
+        table: its text. numbers: columns that are numbers.
+        facts: of such columns of the whole file, where this is a part of it.
+    """
+    table = typed_columns(table, str(file.path), facts) if file.layout.typed_header else table
     for place, name in enumerate(table.column_names):
         if name in numbers and pa.types.is_string(table[name].type):
-            table = table.set_column(place, name, numbers_of(table[name], name, str(file.path)))
+            own = None if facts is None else facts[name]
+            table = table.set_column(place, name, numbers_of(table[name], name, str(file.path), own))
     return table
 
 
 def _read_jsonl(file: TableFile, limit: int | None) -> pa.Table:
     from pyarrow import json as pa_json
 
-    first = _first_object(file)
+    first = first_object(file)
 
     def read(text: Collection[str]) -> pa.Table:
         parse = pa_json.ParseOptions(
@@ -199,7 +211,7 @@ def _read_jsonl(file: TableFile, limit: int | None) -> pa.Table:
         dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
         return read([*texts, *dates]) if dates else table
     except pa.ArrowInvalid as error:
-        raise DataError(_bad_line(file, first) or f"{file.path}: cannot be read as json lines ({error}).") from error
+        raise DataError(bad_line(file, first) or NO_JSON.format(file.path, error)) from error
 
 
 def _head(file: TableFile, limit: int) -> pa.BufferReader:
@@ -214,7 +226,7 @@ def _lines(file: TableFile) -> Iterator[str]:
         yield from io.TextIOWrapper(stream, encoding="utf-8-sig")
 
 
-def _first_object(file: TableFile) -> dict:
+def first_object(file: TableFile) -> dict:
     for number, line in enumerate(_lines(file)):
         if line.strip():
             return _object(file, number, line)
@@ -240,7 +252,7 @@ def _object(file: TableFile, number: int, line: str) -> dict:
     return value
 
 
-def _bad_line(file: TableFile, first: dict) -> str | None:
+def bad_line(file: TableFile, first: dict) -> str | None:
     """Names the first line that is no object or whose type for some key differs from the lines before."""
     kinds: dict[str, str] = {}
     for number, line in enumerate(_lines(file)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from .checking import DataError
-from .column_types import with_plain_types
+from .column_types import TypeFacts, with_plain_types
 from .config import DataConfig
 from .event_columns import EVENT_COLUMNS
 from .file_formats import DELIMITERS, TableFile, check_file, matching_files, table_file
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = [
-    *("REQUIRED", "RawTable", "check_file", "check_number_columns", "column_names", "locate", "our_names"),
-    *("read_source", "read_table", "source_files"),
+    *("REQUIRED", "RawTable", "Wanted", "check_file", "check_number_columns", "column_names", "found_files"),
+    *("in_our_names", "joined", "locate", "our_names", "plain", "read_source", "read_table", "source_files"),
+    *("told_of", "wanted_of"),
 ]
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class RawTable:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """How a table is to be read: see `read_table`. `features` are further columns that it must have in a type that
     is allowed; `clocks` are columns whose moments stay moments, `coded` columns of text that are read as codes of few
     distinct texts."""
@@ -109,7 +110,7 @@ def read_source(config: DataConfig, role: FileRole, limit: int | None = None) ->
     Raises:
         DataError: as `read_table`.
     """
-    return _read(config.sources()[role], config.root, _wanted(config, role, limit))
+    return _read(config.sources()[role], config.root, wanted_of(config, role, limit))
 
 
 def read_table(
@@ -145,7 +146,7 @@ def read_table(
     from datasets import Dataset
     from datasets.fingerprint import generate_random_fingerprint
 
-    raw = _read(source, root, _Wanted(file_role, dict(columns or {}), number_columns))
+    raw = _read(source, root, Wanted(file_role, dict(columns or {}), number_columns))
     for note in raw.notes:
         logger.warning("%s: %s", raw.name, note)
     # The fingerprint that `datasets` would make is a hash of all rows, which nothing here asks for.
@@ -159,7 +160,7 @@ def column_names(config: DataConfig, role: FileRole) -> Sequence[str] | None:
     Raises:
         DataError: a local table is no file, or lacks a column that is mapped or required.
     """
-    wanted = _wanted(config, role, 1000)
+    wanted = wanted_of(config, role, 1000)
     source = config.sources()[role]
     place = locate(source, config.root)
     if not isinstance(place, Path):
@@ -226,14 +227,15 @@ def _shadowed(there: Sequence[str], columns: Mapping[str, str]) -> list[str]:
     return [name for name in there if name in columns and name not in columns.values()]
 
 
-def _wanted(config: DataConfig, role: FileRole, limit: int | None) -> _Wanted:
+def wanted_of(config: DataConfig, role: FileRole, limit: int | None = None) -> Wanted:
+    """How a table of a recipe is to be read."""
     columns = config.columns_of(role)
     numbers = {name for given in config.number_columns for name in (given, columns.get(given, given))}
     clocks = {columns.get(name, name) for name in (*CLOCKS, config.split_column)}
     features = list(config.user_features or ()) if role == "users" else []
     preset = None if config.preset is None else PRESETS[config.preset]
     coded = {columns.get(name, name) for name in CODED.get(role, ())} - numbers
-    return _Wanted(role, columns, numbers, features, coded if preset is None else (), clocks, preset, limit)
+    return Wanted(role, columns, numbers, features, coded if preset is None else (), clocks, preset, limit)
 
 
 def _local_files(place: Path, root: Path, role: FileRole) -> list[Path]:
@@ -243,51 +245,80 @@ def _local_files(place: Path, root: Path, role: FileRole) -> list[Path]:
     return files
 
 
-def _read(source: str | Path, root: str | Path, wanted: _Wanted) -> RawTable:
+def found_files(source: str | Path, root: str | Path, role: FileRole) -> tuple[RawTable, list[Path] | pa.Table]:
+    """A table that is still to be read, and its files, or the table of a hub data set."""
     from .hub_files import hub_tables
 
-    place, role = locate(source, root), wanted.role
+    place = locate(source, root)
     raw = RawTable(pa.table({}), str(place))
-    found: list[Path] | pa.Table
     found = _local_files(place, Path(root), role) if isinstance(place, Path) else hub_tables(place)
+    if isinstance(place, Path) and len(found) == 1:
+        raw.name = str(found[0])
+    return raw, found
+
+
+def _read(source: str | Path, root: str | Path, wanted: Wanted) -> RawTable:
+    role = wanted.role
+    raw, found = found_files(source, root, role)
     if isinstance(found, pa.Table):
-        raw.files.append({"role": role, "file": str(place), "format": "hub", "rows": found.num_rows})
-        tables = [_plain(found, str(place), wanted, raw)]
+        raw.files.append({"role": role, "file": raw.name, "format": "hub", "rows": found.num_rows})
+        tables = [plain(found, raw.name, wanted, raw)]
     else:
-        raw.name = str(found[0]) if isinstance(place, Path) and len(found) == 1 else str(place)
         tables = [_file_table(path, wanted, raw) for path in found]
-    table = tables[0] if len(tables) == 1 else _joined(tables, raw, found)
-    if table.num_rows == 0:
-        raise DataError(f"{raw.name}: the {role} table has no rows. At least one is needed: check the file.")
+    table = tables[0] if len(tables) == 1 else joined(tables, raw, found)
+    require_rows(table.num_rows, raw, role)
     if wanted.preset is not None:
         table = _decoded(table, wanted, raw)
-    names = our_names(table.column_names, raw.name, role, wanted.columns)
-    table = table.unify_dictionaries()
-    raw.table = pa.table([table[wanted.columns.get(name, name)] for name in names], names=names)
-    raw.theirs |= {ours: theirs for ours, theirs in wanted.columns.items() if ours != theirs}
-    if shadowed := _shadowed(table.column_names, wanted.columns):
-        raw.notes.append(f"left out {', '.join(f'`{name}`' for name in shadowed)}: the column map uses these names")
+    raw.table = in_our_names(table, raw, wanted)
     return raw
 
 
-def _file_table(path: Path, wanted: _Wanted, raw: RawTable) -> pa.Table:
+def require_rows(rows: int, raw: RawTable, role: FileRole) -> None:
+    """Raises DataError for a table without rows."""
+    if not rows:
+        raise DataError(f"{raw.name}: the {role} table has no rows. At least one is needed: check the file.")
+
+
+def in_our_names(table: pa.Table, raw: RawTable, wanted: Wanted) -> pa.Table:
+    """The table under our names, mapped columns first; tells `raw` of the names.
+
+    Raises:
+        DataError: a column stands twice, or one that is mapped or required is missing.
+    """
+    names = our_names(table.column_names, raw.name, wanted.role, wanted.columns)
+    table = table.unify_dictionaries()
+    raw.theirs |= {ours: theirs for ours, theirs in wanted.columns.items() if ours != theirs}
+    if shadowed := _shadowed(table.column_names, wanted.columns):
+        raw.notes.append(f"left out {', '.join(f'`{name}`' for name in shadowed)}: the column map uses these names")
+    return pa.table([table[wanted.columns.get(name, name)] for name in names], names=names)
+
+
+def _file_table(path: Path, wanted: Wanted, raw: RawTable) -> pa.Table:
     layout = None if wanted.preset is None else wanted.preset.layouts.get(wanted.role)
     file = table_file(path, wanted.role, layout)
     table = read_file(file, wanted.numbers, wanted.limit, raw.notes, wanted.coded)
-    raw.files.append(_entry(file, wanted.role, table))
-    return _plain(table, str(path), wanted, raw)
+    raw.files.append(told_of(file, wanted.role, table.num_rows))
+    return plain(table, str(path), wanted, raw)
 
 
-def _entry(file: TableFile, role: FileRole, table: pa.Table) -> dict[str, Any]:
+def told_of(file: TableFile, role: FileRole, rows: int) -> dict[str, Any]:
+    """An entry of `RawTable.files`."""
     entry: dict[str, Any] = {"role": role, "file": str(file.path), "format": file.format}
     if file.codec is not None:
         entry["packed"] = file.codec
     if file.is_text:
         entry["delimiter"] = DELIMITERS.get(file.layout.delimiter or "", file.layout.delimiter)
-    return entry | {"rows": table.num_rows}
+    return entry | {"rows": rows}
 
 
-def _plain(table: pa.Table, file: str, wanted: _Wanted, raw: RawTable) -> pa.Table:
+def plain(
+    table: pa.Table, file: str, wanted: Wanted, raw: RawTable, facts: Mapping[str, TypeFacts] | None = None
+) -> pa.Table:
+    """The columns of a file in types that later steps know; what is left out is told in `raw.notes`.
+
+    Args:
+        facts: of columns of the whole file, where this is a part of it.
+    """
     if len(set(table.column_names)) < len(table.column_names):
         return table  # `our_names` says which column stands twice
     if wanted.preset is not None:
@@ -296,18 +327,25 @@ def _plain(table: pa.Table, file: str, wanted: _Wanted, raw: RawTable) -> pa.Tab
         name for name in (*REQUIRED[wanted.role], *(EVENT_COLUMNS if wanted.role == "events" else ()))
         if name not in wanted.columns
     }  # fmt: skip
-    return _allowed(table, file, wanted, raw, needed)
+    return _allowed(table, file, wanted, raw, needed, facts)
 
 
-def _allowed(table: pa.Table, file: str, wanted: _Wanted, raw: RawTable, needed: Collection[str]) -> pa.Table:
-    table, left_out = with_plain_types(table, file, wanted.role, needed=needed, clocks=wanted.clocks)
+def _allowed(
+    table: pa.Table,
+    file: str,
+    wanted: Wanted,
+    raw: RawTable,
+    needed: Collection[str],
+    facts: Mapping[str, TypeFacts] | None = None,
+) -> pa.Table:
+    table, left_out = with_plain_types(table, file, wanted.role, needed=needed, clocks=wanted.clocks, facts=facts)
     if left_out:
         told = ", ".join(f"`{name}` ({kind})" for name, kind in left_out.items())
         raw.notes.append(f"left out columns of types that are not read here: {told}")
     return table
 
 
-def _joined(tables: list[pa.Table], raw: RawTable, found: list[Path] | pa.Table) -> pa.Table:
+def joined(tables: list[pa.Table], raw: RawTable, found: list[Path] | pa.Table) -> pa.Table:
     """The tables of several files one after the other."""
     names = tables[0].column_names
     for table, path in zip(tables[1:], found[1:], strict=True):
@@ -327,7 +365,7 @@ def _joined(tables: list[pa.Table], raw: RawTable, found: list[Path] | pa.Table)
         ) from error
 
 
-def _decoded(table: pa.Table, wanted: _Wanted, raw: RawTable) -> pa.Table:
+def _decoded(table: pa.Table, wanted: Wanted, raw: RawTable) -> pa.Table:
     preset, role = wanted.preset, wanted.role
     assert preset is not None
     decode = preset.decode.get(role)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .checking import DataError, RowChecks, cell
+from .checking import RowChecks, cell
 from .columns import whole
 
 
@@ -68,6 +68,8 @@ def joint_keys(*pairs: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
 
 def ties(user: np.ndarray, clock: np.ndarray) -> np.ndarray:
     """(n,) bool: rows, sorted by (user, clock), that share their moment with another row of the user."""
+    if not len(user):
+        return np.zeros(0, dtype=bool)
     same = (user[1:] == user[:-1]) & (clock[1:] == clock[:-1])
     return np.r_[same, False] | np.r_[False, same]
 
@@ -124,24 +126,25 @@ def exact_repeats(table: pa.Table, rows: np.ndarray, alike: np.ndarray) -> np.nd
     return candidates[~first]
 
 
-def check_order(table: pa.Table, name: str, user: np.ndarray, clock: np.ndarray, checks: RowChecks) -> int:
+def check_order(
+    table: pa.Table, name: str, user: np.ndarray, clock: np.ndarray, checks: RowChecks, sorted_already: bool = False
+) -> int:
     """How many rows stand after a later row of their user. Raises DataError for the first, unless `drop` names
-    `unsorted_time`."""
-    rows = np.flatnonzero(checks.keep)
+    `unsorted_time`. `sorted_already`: it is known that there are none."""
+    rows = np.flatnonzero(checks.keep & (not sorted_already))
     rows = rows[np.argsort(user[rows], kind="stable")]
-    back = (user[rows][1:] == user[rows][:-1]) & (clock[rows][1:] < clock[rows][:-1])
-    if not back.any():
-        return 0
-    if "unsorted_time" not in checks.drop:
-        at = np.flatnonzero(back)
-        first = at[np.argmin(rows[at + 1])]
-        row, before = int(rows[first + 1]), int(rows[first])
+    at = np.flatnonzero((user[rows][1:] == user[rows][:-1]) & (clock[rows][1:] < clock[rows][:-1]))
+    if "unsorted_time" in checks.drop:
+        return len(at)
+
+    def text(row: int, count: int) -> str:
+        before = int(rows[np.flatnonzero(rows == row)[0] - 1])
         previous = cell(table[name], before)
-        allowed = f"not before the user's previous row ({previous!r} in row {before})"
-        raise DataError(
-            checks.line(name, row, table[name], len(at), allowed, "unsorted_time", "put in time order and count")
-        )
-    return int(back.sum())
+        allowed = f"not before the user's previous row ({previous!r} in row {checks.number(before)})"
+        return checks.line(name, row, table[name], count, allowed, "unsorted_time", "put in time order and count")
+
+    checks.reject(rows[at + 1], text)
+    return 0
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from .clocks import MICROSECONDS
 from .config import DataConfig
 from .event_columns import EVENT_NAMES
 from .events import CONVERSION, EventLog
+from .exact_sums import exact_sum
 from .row_order import joint_keys, stable_order
 from .splits import split_bounds
 
@@ -18,7 +20,7 @@ CLICK = EVENT_NAMES.index("click")
 
 @dataclass
 class RefundCounts:
-    """What became of the rows that are refunds; amounts are > 0, in the log's unit of value.
+    """What became of the rows that are refunds; amounts are > 0, in the log's unit of value, and exact sums.
 
     Attributes:
         rows: refunds. amount: what they return.
@@ -28,10 +30,17 @@ class RefundCounts:
     """
 
     rows: int = 0
-    amount: float = 0.0
-    netted: float = 0.0
-    unmatched: float = 0.0
-    held_back: float = 0.0
+    amount: Fraction = Fraction(0)
+    netted: Fraction = Fraction(0)
+    unmatched: Fraction = Fraction(0)
+    held_back: Fraction = Fraction(0)
+
+    def __add__(self, other: RefundCounts) -> RefundCounts:
+        return RefundCounts(**{name: mine + getattr(other, name) for name, mine in vars(self).items()})
+
+    def facts(self) -> dict[str, float]:
+        """As JSON values."""
+        return {name: value if name == "rows" else float(value) for name, value in vars(self).items()}
 
 
 def settle_refunds(log: EventLog, config: DataConfig, file: str) -> tuple[EventLog, RefundCounts]:
@@ -47,7 +56,7 @@ def settle_refunds(log: EventLog, config: DataConfig, file: str) -> tuple[EventL
     pair = log.user * (int(log.item.max()) + 1) + log.item
     concerned = np.flatnonzero(np.isin(pair, pair[log.refund]) & (log.event == CONVERSION))
     values = log.value.copy()
-    counts = RefundCounts(int(log.refund.sum()), float(-values[log.refund].sum()))
+    counts = RefundCounts(int(log.refund.sum()), exact_sum(-values[log.refund]))
     bought: dict[int, list[int]] = {}  # rows of conversions with some value left, by user and item
     for row in concerned.tolist():
         stack = bought.setdefault(int(pair[row]), [])
@@ -63,13 +72,13 @@ def settle_refunds(log: EventLog, config: DataConfig, file: str) -> tuple[EventL
             taken = min(left, values[last])
             values[last] -= taken
             left -= taken
-            counts.netted += taken
+            counts.netted += Fraction(float(taken))
             if values[last] > 0:
                 stack.append(last)
         stack.extend(reversed(earlier))
-        covered = min(left, float(sum(values[row] for row in earlier)))
-        counts.held_back += covered
-        counts.unmatched += left - covered
+        covered = float(min(left, sum(values[row] for row in earlier)))
+        counts.held_back += Fraction(covered)
+        counts.unmatched += Fraction(float(left - covered))
     return log.take(~log.refund, values), counts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .checking import DataError
-from .clocks import read_bound
+from .clocks import Clock, read_bound
 from .config import DataConfig
 from .event_columns import EVENT_NAMES, IMPRESSION
 from .events import EventLog
@@ -25,6 +25,8 @@ class History:
         rows: (h,) int64, rows of the log.
         start, first, second, last: (users,) int64, positions in `rows`.
         active: (users,) bool, users with history events, and enough of them.
+        first_held_out: the earliest moment of a held-out event of an active user, on the log's clock; of a part of a
+            log that of the whole log, if it is known. The greatest number where there is none.
     """
 
     rows: np.ndarray
@@ -33,6 +35,7 @@ class History:
     second: np.ndarray
     last: np.ndarray
     active: np.ndarray
+    first_held_out: int
 
 
 @dataclass
@@ -69,11 +72,8 @@ def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, 
     order."""
     wanted = [EVENT_NAMES.index(name) for name in config.history_events]
     rows = np.flatnonzero(np.isin(log.event, wanted))
-    if not len(rows):
-        raise DataError(
-            f"{file}: no row is a {' or '.join(config.history_events)}, so every history is empty. Allowed: at least "
-            "one such row. Name the log's events in `history_events`."
-        )
+    if log.whole is None:
+        require_history(len(rows), config, file)
     users = len(log.user_ids)
     counts = np.bincount(log.user[rows], minlength=users)
     last = np.cumsum(counts)
@@ -86,8 +86,22 @@ def cut_history(log: EventLog, config: DataConfig, file: str) -> tuple[History, 
         user, cut = log.user[rows], log.cut[rows]
         first, second, last = (start + np.bincount(user[cut < bound], minlength=users) for bound in bounds)
         enough = first - start >= config.min_user_events
-    some = counts > 0
-    return History(rows, start, first, second, last, some & enough), int((some & ~enough).sum())
+    active = (counts > 0) & enough
+    if log.whole is None or log.whole.first_held_out is None:
+        held_out = active & (first < last)
+        earliest = int(log.clock[rows[first[held_out]]].min(initial=np.iinfo(np.int64).max))
+    else:
+        earliest = log.whole.first_held_out
+    return History(rows, start, first, second, last, active, earliest), int(((counts > 0) & ~enough).sum())
+
+
+def require_history(events: int, config: DataConfig, file: str) -> None:
+    """Raises DataError for a log without events that histories are made of."""
+    if not events:
+        raise DataError(
+            f"{file}: no row is a {' or '.join(config.history_events)}, so every history is empty. Allowed: at least "
+            "one such row. Name the log's events in `history_events`."
+        )
 
 
 def training_ends(log: EventLog, history: History) -> np.ndarray:
@@ -96,7 +110,7 @@ def training_ends(log: EventLog, history: History) -> np.ndarray:
     ends = np.full(len(history.start), np.iinfo(np.int64).min)
     held_out = history.active & (history.first < history.last)
     ends[held_out] = log.clock[history.rows[history.first[held_out]]]
-    ends[history.active & ~held_out] = ends[held_out].min(initial=np.iinfo(np.int64).max)
+    ends[history.active & ~held_out] = history.first_held_out
     return ends
 
 
@@ -107,15 +121,20 @@ def make_splits(log: EventLog, history: History, file: str) -> dict[str, Rows]:
         "validation": _split(log, history, history.first, history.second),
         "test": _split(log, history, history.second, history.last),
     }
-    for name, split in splits.items():
-        if not len(split.user):
-            raise DataError(
-                f"{file}: the {name} split is empty: of {int(history.active.sum())} users, "
-                f"{split.left_out['no_history']} have no history before it and {split.left_out['no_targets']} no "
-                "event in it. Allowed: at least one user with both. Check the split's bounds, `min_user_events` and "
-                "`history_events`."
-            )
+    if log.whole is None:
+        for name, split in splits.items():
+            require_users(name, len(split.user), int(history.active.sum()), split.left_out, file)
     return splits
+
+
+def require_users(name: str, users: int, active: int, left_out: dict[str, int], file: str) -> None:
+    """Raises DataError for a split without users; of all `active` ones some were left out."""
+    if not users:
+        raise DataError(
+            f"{file}: the {name} split is empty: of {active} users, {left_out['no_history']} have no history before "
+            f"it and {left_out['no_targets']} no event in it. Allowed: at least one user with both. Check the split's "
+            "bounds, `min_user_events` and `history_events`."
+        )
 
 
 def make_exposures(log: EventLog, history: History, config: DataConfig, file: str) -> Rows | None:
@@ -228,9 +247,9 @@ def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.nd
     rows = history.rows[spans(stop, target_stop[user])]
     owner = np.repeat(np.arange(len(user)), target_stop[user] - stop)
     items = log.item[rows]
-    width = int(log.item.max()) + 1
+    width = int(log.item.max(initial=0)) + 1
     _, first, group = np.unique(owner * width + items, return_index=True, return_inverse=True)
-    values = np.bincount(group, weights=log.value[rows], minlength=len(first))
+    values = np.bincount(group, weights=log.value[rows], minlength=len(first)).astype(np.float64)  # of no rows int64
     order = np.argsort(first)
     first = first[order]
     return Rows(
@@ -247,13 +266,19 @@ def _split(log: EventLog, history: History, stop: np.ndarray, target_stop: np.nd
 def split_bounds(log: EventLog, config: DataConfig, file: str) -> tuple[int, int, int]:
     """First moment of validation, of test, and after test, on the clock of `EventLog.cut`. Raises DataError if bounds
     cannot be read in the split column's unit, or are out of order."""
+    last = int(log.cut.max()) if log.whole is None else log.whole.last_cut
+    return read_bounds(log.cut_time, last, config, file)
+
+
+def read_bounds(cut_time: Clock, last: int, config: DataConfig, file: str) -> tuple[int, int, int]:
+    """The bounds of [`split_bounds`] for a log whose latest moment is `last`."""
     assert config.validation_start is not None and config.test_start is not None
 
     def bound(name: str, given: int | str) -> int:
-        return read_bound(name, given, log.cut_time, config.split_column, file)
+        return read_bound(name, given, cut_time, config.split_column, file)
 
     validation, test = bound("validation_start", config.validation_start), bound("test_start", config.test_start)
-    end = int(log.cut.max()) + 1 if config.test_end is None else bound("test_end", config.test_end)
+    end = last + 1 if config.test_end is None else bound("test_end", config.test_end)
     if not validation < test < end:
         raise DataError(
             f"{file}: the bounds should rise: `validation_start` < `test_start` < `test_end` (by default the end of "

@@ -46,29 +46,40 @@ class HistoryTrack:
         return np.searchsorted(user, rows.user), rows_before(user, clock, rows.user, rows.moment)
 
 
+def sizes_of(rows: Rows, tracks: Sequence[HistoryTrack]) -> np.ndarray:
+    """Entries of list columns of each row, int64 (m,)."""
+    return rows.lengths + sum(stop - start for start, stop in (track.spans(rows) for track in tracks))
+
+
 def tables_of(
-    rows: Rows, tracks: Sequence[HistoryTrack], user_ids: pa.Array, item_ids: pa.Array, features: pa.Table | None
+    rows: Rows,
+    tracks: Sequence[HistoryTrack],
+    user_ids: pa.Array,
+    item_ids: pa.Array,
+    features: pa.Table | None,
+    entries: int | None = None,
 ) -> Iterator[pa.Table]:
     """The table of `rows` in pieces: `user_id`, the columns of the tracks, the lists of the rows, the user features.
 
     Args:
         user_ids: (users,) text. item_ids: (items,) text, by row of the catalog.
         features: one row per row of `user_ids`, or None.
+        entries: of lists in a piece, about; None: CHUNK_ENTRIES.
     """
     names = {"target_items": item_ids, "candidates": item_ids, "outcomes": pa.array(EVENT_NAMES)}
     places = [track.spans(rows) for track in tracks]
     ends = np.r_[0, np.cumsum(rows.lengths)]
-    for part in _chunks(rows.lengths + sum(stop - start for start, stop in places)):
+    for part in chunks(sizes_of(rows, tracks), entries):
         user = pa.array(rows.user[part])
         history: dict[str, pa.ListArray] = {}
         for track, (start, stop) in zip(tracks, places, strict=True):
-            entries = pa.array(spans(start[part], stop[part]))
-            history |= {n: _list(c.take(entries), (stop - start)[part]) for n, c in track.columns.items()}
+            taken = pa.array(spans(start[part], stop[part]))
+            history |= {n: _list(c.take(taken), (stop - start)[part]) for n, c in track.columns.items()}
         columns = {"user_id": user_ids.take(user)} | {name: history[name] for name in HISTORY_LISTS if name in history}
         assert len(columns) == 1 + len(history), "a column that no history has"
         for name, values in rows.lists.items():
-            entries = pa.array(values[ends[part.start] : ends[part.stop]])
-            columns[name] = _list(names[name].take(entries) if name in names else entries, rows.lengths[part])
+            own = pa.array(values[ends[part.start] : ends[part.stop]])
+            columns[name] = _list(names[name].take(own) if name in names else own, rows.lengths[part])
         if rows.known is not None:
             outcomes = columns["outcomes"]
             columns["outcomes"] = pc.if_else(pa.array(rows.known[part]), outcomes, pa.scalar(None, outcomes.type))
@@ -87,9 +98,10 @@ def write_tables(path: Path, tables: Iterator[pa.Table]) -> None:
             writer.write_table(table)
 
 
-def _chunks(sizes: np.ndarray) -> Iterator[slice]:
-    """Slices of rows whose list entries (`sizes`, (m,)) sum to about CHUNK_ENTRIES; at least one slice."""
-    part = np.cumsum(sizes) // CHUNK_ENTRIES
+def chunks(sizes: np.ndarray, entries: int | None = None) -> Iterator[slice]:
+    """Slices of rows whose list entries (`sizes`, (m,)) sum to about `entries` (None: CHUNK_ENTRIES); at least one
+    slice."""
+    part = np.cumsum(sizes) // (entries or CHUNK_ENTRIES)
     edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(sizes)]
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         yield slice(start, stop)

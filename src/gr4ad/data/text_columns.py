@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,23 +15,61 @@ SEQUENCE_TEXT = "_text"
 """Beside a `token_seq` column `x` of a RecBole file stands `x_text`, its tokens as one text."""
 
 
-def numbers_of(column: pa.ChunkedArray, name: str, file: str) -> pa.ChunkedArray:
+@dataclass
+class NumberFacts:
+    """What the cells of a column of text, or of a part of it, are: all whole numbers; the first that is no number, by
+    its row (0-based, of the file) and text, or None."""
+
+    whole: bool = True
+    bad: tuple[int, str] | None = None
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray, first_row: int = 0) -> NumberFacts:
+        """Of a column of text that begins at `first_row` of its file."""
+        trimmed = without_blanks(column)
+        for kind in (pa.int64(), pa.float64()):
+            try:
+                trimmed.cast(kind)
+                return cls(kind == pa.int64())
+            except pa.ArrowInvalid:
+                continue
+        row = next(row for row, text in enumerate(trimmed.to_pylist()) if text is not None and not _is_number(text))
+        return cls(False, (first_row + row, column[row].as_py()))
+
+    def __add__(self, later: NumberFacts) -> NumberFacts:
+        return NumberFacts(self.whole and later.whole, self.bad or later.bad)
+
+    def check(self, name: str, file: str) -> None:
+        """Raises DataError for a cell that is no number, by its row."""
+        if self.bad is not None:
+            raise DataError(
+                f"{file}: column `{name}`, row {self.bad[0]} (0-based): received {shown(self.bad[1])}, allowed: a "
+                "number such as 12.5, or nothing. Fix the file, or read the column as text (take it out of "
+                "`number_columns`)."
+            )
+
+
+def numbers_of(
+    column: pa.ChunkedArray, name: str, file: str, facts: NumberFacts | None = None
+) -> pa.ChunkedArray:
     """A column of text as numbers: whole if all are, else floating; null where blank.
+
+    Args:
+        facts: of the whole column, where this is a part of it.
 
     Raises:
         DataError: a cell that is no number, by its row.
     """
+    if facts is not None:
+        return without_blanks(column).cast(pa.int64() if facts.whole else pa.float64())
     trimmed = without_blanks(column)
     for kind in (pa.int64(), pa.float64()):
         try:
             return trimmed.cast(kind)
         except pa.ArrowInvalid:
             continue
-    row = next(row for row, text in enumerate(trimmed.to_pylist()) if text is not None and not _is_number(text))
-    raise DataError(
-        f"{file}: column `{name}`, row {row} (0-based): received {shown(column[row].as_py())}, allowed: a number such "
-        "as 12.5, or nothing. Fix the file, or read the column as text (take it out of `number_columns`)."
-    )
+    NumberFacts.of(column).check(name, file)
+    raise AssertionError("a column of numbers that is none")
 
 
 def without_blanks(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -63,11 +104,14 @@ def moments_of(column: pa.ChunkedArray, name: str, file: str, pattern: str) -> p
     return pa.chunked_array([micro])
 
 
-def typed_columns(table: pa.Table, file: str) -> pa.Table:
+def typed_columns(table: pa.Table, file: str, facts: Mapping[str, NumberFacts] | None = None) -> pa.Table:
     """A table whose names are `name:type` as RecBole writes them, under the names alone.
 
     `token` is text, `float` a number, `token_seq` a list of text (split at spaces) with `name_text` beside it,
     `float_seq` a list of numbers.
+
+    Args:
+        facts: of `float` columns of the whole file, where this is a part of it.
 
     Raises:
         DataError: a name without one of these types, a cell that is no number where one is meant.
@@ -77,7 +121,7 @@ def typed_columns(table: pa.Table, file: str) -> pa.Table:
         name, _, kind = raw.rpartition(":")
         column = table[raw]
         if kind == "float":
-            columns[name] = numbers_of(column, name, file)
+            columns[name] = numbers_of(column, name, file, (facts or {}).get(name))
         elif kind == "token":
             columns[name] = column
         elif kind in ("token_seq", "float_seq"):

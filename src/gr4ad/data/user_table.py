@@ -19,63 +19,111 @@ FEW_VALUES = 20
 
 
 @dataclass
-class UserFeatures:
-    """Features of the users of a log.
+class UserMatches:
+    """Which rows of the users table a log, or a part of it, has; `+` is those of both.
 
     Attributes:
-        table: one row per row of `EventLog.user_ids`, text; null where a user has none. None without columns.
-        matched: users of the log that the file has. unmatched: those that it has not. strangers: users of the file
-            that are not in the log.
+        matched: users of the log that the table has. unmatched: those that it has not.
+        used: (rows,) bool, good rows of the table whose user stands in the log, be it in rows that were dropped.
+        examples: of each feature its first value in the order of the log, after the row in which that user stands
+            first.
+        first_user: of the log, with the row in which that user stands first.
     """
 
-    table: pa.Table | None
     matched: int
     unmatched: int
-    strangers: int
+    used: np.ndarray
+    examples: dict[str, tuple[int, str]]
+    first_user: tuple[int, str] | None
+
+    def __add__(self, other: UserMatches) -> UserMatches:
+        examples = dict(self.examples)
+        for name, example in other.examples.items():
+            examples[name] = min(examples.get(name, example), example)
+        users = [user for user in (self.first_user, other.first_user) if user is not None]
+        return UserMatches(
+            self.matched + other.matched,
+            self.unmatched + other.unmatched,
+            self.used | other.used,
+            examples,
+            min(users, default=None),
+        )
 
 
-def read_users(raw: pa.Table, checks: RowChecks, log: EventLog, config: DataConfig) -> UserFeatures:
-    """The chosen features of the log's users as text. Numbers that are to be binned stay numbers, written out: their
-    bins are fitted on training users by the stage that builds the tokenizer.
+class UserTable:
+    """The good rows of the users table: ids, and the chosen features as text. Numbers that are to be binned stay
+    numbers, written out: their bins are fitted on training users by the stage that builds the tokenizer.
 
     Args:
         raw: the users table with our column names. checks: the verdicts on its rows; filled here.
 
     Raises:
-        DataError: `user_features` is missing or names a column that the table does not have, or one that tells users
-            apart instead of describing them; a bad row whose reason `drop` does not name; no user of the log.
+        DataError: `user_features` is missing or names a column that the table does not have; a bad row whose reason
+            `drop` does not name.
     """
-    file = checks.file
-    bins = _chosen(raw, checks, config)
-    taken = ("user_id", *HISTORY_LISTS, *OTHER_LISTS)
-    clash = [name for name in bins if name in taken]
-    if clash:
-        raise DataError(
-            f"{file}: column `{clash[0]}` has the name of a prepared column. Allowed: any name but "
-            f"{', '.join(taken)}. Rename it."
-        )
-    ids = as_ids(raw["user_id"], "user_id", checks)
-    first_of_each(ids, "duplicate_user", "user_id", raw, checks)
-    texts = {name: _as_feature(raw[name], name, count, checks) for name, count in bins.items()}
-    rows = np.flatnonzero(checks.keep)
-    place = pc.index_in(log.user_ids, value_set=ids.take(pa.array(rows)).cast(log.user_ids.type))
-    there = np.zeros(len(log.user_ids), dtype=bool)  # users whose rows were all dropped are not
-    there[log.user] = True
-    matched = int((there & ~nulls(place)).sum())
-    if not matched:
-        theirs = ids[int(rows[0])].as_py() if len(rows) else None
-        raise DataError(
-            f"{file}: column {checks.named('user_id')}: none of its users stands in the event log. Received e.g. "
-            f"{shown(theirs)}, allowed: ids of the events such as {shown(log.user_ids[0].as_py())}. Write the ids "
-            "alike (leading zeros count), correct `user_columns`, or leave `users` out."
-        )
-    place = pa.array(rows).take(place)
-    table = pa.table({name: column.take(place) for name, column in texts.items()}) if texts else None
-    for name, count in bins.items():
-        assert table is not None
-        if not count:
-            _require_shared(table[name], name, raw[name], file)
-    return UserFeatures(table, matched, int(there.sum()) - matched, len(rows) - matched)
+
+    def __init__(self, raw: pa.Table, checks: RowChecks, config: DataConfig):
+        self._raw, self._checks = raw, checks
+        self._bins = bins = _chosen(raw, checks, config)
+        taken = ("user_id", *HISTORY_LISTS, *OTHER_LISTS)
+        clash = [name for name in bins if name in taken]
+        if clash:
+            raise DataError(
+                f"{checks.file}: column `{clash[0]}` has the name of a prepared column. Allowed: any name but "
+                f"{', '.join(taken)}. Rename it."
+            )
+        ids = as_ids(raw["user_id"], "user_id", checks)
+        first_of_each(ids, "duplicate_user", "user_id", raw, checks)
+        texts = {name: _as_feature(raw[name], name, count, checks) for name, count in bins.items()}
+        rows = pa.array(np.flatnonzero(checks.keep))
+        self._ids = ids.take(rows)
+        self._texts = {name: column.take(rows) for name, column in texts.items()}
+
+    def join(self, log: EventLog) -> tuple[pa.Table | None, UserMatches]:
+        """The features of the users of a log: a row for each of `EventLog.user_ids`, text, null where a user has none;
+        None where no features are chosen."""
+        place = pc.index_in(log.user_ids, value_set=self._ids.cast(log.user_ids.type))
+        there = np.zeros(len(log.user_ids), dtype=bool)  # users whose rows were all dropped are not
+        there[log.user] = True
+        found = ~nulls(place)
+        used = np.zeros(len(self._ids), dtype=bool)
+        used[place.drop_null().to_numpy()] = True
+        table = pa.table({name: column.take(place) for name, column in self._texts.items()}) if self._texts else None
+        examples = {}
+        for name in self._texts:
+            assert table is not None
+            known = pc.index(table[name].is_valid(), True).as_py()
+            if known >= 0:
+                examples[name] = int(log.first_rows[known]), table[name][known].as_py()
+        first = (int(log.first_rows[0]), log.user_ids[0].as_py()) if len(log.user_ids) else None
+        matched = int((there & found).sum())
+        return table, UserMatches(matched, int(there.sum()) - matched, used, examples, first)
+
+    def joins(self, found: UserMatches) -> dict[str, int]:
+        """What of the whole log matched and what did not.
+
+        Raises:
+            DataError: no user of the log stands in the table; a feature that tells users apart instead of describing
+                them.
+        """
+        checks = self._checks
+        if not found.matched:
+            theirs = self._ids[0].as_py() if len(self._ids) else None
+            assert found.first_user is not None
+            raise DataError(
+                f"{checks.file}: column {checks.named('user_id')}: none of its users stands in the event log. "
+                f"Received e.g. {shown(theirs)}, allowed: ids of the events such as {shown(found.first_user[1])}. "
+                "Write the ids alike (leading zeros count), correct `user_columns`, or leave `users` out."
+            )
+        for name, count in self._bins.items():
+            if not count and name in found.examples:
+                column = self._texts[name].filter(pa.array(found.used))
+                _require_shared(column, name, self._raw[name], checks.file, found.examples[name][1])
+        return {
+            "matched": found.matched,
+            "unmatched": found.unmatched,
+            "users_without_events": len(self._ids) - found.matched,
+        }
 
 
 def first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks: RowChecks) -> None:
@@ -129,13 +177,14 @@ def _as_feature(column: pa.ChunkedArray, name: str, bins: int, checks: RowChecks
     return pc.if_else(pa.array(~blank), text, None)
 
 
-def _require_shared(column: pa.ChunkedArray, name: str, raw: pa.ChunkedArray, file: str) -> None:
+def _require_shared(
+    column: pa.ChunkedArray, name: str, raw: pa.ChunkedArray, file: str, example: str
+) -> None:
     """Raises DataError for a feature that has a value of its own for most users, as an address or a name has."""
     known = len(column) - column.null_count
     values = pc.count_distinct(column).as_py()
     if values <= max(FEW_VALUES, known // 2):
         return
-    example = next(value for value in column.to_pylist() if value is not None)
     numeric = np.isfinite(as_numbers(raw)).sum() > len(raw) // 2
     remedy = f"Put its numbers into bins, {{{name}: {{bins: 5}}}}, or leave" if numeric else "Leave"
     raise DataError(
