@@ -2,12 +2,14 @@
 
     python -m pip install polars duckdb
     python benchmarks/data_reading.py --work out/data_reading --out benchmarks/results/data_reading.json
+    python benchmarks/data_reading.py --work out/data_reading --events 3000000 --partitions 4 16 \
+        --out benchmarks/results/data_streaming.json
 
 A generated log of 200,000 users and 20,000 items, as csv and as parquet. Each measurement is a process of its own with
 one thread for numerical libraries: its CPU seconds, and the peak of its resident memory. `prepare` is the stage `data`
 with what it imports. `read csv` is the csv as an arrow table of text by each library, the library's import left out of
 its seconds and within its memory; pyarrow's is the reader of gr4ad, which checks the quotes too. A library that is not
-installed is left out.
+installed is left out. With `--partitions` only `prepare` is measured: in memory, and in so many parts of users on disk.
 """
 
 import importlib.util
@@ -86,18 +88,20 @@ def reading(library: str, path: str, small: str) -> dict[str, float]:
     return {"seconds": time.process_time() - start, "gb": peak_gb()}
 
 
-def preparing(folder: str, events: str) -> dict[str, float]:
-    """CPU seconds and peak memory of the stage `data`."""
+def preparing(folder: str, events: str, partitions: int) -> dict[str, float]:
+    """CPU seconds and peak memory of the stage `data`; `partitions` 0: in memory."""
     from gr4ad.data import DataConfig, write_prepared
 
     start = time.process_time()
-    write_prepared(DataConfig(root=folder, events=events), Path(folder) / "prepared")
+    config = DataConfig(root=folder, events=events, user_partitions=partitions)
+    write_prepared(config, Path(folder) / "prepared")
     return {"seconds": time.process_time() - start, "gb": peak_gb()}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = Benchmark(__file__, __doc__, smoke=f"A log of {SMOKE_EVENTS} events.")
     parser.take("--work", events=(EVENTS, "Events of the log."))
+    parser.add_argument("--partitions", type=int, nargs="+", default=[], help="Parts of users, several numbers.")
     arguments = parser.start(words, events=SMOKE_EVENTS)
     # The processes read it before they load a numerical library, or the threads of polars.
     os.environ["POLARS_MAX_THREADS"] = os.environ["OMP_NUM_THREADS"]
@@ -107,12 +111,15 @@ def main(words: Sequence[str] | None = None) -> None:
         if not (place / "catalog.parquet").exists():
             in_own_process(generate, str(place), events)
     found = [library for library in LIBRARIES if importlib.util.find_spec(library)]
+    found = ["pyarrow"] if arguments.partitions else found
     rows: list[Row] = []
-    for library in found:
+    for library in () if arguments.partitions else found:
         took = in_own_process(reading, library, str(folder / "events.csv"), str(small / "events.csv"))
         rows += both(f"read csv, {library}", took)
     for name in ("events.csv", "events.parquet"):
-        rows += both(f"prepare, {Path(name).suffix[1:]}", in_own_process(preparing, str(folder), name))
+        for parts in (0, *arguments.partitions):
+            held = f", {parts} parts" if parts else ", in memory" if arguments.partitions else ""
+            rows += both(f"prepare, {Path(name).suffix[1:]}{held}", in_own_process(preparing, str(folder), name, parts))
     parser.write(arguments, rows, packages=[*found], events=arguments.events)
 
 

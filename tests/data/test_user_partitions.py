@@ -2,9 +2,11 @@
 
 import gzip
 import json
-import os
 import shutil
+import subprocess
+import sys
 from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -15,8 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from row_logs import ITEMS, T
 
-from gr4ad.data import DataConfig, DataError, file_batches, write_prepared
+from gr4ad.data import DataConfig, DataError, file_batches, memory_plan, partitioned_log, tables, write_prepared
+from gr4ad.data.clock_facts import ClockFacts
+from gr4ad.data.exact_sums import exact_sum
 from gr4ad.data.file_batches import FileBatches
+from gr4ad.report.accounting_rows import accounting_rows
 
 PARTS = (1, 2, 3, 7)
 REASONS = ["missing", "bad_time", "bad_value", "unknown_event", "unknown_item", "unsorted_time"]
@@ -114,7 +119,7 @@ def elsewhere(draw):
     return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
 
 
-@settings(max_examples=int(os.environ.get('EX','40')), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(log=logs(), other=st.none() | elsewhere(), with_users=st.booleans())
 def test_any_log_is_prepared_alike(tmp_path_factory, log, other, with_users):
     folder = tmp_path_factory.mktemp("log")
@@ -231,15 +236,17 @@ FILES = {
         frame.assign(timestamp=frame["timestamp"].where(frame.index != 400, frame["timestamp"] + 0.5)), folder
     ),
     "own numbers": lambda frame, folder: csv(frame.assign(timestamp=frame["timestamp"] - T), folder),
-    "positions": lambda frame, folder: csv(
-        frame.assign(position=range(len(frame))).drop(columns="timestamp"), folder
-    ),
+    "positions": lambda frame, folder: csv(frame.assign(position=range(len(frame))).drop(columns="timestamp"), folder),
     "repeated positions": lambda frame, folder: csv(
         frame.assign(position=frame["timestamp"] - T).drop(columns="timestamp"), folder
     ),
-    "other names": lambda frame, folder: csv(
-        frame.replace({"event": {"click": "cart", "impression": "view"}}).rename(columns={"user_id": "who"}), folder
-    ) | {"event_columns": {"user_id": "who"}, "event_names": {"cart": "click", "view": "impression"}},
+    "other names": lambda frame, folder: (
+        csv(
+            frame.replace({"event": {"click": "cart", "impression": "view"}}).rename(columns={"user_id": "who"}),
+            folder,
+        )
+        | {"event_columns": {"user_id": "who"}, "event_names": {"cart": "click", "view": "impression"}}
+    ),
     "unknown names": lambda frame, folder: csv(frame.replace({"event": {"click": "cart"}}), folder),
     "no values": lambda frame, folder: csv(frame.assign(value=""), folder),
     "one value": lambda frame, folder: csv(
@@ -255,26 +262,36 @@ FILES = {
     "recbole": recbole,
     "several files": several,
     "files of several types": several_types,
-    "a cell that is no number": lambda frame, folder: csv(
-        frame.assign(value=["many" if row == 555 else "1" for row in range(600)]), folder
-    ) | {"number_columns": ["value"]},
+    "a cell that is no number": lambda frame, folder: (
+        csv(frame.assign(value=["many" if row == 555 else "1" for row in range(600)]), folder)
+        | {"number_columns": ["value"]}
+    ),
     "a row of another width": lambda frame, folder: torn(frame, folder),
     "no user column": lambda frame, folder: csv(frame.drop(columns="user_id"), folder),
-    "a column twice": lambda frame, folder: csv(frame, folder, header=["user_id", "item_id", "note", *"abc"[:2], "note"]),
-    "no such split column": lambda frame, folder: csv(frame, folder)
-    | {"split": "temporal", "split_column": "week", "validation_start": 2, "test_start": 3},
-    "a split by another column": lambda frame, folder: csv(
-        frame.assign(week=(frame["timestamp"] - T) // 30), folder
-    ) | {"split": "temporal", "split_column": "week", "validation_start": 7, "test_start": 9},
-    "a split column that goes back": lambda frame, folder: csv(
-        frame.assign(week=((frame["timestamp"] - T) // 30) % 7), folder
-    ) | {"split": "temporal", "split_column": "week", "validation_start": 3, "test_start": 5},
-    "bounds out of order": lambda frame, folder: csv(frame, folder)
-    | {"split": "temporal", "validation_start": T + 200, "test_start": T + 500},
-    "bounds as dates": lambda frame, folder: csv(frame.assign(timestamp=frame["timestamp"] - T), folder)
-    | {"split": "temporal", "validation_start": "2024-01-01", "test_start": "2024-01-02"},
-    "an empty split": lambda frame, folder: csv(frame, folder)
-    | {"split": "temporal", "validation_start": T - 5, "test_start": T - 1},
+    "a column twice": lambda frame, folder: csv(
+        frame, folder, header=["user_id", "item_id", "note", *"abc"[:2], "note"]
+    ),
+    "no such split column": lambda frame, folder: (
+        csv(frame, folder) | {"split": "temporal", "split_column": "week", "validation_start": 2, "test_start": 3}
+    ),
+    "a split by another column": lambda frame, folder: (
+        csv(frame.assign(week=(frame["timestamp"] - T) // 30), folder)
+        | {"split": "temporal", "split_column": "week", "validation_start": 7, "test_start": 9}
+    ),
+    "a split column that goes back": lambda frame, folder: (
+        csv(frame.assign(week=((frame["timestamp"] - T) // 30) % 7), folder)
+        | {"split": "temporal", "split_column": "week", "validation_start": 3, "test_start": 5}
+    ),
+    "bounds out of order": lambda frame, folder: (
+        csv(frame, folder) | {"split": "temporal", "validation_start": T + 200, "test_start": T + 500}
+    ),
+    "bounds as dates": lambda frame, folder: (
+        csv(frame.assign(timestamp=frame["timestamp"] - T), folder)
+        | {"split": "temporal", "validation_start": "2024-01-01", "test_start": "2024-01-02"}
+    ),
+    "an empty split": lambda frame, folder: (
+        csv(frame, folder) | {"split": "temporal", "validation_start": T - 5, "test_start": T - 1}
+    ),
     "no history": lambda frame, folder: csv(frame.assign(event="impression"), folder),
     "in no order": lambda frame, folder: csv(frame.sample(frac=1, random_state=0), folder) | {"drop": []},
 }
@@ -303,3 +320,108 @@ def test_any_file_is_read_alike(tmp_path, monkeypatch, kind):
     refused = ("no ", "a cell", "a row", "a column", "unknown", "bounds", "an empty", "in no", "some", "repeated")
     refused += ("all rows", "a split column", "jsonl of two")
     assert isinstance(whole, str) == (kind.startswith(refused) and kind != "no values"), whole
+
+
+# --- what is said, refused and left behind
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    pd.DataFrame({"item_id": ITEMS}).to_csv(tmp_path / "catalog.csv", index=False)
+    csv(shop(), tmp_path)
+    return tmp_path
+
+
+def settings_of(folder, **more):
+    return DataConfig(root=str(folder), catalog="catalog.csv", events="events.csv", drop=["unsorted_time"], **more)
+
+
+def test_a_log_that_does_not_fit_is_read_in_parts(files, monkeypatch):
+    """600 rows are taken for 300 bytes each; a part may take a quarter of what is free."""
+    held = write_prepared(settings_of(files), files / "out")["accounting"]["held"]
+    assert held == {"user_partitions": 0, "why": "it fits into half of the free memory"}
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda: 100_000)
+    rows = memory_plan.estimated_rows(settings_of(files), "events")
+    assert rows == pytest.approx(600 * 2, rel=0.01)  # each has two lines
+    summary = write_prepared(settings_of(files), files / "out")
+    held = summary["accounting"]["held"]
+    assert held == {
+        "user_partitions": -(-rows * memory_plan.BYTES_PER_ROW // 25_000),
+        "why": "it does not fit into half of the free memory",
+    }
+    lines = dict(accounting_rows(summary))
+    assert lines["Held"] == f"in {held['user_partitions']} parts of users on disk: {held['why']}"
+
+
+def test_free_memory_is_known():
+    assert memory_plan.free_bytes() > 1 << 20
+
+
+@pytest.mark.parametrize("given", [-1, 513, "some", True, 1.5])
+def test_a_number_of_parts_that_is_none(given):
+    with pytest.raises(DataError, match="`user_partitions` should be auto, or a whole number from 0"):
+        DataConfig(user_partitions=given)
+    assert DataConfig(user_partitions="3").user_partitions == 3
+
+
+def test_what_is_not_read_in_parts_is_refused_in_one_line(tmp_path, files):
+    with pytest.raises(DataError, match="`preset: mind` decodes its log as a whole. Allowed: 0 or auto"):
+        write_prepared(DataConfig(root=str(files), preset="mind", user_partitions=2), files / "out")
+    frame = shop()
+    frame.rename(columns={"note": "#"}).to_csv(files / "events.csv", index=False)
+    with pytest.raises(DataError, match="a column is called `#`"):
+        write_prepared(settings_of(files, user_partitions=2), files / "out")
+    names = {name: f"{name}:token" for name in frame} | {"note": "note:float_seq"}
+    frame.assign(note="1 2").rename(columns=names).to_csv(files / "events.inter", sep="\t", index=False)
+    config = DataConfig(root=str(files), catalog="catalog.csv", events="events.inter", user_partitions=2)
+    with pytest.raises(DataError, match="`note:float_seq` is a list of numbers"):
+        write_prepared(config, files / "out")
+    parquet(frame.assign(user_id=pd.to_datetime(frame["user_id"])), files)
+    config = DataConfig(root=str(files), catalog="catalog.csv", user_partitions=2)
+    with pytest.raises(DataError, match="`user_id` holds moments"):
+        write_prepared(config, files / "out")
+    assert sorted(path.name for path in files.iterdir() if path.is_dir()) == []
+
+
+def test_a_killed_run_leaves_its_parts_only_until_the_next(files):
+    """Killed while the events are on disk: the folder of the parts stays, and the next run clears it."""
+    code = f"""
+import os
+from gr4ad.data import DataConfig, partitioned_log, write_prepared
+partitioned_log.facts_of_events = lambda *_: os.kill(os.getpid(), 9)
+write_prepared(DataConfig(root={str(files)!r}, catalog="catalog.csv", events="events.csv", user_partitions=2),
+               {str(files / "out")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert list((files / ".out.partial" / "parts").glob("events/*.arrow")) and not (files / "out").exists()
+    write_prepared(settings_of(files, user_partitions=2), files / "out")
+    assert not (files / ".out.partial").exists()
+    names = ["catalog.parquet", "data.json", "impressions.parquet", "test.parquet", "train.parquet"]
+    assert sorted(path.name for path in (files / "out").iterdir()) == [*names, "validation.parquet"]
+
+
+def test_small_pieces_are_merged_in_the_order_of_the_log(files, monkeypatch):
+    monkeypatch.setattr(tables, "CHUNK_ENTRIES", 50)
+    monkeypatch.setattr(partitioned_log, "LEAST_PIECE", 7)
+    monkeypatch.setattr(partitioned_log, "CHUNK_ENTRIES", 50)
+    whole = assert_same(files, {"catalog": "catalog.csv", "events": "events.csv", "drop": ["unsorted_time"]})
+    assert pq.ParquetFile(files / "out_3" / "impressions.parquet").num_row_groups > 10 and "data.json" in whole
+
+
+@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=30), cut=st.integers(0, 30))
+def test_exact_sums(values, cut):
+    whole = exact_sum(np.array(values, np.float64))
+    assert whole == sum(map(Fraction, values))
+    assert whole == exact_sum(np.array(values[:cut], np.float64)) + exact_sum(np.array(values[cut:], np.float64))
+
+
+@given(numbers=st.lists(st.integers(-(2**62), 2**62) | st.integers(0, 3 * 10**8), max_size=20), cut=st.integers(0, 20))
+def test_facts_of_parts_add_up(numbers, cut):
+    whole, first, second = (
+        ClockFacts.of(np.array(part, np.int64), np.zeros(len(part)), np.zeros(len(part), bool))
+        for part in (numbers, numbers[:cut], numbers[cut:])
+    )
+    both = first + second
+    assert both.below.tolist() == whole.below.tolist()
+    assert {**vars(both), "below": 0} == {**vars(whole), "below": 0} and both.unit == whole.unit

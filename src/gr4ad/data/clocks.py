@@ -197,9 +197,7 @@ def _numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.where(exact, values, whole.astype(np.int64)), np.where(exact, 0, numbers - whole), bad & ~exact
 
 
-def _with_unit(
-    whole: np.ndarray, fractions: np.ndarray, bad: np.ndarray, unit: str, facts: ClockFacts
-) -> Clock:
+def _with_unit(whole: np.ndarray, fractions: np.ndarray, bad: np.ndarray, unit: str, facts: ClockFacts) -> Clock:
     good = ~bad
     given = unit != "auto"
     if not given:

@@ -95,7 +95,8 @@ def _without_fractions(
     texts = pc.replace_substring_regex(ids.dictionary, r"\.0$", "")
     large = pc.greater(pc.utf8_length(texts), len(str(EXACT)) - 1)
     lossy = [
-        bool(wide and text.strip() and abs(int(text)) >= EXACT) for text, wide in zip(texts.to_pylist(), large.to_pylist(), strict=True)
+        bool(wide and text.strip() and abs(int(text)) >= EXACT)
+        for text, wide in zip(texts.to_pylist(), large.to_pylist(), strict=True)
     ]
     _refuse_lossy(named, _rows_of(pa.array(lossy, pa.bool_()), ids), column, checks)
     checks.notes.setdefault("whole_float_ids", []).append(checks.theirs(name))

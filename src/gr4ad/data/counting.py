@@ -47,10 +47,8 @@ def _added(first: Any, second: Any) -> Any:
     if isinstance(first, Counts):
         return type(first).joined([first, second])
     if isinstance(first, dict):
-        return {
-            name: _added(first[name], second[name]) if name in first and name in second else first.get(name) or second[name]
-            for name in {**first, **second}
-        }
+        shared = {name: _added(first[name], second[name]) for name in first if name in second}
+        return {**first, **second, **shared}
     return first + second
 
 

@@ -52,9 +52,7 @@ def read_event_names(table: pa.Table, checks: RowChecks, names: Mapping[str, str
         allowed += "`event_names`, e.g. {" + f"{strange[0]}: click" + "}"
     checks.refuse((event < 0) & ~missing, "unknown_event", "event", column, allowed)
     counts = dict(zip(there, np.bincount(places[~missing], minlength=len(there)).tolist(), strict=False))
-    checks.notes["event_names"] = {
-        name: {"as": known.get(name), "rows": counts.get(name, 0)} for name in named
-    }
+    checks.notes["event_names"] = {name: {"as": known.get(name), "rows": counts.get(name, 0)} for name in named}
     return np.maximum(event, 0)
 
 

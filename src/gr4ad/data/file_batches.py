@@ -1,7 +1,7 @@
 """A file in batches of bounded size, and the types that its columns have as a whole.
 
 What a column of the whole file is, only its last row tells: whole or floating-point numbers, moments of seconds or of
-microseconds. A first reading gathers that, and `FileBatches.whole` makes of a part of the rows, as they were read, what
+microseconds. A first reading gathers that, and `FileBatches.whole` makes of some of the rows, as they were read, what
 the reader of the whole file makes of them.
 """
 

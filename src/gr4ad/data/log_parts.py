@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +36,10 @@ class LogParts:
         time = bare(log.time)
         cut_time = time if log.cut_time is log.time else bare(log.cut_time)
         none = np.zeros(0, np.int64)
+        empty: dict[str, Any] = {name: None if values is None else none for name, values in arrays.items()}
         self._logs[number] = replace(
             log,
-            **{name: None if values is None else none for name, values in arrays.items()},
+            **empty,
             features={},
             refund=none,
             user_ids=log.user_ids.slice(0, 0),
@@ -51,9 +53,10 @@ class LogParts:
         table = _read(self._path("log", number))
         columns = {name: table[name].combine_chunks() for name in table.column_names}
         users = _read(self._path("users", number))
+        arrays: dict[str, Any] = {name: columns[name].to_numpy() for name in ARRAYS if name in columns}
         return replace(
             self._logs[number],
-            **{name: columns[name].to_numpy() for name in ARRAYS if name in columns},
+            **arrays,
             features={
                 name.removeprefix("feature:"): column
                 for name, column in columns.items()

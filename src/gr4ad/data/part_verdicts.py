@@ -67,7 +67,8 @@ class PartVerdicts:
         if isinstance(error, BadRows):
             self._add(_First(error.step, error.at, error.count, error.text))
         elif isinstance(error, DataError):  # of the file as such, after the checks so far
-            self._add(_First(checks.step + 0.5, 0, 0, lambda _, text=str(error): text))
+            told = str(error)
+            self._add(_First(checks.step + 0.5, 0, 0, lambda _: told))
         return error is not None
 
     @property

@@ -11,7 +11,6 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow as pa
 from .accounting import Account, file_facts
 from .catalog import Catalog
 from .checking import DataError, RowChecks, Verdict
-from .config import DataConfig
+from .config import DataConfig, FileRole
 from .counting import LARGE, SMALL, ElsewhereCounts, LogCounts, count_elsewhere, count_log, count_tables
 from .cross_domain import read_cross_domain
 from .event_columns import EVENT_NAMES
@@ -41,8 +40,8 @@ from .user_table import UserTable
 logger = logging.getLogger(__name__)
 
 SCRATCH = "parts"
-LEAST_PIECE = 20_000
-"""List entries of a piece of a part; a piece of each part is in memory while they are merged."""
+LEAST_PIECE = 5_000
+"""List entries of a piece of a part, at least: a piece of each part is in memory while they are merged."""
 
 
 def prepare_parts(config: DataConfig, catalog: Catalog, held: Held, partial: Path) -> tuple[Account, str]:
@@ -63,7 +62,8 @@ def prepare_parts(config: DataConfig, catalog: Catalog, held: Held, partial: Pat
         file_facts(role, source, found.verdicts[role], found.sources[role].facts())
         for role, source in config.sources().items()
     ]
-    verdicts = {role: found.verdicts[role] for role in ("catalog", "events", "users", "cross_domain") if role in found.verdicts}
+    roles: tuple[FileRole, ...] = ("catalog", "events", "users", "cross_domain")
+    verdicts: dict[str, Verdict] = {role: found.verdicts[role] for role in roles if role in found.verdicts}
     told = Account(
         config,
         files,
@@ -208,7 +208,7 @@ class _Parts:
             counts.append(own)
             for name, part in rows.items():
                 pieces = tables_of(
-                    part, tracks, log.user_ids, item_ids, features, max(LEAST_PIECE, CHUNK_ENTRIES // self.count)
+                    part, tracks, log.user_ids, item_ids, features, max(LEAST_PIECE, CHUNK_ENTRIES // (4 * self.count))
                 )
                 order = log.first_rows[part.user]
                 tables.setdefault(name, TableParts(self.scratch, name)).add(pieces, order, sizes_of(part, tracks))
@@ -219,8 +219,9 @@ class _Parts:
         elsewhere_counts: ElsewhereCounts | None = None
         if joined:
             elsewhere_counts = ElsewhereCounts.joined(joined)
-            ends: Any = (elsewhere_counts.first, elsewhere_counts.last), (whole.first, whole.last)
-            require_entries(found, *ends, self.logs.any, config)
+            ends = elsewhere_counts.first, elsewhere_counts.last
+            require_entries(found, ends, (whole.first, whole.last), self.logs.any, config)
         for name, parts in tables.items():
             parts.write(partial / f"{name}.parquet")
+            pa.default_memory_pool().release_unused()
         return whole, elsewhere_counts

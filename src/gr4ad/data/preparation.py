@@ -18,10 +18,10 @@ from .catalog import read_catalog
 from .checking import DataError
 from .config import DataConfig
 from .memory_plan import how_held
+from .partitioned_log import prepare_parts
 from .reading import check_number_columns
 from .tables import HISTORY_LISTS
 from .whole_log import prepare_whole
-from .partitioned_log import prepare_parts
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -49,9 +49,7 @@ class NumberFacts:
             )
 
 
-def numbers_of(
-    column: pa.ChunkedArray, name: str, file: str, facts: NumberFacts | None = None
-) -> pa.ChunkedArray:
+def numbers_of(column: pa.ChunkedArray, name: str, file: str, facts: NumberFacts | None = None) -> pa.ChunkedArray:
     """A column of text as numbers: whole if all are, else floating; null where blank.
 
     Args:

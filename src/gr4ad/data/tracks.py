@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from .checking import DataError
@@ -48,7 +49,7 @@ def require_entries(
         return
 
     def ends(given: tuple[int, int]) -> str:
-        first, last = (int(log.times(moment)) for moment in given)
+        first, last = log.times(np.array(given)).tolist()
         return f"{first} to {last}"
 
     raise DataError(

@@ -16,7 +16,18 @@ from .columns import FLOAT_TEXT, decoded, is_text, nulls
 from .config import DataConfig
 from .file_batches import FileBatches, TableBatches, sequences_of
 from .file_formats import table_file
-from .reading import RawTable, Wanted, found_files, in_our_names, joined, our_names, plain, require_rows, told_of, wanted_of
+from .reading import (
+    RawTable,
+    Wanted,
+    found_files,
+    in_our_names,
+    joined,
+    our_names,
+    plain,
+    require_rows,
+    told_of,
+    wanted_of,
+)
 from .roles import FileRole
 from .row_order import tie_hashes
 
@@ -64,14 +75,14 @@ class UserPartitions:
         """The rows of the users of a part, in the order of the table, and their row numbers, int64 (n,)."""
         by_file: dict[int, list[pa.Table]] = defaultdict(list)
         rows = [np.zeros(0, np.int64)]
-        for segment, file in enumerate(self._segments):
+        for segment, place in enumerate(self._segments):
             path = self._path(segment, number)
             if not path.exists():
                 continue
             with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
                 table = reader.read_all()
             rows.append(table[ROW].to_numpy())
-            by_file[file].append(self._files[file].whole(table.drop_columns([ROW])))
+            by_file[place].append(self._files[place].whole(table.drop_columns([ROW])))
         tables = []
         told = RawTable(self.raw.table, self.raw.name)  # its notes and names are told already
         for place, (file, name) in enumerate(zip(self._files, self._names, strict=True)):
@@ -146,9 +157,7 @@ class UserPartitions:
         """The part of each row, int64 (n,). Ids that may become one, such as 7 and 7.0, are in one part; rows without
         an id in the first."""
         typed = isinstance(file, FileBatches) and file.file.layout.typed_header
-        names = {
-            name.rpartition(":")[0] if typed else name: place for place, name in enumerate(table.column_names)
-        }
+        names = {name.rpartition(":")[0] if typed else name: place for place, name in enumerate(table.column_names)}
         if theirs not in names:
             return np.zeros(table.num_rows, np.int64)
         column = decoded(table.column(names[theirs]))

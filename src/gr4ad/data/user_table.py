@@ -177,9 +177,7 @@ def _as_feature(column: pa.ChunkedArray, name: str, bins: int, checks: RowChecks
     return pc.if_else(pa.array(~blank), text, None)
 
 
-def _require_shared(
-    column: pa.ChunkedArray, name: str, raw: pa.ChunkedArray, file: str, example: str
-) -> None:
+def _require_shared(column: pa.ChunkedArray, name: str, raw: pa.ChunkedArray, file: str, example: str) -> None:
     """Raises DataError for a feature that has a value of its own for most users, as an address or a name has."""
     known = len(column) - column.null_count
     values = pc.count_distinct(column).as_py()

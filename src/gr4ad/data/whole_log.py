@@ -77,7 +77,5 @@ def prepare_whole(config: DataConfig, catalog: Catalog, held: Held, partial: Pat
     files = [
         file_facts(role, source, verdicts[role], sources[role].facts()) for role, source in config.sources().items()
     ]
-    told = Account(
-        config, files, verdicts, len(item_ids), counts, joins, joined, clocks, log.clock_name, held.told()
-    )
+    told = Account(config, files, verdicts, len(item_ids), counts, joins, joined, clocks, log.clock_name, held.told())
     return told, checks["events"].theirs(log.clock_name)

@@ -42,6 +42,13 @@ def _files(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
+def _held(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    held = found.get("held")  # data that an earlier version prepared says nothing of it
+    if held is not None:
+        parts = held["user_partitions"]
+        yield "Held", (f"in {parts} parts of users on disk" if parts else "in memory") + f": {held['why']}"
+
+
 def _events(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     refunds = found["refunds"]
     steps = [f"{count_text(found['rows_in'])} in"]
@@ -109,7 +116,7 @@ def _leakage(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Leakage check", f"none of {events} held-out events among {entries} entries of training rows"
 
 
-PARTS = (_files, _events, _values, _times, _joins, _leakage)
+PARTS = (_files, _held, _events, _values, _times, _joins, _leakage)
 
 
 def _words(name: str) -> str:
