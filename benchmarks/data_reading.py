@@ -9,7 +9,7 @@ A generated log of 200,000 users and 20,000 items, as csv and as parquet. Each m
 one thread for numerical libraries: its CPU seconds, and the peak of its resident memory. `prepare` is the stage `data`
 with what it imports. `read csv` is the csv as an arrow table of text by each library, the library's import left out of
 its seconds and within its memory; pyarrow's is the reader of gr4ad, which checks the quotes too. A library that is not
-installed is left out. With `--partitions` only `prepare` is measured: in memory, and in so many parts of users on disk.
+installed is left out. With `--partitions` only `prepare` is measured, in memory and in so many parts of users on disk.
 """
 
 import importlib.util
@@ -119,7 +119,9 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in ("events.csv", "events.parquet"):
         for parts in (0, *arguments.partitions):
             held = f", {parts} parts" if parts else ", in memory" if arguments.partitions else ""
-            rows += both(f"prepare, {Path(name).suffix[1:]}{held}", in_own_process(preparing, str(folder), name, parts))
+            rows += both(
+                f"prepare, {Path(name).suffix[1:]}{held}", in_own_process(preparing, str(folder), name, parts)
+            )
     parser.write(arguments, rows, packages=[*found], events=arguments.events)
 
 

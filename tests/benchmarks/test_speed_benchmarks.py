@@ -86,6 +86,13 @@ def test_data_reading(bench, tmp_path):
 
 
 @pytest.mark.slow
+def test_data_reading_in_parts(bench, tmp_path):
+    figures = values(bench("data_reading", "--work", tmp_path, "--partitions", "4"))
+    assert {"prepare, csv, in memory", "prepare, parquet, 4 parts"} <= {name for name, _ in figures}
+    assert set(figures) <= {(row["name"], row["metric"]) for row in kept("data_streaming")["rows"]}
+
+
+@pytest.mark.slow
 def test_streaming(bench):
     content = bench("streaming")
     figures = values(content)

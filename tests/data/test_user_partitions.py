@@ -1,61 +1,25 @@
 """A log that is read in parts of users is prepared as one that is held in memory: tables, account and errors."""
 
-import gzip
-import json
 import shutil
 import subprocess
 import sys
-from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from part_outcomes import assert_same, csv, parquet, shop
 from row_logs import ITEMS, T
 
-from gr4ad.data import DataConfig, DataError, file_batches, memory_plan, partitioned_log, tables, write_prepared
+from gr4ad.data import DataConfig, DataError, memory_plan, partitioned_log, tables, write_prepared
 from gr4ad.data.clock_facts import ClockFacts
 from gr4ad.data.exact_sums import exact_sum
-from gr4ad.data.file_batches import FileBatches
 from gr4ad.report.accounting_rows import accounting_rows
 
-PARTS = (1, 2, 3, 7)
 REASONS = ["missing", "bad_time", "bad_value", "unknown_event", "unknown_item", "unsorted_time"]
-
-
-def outcome(folder, config, parts):
-    """The files of a preparation, or its error."""
-    out = folder / f"out_{parts}"
-    shutil.rmtree(out, ignore_errors=True)
-    try:
-        summary = write_prepared(DataConfig(root=str(folder), user_partitions=parts, **config), out)
-    except DataError as error:
-        assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
-        return str(error)
-    assert summary["accounting"]["held"]["user_partitions"] == parts
-    files = {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.suffix == ".parquet"}
-    text = (out / "data.json").read_text()
-    told = json.loads(text)
-    del told["accounting"]["held"]
-    return files | {"data.json": json.dumps(told)}  # in order: that of its keys is the same too
-
-
-def assert_same(folder, config, parts=PARTS):
-    """Byte for byte."""
-    whole = outcome(folder, config, 0)
-    for count in parts:
-        found = outcome(folder, config, count)
-        if isinstance(whole, str) or isinstance(found, str):
-            assert found == whole
-            continue
-        assert list(found) == list(whole)
-        for name in whole:
-            assert found[name] == whole[name], (name, count)
-    return whole
 
 
 # --- any log
@@ -138,188 +102,55 @@ def test_any_log_is_prepared_alike(tmp_path_factory, log, other, with_users):
     shutil.rmtree(folder)
 
 
-# --- any file
+# --- other tables
 # ---------------------------------------------------------------------------------------------------------------------
 
-
-def shop(rows=600, users=40, seed=0):
-    draw = np.random.default_rng(seed)
-    kinds = draw.choice(["impression", "click", "conversion"], rows, p=[0.5, 0.3, 0.2])
-    return pd.DataFrame(
-        {
-            "user_id": draw.integers(0, users, rows),
-            "item_id": draw.choice(ITEMS, rows),
-            "timestamp": T + np.sort(draw.integers(0, 300, rows)),
-            "event": kinds,
-            "value": np.where(kinds == "conversion", draw.gamma(2, 3, rows), np.nan),
-            "note": [f"{number % 7},\n{number}" for number in range(rows)],
-        }
-    )
-
-
-def csv(frame, folder, name="events.csv", **options):
-    frame.to_csv(folder / name, index=False, **options)
-    return {"events": name}
-
-
-def parquet(frame, folder, name="events.parquet", **options):
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / name, row_group_size=100, **options)
-    return {"events": name}
-
-
-def packed(frame, folder):
-    parquet(frame, folder)
-    (folder / "events.parquet.gz").write_bytes(gzip.compress((folder / "events.parquet").read_bytes()))
-    return {"events": "events.parquet.gz"}
-
-
-def jsonl(frame, folder, name="events.jsonl"):
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"events": name}
-
-
-def recbole(frame, folder):
-    kinds = {"user_id": "token", "timestamp": "float", "value": "float", "note": "token_seq"}
-    frame = frame.assign(note="a b").rename(columns={name: f"{name}:{kinds.get(name, 'token')}" for name in frame})
-    frame.to_csv(folder / "events.inter", sep="\t", index=False)
-    return {"events": "events.inter"}
-
-
-def several(frame, folder):
-    for number, rows in enumerate((frame[:200], frame[200:350], frame[350:])):
-        csv(rows, folder, f"log_{number}.csv", sep=";" if number == 1 else ",")
-    return {"events": "log_*.csv"}
-
-
-def several_types(frame, folder):
-    parquet(frame[:300].assign(value=1), folder, "log_0.parquet")
-    parquet(frame[300:], folder, "log_1.parquet")
-    return {"events": "log_*.parquet"}
-
-
-FILES = {
-    "csv": csv,
-    "tsv": lambda frame, folder: csv(frame, folder, "events.tsv", sep="\t"),
-    "packed csv": lambda frame, folder: csv(frame, folder, "events.csv.gz"),
-    "numbers": lambda frame, folder: csv(frame, folder) | {"number_columns": ["user_id", "value", "timestamp"]},
-    "floats of text": lambda frame, folder: csv(frame.assign(user_id=frame["user_id"].astype(float)), folder),
-    "floats but one": lambda frame, folder: csv(
-        frame.assign(user_id=["x", *frame["user_id"].astype(float).astype(str)[1:]]), folder
-    ),
-    "parquet": parquet,
-    "packed parquet": packed,
-    "floats": lambda frame, folder: parquet(frame.assign(user_id=frame["user_id"].astype(float)), folder),
-    "categories": lambda frame, folder: parquet(frame.astype({"event": "category", "item_id": "category"}), folder),
-    "moments": lambda frame, folder: parquet(
-        frame.assign(
-            timestamp=pd.to_datetime(frame["timestamp"], unit="s"),
-            note=pd.to_datetime(frame["timestamp"] * 1000 + (frame.index == 500), unit="ms"),
-        ),
-        folder,
-    ),
-    "decimals": lambda frame, folder: parquet(
-        frame.assign(user_id=[Decimal(user) for user in frame["user_id"]], note=[[1]] * len(frame)), folder
-    ),
-    "long decimals": lambda frame, folder: parquet(
-        frame.assign(note=[Decimal(10**25 if row == 7 else row) for row in range(len(frame))]), folder
-    ),
-    "milliseconds": lambda frame, folder: csv(frame.assign(timestamp=frame["timestamp"] * 1000), folder),
-    "some milliseconds": lambda frame, folder: csv(
-        frame.assign(timestamp=frame["timestamp"].where(frame.index < 400, frame["timestamp"] * 1000)), folder
-    ),
-    "dates": lambda frame, folder: csv(frame.assign(timestamp=20231115 + (frame["timestamp"] - T) // 30), folder),
-    "iso dates": lambda frame, folder: csv(
-        frame.assign(timestamp=pd.to_datetime(frame["timestamp"], unit="s").astype(str) + " UTC"), folder
-    ),
-    "one fraction": lambda frame, folder: csv(
-        frame.assign(timestamp=frame["timestamp"].where(frame.index != 400, frame["timestamp"] + 0.5)), folder
-    ),
-    "own numbers": lambda frame, folder: csv(frame.assign(timestamp=frame["timestamp"] - T), folder),
-    "positions": lambda frame, folder: csv(frame.assign(position=range(len(frame))).drop(columns="timestamp"), folder),
-    "repeated positions": lambda frame, folder: csv(
-        frame.assign(position=frame["timestamp"] - T).drop(columns="timestamp"), folder
-    ),
-    "other names": lambda frame, folder: (
-        csv(
-            frame.replace({"event": {"click": "cart", "impression": "view"}}).rename(columns={"user_id": "who"}),
-            folder,
-        )
-        | {"event_columns": {"user_id": "who"}, "event_names": {"cart": "click", "view": "impression"}}
-    ),
-    "unknown names": lambda frame, folder: csv(frame.replace({"event": {"click": "cart"}}), folder),
-    "no values": lambda frame, folder: csv(frame.assign(value=""), folder),
-    "one value": lambda frame, folder: csv(
-        frame.assign(value=["1" if row == 599 else "" for row in range(600)]), folder
-    ),
-    "no items of the catalog": lambda frame, folder: csv(frame.assign(item_id="z"), folder),
-    "all rows dropped": lambda frame, folder: csv(frame.assign(user_id=""), folder) | {"drop": ["missing"]},
-    "jsonl": jsonl,
-    "packed jsonl": lambda frame, folder: jsonl(frame, folder) | packed_lines(folder),
-    "jsonl of two types": lambda frame, folder: jsonl(
-        frame.assign(note=["x" if row == 9 else row for row in range(600)]), folder
-    ),
-    "recbole": recbole,
-    "several files": several,
-    "files of several types": several_types,
-    "a cell that is no number": lambda frame, folder: (
-        csv(frame.assign(value=["many" if row == 555 else "1" for row in range(600)]), folder)
-        | {"number_columns": ["value"]}
-    ),
-    "a row of another width": lambda frame, folder: torn(frame, folder),
-    "no user column": lambda frame, folder: csv(frame.drop(columns="user_id"), folder),
-    "a column twice": lambda frame, folder: csv(
-        frame, folder, header=["user_id", "item_id", "note", *"abc"[:2], "note"]
-    ),
-    "no such split column": lambda frame, folder: (
-        csv(frame, folder) | {"split": "temporal", "split_column": "week", "validation_start": 2, "test_start": 3}
-    ),
-    "a split by another column": lambda frame, folder: (
-        csv(frame.assign(week=(frame["timestamp"] - T) // 30), folder)
-        | {"split": "temporal", "split_column": "week", "validation_start": 7, "test_start": 9}
-    ),
-    "a split column that goes back": lambda frame, folder: (
-        csv(frame.assign(week=((frame["timestamp"] - T) // 30) % 7), folder)
-        | {"split": "temporal", "split_column": "week", "validation_start": 3, "test_start": 5}
-    ),
-    "bounds out of order": lambda frame, folder: (
-        csv(frame, folder) | {"split": "temporal", "validation_start": T + 200, "test_start": T + 500}
-    ),
-    "bounds as dates": lambda frame, folder: (
-        csv(frame.assign(timestamp=frame["timestamp"] - T), folder)
-        | {"split": "temporal", "validation_start": "2024-01-01", "test_start": "2024-01-02"}
-    ),
-    "an empty split": lambda frame, folder: (
-        csv(frame, folder) | {"split": "temporal", "validation_start": T - 5, "test_start": T - 1}
-    ),
-    "no history": lambda frame, folder: csv(frame.assign(event="impression"), folder),
-    "in no order": lambda frame, folder: csv(frame.sample(frac=1, random_state=0), folder) | {"drop": []},
+USERS = pd.DataFrame({"user_id": range(5, 60), "city": ["A", "B", "C", "D", "E"] * 11, "name": range(55)})
+OTHER = pd.DataFrame(
+    {
+        "user_id": np.tile(np.arange(3, 50), 4),
+        "item_id": np.repeat(list("mnop"), 47),
+        "timestamp": T + np.arange(188) * 7 % 300,
+    }
+)
+TEMPORAL = {"split": "temporal", "validation_start": T + 150, "test_start": T + 250}
+TABLES = {
+    "users": (USERS, None, {"user_features": ["city"]}),
+    "bins": (USERS, None, {"user_features": {"city": {}, "name": {"bins": 3}}}),
+    "no features": (USERS, None, {"user_features": {}}),
+    "no choice of features": (USERS, None, {}),
+    "a feature with a value for each user": (USERS, None, {"user_features": ["name"]}),
+    "a user twice": (USERS.assign(user_id=USERS["user_id"].replace(9, 8)), None, {"user_features": ["city"]}),
+    "users of another log": (USERS.assign(user_id="x" + USERS["city"]), None, {"user_features": ["city"]}),
+    "floats": (USERS.assign(user_id=USERS["user_id"].astype(float)), None, {"user_features": ["city"]}),
+    "elsewhere": (None, OTHER, {}),
+    "elsewhere in no order": (None, OTHER, {"drop": []}),
+    "elsewhere by floats": (None, OTHER.assign(user_id=OTHER["user_id"].astype(float)), {}),
+    "elsewhere in milliseconds": (None, OTHER.assign(timestamp=OTHER["timestamp"] * 1000), {}),
+    "elsewhere as words": (None, OTHER.assign(timestamp="soon"), {}),
+    "elsewhere of others": (None, OTHER.assign(user_id="x"), {}),
+    "elsewhere later": (None, OTHER.assign(timestamp=OTHER["timestamp"] + 9000), {}),
+    "elsewhere without ids": (None, OTHER.assign(item_id=""), {"drop": ["missing"]}),
+    "elsewhere with some ids": (None, OTHER.assign(item_id=["", *OTHER["item_id"][1:]]), {}),
+    "both, temporal": (USERS, OTHER, {"user_features": ["city"], **TEMPORAL}),
+    "both, few events": (USERS, OTHER, {"user_features": ["city"], "min_user_events": 6, **TEMPORAL}),
 }
 
 
-def packed_lines(folder):
-    (folder / "events.jsonl.gz").write_bytes(gzip.compress((folder / "events.jsonl").read_bytes()))
-    return {"events": "events.jsonl.gz"}
-
-
-def torn(frame, folder):
-    named = csv(frame.drop(columns="note"), folder)
-    with open(folder / "events.csv", "a") as file:
-        file.write("1,2,3\n")
-    return named
-
-
-@pytest.mark.parametrize("kind", FILES)
-def test_any_file_is_read_alike(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(file_batches, "BATCH_ROWS", 64)
-    monkeypatch.setattr(file_batches, "TEXT_BLOCK", 2048)
-    monkeypatch.setattr(FileBatches, "_block_bytes", lambda _: 2048)
+@pytest.mark.parametrize("kind", TABLES)
+def test_any_other_table_is_joined_alike(tmp_path, kind):
+    users, other, config = TABLES[kind]
     pd.DataFrame({"item_id": ITEMS}).to_csv(tmp_path / "catalog.csv", index=False)
-    config = {"drop": ["unsorted_time"], "catalog": "catalog.csv"} | FILES[kind](shop(), tmp_path)
-    whole = assert_same(tmp_path, config, (3, 5))
-    refused = ("no ", "a cell", "a row", "a column", "unknown", "bounds", "an empty", "in no", "some", "repeated")
-    refused += ("all rows", "a split column", "jsonl of two")
-    assert isinstance(whole, str) == (kind.startswith(refused) and kind != "no values"), whole
+    csv(shop(), tmp_path)
+    for role, table in (("users", users), ("cross_domain", other)):
+        if table is not None:
+            table.to_csv(tmp_path / f"{role}.csv", index=False)
+            config = config | {role: f"{role}.csv"}
+    config = {"drop": ["unsorted_time"], "catalog": "catalog.csv", "events": "events.csv"} | config
+    whole = assert_same(tmp_path, config, (1, 4))
+    refused = ("no choice", "a feature", "a user", "users of", "elsewhere in no", "elsewhere as", "elsewhere of")
+    refused += ("elsewhere later", "elsewhere without", "elsewhere with")
+    assert isinstance(whole, str) == kind.startswith(refused), whole
 
 
 # --- what is said, refused and left behind
@@ -381,6 +212,7 @@ def test_what_is_not_read_in_parts_is_refused_in_one_line(tmp_path, files):
     config = DataConfig(root=str(files), catalog="catalog.csv", user_partitions=2)
     with pytest.raises(DataError, match="`user_id` holds moments"):
         write_prepared(config, files / "out")
+        write_prepared(config, files / "new" / "out")
     assert sorted(path.name for path in files.iterdir() if path.is_dir()) == []
 
 
@@ -403,6 +235,7 @@ write_prepared(DataConfig(root={str(files)!r}, catalog="catalog.csv", events="ev
 
 def test_small_pieces_are_merged_in_the_order_of_the_log(files, monkeypatch):
     monkeypatch.setattr(tables, "CHUNK_ENTRIES", 50)
+    monkeypatch.setattr(tables, "COUNTED_ROWS", 9)
     monkeypatch.setattr(partitioned_log, "LEAST_PIECE", 7)
     monkeypatch.setattr(partitioned_log, "CHUNK_ENTRIES", 50)
     whole = assert_same(files, {"catalog": "catalog.csv", "events": "events.csv", "drop": ["unsorted_time"]})
@@ -425,3 +258,14 @@ def test_facts_of_parts_add_up(numbers, cut):
     both = first + second
     assert both.below.tolist() == whole.below.tolist()
     assert {**vars(both), "below": 0} == {**vars(whole), "below": 0} and both.unit == whole.unit
+
+
+@given(sizes=st.lists(st.integers(0, 30), max_size=40), entries=st.integers(1, 40), counted=st.integers(1, 50))
+def test_pieces_of_a_table(sizes, entries, counted):
+    """A row begins a piece where the entries up to and with it pass a further multiple."""
+    piece = np.cumsum(sizes) // entries if sizes else np.zeros(0)
+    starts = [0, *(row for row in range(1, len(sizes)) if piece[row] != piece[row - 1])]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tables, "COUNTED_ROWS", counted)
+        found = list(tables.chunks(np.array(sizes, np.int64), entries))
+    assert found == [slice(*ends) for ends in zip(starts, [*starts[1:], len(sizes)], strict=True)]

@@ -123,11 +123,10 @@ class FileBatches:
         from pyarrow import json as pa_json
 
         first = first_object(self.file)
-        texts = {key: None for key, value in first.items() if isinstance(value, str)}
+        known = {key: pa.string() for key, value in first.items() if isinstance(value, str)}
 
         def parsed(block: bytes) -> pa.Table:
-            schema = pa.schema([(key, pa.string()) for key in texts])
-            options = pa_json.ParseOptions(explicit_schema=schema, newlines_in_values=False)
+            options = pa_json.ParseOptions(explicit_schema=pa.schema(known), newlines_in_values=False)
             return pa_json.read_json(pa.BufferReader(block), pa_json.ReadOptions(False, len(block) + 1), options)
 
         for block in self._lines():
@@ -135,10 +134,12 @@ class FileBatches:
                 table = parsed(block)
                 dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
                 if dates:  # JSON itself has no dates
-                    texts |= dict.fromkeys(dates)
+                    known |= dict.fromkeys(dates, pa.string())
                     table = parsed(block)
             except pa.ArrowInvalid as error:
                 raise DataError(bad_line(self.file, first) or NO_JSON.format(self.file.path, error)) from error
+            settled = (pa.string(), pa.float64(), pa.bool_())  # whole numbers may go on as others
+            known |= {field.name: field.type for field in table.schema if field.type in settled}
             yield table
 
     def _lines(self) -> Iterator[bytes]:

@@ -21,15 +21,16 @@ class TableParts:
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
         self._paths: list[Path] = []
-        self._order: list[np.ndarray] = []
+        self._users: list[np.ndarray] = []  # of each part, the number of each user, rising
+        self._counts: list[np.ndarray] = []  # and the user's rows
         self._sizes: list[np.ndarray] = []
 
     def add(self, tables: Iterator[pa.Table], order: np.ndarray, sizes: np.ndarray) -> None:
         """Writes a part.
 
         Args:
-            tables: its rows in pieces. order: (m,) int64, numbers that rise along its rows and order those of all
-                parts; rows of one number are in one part. sizes: (m,) int64, list entries of each row.
+            tables: its rows in pieces. order: (m,) int64, a number >= 0 of the user of each row, which rises
+                along them and orders the users of all parts. sizes: (m,) int64, list entries of each row.
         """
         path = self.folder / f"{self.name}-{len(self._paths)}.arrow"
         first = next(tables)
@@ -38,21 +39,29 @@ class TableParts:
             for table in tables:
                 writer.write_table(table.combine_chunks())
         self._paths.append(path)
-        self._order.append(order)
-        self._sizes.append(sizes)
+        starts = np.flatnonzero(np.diff(order, prepend=-1))
+        self._users.append(order[starts])
+        self._counts.append(np.diff(starts, append=len(order)))
+        self._sizes.append(sizes.astype(np.int32))
 
     def write(self, path: Path) -> None:
         """Writes the merged table as one parquet file, and removes its parts."""
-        order = np.argsort(np.concatenate(self._order), kind="stable")
-        part = np.repeat(np.arange(len(self._paths)), [len(own) for own in self._order])[order].astype(np.int32)
-        sizes = np.concatenate(self._sizes)[order]
-        self._order, self._sizes = [], []
-        write_tables(path, self._merged(part, sizes))
-        for own in self._paths:
+        numbers = np.arange(len(self._paths), dtype=np.int16)
+        order = np.argsort(np.concatenate(self._users))
+        part = np.repeat(
+            np.repeat(numbers, [len(own) for own in self._users])[order], np.concatenate(self._counts)[order]
+        )
+        sizes = np.empty(len(part), np.int32)
+        for number in numbers.tolist():
+            sizes[part == number] = self._sizes[number]
+        self._users, self._counts, self._sizes = [], [], []
+        readers = [_Rows(own) for own in self._paths]
+        write_tables(path, self._merged(readers, part, sizes))
+        for reader, own in zip(readers, self._paths, strict=True):
+            reader.close()
             own.unlink()
 
-    def _merged(self, part: np.ndarray, sizes: np.ndarray) -> Iterator[pa.Table]:
-        readers = [_Rows(path) for path in self._paths]
+    def _merged(self, readers: list[_Rows], part: np.ndarray, sizes: np.ndarray) -> Iterator[pa.Table]:
         for piece in chunks(sizes):
             own = part[piece]
             counts = np.bincount(own, minlength=len(readers))
@@ -66,7 +75,8 @@ class _Rows:
     """Rows of a file, read one after the other, a batch in memory."""
 
     def __init__(self, path: Path):
-        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
+        self._file = pa.OSFile(str(path))
+        self._reader = pa.ipc.open_file(self._file)
         self._next = 0
         self._rest = self._reader.schema.empty_table()
 
@@ -81,3 +91,7 @@ class _Rows:
         found.append(self._rest.slice(0, count))
         self._rest = self._rest.slice(count)
         return pa.concat_tables(found)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

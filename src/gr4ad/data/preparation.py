@@ -104,6 +104,7 @@ def write_prepared(config: DataConfig, out_dir: str | Path) -> dict[str, Any]:
     catalog = read_catalog(config)
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    made = [folder for folder in partial.parents if not folder.exists()]
     try:
         prepare_as = prepare_parts if held.partitions else prepare_whole
         of, column = prepare_as(config, catalog, held, partial)
@@ -113,6 +114,9 @@ def write_prepared(config: DataConfig, out_dir: str | Path) -> dict[str, Any]:
         _replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
         raise
     return json.loads(text)
 

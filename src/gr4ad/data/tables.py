@@ -16,6 +16,7 @@ from .splits import Rows, rows_before, spans
 
 # Entries of list columns per row group: bounds memory while writing, and keeps arrow's 32-bit offsets far from full.
 CHUNK_ENTRIES = 1_000_000
+COUNTED_ROWS = 1 << 20  # rows whose entries are added up at once
 
 
 HISTORY_LISTS = ("items", "events", "values", "times", "cross_domain", "cross_domain_times")
@@ -101,8 +102,13 @@ def write_tables(path: Path, tables: Iterator[pa.Table]) -> None:
 def chunks(sizes: np.ndarray, entries: int | None = None) -> Iterator[slice]:
     """Slices of rows whose list entries (`sizes`, (m,)) sum to about `entries` (None: CHUNK_ENTRIES); at least one
     slice."""
-    part = np.cumsum(sizes) // (entries or CHUNK_ENTRIES)
-    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(sizes)]
+    edges, total, before = [0], 0, 0
+    for start in range(0, len(sizes), COUNTED_ROWS):
+        ends = total + np.cumsum(sizes[start : start + COUNTED_ROWS], dtype=np.int64)
+        part = ends // (entries or CHUNK_ENTRIES)
+        edges += (np.flatnonzero(np.diff(part, prepend=before if start else part[0])) + start).tolist()
+        total, before = int(ends[-1]), int(part[-1])
+    edges.append(len(sizes))
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         yield slice(start, stop)
 
