@@ -28,7 +28,7 @@ from .reading import RawTable, check_number_columns, read_source
 from .settling import merge_events, settle_refunds
 from .splits import History, Rows, cut_history, make_exposures, make_splits
 from .tables import HISTORY_LISTS, HistoryTrack, tables_of, write_tables
-from .user_table import first_of_each, read_users
+from .user_table import first_of_each, read_users, require_training_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,6 +125,8 @@ def write_prepared(config: DataConfig, out_dir: str | Path) -> dict[str, Any]:
     pa.default_memory_pool().release_unused()
     history, too_few = cut_history(log, config, file)
     rows: dict[str, Rows] = dict(make_splits(log, history, file))
+    if users is not None and users.table is not None:
+        require_training_values(users.table, rows["train"].user, checks["users"].file)
     exposures = make_exposures(log, history, config, file)
     if exposures is not None:
         rows["impressions"] = exposures

@@ -14,8 +14,10 @@ from .config import DataConfig
 from .events import EventLog
 from .tables import HISTORY_LISTS, OTHER_LISTS
 
-FEW_VALUES = 20
-"""So many values a feature may have, however few users there are."""
+FEW_VALUES, SOME_VALUES = 5, 20
+MOST = {FEW_VALUES: 1.0, SOME_VALUES: 0.8}
+"""Values -> how many a feature with at most so many may have, as a share of the users who have one; with more: half.
+A few users rarely share a genuine category of a dozen, but five age groups of eight users name nobody."""
 
 
 @dataclass
@@ -88,6 +90,26 @@ def first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks
     checks.refuse(repeated, reason, column, raw[column], "each id once")
 
 
+def nearly_unique(values: int, users: int) -> bool:
+    """Whether a column of `values` distinct values, for `users` users who have one, names them as an address does."""
+    share = next((share for most, share in MOST.items() if values <= most), 0.5)
+    return values > share * users
+
+
+def require_training_values(table: pa.Table, training: np.ndarray, file: str) -> None:
+    """Raises DataError for a feature that none of the training users ((m,) rows of the table) has: nothing could be
+    learned of it."""
+    rows = pa.array(training)
+    for name in table.column_names:
+        if table[name].null_count and table[name].take(rows).null_count == len(rows):
+            there = len(table) - table[name].null_count
+            raise DataError(
+                f"{file}: column `{name}` (`user_features`) is blank for all {len(rows)} users of the training split; "
+                f"{there} users of the log have a value. Allowed: a feature that training users have. Leave it out of "
+                "`user_features`, or mend the file."
+            )
+
+
 def _chosen(raw: pa.Table, checks: RowChecks, config: DataConfig) -> dict[str, int]:
     columns = [name for name in raw.column_names if name != "user_id"]
     if config.user_features is None:
@@ -133,7 +155,7 @@ def _require_shared(column: pa.ChunkedArray, name: str, raw: pa.ChunkedArray, fi
     """Raises DataError for a feature that has a value of its own for most users, as an address or a name has."""
     known = len(column) - column.null_count
     values = pc.count_distinct(column).as_py()
-    if values <= max(FEW_VALUES, known // 2):
+    if not nearly_unique(values, known):
         return
     example = next(value for value in column.to_pylist() if value is not None)
     numeric = np.isfinite(as_numbers(raw)).sum() > len(raw) // 2
