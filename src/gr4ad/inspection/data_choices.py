@@ -204,13 +204,10 @@ def _meaning(layout: Layout, found: Findings) -> list[Choice]:
 def _refunds(layout: Layout, found: Findings) -> tuple[str, str]:
     view = found.view
     assert view.value is not None
-    width = int(view.item.max()) + 2
-    pair = view.user * width + view.item
-    negative = view.value < 0
-    known = float(np.isin(pair[negative], pair[view.value > 0]).mean())
-    if (view.kind[negative] != CONVERSION).any():
+    known = view.covered_refunds
+    if (view.kind[view.value < 0] != CONVERSION).any():
         return "zero", f"{found.negative:,} rows, of other kinds than conversions too: they are worth nothing"
-    if known > 0.5:
+    if view.refunds_are_netted:
         return "net", f"{percent(known)} of the {found.negative:,} negative rows have a purchase that they take back"
     return (
         "zero",
