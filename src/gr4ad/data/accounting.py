@@ -28,7 +28,7 @@ FEW_TEST_USERS = 30
 
 def file_facts(role: str, source: str | Path, checks: RowChecks, read: dict[str, Any] | None = None) -> dict[str, Any]:
     """How one table was read: role, file, format, delimiter (None where there is none), rows, rows kept, rows dropped
-    by reason. `read`: what the reader says of it."""
+    by reason, and of `cross_domain` the rows left out as `repeats`, if any. `read`: what the reader says of it."""
     suffixes = [suffix.lstrip(".") for suffix in Path(source).suffixes if suffix not in (".gz", ".zst")]
     return {
         "role": role,
@@ -39,6 +39,7 @@ def file_facts(role: str, source: str | Path, checks: RowChecks, read: dict[str,
         "rows": len(checks.keep),
         "kept": int(checks.keep.sum()),
         "dropped": dict(checks.dropped),
+        **({"repeats": checks.notes["repeats"]} if checks.notes.get("repeats") else {}),
     }
 
 

@@ -336,6 +336,7 @@ def _cross_domain_summary(
         "unmatched_users": elsewhere.unmatched_users,
         "unmatched_entries": elsewhere.unmatched_entries,
         "sorted_rows": elsewhere.unsorted,
+        "repeats": elsewhere.repeats,
         **means,
     }
 
