@@ -80,7 +80,7 @@ def checked_priority(priority: np.ndarray, count: int) -> np.ndarray:
 
 
 def checked_columns(columns: Mapping[str, Sequence] | None, known: Mapping[str, list], count: int) -> dict[str, list]:
-    """`columns` as lists of `count` values, all of them columns that the index has, of the type that each has there."""
+    """`columns` as lists of `count` values, all of them of columns that the index has, and of their types."""
     values = {name: list(column) for name, column in (columns or {}).items()}
     for name, column in values.items():
         if name not in known:
@@ -110,8 +110,8 @@ def check_one_type(name: str, values: Sequence[Any], held: Sequence[Any]) -> Non
         pa.array(values)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(
-            f"Column {name!r} (`attributes`) received what no file can hold ({' '.join(str(error).split())}). Give text, "
-            "numbers below 2**63, booleans or None."
+            f"Column {name!r} (`attributes`) received what no file can hold ({' '.join(str(error).split())}). Give "
+            "text, numbers below 2**63, booleans or None."
         ) from error
     if kinds == {"numbers"} and not fit_together(values, held):
         raise ValueError(

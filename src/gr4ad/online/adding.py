@@ -79,9 +79,7 @@ def read_ads(
     return records, left_out
 
 
-def _json_records(
-    source: str | Path, columns: Mapping[str, str], error: DataError
-) -> tuple[list[str], list[Record]]:
+def _json_records(source: str | Path, columns: Mapping[str, str], error: DataError) -> tuple[list[str], list[Record]]:
     """Names and records, one a line, of JSON lines that are no table, whose `error` is raised if these are no JSON
     lines either."""
     records: list[Record] = []
