@@ -70,8 +70,8 @@ class ResidualPoints:
             block -= codebook[code[start : start + BLOCK_ROWS]]
 
     def check(self) -> None:
-        """Raises ValueError naming the first row that is not finite, too long for float32, or holds only zeros, and how
-        many there are."""
+        """Raises ValueError naming the first row that is not finite, too long for float32, or holds only zeros, and
+        how many there are."""
         not_finite, too_long, zero = [], [], []
         for start, block in self.blocks():
             finite = np.isfinite(block).all(1)

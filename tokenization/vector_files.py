@@ -123,8 +123,8 @@ def read_vectors(path: str | Path, id_column: str = "item_id") -> VectorFile:
         row = int(too_long.argmax())
         raise ValueError(
             f"{path}: the vector of {names[row]!r} (row {row}) has numbers up to {np.abs(vectors[row]).max():.3g}, "
-            f"and its length is beyond what float32 holds ({int(too_long.sum())} such vectors). Allowed: numbers below "
-            "about 1e18. Scale the vectors, e.g. to length 1: only their directions count."
+            f"and its length is beyond what float32 holds ({int(too_long.sum())} such vectors). Allowed: numbers "
+            "below about 1e18. Scale the vectors, e.g. to length 1: only their directions count."
         )
     return VectorFile(path, names, vectors, by_row)
 
