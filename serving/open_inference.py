@@ -4,8 +4,8 @@
 Inputs: `history` BYTES (B, S), item ids, oldest first, "" = padding; those of `HISTORY_FEATURES` that the model reads,
 text as BYTES and numbers as FP64, (B, S) or of a width of their own; `user_feature.NAME` BYTES (B), "" = missing;
 `allow_items` and `block_items` BYTES (B, n), or (1, n) for all rows, "" = padding, where a row of `allow_items` with
-no ids allows nothing; `allow_all` BOOL (B), true = the row has no allow list, and what `allow_items` holds for it is not
-read; for all rows, `top_k` INT32 (1), `max_per_account` INT32 (1), `exclude_history` BOOL (1). All
+no ids allows nothing; `allow_all` BOOL (B), true = the row has no allow list, and what `allow_items` holds for it is
+not read; for all rows, `top_k` INT32 (1), `max_per_account` INT32 (1), `exclude_history` BOOL (1). All
 but `history` may be left out. Outputs, n = ads of the longest list, u = most ids of a row that the catalog does not
 hold: `item_id` BYTES (B, n), "" = none; `score` FP32 (B, n); `value` FP32 (B, n); `unknown_item` BYTES (B, u), "" =
 none.
@@ -156,8 +156,8 @@ def read_queries(
     unrestricted = flags(tensors[ALLOW_ALL], users) if ALLOW_ALL in tensors else [False] * users
     if ALLOW_ALL in tensors and "allow_items" not in tensors and not all(unrestricted):
         raise TensorError(
-            f"Input {ALLOW_ALL!r} is false for row {unrestricted.index(False)}, but there is no 'allow_items'. Give it, "
-            f"or leave {ALLOW_ALL!r} out."
+            f"Input {ALLOW_ALL!r} is false for row {unrestricted.index(False)}, but there is no 'allow_items'. Give "
+            f"it, or leave {ALLOW_ALL!r} out."
         )
     queries = []
     for user in range(users):

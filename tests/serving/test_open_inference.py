@@ -1,6 +1,7 @@
 import dataclasses
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,14 @@ def test_all_features_rank_as_over_v1_recommend():
     with served(recommender) as (_, client):
         url = f"/v2/models/{recommender.name}"
         about = {given["name"]: given for given in client.get(url).json()["inputs"]}
-        options = {"cross_domain_times", "allow_items", "block_items", "allow_all", "max_per_account", "exclude_history"}
+        options = {
+            "cross_domain_times",
+            "allow_items",
+            "block_items",
+            "allow_all",
+            "max_per_account",
+            "exclude_history",
+        }
         assert set(about) == {given["name"] for given in inputs} | options
         for given in inputs:
             assert about[given["name"]]["datatype"] == given["datatype"]
@@ -136,6 +144,39 @@ def test_all_features_rank_as_over_v1_recommend():
         ):
             refused = client.post(f"{url}/infer", json={"inputs": wrong})
             assert refused.status_code == 422 and reason in refused.json()["detail"], refused.text
+
+
+def test_events_may_be_named_as_the_log_names_them(tmp_path):
+    """The recipe's `kauf: conversion` was forgotten, and every client had to translate."""
+    stored = Path(__file__).parent.parent / "stored" / "all_features"
+    folder = tmp_path / "all_features"
+    shutil.copytree(stored, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    first, second = settings["event_names"][:2]
+    settings["event_aliases"] = {"korb": first, "kauf": second}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with gzip.open(stored / "rankings.json.gz", "rt", encoding="utf-8") as file:
+        items = json.load(file)["users"][0]["items"][-3:]
+    recommender = Recommender.from_pretrained(folder)
+    ours, theirs = [first, second, first], ["korb", "kauf", first]
+    [expected] = Recommender.from_pretrained(stored).recommend([items], events=[ours], top_k=4)
+    assert recommender.recommend([items], events=[theirs], top_k=4) == [expected]
+    with served(recommender) as (_, client):
+        for names in (ours, theirs):
+            answer = client.post(URL, json={"history": items, "events": names, "top_k": 4}).raise_for_status().json()
+            assert [ad["item_id"] for ad in answer["recommendations"]] == [ad.item_id for ad in expected]
+            assert [ad["score"] for ad in answer["recommendations"]] == pytest.approx([ad.score for ad in expected])
+            inputs = [tensor("history", "BYTES", [items], ""), tensor("events", "BYTES", [names], ""),
+                      tensor("top_k", "INT32", [4], None)]  # fmt: skip
+            infer = f"/v2/models/{recommender.name}/infer"
+            got = client.post(infer, json={"inputs": inputs}).raise_for_status().json()
+            assert got["outputs"][0]["data"] == [ad.item_id for ad in expected]
+        refused = client.post(URL, json={"history": items, "events": ["Kauf", first, second]})
+        assert (
+            refused.status_code == 422 and f"allowed are {first} (korb), {second} (kauf)" in refused.json()["detail"]
+        )
+        inputs[1] = tensor("events", "BYTES", [["Kauf", first, second]], "")
+        assert f"{first} (korb), {second} (kauf)" in client.post(infer, json={"inputs": inputs}).text
 
 
 def test_a_feature_the_model_does_not_read_is_refused_by_name(client, recommender):
