@@ -42,8 +42,8 @@ class UASIDTokenizer(PythonBackend):
         codebook_sizes: T sizes, a hashed last level written as `"256*"`.
         business_fields: Catalog columns that a hashed level joins.
         event_names: Event kinds of histories; their places are the model's `event_ids`.
-        event_aliases: What the log calls events, and which of `event_names` each is: `{"buy": "conversion"}`. Histories
-            may hold either name; one of `event_names` is always itself.
+        event_aliases: What the log calls events, and which of `event_names` each is: `{"buy": "conversion"}`.
+            Histories may hold either name; one of `event_names` is always itself.
         user_features: Categories of each structured user feature, in the order of the model's `user_feature_sizes`;
             feature index 0 is "missing or new".
         user_feature_edges: Inner edges, ascending, of the bins of features that are numbers: bin i, category i, holds
