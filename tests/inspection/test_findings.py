@@ -242,3 +242,25 @@ def test_what_is_left_of_histories_is_counted_as_a_run_counts_it(tmp_path, kinds
             prepare(data, tmp_path / "out")
     else:
         assert prepare(data, tmp_path / "out").summary["test"]["users"] == 30
+
+
+def test_decimal_commas_are_told_in_every_table(tmp_path):
+    """In the log alone they were; of the users such numbers were "nearly unique"."""
+    rng = np.random.default_rng(4)
+    log = log_of(1).rename(columns={"revenue": "Umsatz_EUR"})
+
+    def commas(count):
+        return [f"{number:.2f}".replace(".", ",") for number in rng.uniform(1, 999, count)]
+
+    catalog = catalog_of(log)
+    catalog["Preis"] = commas(len(catalog))
+    users = pd.DataFrame({"user_id": range(60), "region": [f"R{n % 4}" for n in range(60)], "income": commas(60)})
+    log["Umsatz_EUR"] = commas(len(log))
+    for name, frame in (("events", log), ("catalog", catalog), ("users", users)):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False, sep=";")
+    inspection = inspect_folder(tmp_path)
+    told = [*inspection.layout.remarks, *inspection.found.warnings]
+    for file, name in (("events.csv", "Umsatz_EUR"), ("catalog.csv", "Preis")):
+        assert any(text.startswith(f"`{name}` of {file} has decimal commas (such as '") for text in told), told
+    assert any("`income` of users.csv is left out" in text and "decimal commas" in text for text in told)
+    assert "has decimal commas" in inspection.recipe.replace("\n#", "") and "Umsatz_EUR}" not in inspection.recipe

@@ -135,6 +135,8 @@ def _no_feature(column: Column, layout: Layout, found: Findings) -> str | None:
         return "it has one value"
     if column.time_unit is not None:
         return "it holds times"
+    if column.has_decimal_commas:
+        return "it has decimal commas, which are not read as numbers: write points, then put it into bins"
     if likeness(column.name, "opaque") >= 0.5:
         return "by its name it tells single persons"
     if not column.is_number and (column.distinct > FEATURE_VALUES or column.distinct > max(20, 0.2 * column.filled)):
