@@ -34,8 +34,8 @@ def filled(recommender: Recommender, query: RecommendQuery, top_k: int) -> Recom
             return Refusal(422, detail, name)
     new = next((event for event in user.events or () if event not in tokenizer.event_places), None)
     if new is not None:
-        allowed = ", ".join(tokenizer.event_names)
-        return Refusal(422, f"`events` holds {ascii(new)}; allowed are {allowed}. Use one of these.", "events")
+        detail = f"`events` holds {ascii(new)}; allowed are {tokenizer.allowed_events}. Use one of these."
+        return Refusal(422, detail, "events")
     for name in user.user_features:
         if name not in tokenizer.user_features:
             known = ", ".join(tokenizer.user_features) or "none"

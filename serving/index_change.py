@@ -20,7 +20,6 @@ MAX_LEVELS = 26
 MAX_PEERS = 100
 MAX_CODE = (1 << 31) - 1
 MAX_CHANGE_BYTES = 32 << 20  # as JSON
-EXACT_FLOAT = 1 << 53  # whole numbers up to it are floats too
 
 
 class ServesIndex(Protocol):
@@ -240,19 +239,6 @@ class IndexChange:
                 f"`attributes`: the index has no column {lacking[0]!r}, it has {sorted(index.columns)}. Leave it out, "
                 "or build the tokenizer with it."
             )
-        for name, values in given.items():
-            kinds = {attribute_kind(value) for value in values if value is not None}
-            held = next((attribute_kind(value) for value in index.columns[name] if value is not None), None)
-            if len(kinds | ({held} if held else set())) > 1:
-                raise ValueError(
-                    f"`attributes[{name!r}]` holds {' and '.join(sorted(kinds))}; the item table's column holds "
-                    f"{held or 'nothing yet'}. Give all ads one type."
-                )
-            if kinds == {"numbers"} and not fit_together(values, index.columns[name]):
-                raise ValueError(
-                    f"`attributes[{name!r}]`: whole numbers beyond 2**53 and fractions fit into no column together. "
-                    "Give ids as text, in a column of their own."
-                )
         if self.op == "add":
             given |= {name: [None] * len(self.item_ids) for name in index.columns if name not in given}
         return given
@@ -293,22 +279,3 @@ def is_attribute(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 63)
-
-
-def attribute_kind(value: Any) -> str:
-    """What a column of the item table can hold together."""
-    if isinstance(value, bool):
-        return "booleans"
-    if isinstance(value, int | float):
-        return "numbers"
-    return "strings" if isinstance(value, str) else f"values of type {type(value).__name__}"
-
-
-def fit_together(values: Sequence[Any], held: Sequence[Any]) -> bool:
-    """Whether numbers that are added to those of a column can be stored as one column: whole numbers that a float
-    would not tell apart cannot stand beside fractions."""
-    large = any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in values)
-    fractions = any(isinstance(value, float) for value in values)
-    if large and (fractions or any(isinstance(value, float) for value in held)):
-        return False
-    return not (fractions and any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in held))

@@ -252,7 +252,7 @@ class LiveModel:
                 "Start another server for it."
             )
         for name, now, then in (
-            ("events", tokenizer.event_names, before.event_names),
+            ("events", tokenizer.event_places, before.event_places),
             ("user_features", tokenizer.user_features, before.user_features),
         ):
             lost = sorted(set(then) - set(now))

@@ -4,7 +4,8 @@
 Inputs: `history` BYTES (B, S), item ids, oldest first, "" = padding; those of `HISTORY_FEATURES` that the model reads,
 text as BYTES and numbers as FP64, (B, S) or of a width of their own; `user_feature.NAME` BYTES (B), "" = missing;
 `allow_items` and `block_items` BYTES (B, n), or (1, n) for all rows, "" = padding, where a row of `allow_items` with
-no ids allows nothing; for all rows, `top_k` INT32 (1), `max_per_account` INT32 (1), `exclude_history` BOOL (1). All
+no ids allows nothing; `allow_all` BOOL (B), true = the row has no allow list, and what `allow_items` holds for it is
+not read; for all rows, `top_k` INT32 (1), `max_per_account` INT32 (1), `exclude_history` BOOL (1). All
 but `history` may be left out. Outputs, n = ads of the longest list, u = most ids of a row that the catalog does not
 hold: `item_id` BYTES (B, n), "" = none; `score` FP32 (B, n); `value` FP32 (B, n); `unknown_item` BYTES (B, u), "" =
 none.
@@ -38,8 +39,9 @@ SCALARS: dict[str, tuple[str, ...]] = {
     "exclude_history": ("BOOL",),
 }
 """Inputs that hold one value for all rows."""
-MAX_INPUTS = len(HISTORY_FEATURES) + MAX_USER_FEATURES + 1 + len(ITEM_LISTS) + len(SCALARS)
+MAX_INPUTS = len(HISTORY_FEATURES) + MAX_USER_FEATURES + 2 + len(ITEM_LISTS) + len(SCALARS)
 USER_FEATURE = "user_feature."
+ALLOW_ALL = "allow_all"
 NUMBERS = ("FP64", "FP32", "INT64", "INT32")
 DATATYPES = {"id": ("BYTES",), "text": ("BYTES",), "amount": NUMBERS, "time": NUMBERS}
 ALONG = {"history": "history"} | {
@@ -92,6 +94,7 @@ def offered_inputs(served: ServedModel) -> dict[str, tuple[str, ...]]:
         **{name: features[name] for name in served.features},
         **{USER_FEATURE + name: ("BYTES",) for name in served.user_features},
         **dict.fromkeys(ITEM_LISTS, ("BYTES",)),
+        ALLOW_ALL: ("BOOL",),
         **SCALARS,
     }
 
@@ -102,7 +105,7 @@ def metadata(served: ServedModel) -> dict[str, Any]:
         {
             "name": name,
             "datatype": datatypes[0],
-            "shape": [1] if name in SCALARS else [-1] if name.startswith(USER_FEATURE) else [-1, -1],
+            "shape": [1] if name in SCALARS else [-1] if name.startswith((USER_FEATURE, ALLOW_ALL)) else [-1, -1],
         }
         for name, datatypes in offered_inputs(served).items()
     ]
@@ -150,9 +153,17 @@ def read_queries(
     }
     scalars = {name: read_scalar(tensors[name], limits) for name in SCALARS if name in tensors}
     listed = {name: id_lines(tensors[name], users) for name in ITEM_LISTS if name in tensors}
+    unrestricted = flags(tensors[ALLOW_ALL], users) if ALLOW_ALL in tensors else [False] * users
+    if ALLOW_ALL in tensors and "allow_items" not in tensors and not all(unrestricted):
+        raise TensorError(
+            f"Input {ALLOW_ALL!r} is false for row {unrestricted.index(False)}, but there is no 'allow_items'. Give "
+            f"it, or leave {ALLOW_ALL!r} out."
+        )
     queries = []
     for user in range(users):
         row: dict[str, Any] = {**scalars, **{name: lines[user] for name, lines in listed.items()}}
+        if unrestricted[user]:
+            row["allow_items"] = None
         for name, lines in lists.items():
             masks = lists.get(ALONG[name])
             if masks is None or len(masks[user]) != len(lines[user]):
@@ -193,6 +204,15 @@ def id_lines(tensor: InputTensor, users: int) -> list[list[str]]:
     shared = tensor.shape[0] == 1
     lines = user_lines(tensor, 1 if shared else users)
     return [[item for item in line if item != ""] for line in (lines * users if shared else lines)]
+
+
+def flags(tensor: InputTensor, users: int) -> list[bool]:
+    """The one flag of each user of a tensor (users,)."""
+    lines = user_lines(tensor, users, dimensions=1)
+    wrong = next((value for [value] in lines if type(value) is not bool), None)
+    if wrong is not None:
+        raise TensorError(f"Input {tensor.name!r} must be true or false for each row. Received: {wrong!r:.100}.")
+    return [value for [value] in lines]
 
 
 def read_scalar(tensor: InputTensor, limits: RequestLimits) -> int | bool:

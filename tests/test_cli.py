@@ -1,9 +1,12 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gr4ad.cli import COMMANDS, main
@@ -61,6 +64,23 @@ def test_recommend_prints_a_table_or_json(tiny_artifact, capsys):
     assert not {"ad_1", "ad_5"} & {ad["item_id"] for ad in ads}
     assert main(["recommend", "--model", str(tiny_artifact), "--history", "ad_1,new", "--top-k", "3"]) == 0
     assert "not in the catalog, skipped: new" in capsys.readouterr().out
+
+
+def test_tables_in_a_pipe_are_not_cut(tiny_artifact, tmp_path, capsys, monkeypatch):
+    """Both were cut at 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    note = "a note that is longer than any line of 80 columns may be, " * 3 + "and ends here"
+    card = f"# A model\n\n| figure | note |\n|---|---|\n| R@10 | {note} |\n"
+    (tmp_path / "README.md").write_text(f"---\nlibrary_name: gr4ad\n---\n{card}")
+    assert main(["card", "--model", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == card.strip()
+    shutil.copytree(tiny_artifact, tmp_path / "artifact")
+    items = pq.read_table(tmp_path / "artifact" / "items.parquet")
+    titles = pa.array([note] * len(items))
+    items = items.drop_columns(["title"]) if "title" in items.column_names else items
+    pq.write_table(items.append_column("title", titles), tmp_path / "artifact" / "items.parquet")
+    assert main(["recommend", "--model", str(tmp_path / "artifact"), "--history", "ad_1", "--top-k", "2"]) == 0
+    assert capsys.readouterr().out.count(note) == 2
 
 
 def test_recommend_names_what_is_wrong(tiny_artifact, tmp_path, capsys):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from .ad_encoding import CATEGORY_PART, ENCODER_PART, ENCODING_FILE, HERE, AdEncoding, joined_parts
 from .ad_records import OTHER, OWN_FIELDS, AdRecordError, arrow_type, plain, typed_row
 from .category_vectors import CATEGORY_FILE, CategoryVectors, labels_of
-from .embedding_fusion import unit_rows
+from .embedding_fusion import measurable, unit_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -285,6 +285,12 @@ def floats(vector: Any, wrong: Callable[..., AdRecordError]) -> np.ndarray:
         raise wrong("embedding", f"`embedding` must be a list of floats ({error}).") from error
     if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
         raise wrong("embedding", f"`embedding` must be finite floats in one list. Received: {vector!r:.100}.")
+    if not measurable(numbers[None])[0]:
+        raise wrong(
+            "embedding",
+            f"`embedding` has numbers up to {np.abs(numbers).max():.3g}, and its length is beyond what float32 holds. "
+            "Scale it, e.g. to length 1.",
+        )
     return numbers
 
 

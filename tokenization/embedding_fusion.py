@@ -111,6 +111,13 @@ class EmbeddingFusion:
             ) from error
 
 
+def measurable(vectors: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows whose length float32 can hold. Squares overflow from numbers of about 1e19 on, and a row of
+    infinite length would become one of zeros."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(np.linalg.norm(np.asarray(vectors, dtype=np.float32), axis=1))
+
+
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Rows brought to length 1 (zero rows stay zero), float32."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -70,13 +70,21 @@ class ResidualPoints:
             block -= codebook[code[start : start + BLOCK_ROWS]]
 
     def check(self) -> None:
-        """Raises ValueError naming the first row that is not finite or holds only zeros, and how many there are."""
-        not_finite, zero = [], []
+        """Raises ValueError naming the first row that is not finite, too long for float32, or holds only zeros, and
+        how many there are."""
+        not_finite, too_long, zero = [], [], []
         for start, block in self.blocks():
             finite = np.isfinite(block).all(1)
             not_finite.append(start + np.flatnonzero(~finite))
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.einsum("nd,nd->n", block, block)
+            too_long.append(start + np.flatnonzero(finite & ~np.isfinite(squares)))
             zero.append(start + np.flatnonzero(finite & ~block.any(1)))
-        for rows, what in ((not_finite, "a value that is not finite"), (zero, "only zeros")):
+        for rows, what in (
+            (not_finite, "a value that is not finite"),
+            (too_long, "numbers so large that its length is beyond float32"),
+            (zero, "only zeros"),
+        ):
             bad = np.concatenate(rows)
             if len(bad):
                 raise ValueError(

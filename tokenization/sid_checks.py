@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from .user_history import MAX_ID_LENGTH
 
 CODE_BITS = 31  # codes are stored as int32
+EXACT_FLOAT = 1 << 53  # whole numbers up to it are floats too
+LARGEST_WHOLE = 1 << 63
 
 
 def are_strings(ids: Sequence) -> bool:
@@ -76,7 +80,7 @@ def checked_priority(priority: np.ndarray, count: int) -> np.ndarray:
 
 
 def checked_columns(columns: Mapping[str, Sequence] | None, known: Mapping[str, list], count: int) -> dict[str, list]:
-    """`columns` as lists of `count` values, all of them columns that the index has."""
+    """`columns` as lists of `count` values, all of them of columns that the index has, and of their types."""
     values = {name: list(column) for name, column in (columns or {}).items()}
     for name, column in values.items():
         if name not in known:
@@ -86,7 +90,57 @@ def checked_columns(columns: Mapping[str, Sequence] | None, known: Mapping[str, 
             )
         if len(column) != count:
             raise ValueError(f"`columns`: {name!r} needs one value an item, {count}. Received: {len(column)}.")
+        check_one_type(name, column, known[name])
     return values
+
+
+def check_one_type(name: str, values: Sequence[Any], held: Sequence[Any]) -> None:
+    """Raises ValueError for values that cannot be stored in one column with those that the item table holds."""
+    kinds = {value_kind(value) for value in values if value is not None}
+    there = next((value_kind(value) for value in held if value is not None), None)
+    if len(kinds | ({there} if there else set())) > 1:
+        strange = next(value for value in values if value is not None and value_kind(value) != (there or "strings"))
+        raise ValueError(
+            f"Column {name!r} (`attributes`) received {' and '.join(sorted(kinds))}, e.g. {strange!r:.100}; the item "
+            f"table's column holds {there or 'nothing yet'}. Give all ads one type, and None where there is no value."
+        )
+    try:
+        if any(is_whole(value) and abs(value) >= LARGEST_WHOLE for value in values):
+            raise OverflowError("a whole number beyond 64 bits")
+        pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(
+            f"Column {name!r} (`attributes`) received what no file can hold ({' '.join(str(error).split())}). Give "
+            "text, numbers below 2**63, booleans or None."
+        ) from error
+    if kinds == {"numbers"} and not fit_together(values, held):
+        raise ValueError(
+            f"Column {name!r} (`attributes`): whole numbers beyond 2**53 and fractions fit into no column together. "
+            "Give ids as text, in a column of their own."
+        )
+
+
+def value_kind(value: Any) -> str:
+    """What a column of the item table can hold together."""
+    if isinstance(value, bool | np.bool_):
+        return "booleans"
+    if isinstance(value, int | float | np.integer | np.floating):
+        return "numbers"
+    return "strings" if isinstance(value, str) else f"values of type {type(value).__name__}"
+
+
+def fit_together(values: Sequence[Any], held: Sequence[Any]) -> bool:
+    """Whether numbers that are added to those of a column can be stored as one column: whole numbers that a float
+    would not tell apart cannot stand beside fractions."""
+    large = any(is_whole(value) and abs(value) > EXACT_FLOAT for value in values)
+    fractions = any(isinstance(value, float | np.floating) for value in values)
+    if large and (fractions or any(isinstance(value, float) for value in held)):
+        return False
+    return not (fractions and any(is_whole(value) and abs(value) > EXACT_FLOAT for value in held))
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
 
 
 __all__ = [

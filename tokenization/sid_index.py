@@ -224,7 +224,8 @@ class SIDIndex:
 
         Raises:
             ValueError: If an id is active or repeats, codes are no SIDs of T levels, lengths differ, a priority is
-                NaN, or the index has no such column. Nothing has changed then.
+                NaN, the index has no such column, or a column's values are of another type than those it has. Nothing
+                has changed then.
         """
         ids = checked_ids(item_ids)
         active = self.active

@@ -26,7 +26,7 @@ VOCAB_FILES_NAMES = {
 
 SAVED_SETTINGS = ("codebook_sizes", "business_fields", "event_names", "user_features", "user_feature_edges",
                   "value_bucket_edges", "value_bucket_means", "value_unit", "num_time_buckets",
-                  "num_cross_domain_items")  # fmt: skip
+                  "num_cross_domain_items", "event_aliases")  # fmt: skip
 
 
 class UASIDTokenizer(PythonBackend):
@@ -42,6 +42,8 @@ class UASIDTokenizer(PythonBackend):
         codebook_sizes: T sizes, a hashed last level written as `"256*"`.
         business_fields: Catalog columns that a hashed level joins.
         event_names: Event kinds of histories; their places are the model's `event_ids`.
+        event_aliases: What the log calls events, and which of `event_names` each is: `{"buy": "conversion"}`.
+            Histories may hold either name; one of `event_names` is always itself.
         user_features: Categories of each structured user feature, in the order of the model's `user_feature_sizes`;
             feature index 0 is "missing or new".
         user_feature_edges: Inner edges, ascending, of the bins of features that are numbers: bin i, category i, holds
@@ -78,6 +80,7 @@ class UASIDTokenizer(PythonBackend):
         num_cross_domain_items: int = 0,
         item_vectors_file: str | None = None,
         user_feature_edges: Mapping[str, Sequence[float]] | None = None,
+        event_aliases: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.item_table_file = item_table_file
@@ -87,7 +90,15 @@ class UASIDTokenizer(PythonBackend):
         self.business_fields = list(business_fields)
         self.event_names = list(event_names)
         self.user_features = {name: list(values) for name, values in (user_features or {}).items()}
-        self.event_places = {name: place for place, name in enumerate(self.event_names)}
+        self.event_aliases = dict(event_aliases or {})
+        own = {name: place for place, name in enumerate(self.event_names)}
+        strange = next((name for name in self.event_aliases.values() if name not in own), None)
+        if strange is not None:
+            raise ValueError(
+                f"`event_aliases` should map to {', '.join(own) or 'nothing, without `event_names`'}. Received: "
+                f"{strange!r:.100}."
+            )
+        self.event_places = {alias: own[name] for alias, name in self.event_aliases.items()} | own
         self.feature_places = {
             name: {value: place for place, value in enumerate(values, start=1)}
             for name, values in self.user_features.items()
@@ -340,15 +351,29 @@ class UASIDTokenizer(PythonBackend):
             histories, max_items=max_items, max_cross_domain=max_cross_domain, return_tensors=return_tensors
         )
 
+    def own_event(self, name: str) -> str:
+        """Our name of an event that a history names by ours or the log's; any other name as it is."""
+        return name if name in self.event_names else self.event_aliases.get(name, name)
+
+    @property
+    def allowed_events(self) -> str:
+        """The names that `events` of a history may hold, with what the log calls each, as errors list them."""
+        names = []
+        for name in self.event_names:
+            given = self.event_aliases.items()
+            aliases = [alias for alias, ours in given if ours == name and alias not in self.event_names]
+            names.append(f"{name} ({', '.join(aliases)})" if aliases else name)
+        return ", ".join(names)
+
     def event_indices(self, events: Sequence[str]) -> np.ndarray:
-        """Place of each event name, int64 (n,). Raises HistoryError for a name that is not the tokenizer's."""
+        """Place of each event name, ours or the log's, int64 (n,). Raises HistoryError for any other name."""
         try:
             return np.array([self.event_places[event] for event in events], dtype=np.int64)
         except KeyError as error:
             raise HistoryError(
                 "events",
-                f"`events` holds {error.args[0]!r:.100}. Allowed: {', '.join(self.event_names)}. Use one of these, or "
-                "leave `events` out.",
+                f"`events` holds {error.args[0]!r:.100}. Allowed: {self.allowed_events}. Use one of these, or leave "
+                "`events` out.",
             ) from None
 
     def value_buckets(self, values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from .embedding_fusion import unit_rows
+from .embedding_fusion import measurable, unit_rows
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
 IDS_SUFFIXES = (".ids.npy", ".ids.txt")
@@ -80,7 +80,7 @@ def read_vectors(path: str | Path, id_column: str = "item_id") -> VectorFile:
 
     Raises:
         ValueError: If the file is missing, damaged or of another kind, its ids repeat, are missing or are not as many
-            as its vectors, or a vector is not finite; names the file and the first bad id.
+            as its vectors, or a vector or its length is not finite; names the file and the first bad id.
     """
     path = Path(path)
     readers = {".npy": _of_numpy, ".parquet": _of_parquet, ".safetensors": _of_safetensors}
@@ -117,6 +117,14 @@ def read_vectors(path: str | Path, id_column: str = "item_id") -> VectorFile:
         raise ValueError(
             f"{path}: the vector of {names[row]!r} (row {row}) is not finite ({int(bad.sum())} such vectors). "
             "Leave these ads out of the file, or embed them again."
+        )
+    too_long = ~measurable(vectors)
+    if too_long.any():
+        row = int(too_long.argmax())
+        raise ValueError(
+            f"{path}: the vector of {names[row]!r} (row {row}) has numbers up to {np.abs(vectors[row]).max():.3g}, "
+            f"and its length is beyond what float32 holds ({int(too_long.sum())} such vectors). Allowed: numbers "
+            "below about 1e18. Scale the vectors, e.g. to length 1: only their directions count."
         )
     return VectorFile(path, names, vectors, by_row)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tie_order import tie_hash
 
 from gr4ad.data import DataConfig, DataError, prepare
+from gr4ad.report.accounting_rows import accounting_rows
 from gr4ad.tokenization.user_history import HISTORY_COLUMNS
 
 EVENTS = {
@@ -58,6 +59,7 @@ def test_rows_hold_what_came_before_their_targets(tmp_path, suffix):
         "unmatched_users": 1,
         "unmatched_entries": 2,
         "sorted_rows": 0,
+        "repeats": 0,
         "mean_train": 1.0,
         "mean_validation": 1.0,
         "mean_test": 2.0,
@@ -107,7 +109,7 @@ def test_cuts_match_brute_force(tmp_path_factory, events, elsewhere, split):
         return [time for time in clicks[user] if 3 <= time < 7]
 
     def before(user, moment):
-        rows = sorted((time, tie_hash(who, item), item) for who, item, time in elsewhere if who == user)
+        rows = sorted((time, tie_hash(who, item), item) for who, item, time in set(elsewhere) if who == user)
         return [(item, time) for time, _, item in rows if time < moment]
 
     earliest = min(time for user in "uvw" for time in held_out(user))
@@ -195,3 +197,19 @@ def test_inputs_that_tell_nothing_are_refused(tmp_path):
         write(tmp_path, dated, far)
     with pytest.raises(DataError, match=r"row 5 .*received 9007199254740993, allowed: seconds"):
         write(tmp_path, dated, far, time_unit="s")
+
+
+def test_exact_repeats_are_left_out_and_counted_as_those_of_the_log_are(tmp_path):
+    """A table that was written twice doubled what users did elsewhere."""
+    once = {**ELSEWHERE, "page": list("xyzxyz")}
+    twice = pd.concat([pd.DataFrame(once)] * 2)
+    first, again = (write(tmp_path, EVENTS, table) for table in (once, twice))
+    assert [entries(row) for row in again.test] == [entries(row) for row in first.test]
+    assert again.summary["cross_domain"] == {
+        **first.summary["cross_domain"], "repeats": 6,
+    }  # fmt: skip
+    told = again.summary["accounting"]["files"][-1]
+    assert told["rows"] == 12 and told["kept"] == 6 and told["repeats"] == 6
+    assert "6 equal to another row" in dict(accounting_rows(again.summary))["Cross domain"]
+    other = pd.concat([pd.DataFrame(once), pd.DataFrame({**once, "page": list("uuuuuu")})])  # another page: no repeat
+    assert [len(row["cross_domain"]) for row in write(tmp_path, EVENTS, other, drop=["unsorted_time"]).test] == [6, 2]

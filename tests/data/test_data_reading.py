@@ -1,4 +1,6 @@
+import gzip
 import json
+import random
 from types import SimpleNamespace
 
 import datasets
@@ -8,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 from gr4ad.data import DataConfig, DataError, read_table
+from gr4ad.data.file_readers import has_odd_quotes
 from gr4ad.data.reading import check_number_columns, column_names, read_source, source_files
+from gr4ad.inspection.samples import read_sample
 
 ROWS = pd.DataFrame({"item_id": ["007", "1e5", "2017-01-01"], "title": ["a", "b\nc", "d"], "price": [1.0, 2.5, 0.0]})
 
@@ -149,6 +153,49 @@ def test_several_files_are_one_table(tmp_path):
 def test_a_quote_that_nobody_closes_swallows_no_rows(tmp_path, text):
     (tmp_path / "t.csv").write_text("user_id,item_id,note\n" + text)
     assert "t.csv: quotes that do not match, seen in line" in refused(tmp_path / "t.csv", role="events")
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        (r'a,"say \"hi\" now"', 0),  # as Spark writes it
+        (r'x,"fine"' + "\n" + r'a,"5\""', 1),
+        (r'a,"\"hi\""' + "\n" + 'b,"x"', 0),
+        ('x,fine\n\ny,"a\nb"\na,"say "hi" now"', 2),  # by hand
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_quotes_that_are_not_doubled_are_refused_as_their_text_would_be_altered(tmp_path, text, row, packed):
+    path = tmp_path / ("t.csv.gz" if packed else "t.csv")
+    content = f"item_id,title\n{text}\nlast,row\n".encode()
+    path.write_bytes(gzip.compress(content) if packed else content)
+    message = refused(path)
+    assert f"{path}: quotes that do not match, seen in line" in message and f"row {row} (0-based)" in message
+    assert 'in Spark: .option("escape"' in message
+    with pytest.raises(DataError, match="quotes that do not match"):
+        read_sample(path, 1000)
+
+
+def test_backslashes_and_quotes_that_alter_nothing_are_read_as_they_stand(tmp_path):
+    text = 'item_id,title,size\na,"C:\\dir\\",5" disk\nb,x,\\"\nc,"say ""\\"" now",\n'
+    (tmp_path / "t.csv").write_text(text)
+    raw = read_source(DataConfig(root=str(tmp_path), catalog="t.csv"), "catalog")
+    assert raw.table["title"].to_pylist() == ["C:\\dir\\", "x", 'say "\\" now']
+    assert raw.table["size"].to_pylist() == ['5" disk', '\\"', None]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_odd_quotes_are_found_wherever_blocks_end(tmp_path, monkeypatch, block):
+    rng = random.Random(block)
+    for text in ('"a b","c"', '"a\\"b"', '"a"b"', '"a""b"', '5"x', '"" , "', '"\\'):
+        line = text + rng.choice(["", "\n", ",x\n"])
+        whole = has_odd_quotes(line.encode(), ",")
+        parts = [line.encode()[start : start + block] for start in range(0, len(line), block)]
+        end, found = b"", False
+        for part in parts:
+            found = found or has_odd_quotes(end[-2:] + part, ",")
+            end = (end + part)[-64:]
+        assert found == whole, text
 
 
 def test_cells_of_several_lines_are_said(tmp_path):

@@ -114,6 +114,9 @@ FILES = {
         | {"number_columns": ["value"]}
     ),
     "a row of another width": lambda frame, folder: torn(frame, folder),
+    "a quote behind a backslash": lambda frame, folder: csv(
+        frame.assign(note='a "quote"'), folder, quoting=1, doublequote=False, escapechar="\\"
+    ),
     "no user column": lambda frame, folder: csv(frame.drop(columns="user_id"), folder),
     "a column twice": lambda frame, folder: csv(
         frame, folder, header=["user_id", "item_id", "note", *"abc"[:2], "note"]
@@ -164,7 +167,19 @@ def test_any_file_is_read_alike(tmp_path, monkeypatch, kind):
     pd.DataFrame({"item_id": ITEMS}).to_csv(tmp_path / "catalog.csv", index=False)
     config = {"drop": ["unsorted_time"], "catalog": "catalog.csv"} | FILES[kind](shop(), tmp_path)
     whole = assert_same(tmp_path, config, (3, 5))
-    refused = ("no ", "a cell", "a row", "a column", "unknown", "bounds", "an empty", "in no", "some", "repeated")
+    refused = (
+        "no ",
+        "a cell",
+        "a row",
+        "a column",
+        "a quote",
+        "unknown",
+        "bounds",
+        "an empty",
+        "in no",
+        "some",
+        "repeated",
+    )
     refused += ("all rows", "a split column", "jsonl of two")
     assert isinstance(whole, str) == (kind.startswith(refused) and kind != "no values"), whole
 

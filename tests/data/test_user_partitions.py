@@ -125,6 +125,8 @@ TABLES = {
     "floats": (USERS.assign(user_id=USERS["user_id"].astype(float)), None, {"user_features": ["city"]}),
     "elsewhere": (None, OTHER, {}),
     "elsewhere in no order": (None, OTHER, {"drop": []}),
+    "elsewhere twice": (None, pd.concat([OTHER, OTHER[7:99], OTHER[:9].assign(user_id=99)] * 2), {}),
+    "a blank feature": (USERS.assign(city=""), None, {"user_features": ["city"]}),
     "elsewhere by floats": (None, OTHER.assign(user_id=OTHER["user_id"].astype(float)), {}),
     "elsewhere in milliseconds": (None, OTHER.assign(timestamp=OTHER["timestamp"] * 1000), {}),
     "elsewhere as words": (None, OTHER.assign(timestamp="soon"), {}),
@@ -148,7 +150,16 @@ def test_any_other_table_is_joined_alike(tmp_path, kind):
             config = config | {role: f"{role}.csv"}
     config = {"drop": ["unsorted_time"], "catalog": "catalog.csv", "events": "events.csv"} | config
     whole = assert_same(tmp_path, config, (1, 4))
-    refused = ("no choice", "a feature", "a user", "users of", "elsewhere in no", "elsewhere as", "elsewhere of")
+    refused = (
+        "no choice",
+        "a feature",
+        "a blank",
+        "a user",
+        "users of",
+        "elsewhere in no",
+        "elsewhere as",
+        "elsewhere of",
+    )
     refused += ("elsewhere later", "elsewhere without", "elsewhere with")
     assert isinstance(whole, str) == kind.startswith(refused), whole
 

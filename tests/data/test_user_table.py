@@ -89,3 +89,32 @@ def test_categories_of_pandas_are_features_and_numbers(tmp_path):
     )
     data = prepare(config, tmp_path / "out")
     assert data.test[0]["city"] == "x" and float(data.test[0]["age"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("count", "values", "refused"), [(20, 20, True), (10, 10, True), (8, 5, False), (20, 16, False), (20, 17, True)]
+)
+def test_addresses_are_no_feature_of_a_small_shop_but_age_groups_are(tmp_path, count, values, refused):
+    """20 addresses of 20 users went into the tokenizer, because so few values were always allowed."""
+    names = [f"u{n}" for n in range(count)]
+    log = {"user_id": np.repeat(names, 3), "item_id": list("abc") * count, "timestamp": [T, T + 1, T + 2] * count}
+    users = {"user_id": names, "column": [f"value {n % values}" for n in range(count)]}
+    if not refused:
+        assert write(tmp_path, log, users=users, user_features=["column"]).user_features == ["column"]
+        return
+    with pytest.raises(DataError, match=f"column `column` is nearly unique: {values} values for {count} users"):
+        write(tmp_path, log, users=users, user_features=["column"])
+
+
+@pytest.mark.parametrize("options", [{}, {"bins": 2}])
+def test_a_feature_that_no_training_user_has_is_refused(tmp_path, clicks, options):
+    """It became an empty vocabulary, and nobody was told."""
+    users = {"user_id": [f"u{n}" for n in range(40)], "region": list("xy") * 20, "age": [""] * 40}
+    with pytest.raises(DataError, match=r"column `age` \(`user_features`\) is blank for all 40 users of the training"):
+        write(tmp_path, clicks, users=users, user_features={"region": {}, "age": options})
+    late = pd.DataFrame({"user_id": "late", "item_id": ITEMS, "timestamp": T + 90_000 + np.arange(6)})
+    users = {"user_id": [*users["user_id"], "late"], "age": [*users["age"], 30]}
+    split = {"split": "temporal", "validation_start": T + 19_000, "test_start": T + 90_003}
+    back = late.assign(user_id="u1", timestamp=T + 90_000 + np.arange(6))
+    with pytest.raises(DataError, match=r"blank for all 40 users of the training split; 1 users of the log have a"):
+        write(tmp_path, pd.concat([clicks, back, late]), users=users, user_features={"age": options}, **split)

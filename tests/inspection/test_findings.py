@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gr4ad.inspection.inspecting import inspect_folder
+from gr4ad.data import DataError, prepare
+from gr4ad.inspection.inspecting import inspect_folder, write_recipe
+from gr4ad.pipeline.recipe import load_recipe
 
 START = 1_700_000_000
 
@@ -203,3 +205,62 @@ def test_impressions_of_requests_are_aligned_on(tmp_path):
     inspection = inspected(tmp_path, log)
     assert inspection.found.lists == 1500 and inspection.found.list_size == 5
     assert "\nalign:\n" in inspection.recipe and "source: impressions" in inspection.recipe
+
+
+def short_histories(kinds, values):
+    """30 users of as many events as kinds, an hour apart but for clicks just after a conversion."""
+    rows = []
+    for user in range(30):
+        moment = START + 86400 * user
+        for place, (kind, value) in enumerate(zip(kinds, values, strict=True)):
+            item = 1000 + (user + (0 if kind == "again" else place)) % 12
+            moment += 60 if kind == "again" else 3600
+            rows.append([f"u{user}", item, moment, {"again": "click"}.get(kind, kind), value])
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "event", "price"])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "values", "usable"),
+    [
+        (["click", "purchase"], [-3, 5], 2),  # a click that is worth less than nothing was counted twice
+        (["purchase", "purchase", "search"], [5, 5, -3], 2),  # a refund of a kind that is dropped was an event
+        (["purchase", "again", "purchase"], [5, 0, 5], 2),  # a click just after its purchase is one event with it
+        (["purchase", "purchase", "purchase"], [-5, -5, 5], 3),  # refunds of nothing stay in histories, worth nothing
+    ],
+)
+def test_what_is_left_of_histories_is_counted_as_a_run_counts_it(tmp_path, kinds, values, usable):
+    """Recipes were written that the data stage refused: its training split was empty."""
+    log = short_histories(kinds, values)
+    inspection = inspected(tmp_path, log)
+    assert inspection.found.view.lengths.tolist() == [usable] * 30
+    assert any("none is left to train on" in text for text in inspection.found.stops) == (usable < 3)
+    write_recipe(inspection, tmp_path / "shop.yaml")
+    data = load_recipe(tmp_path / "shop.yaml", data_root=tmp_path).data
+    if usable < 3:
+        assert "TO BE MENDED FIRST: no user has three events" in inspection.recipe
+        with pytest.raises(DataError, match="the train split is empty"):
+            prepare(data, tmp_path / "out")
+    else:
+        assert prepare(data, tmp_path / "out").summary["test"]["users"] == 30
+
+
+def test_decimal_commas_are_told_in_every_table(tmp_path):
+    """In the log alone they were; of the users such numbers were "nearly unique"."""
+    rng = np.random.default_rng(4)
+    log = log_of(1).rename(columns={"revenue": "Umsatz_EUR"})
+
+    def commas(count):
+        return [f"{number:.2f}".replace(".", ",") for number in rng.uniform(1, 999, count)]
+
+    catalog = catalog_of(log)
+    catalog["Preis"] = commas(len(catalog))
+    users = pd.DataFrame({"user_id": range(60), "region": [f"R{n % 4}" for n in range(60)], "income": commas(60)})
+    log["Umsatz_EUR"] = commas(len(log))
+    for name, frame in (("events", log), ("catalog", catalog), ("users", users)):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False, sep=";")
+    inspection = inspect_folder(tmp_path)
+    told = [*inspection.layout.remarks, *inspection.found.warnings]
+    for file, name in (("events.csv", "Umsatz_EUR"), ("catalog.csv", "Preis")):
+        assert any(text.startswith(f"`{name}` of {file} has decimal commas (such as '") for text in told), told
+    assert any("`income` of users.csv is left out" in text and "decimal commas" in text for text in told)
+    assert "has decimal commas" in inspection.recipe.replace("\n#", "") and "Umsatz_EUR}" not in inspection.recipe

@@ -180,3 +180,26 @@ def test_cross_domain_rows_need_what_users_did_elsewhere(data, tmp_path, capsys)
 def test_every_column_of_a_history_is_fitted():
     own = {feature.name for feature in HISTORY_FEATURES if feature.model_input != "cross_domain_places"}
     assert set(FITTED) == own
+
+
+def test_the_names_of_the_log_stay_with_the_tokenizer(tmp_path):
+    catalog = {"item_id": [f"item_{n}" for n in range(ITEMS)], "title": "x"}
+    pd.DataFrame(catalog).to_parquet(tmp_path / "catalog.parquet")
+    kinds = ["kauf", "korb", "kauf", "blick", "click"]
+    events = [(f"user {n % 30}", f"item_{n * n % ITEMS}", kinds[n // 30 % 5], n) for n in range(300)]
+    frame = pd.DataFrame(events, columns=["user_id", "item_id", "event", "timestamp"])
+    frame.to_parquet(tmp_path / "events.parquet")
+    names = {"kauf": "conversion", "korb": "click", "blick": "impression", "nie": "click"}
+    words = ["--root", str(tmp_path), "--out", str(tmp_path / "data"), "--merge_seconds", "0"]
+    assert main(["data", *words, "--event_names", json.dumps(names)]) == 0
+    save_file({"content": vectors()}, tmp_path / "embeddings.safetensors")
+    assert tokenize(tmp_path / "data", tmp_path, "--codebook_sizes", "4", "4") == 0
+    tokenizer = UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    assert tokenizer.event_names == ["click", "conversion"]
+    assert tokenizer.event_aliases == {"kauf": "conversion", "korb": "click", "nie": "click"}
+    summary = json.loads((tmp_path / "data" / "data.json").read_text())
+    assert summary.pop("event_names") == names  # which an earlier version did not write
+    (tmp_path / "data" / "data.json").write_text(json.dumps(summary))
+    shutil.rmtree(tmp_path / "out")
+    assert tokenize(tmp_path / "data", tmp_path, "--codebook_sizes", "4", "4") == 0
+    assert UASIDTokenizer.from_pretrained(tmp_path / "out" / "tokenizer").event_aliases == {}

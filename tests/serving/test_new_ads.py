@@ -1,3 +1,4 @@
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -182,6 +183,35 @@ def test_the_command_adds_to_a_folder(artifact, ad_records, expected, tmp_path, 
     np.testing.assert_array_equal(live.model.item_table.detach(), saved.model.item_table.detach())
     assert add("--model", artifact, "--ads", file) == 0
     assert "ads added or changed: 0, as they were: 15, left out: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_bad_value_of_json_lines_is_set_aside_and_the_others_are_added(
+    artifact, ad_records, expected, tmp_path, capsys, packed
+):
+    """A title that was a number refused the whole file."""
+    records = [ad_records(number) for number in NEW]
+    wrong = [{**ad_records(91), "title": 7}, {**ad_records(92), "brand": {"name": "acme"}}]
+    lines = [json.dumps({"sku": record.pop("item_id"), **record}) for record in [*records, *wrong]]
+    lines[5:5] = ["{not json", "[1]", ""]
+    file = tmp_path / ("new.jsonl.gz" if packed else "new.jsonl")
+    content = "\n".join(lines).encode("utf-8-sig")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    words = ["--columns", '{"item_id": "sku"}', "--rejected", tmp_path / "bad.jsonl", "--json"]
+    assert add("--model", artifact, "--ads", file, *words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["added"]) == list(expected) and told["rows"] == 19
+    assert [(one["row"], one["item_id"]) for one in told["refused"]] == [
+        (5, None), (6, None), (17, "ad_91"), (18, "ad_92"),
+    ]  # fmt: skip
+    for one, reason in zip(told["refused"], ("not JSON", "not a JSON object", "`title` is text", "`brand` is text"),
+                           strict=True):  # fmt: skip
+        assert reason in one["reason"]
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 4
+    assert codes_of(Recommender.from_pretrained(artifact), expected) == expected
+    file.write_bytes(b"{\n[1]\n" if not packed else gzip.compress(b"{\n[1]\n"))  # no line is a record
+    assert add("--model", artifact, "--ads", file) == 2
+    assert "is not json" in capsys.readouterr().err
 
 
 def test_the_command_ranks_as_the_running_recommender_does(artifact, ad_records, tmp_path):

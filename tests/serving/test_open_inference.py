@@ -1,12 +1,18 @@
+import dataclasses
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from loopback import URL, served
 
 from gr4ad.serving import Recommender
+from gr4ad.serving.http_schema import request_models
 from gr4ad.serving.live_model import LiveModel
+from gr4ad.serving.open_inference import InferenceRequest, read_queries
+from gr4ad.serving.request_types import RecommendQuery, ServedModel
+from gr4ad.serving.serving_options import RequestLimits
 
 HISTORY = {"name": "history", "datatype": "BYTES", "shape": [2, 2], "data": ["ad_1", "ad_7", "ad_5", ""]}
 
@@ -28,7 +34,7 @@ def test_health_and_metadata(client, recommender):
     assert client.get("/v2/health/ready").json() == {"ready": True}
     about = client.get(f"/v2/models/{recommender.name}").json()
     assert [tensor["name"] for tensor in about["inputs"]] == [
-        "history", "values", "allow_items", "block_items", "top_k", "max_per_account", "exclude_history",
+        "history", "values", "allow_items", "block_items", "allow_all", "top_k", "max_per_account", "exclude_history",
     ]  # fmt: skip
     assert [tensor["name"] for tensor in about["outputs"]] == ["item_id", "score", "value", "unknown_item"]
     assert client.get(f"/v2/models/{recommender.name}/ready").status_code == 200
@@ -107,7 +113,14 @@ def test_all_features_rank_as_over_v1_recommend():
     with served(recommender) as (_, client):
         url = f"/v2/models/{recommender.name}"
         about = {given["name"]: given for given in client.get(url).json()["inputs"]}
-        options = {"cross_domain_times", "allow_items", "block_items", "max_per_account", "exclude_history"}
+        options = {
+            "cross_domain_times",
+            "allow_items",
+            "block_items",
+            "allow_all",
+            "max_per_account",
+            "exclude_history",
+        }
         assert set(about) == {given["name"] for given in inputs} | options
         for given in inputs:
             assert about[given["name"]]["datatype"] == given["datatype"]
@@ -131,6 +144,39 @@ def test_all_features_rank_as_over_v1_recommend():
         ):
             refused = client.post(f"{url}/infer", json={"inputs": wrong})
             assert refused.status_code == 422 and reason in refused.json()["detail"], refused.text
+
+
+def test_events_may_be_named_as_the_log_names_them(tmp_path):
+    """The recipe's `kauf: conversion` was forgotten, and every client had to translate."""
+    stored = Path(__file__).parent.parent / "stored" / "all_features"
+    folder = tmp_path / "all_features"
+    shutil.copytree(stored, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    first, second = settings["event_names"][:2]
+    settings["event_aliases"] = {"korb": first, "kauf": second}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with gzip.open(stored / "rankings.json.gz", "rt", encoding="utf-8") as file:
+        items = json.load(file)["users"][0]["items"][-3:]
+    recommender = Recommender.from_pretrained(folder)
+    ours, theirs = [first, second, first], ["korb", "kauf", first]
+    [expected] = Recommender.from_pretrained(stored).recommend([items], events=[ours], top_k=4)
+    assert recommender.recommend([items], events=[theirs], top_k=4) == [expected]
+    with served(recommender) as (_, client):
+        for names in (ours, theirs):
+            answer = client.post(URL, json={"history": items, "events": names, "top_k": 4}).raise_for_status().json()
+            assert [ad["item_id"] for ad in answer["recommendations"]] == [ad.item_id for ad in expected]
+            assert [ad["score"] for ad in answer["recommendations"]] == pytest.approx([ad.score for ad in expected])
+            inputs = [tensor("history", "BYTES", [items], ""), tensor("events", "BYTES", [names], ""),
+                      tensor("top_k", "INT32", [4], None)]  # fmt: skip
+            infer = f"/v2/models/{recommender.name}/infer"
+            got = client.post(infer, json={"inputs": inputs}).raise_for_status().json()
+            assert got["outputs"][0]["data"] == [ad.item_id for ad in expected]
+        refused = client.post(URL, json={"history": items, "events": ["Kauf", first, second]})
+        assert (
+            refused.status_code == 422 and f"allowed are {first} (korb), {second} (kauf)" in refused.json()["detail"]
+        )
+        inputs[1] = tensor("events", "BYTES", [["Kauf", first, second]], "")
+        assert f"{first} (korb), {second} (kauf)" in client.post(infer, json={"inputs": inputs}).text
 
 
 def test_a_feature_the_model_does_not_read_is_refused_by_name(client, recommender):
@@ -206,3 +252,58 @@ def test_lists_and_limits_restrict_as_over_v1_recommend(account_artifact):
         ):
             refused = client.post(infer, json={"inputs": [HISTORY, wrong]})
             assert refused.status_code == 422 and reason in refused.json()["detail"], refused.text
+
+
+def test_a_row_of_a_batch_says_that_it_has_no_allow_list(client, recommender):
+    """Rows with an allow list, with one that allows nothing, and without one, in one batch, as JSON says them."""
+    histories = [["ad_1", "ad_7"], ["ad_5"], ["ad_5"], ["ad_1"]]
+    allowed = [["ad_3", "ad_9"], [], None, None]
+    blocked = [[], ["ad_3"], [], ["ad_3", "ad_4"]]
+    inputs = [
+        tensor("history", "BYTES", histories, ""),
+        tensor("allow_items", "BYTES", [ids or [] for ids in allowed], ""),
+        tensor("block_items", "BYTES", blocked, ""),
+        {"name": "allow_all", "datatype": "BOOL", "shape": [4], "data": [ids is None for ids in allowed]},
+        tensor("top_k", "INT32", [5], None),
+    ]
+    bodies = [
+        {"history": history, "top_k": 5, "block_items": block, **({} if allow is None else {"allow_items": allow})}
+        for history, allow, block in zip(histories, allowed, blocked, strict=True)
+    ]
+    answers = client.post(URL, json={"requests": bodies}).raise_for_status().json()["responses"]
+    ranked = [[ad["item_id"] for ad in answer["recommendations"]] for answer in answers]
+    assert [len(ids) for ids in ranked] == [2, 0, 5, 5]
+    infer = f"/v2/models/{recommender.name}/infer"
+    got = client.post(infer, json={"inputs": inputs}).raise_for_status().json()["outputs"][0]
+    assert got["data"] == [item for ids in ranked for item in (*ids, *[""] * (5 - len(ids)))]
+    shared = [inputs[0], tensor("allow_items", "BYTES", [["ad_9"]], ""), inputs[3], inputs[4]]
+    got = client.post(infer, json={"inputs": shared}).raise_for_status().json()["outputs"][0]["data"]
+    assert got[:10] == ["ad_9", "", "", "", ""] * 2 and "" not in got[10:]
+    for changes, message in (
+        ({"data": [1, 0, 1, 1]}, "'allow_all' must be true or false for each row. Received: 1"),
+        ({"shape": [1], "data": [True]}, "Input 'allow_all' must be BOOL with users entries"),
+        ({"datatype": "BYTES"}, "Input 'allow_all' must be BOOL"),
+    ):
+        wrong = [*inputs[:3], {**inputs[3], **changes}]
+        refused = client.post(infer, json={"inputs": wrong})
+        assert refused.status_code == 422 and message in refused.json()["detail"], refused.text
+    refused = client.post(infer, json={"inputs": [inputs[0], inputs[3]]})
+    assert refused.status_code == 422 and "'allow_all' is false for row 0, but there is no" in refused.text
+
+
+def test_both_engines_get_of_a_batch_what_its_rows_say(recommender):
+    """The front is one for both: vLLM's engine process reads a query from its fields."""
+    limits = RequestLimits(20, 10, 100, 3, 10, 30)
+    inputs = [
+        tensor("history", "BYTES", [["ad_1"]] * 3, ""),
+        tensor("allow_items", "BYTES", [["ad_2"], [], []], ""),
+        tensor("block_items", "BYTES", [[], ["ad_3"], []], ""),
+        {"name": "allow_all", "datatype": "BOOL", "shape": [3], "data": [False, False, True]},
+    ]
+    served = ServedModel(recommender.name, 1, 0, 120)
+    queries = read_queries(InferenceRequest(inputs=inputs), served, request_models(limits)[0], limits)
+    for seen in (queries, [RecommendQuery.from_fields(json.loads(json.dumps(one.to_fields()))) for one in queries]):
+        assert [query.allow_items for query in seen] == [("ad_2",), (), None]
+        assert [query.block_items for query in seen] == [(), ("ad_3",), ()]
+    ranked = recommender.rank([dataclasses.replace(query, top_k=4) for query in queries])
+    assert [len(ads) for ads in ranked] == [1, 0, 4]

@@ -348,7 +348,7 @@ def test_accounts_follow_ads_that_come_change_and_go(accounts):
     accounts.remove_ads(["newer", "ad_9"])
     check()
     before = accounts.account_groups
-    with pytest.raises(ValueError, match="Column `account_id` cannot be read .* Give all items one type"):
+    with pytest.raises(ValueError, match="'account_id' .* received numbers, .* holds strings. Give all ads one"):
         accounts.add_ads(["wrong"], codes[:1], attributes={"account_id": [7]})
     assert accounts.account_groups is before and "wrong" not in accounts.tokenizer.index.rows
     assert accounts.model.config.num_items == 124

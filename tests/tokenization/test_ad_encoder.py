@@ -206,6 +206,7 @@ BAD = [
     ({"embedding": [1.0] * 5}, "embedding", "must be of 26 numbers (the whole content) or 6 (looks), 16 (encoder)"),
     ({"embedding": {"sounds": [1.0]}}, "embedding", "`embedding` names 'sounds'. The parts that can be given are:"),
     ({"embedding": {"looks": [float("nan")] * 6}}, "embedding", "`embedding` must be finite floats"),
+    ({"embedding": {"looks": [3e19] * 6}}, "embedding", "and its length is beyond what float32 holds"),
     ({"embedding": {"looks": [10**400] * 6}}, "embedding", "`embedding` must be a list of floats"),
     ({"priority": "high"}, "priority", "`priority` must be one finite number"),
     ({"business_key": 5}, "business_key", "`business_key` must be a string"),

@@ -135,6 +135,7 @@ def with_row(row: int, value: float) -> np.ndarray:
     [
         (with_row(3, np.nan), r"row 3 holds a value that is not finite \(1 such"),
         (with_row(5, np.inf), "row 5 holds a value that is not finite"),
+        (with_row(6, 3e19), r"row 6 holds numbers so large that its length is beyond float32 \(1 such"),
         (with_row(7, 0.0), "row 7 holds only zeros"),
         (points(0, 7, 4), r"`embeddings` has 7 rows, fewer than the largest codebook \(8 codes\)"),
         (np.zeros((0, 4), np.float32), "must have shape"),

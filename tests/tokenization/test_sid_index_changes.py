@@ -269,10 +269,35 @@ def test_files_that_cannot_be_read_or_written_are_named(index, tmp_path):
     pq.write_table(pa.table({"item_id": ["a"], "priority": [0.0]}), tmp_path / "short.parquet")
     with pytest.raises(ValueError, match="needs `item_id`, `code_1`.. and `priority`. It has: item_id, priority"):
         SIDIndex.load(tmp_path / "short.parquet")
-    index.replace(["a"], columns={"price": ["much"]})
+    index.columns["price"] = ["much", *index.columns["price"][1:]]  # past the checks of `add` and `replace`
     with pytest.raises(ValueError, match="Column 'price' cannot be saved .* Give all items one type"):
         index.save(tmp_path / "i.parquet")
     assert not (tmp_path / "i.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["much"], r"Column 'price' \(`attributes`\) received strings, e.g. 'much'; the .* column holds numbers"),
+        ([True], "received booleans, e.g. True; the item table's column holds numbers"),
+        ([{"eur": 1}], "received values of type dict, e.g. {'eur': 1}; the item table's column holds numbers"),
+        ([1 << 63], "received what no file can hold"),
+        ([(1 << 53) + 1], "fit into no column together"),
+    ],
+)
+def test_values_of_another_type_are_refused_when_they_come_not_when_they_are_saved(index, tmp_path, values, message):
+    index.replace(["a"], columns={"price": [1.5]})
+    before = dict(index.columns), len(index), index.version
+    for change in (
+        lambda: index.add(["new"], index.codes[:1], columns={"price": values}),
+        lambda: index.replace(["a"], columns={"price": values}),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            change()
+        assert "\n" not in str(caught.value)
+        assert (dict(index.columns), len(index), index.version) == before
+    index.add(["new"], index.codes[:1], columns={"price": [np.float32(2)]})
+    index.save(tmp_path / "i.parquet")
 
 
 def test_two_that_save_at_once_do_not_clash(index, tmp_path):

@@ -334,3 +334,29 @@ def test_value_buckets_by_hand():
         25,
     ]
     assert fit_value_buckets(np.ones(50), 4) == fit_value_buckets(np.zeros(0), 4) == ([], [])
+
+
+def test_histories_may_name_events_as_the_log_does(tmp_path, tokenizer):
+    """Requests could only say `conversion`, where the recipe had mapped the log's `kauf`."""
+    SIDIndex(IDS, CODES).save(tmp_path / "items.parquet")
+    settings = {"codebook_sizes": [3, "4*"], "event_names": ["click", "conversion"]}
+    aliases = {"kauf": "conversion", "order": "conversion", "view": "click", "conversion": "click"}
+    named = UASIDTokenizer(str(tmp_path / "items.parquet"), event_aliases=aliases, **settings)
+    named.save_pretrained(tmp_path / "saved")
+    for again in (named, UASIDTokenizer.from_pretrained(tmp_path / "saved")):
+        assert again.event_aliases == aliases
+        # A name that is ours too is ours, whatever the log means by it.
+        for names in (
+            ["click", "conversion", "conversion"],
+            ["view", "kauf", "order"],
+            ["view", "conversion", "kauf"],
+        ):
+            batch = again.encode_histories([["a", "b", "c"]], events=[names])
+            assert np.asarray(batch["event_ids"]).tolist() == [[0, 1, 1]]
+            assert list(map(again.own_event, names)) == ["click", "conversion", "conversion"]
+    with pytest.raises(HistoryError, match=r"holds 'buy'. Allowed: click \(view\), conversion \(kauf, order\). Use"):
+        named.encode_histories([["a"]], events=[["buy"]])
+    with pytest.raises(HistoryError, match="`events` holds 'kauf'. Allowed: click, conversion. Use"):
+        tokenizer.encode_histories([["a"]], events=[["kauf"]])  # one without names of a log
+    with pytest.raises(ValueError, match="`event_aliases` should map to click, conversion. Received: 'impression'"):
+        UASIDTokenizer(event_aliases={"view": "impression"}, **settings)

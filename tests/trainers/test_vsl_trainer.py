@@ -317,3 +317,12 @@ def test_a_model_may_leave_out_what_its_tokenizer_and_log_have(timed_tokenizer, 
 def test_bad_settings(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_weights_of_behavior_hold_for_the_names_of_the_log_too(build_ring_tokenizer, ring_log):
+    tokenizer = build_ring_tokenizer(event_aliases={"kauf": "conversion"})
+    logged = ring_log.map(lambda row: {"events": ["kauf" if e == "conversion" else e for e in row["events"]]})
+    wanted = tokenize_histories(ring_log, tokenizer, max_items=4, behavior_weights={"conversion": 3.0})
+    for log, name in ((logged, "conversion"), (logged, "kauf"), (ring_log, "kauf")):
+        rows = tokenize_histories(log, tokenizer, max_items=4, behavior_weights={name: 3.0})
+        assert rows.to_list() == wanted.to_list()

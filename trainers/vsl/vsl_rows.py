@@ -90,7 +90,8 @@ class RowTokenizer:
         self.tokenizer = tokenizer
         self.max_items, self.max_cross_domain = settings["max_items"], settings.get("max_cross_domain")
         self.clip = settings.get("user_weight_clip", 5.0)
-        self.behavior_weights = settings.get("behavior_weights") or {}
+        given = settings.get("behavior_weights") or {}
+        self.behavior_weights = {tokenizer.own_event(event): weight for event, weight in given.items()}
         self.power = settings.get("target_value_power", 0.0)
         self.means = settings.get("means") or ValueMeans(0.0, 0.0)
 
@@ -103,7 +104,7 @@ class RowTokenizer:
         """w of each kept item as a target."""
         keep = slice(-self.max_items - 1, None)
         values = None if history.values is None else np.asarray(history.values).tolist()
-        events = [""] * len(history) if history.events is None else list(history.events)
+        events = [""] * len(history) if history.events is None else list(map(self.tokenizer.own_event, history.events))
         user_weight = 1.0 if values is None else self.user_weight(sum(values))
         if self.power and values is None:
             raise HistoryError("values", "`target_value_power` needs the `values` of every history. Received: none.")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gr4ad.commands import terminal
+
 
 def print_accounting(summary: Mapping[str, Any]) -> None:
     """Prints the accounting and the splits of a `data.json`, and its warnings last, where they are seen."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from gr4ad.report.accounting_rows import accounting_rows, accounting_warnings
     from gr4ad.report.tables import split_rows, split_text
 
-    console = Console()
+    console = terminal.console()
     table = Table("what was read", "", show_edge=False)
     for what, text in accounting_rows(summary):
         table.add_row(Text(what), Text(text))

@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from gr4ad.commands import terminal
 from gr4ad.commands.arguments import CommandParser, parse_configs
 from gr4ad.pipeline.config_fields import setting
 
@@ -55,7 +55,7 @@ def recommend(arguments: list[str]) -> None:
         block_items=lists["block_items"],
     )
     [ads] = recommender.rank([query])
-    console = Console(stderr=options.json)
+    console = terminal.console(stderr=options.json)
     for name, unknown in recommender.unknown_items(query).items():
         where = "" if name == "history" else f" in {name}"
         console.print(f"not in the catalog, skipped{where}: {', '.join(unknown)}", style="yellow", markup=False)
@@ -183,7 +183,13 @@ def card(arguments: list[str]) -> None:
     path = Path(options.model) / "README.md"
     if not path.is_file():
         raise ValueError(f"{options.model}: holds no README.md. Give the `--out` folder of a finished `gr4ad run`.")
-    Console().print(Markdown(ModelCard.load(path).text))
+    text = ModelCard.load(path).text
+    console = terminal.console()
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    if console.is_terminal and console.width >= max(map(len, tables), default=0):
+        console.print(Markdown(text))
+    else:  # rendered, the cells of its tables would be cut
+        sys.stdout.write(text)
 
 
 def push(arguments: list[str]) -> None:
@@ -211,4 +217,4 @@ def push(arguments: list[str]) -> None:
         # Scores of single users stay here: a hub repository is for the model.
         ignore_patterns=["stages/*", "run.json", ".artifact/*", ".port", "per_user.parquet"],
     )
-    Console().print(f"pushed: {commit}")
+    terminal.console().print(f"pushed: {commit}")

@@ -7,9 +7,9 @@ import asyncio
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from gr4ad.commands import terminal
 from gr4ad.commands.arguments import CommandParser
 
 
@@ -56,7 +56,7 @@ def bench_serve(options: argparse.Namespace) -> None:
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}")
-    Console().print(table)
+    terminal.console().print(table)
     if options.out is not None:
         options.out.write_text(json.dumps({"figures": figures, "timeline": parts}, indent=1), encoding="utf-8")
     if options.figure is not None:
@@ -94,7 +94,7 @@ def bench_beams(options: argparse.Namespace) -> None:
             f"{point.metrics['revenue']:.4g}",
             f"{point.loss:+.2%} [{low:+.2%}, {high:+.2%}]",
         )
-    console = Console()
+    console = terminal.console()
     console.print(table)
     choice = recommended(points, options.max_loss)
     console.print(

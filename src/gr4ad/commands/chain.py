@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from rich.console import Console
 from rich.table import Table
 
+from gr4ad.commands import terminal
 from gr4ad.commands.arguments import CommandParser
 from gr4ad.commands.evaluation import show_comparison, show_metrics
 from gr4ad.pipeline.runner import process_rank
@@ -61,7 +61,7 @@ def run_seeds(source: str, data_root: str | None, out: Path, seeds: list[int], c
     if process_rank():
         return
     comparison = compare_runs({recipe.name: list(folders.values())})
-    console = Console()
+    console = terminal.console()
     show_comparison(comparison, console)
     save_comparison(comparison, f"{out}-seeds")
     console.print(f"comparison: {out}-seeds", markup=False, highlight=False, soft_wrap=True)
@@ -88,7 +88,7 @@ def show_run(metrics: dict, out: Path) -> None:
     """Prints the tables and where the report lies, in one of the processes that ran the chain."""
     if process_rank():
         return
-    console = Console()
+    console = terminal.console()
     show_metrics(metrics, console)
     console.print(f"artifact: {out}   report: {out / 'report.html'}   metrics: {out / 'metrics.json'}")
     written = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ def recommend_command(out: Path, history: list[str]) -> str:
 def serve_one_request(out: Path) -> None:
     """Starts the server on a free port, asks it once, shows the answer, stops it. Raises RuntimeError if it does not
     come up within a minute, or does not answer."""
-    console = Console()
+    console = terminal.console()
     port_file = out / ".port"
     port_file.unlink(missing_ok=True)
     words = ["serve", "--model", str(out), "--port", "0", "--port_file", str(port_file)]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gr4ad.commands import terminal
 from gr4ad.commands.arguments import CommandParser
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def compare(arguments: list[str]) -> None:
     comparison = compare_runs(
         read_groups(options.runs), protocol=options.protocol, metrics=options.metrics, seed=options.seed
     )
-    console = Console()
+    console = terminal.console()
     show_comparison(comparison, console)
     if options.out:
         files = save_comparison(comparison, options.out)

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+from gr4ad.commands import terminal
 from gr4ad.commands.arguments import CommandParser
 from gr4ad.data.event_columns import EVENT_NAMES
 
@@ -63,14 +64,13 @@ def told_events(given: str) -> dict[str, str | None]:
 
 def show(inspection: object) -> None:
     """Prints files, columns, counts, warnings and what has to be mended."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
     from gr4ad.inspection.inspecting import Inspection
 
     assert isinstance(inspection, Inspection)
-    console = Console()
+    console = terminal.console()
     files = Table("file", "what it is", "how it is written", show_edge=False)
     for name, role in inspection.roles.items():
         file = inspection.files.get(name)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gr4ad.commands import terminal
 from gr4ad.commands.arguments import CommandParser, parse_flags, spellings
 from gr4ad.pipeline.sections import SECTIONS
 from gr4ad.pipeline.stages import INPUTS, STAGES, Stage
@@ -168,7 +169,6 @@ def check_report_flags(options: argparse.Namespace, data_dir: Path) -> None:
 
 def print_sid_report(folder: Path, data_dir: Path, category_column: str | None) -> None:
     """Writes `sid_report.html` into a tokenize folder and prints its headline."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -197,18 +197,17 @@ def print_sid_report(folder: Path, data_dir: Path, category_column: str | None) 
     table = Table("semantic IDs", "", "", show_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = terminal.console()
     console.print(table)
     # Not wrapped: a path is there to be copied.
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_metrics(metrics: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
 
     from gr4ad.commands.evaluation import show_metrics
 
-    console = Console()
+    console = terminal.console()
     show_metrics(metrics, console)
     files = ("metrics.json", "metrics.md", "per_user.parquet", "plots/")
     console.print(f"{out}: {', '.join(files)}", markup=False, highlight=False, soft_wrap=True)

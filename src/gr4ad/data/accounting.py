@@ -23,7 +23,7 @@ FEW_TEST_USERS = 30
 
 def file_facts(role: str, source: str | Path, found: Verdict, read: dict[str, Any] | None = None) -> dict[str, Any]:
     """How one table was read: role, file, format, delimiter (None where there is none), rows, rows kept, rows dropped
-    by reason. `read`: what the reader says of it."""
+    by reason, and of `cross_domain` the rows left out as `repeats`, if any. `read`: what the reader says of it."""
     suffixes = [suffix.lstrip(".") for suffix in Path(source).suffixes if suffix not in (".gz", ".zst")]
     return {
         "role": role,
@@ -34,6 +34,7 @@ def file_facts(role: str, source: str | Path, found: Verdict, read: dict[str, An
         "rows": found.rows,
         "kept": found.kept,
         "dropped": dict(found.dropped),
+        **({"repeats": found.notes["repeats"]} if found.notes.get("repeats") else {}),
     }
 
 
@@ -116,6 +117,7 @@ def summary(of: Account, account: dict[str, Any]) -> dict[str, Any]:
         "users": log.users,
         "events": log.events,
         "events_by_name": dict(zip(EVENT_NAMES, log.by_kind.tolist(), strict=True)),
+        "event_names": config.names_of_events(),
         "history_events": config.history_events,
         "value_unit": config.value_unit,
         "clock": of.clock_name,
@@ -156,6 +158,7 @@ def _cross_domain(elsewhere: ElsewhereCounts, log: LogCounts) -> dict[str, Any]:
         "unmatched_users": elsewhere.unmatched_users,
         "unmatched_entries": elsewhere.unmatched_entries,
         "sorted_rows": elsewhere.unsorted,
+        "repeats": elsewhere.repeats,
         **{f"mean_{name}": _share(elsewhere.by_table[name], part.rows) for name, part in log.tables.items()},
     }
 

@@ -68,13 +68,14 @@ class TableCounts(Counts):
 @dataclass
 class ElsewhereCounts(Counts):
     """Of what users did elsewhere: entries and users that were joined, users and rows that were not, rows that were
-    put in order, entries by prepared table, and the ends of their times."""
+    put in order, rows that repeat another, entries by prepared table, and the ends of their times."""
 
     entries: int
     users: int
     unmatched_users: int
     unmatched_entries: int
     unsorted: int
+    repeats: int
     by_table: dict[str, int]
     first: int = _least()
     last: int = _most()
@@ -192,6 +193,7 @@ def count_elsewhere(elsewhere: CrossDomain, track: HistoryTrack | None, rows: Ma
         unmatched_users=elsewhere.unmatched_users,
         unmatched_entries=elsewhere.unmatched_entries,
         unsorted=elsewhere.unsorted,
+        repeats=elsewhere.repeats,
         by_table={name: entries(part) for name, part in rows.items()} if track is not None else {},
         first=int(elsewhere.clock.min(initial=LARGE)),
         last=int(elsewhere.clock.max(initial=SMALL)),

@@ -12,7 +12,7 @@ from .checking import DataError, RowChecks, shown
 from .clocks import MICROSECONDS, Clock
 from .config import DataConfig
 from .events import EventLog, read_ids, read_time
-from .row_order import by_time, check_order, encoded, mixed, tie_hashes, ties, without_file_order
+from .row_order import by_time, check_order, encoded, exact_repeats, mixed, tie_hashes, ties, without_file_order
 
 
 @dataclass
@@ -26,6 +26,7 @@ class CrossDomain:
         time: the column that `clock` is from, as read: by row of the file, with its unit.
         unmatched_users, unmatched_entries: users of the file that the log lacks, and their rows, which are left out.
         unsorted: rows that stood before an earlier row of the same user in the file.
+        repeats: rows of the file that equalled an earlier one in every column, and were left out.
     """
 
     user: np.ndarray
@@ -35,6 +36,7 @@ class CrossDomain:
     unmatched_users: int
     unmatched_entries: int
     unsorted: int
+    repeats: int
 
 
 def read_cross_domain(
@@ -67,10 +69,23 @@ def read_cross_domain(
         clock = np.where(too_large, 0, clock) * MICROSECONDS
     checks.require_rows()
     of_file, file_ids = encoded(ids["user_id"])
-    unsorted = check_order(table, "timestamp", of_file, clock, checks)
     place = pc.fill_null(pc.index_in(file_ids, value_set=log.user_ids.cast(file_ids.type)), -1)
     user = np.r_[place.to_numpy(zero_copy_only=False).astype(np.int64), -1][of_file]  # a missing id has the code -1
-    known = checks.keep & (user >= 0)
+    user = np.where(user < 0, len(log.user_ids) + of_file, user)  # strangers after those of the log
+    item, item_ids = encoded(ids["item_id"])
+    rows = by_time(user, clock, checks.keep)
+    tied = ties(user[rows], clock[rows])
+    if tied.any():
+        hashes = mixed(tie_hashes(file_ids)[of_file], tie_hashes(item_ids)[item])
+        rows = without_file_order(rows, tied, (user, clock, hashes, item))
+        alike = np.r_[False, tied[1:] & tied[:-1]]
+        for key in (user, clock, item):
+            alike[1:] &= key[rows[1:]] == key[rows[:-1]]
+        repeats = exact_repeats(table, rows, alike)
+        checks.keep[repeats] = False
+        checks.notes["repeats"] = len(repeats)
+    unsorted = check_order(table, "timestamp", of_file, clock, checks)
+    known = checks.keep & (user < len(log.user_ids))
     named = np.flatnonzero(of_file >= 0)
     checks.require(
         bool(known.any()),
@@ -82,12 +97,7 @@ def read_cross_domain(
         ),
     )
     strangers = of_file[checks.keep & ~known]
-    rows = by_time(user, clock, known)
-    item, item_ids = encoded(ids["item_id"])
-    tied = ties(user[rows], clock[rows])
-    if tied.any():
-        hashes = mixed(tie_hashes(log.user_ids)[user], tie_hashes(item_ids)[item])
-        rows = without_file_order(rows, tied, (user, clock, hashes, item))
+    rows = rows[known[rows]]
     return CrossDomain(
         user=user[rows],
         item=ids["item_id"].take(pa.array(rows)),
@@ -96,4 +106,5 @@ def read_cross_domain(
         unmatched_users=len(np.unique(strangers)),
         unmatched_entries=len(strangers),
         unsorted=unsorted,
+        repeats=checks.notes.get("repeats", 0),
     )

@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from .checking import DataError, shown
@@ -142,32 +143,56 @@ def text_options(file: TableFile, coded: Collection[str], block_bytes: int, thre
 
 def rows_of_several_lines(file: TableFile, rows: int) -> int:
     """How many rows of a text file have cells of several lines. A quote that nobody closes makes one cell of all rows
-    up to the next quote; arrow takes that as it is.
+    up to the next quote, and one that is closed too early leaves its text altered; arrow takes both as they are.
 
     Raises:
         DataError: a quote is opened or closed where a cell goes on.
     """
-    lines, end = 0, b""
+    lines, end, odd = 0, b"", False
     with file.open() as stream:
         while block := stream.read(BLOCK_BYTES):
             lines += block.count(b"\n")
+            odd = odd or has_odd_quotes(end[-2:] + block, file.layout.delimiter or ",")
             end = (end + block[-64:])[-64:]
     spare = end.rstrip(b"\r\n")
     lines -= end[len(spare) :].count(b"\n") - 1  # one line ends with the last text
-    if lines <= rows + (0 if file.layout.header else 1):
+    if lines <= rows + (0 if file.layout.header else 1) and not odd:
         return 0
-    spanning, before = 0, csv.field_size_limit(BLOCK_BYTES)
+    return check_quotes(file)
+
+
+def has_odd_quotes(text: bytes, delimiter: str) -> bool:
+    """Whether part of a file has a quote with text on both sides, or one behind a backslash: in a quoted cell either
+    would end it, although it goes on."""
+    bytes_ = np.frombuffer(b"\n" + text, np.uint8)
+    places = np.flatnonzero(bytes_[:-1] == ord('"'))
+    before, after = bytes_[places - 1], bytes_[places + 1]
+    ends = np.frombuffer(f'{delimiter}"\r\n'.encode(), np.uint8)
+    inside = ~np.isin(before, ends) & ~np.isin(after, np.r_[ends, np.frombuffer(b" \t", np.uint8)])
+    return bool((inside | (before == ord("\\"))).any())
+
+
+def check_quotes(file: TableFile) -> int:
+    """Rows of a text file that have cells of several lines.
+
+    Raises:
+        DataError: a quote is opened or closed where a cell goes on; names the row.
+    """
+    spanning, done, before = 0, 0, csv.field_size_limit(BLOCK_BYTES)
+    first = 0 if file.layout.header else 1
     try:
         with file.open() as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
             reader = csv.reader(text, delimiter=file.layout.delimiter or ",", strict=True)
             for row in reader:
+                done += bool(row)
                 spanning += any("\n" in cell for cell in row)
     except csv.Error as error:
         raise DataError(
-            f"{file.path}: quotes that do not match, seen in line {reader.line_num} ({error}). A cell that begins "
-            "with a quote must end with one, and a quote within it stands twice. Else the rows after it become "
-            "part of it. Write the file again with a csv library."
+            f"{file.path}: quotes that do not match, seen in line {reader.line_num}, row {max(0, done - first)} "
+            f"(0-based) ({error}). A cell that begins with a quote must end with one, and a quote within it stands "
+            "twice, not behind a backslash. Else its text is altered, or the rows after it become part of it. Write "
+            'the file again with a csv library (in Spark: .option("escape", "\\"")), or as Parquet.'
         ) from error
     finally:
         csv.field_size_limit(before)

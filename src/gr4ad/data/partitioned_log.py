@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from .splits import Rows, cut_history, make_exposures, make_splits, read_bounds,
 from .tables import CHUNK_ENTRIES, sizes_of, tables_of
 from .tracks import cross_domain_track, has_entries, history_track, require_entries
 from .user_partitions import UserPartitions
-from .user_table import UserTable
+from .user_table import UserTable, count_values, require_training_values
 
 logger = logging.getLogger(__name__)
 
@@ -188,11 +189,15 @@ class _Parts:
         joined: list[ElsewhereCounts] = []
         found = False
         tables: dict[str, TableParts] = {}
+        values: dict[str, Counter[str]] = {}
         for number in range(self.count):
             log = replace(self.logs.read(number), whole=self.whole)
             features = None if self.users is None else self.users.join(log)[0]
             history, too_few = cut_history(log, config, self.file)
             rows: dict[str, Rows] = dict(make_splits(log, history, self.file))
+            if features is not None:
+                for name, found_values in count_values(features, rows["train"].user).items():
+                    values[name] = Counter(values.get(name, {})) + Counter(found_values)
             exposures = make_exposures(log, history, config, self.file)
             if exposures is not None:
                 rows["impressions"] = exposures
@@ -216,6 +221,8 @@ class _Parts:
         whole: LogCounts = LogCounts.joined(counts)
         for name in ("train", "validation", "test"):
             require_users(name, whole.tables[name].rows, whole.active, whole.tables[name].left_out, self.file)
+        if values:
+            require_training_values(values, whole.tables["train"].rows, self.verdicts["users"].file)
         elsewhere_counts: ElsewhereCounts | None = None
         if joined:
             elsewhere_counts = ElsewhereCounts.joined(joined)

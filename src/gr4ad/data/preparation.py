@@ -46,9 +46,9 @@ class PreparedData:
             conversion: the furthest thing that came of each candidate) is null where something that came of the list
             is held out. None when the log has no impressions.
         summary: the content of `data.json`: counts, rows dropped by reason, users left out, the split, `value_unit`,
-            `clock` (the column that `times` are from: timestamp or position), `user_features` (of each the bins that
-            its numbers are to be put into, 0: its values are categories), and `accounting`, as
-            [`gr4ad.data.accounting.account`] returns it.
+            `event_names` (the log's names of events -> ours, as the recipe gives them), `clock` (the column that
+            `times` are from: timestamp or position), `user_features` (of each the bins that its numbers are to be put
+            into, 0: its values are categories), and `accounting`, as [`gr4ad.data.accounting.account`] returns it.
     """
 
     catalog: Dataset

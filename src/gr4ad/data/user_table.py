@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,10 @@ from .config import DataConfig
 from .events import EventLog
 from .tables import HISTORY_LISTS, OTHER_LISTS
 
-FEW_VALUES = 20
-"""So many values a feature may have, however few users there are."""
+FEW_VALUES, SOME_VALUES = 5, 20
+MOST = {FEW_VALUES: 1.0, SOME_VALUES: 0.8}
+"""Values -> how many a feature with at most so many may have, as a share of the users who have one; with more: half.
+A few users rarely share a genuine category of a dozen, but five age groups of eight users name nobody."""
 
 
 @dataclass
@@ -136,6 +139,37 @@ def first_of_each(ids: pa.Array, reason: str, column: str, raw: pa.Table, checks
     checks.refuse(repeated, reason, column, raw[column], "each id once")
 
 
+def nearly_unique(values: int, users: int) -> bool:
+    """Whether a column of `values` distinct values, for `users` users who have one, names them as an address does."""
+    share = next((share for most, share in MOST.items() if values <= most), 0.5)
+    return values > share * users
+
+
+def count_values(table: pa.Table, training: np.ndarray) -> dict[str, dict[str, int]]:
+    """Of each feature of the users of a log, or of a part of it: how many users have a value, how many have none, and
+    of the training users ((m,) rows of the table) how many have one."""
+    rows = pa.array(training)
+    return {
+        name: {
+            "known": len(table) - table[name].null_count,
+            "blank": table[name].null_count,
+            "training": len(rows) - table[name].take(rows).null_count,
+        }
+        for name in table.column_names
+    }
+
+
+def require_training_values(counts: Mapping[str, Mapping[str, int]], users: int, file: str) -> None:
+    """Raises DataError for a feature that none of the training users has: nothing could be learned of it."""
+    for name, found in counts.items():
+        if found["blank"] and not found["training"]:
+            raise DataError(
+                f"{file}: column `{name}` (`user_features`) is blank for all {users} users of the training split; "
+                f"{found['known']} users of the log have a value. Allowed: a feature that training users have. Leave "
+                "it out of `user_features`, or mend the file."
+            )
+
+
 def _chosen(raw: pa.Table, checks: RowChecks, config: DataConfig) -> dict[str, int]:
     columns = [name for name in raw.column_names if name != "user_id"]
     if config.user_features is None:
@@ -181,7 +215,7 @@ def _require_shared(column: pa.ChunkedArray, name: str, raw: pa.ChunkedArray, fi
     """Raises DataError for a feature that has a value of its own for most users, as an address or a name has."""
     known = len(column) - column.null_count
     values = pc.count_distinct(column).as_py()
-    if values <= max(FEW_VALUES, known // 2):
+    if not nearly_unique(values, known):
         return
     numeric = np.isfinite(as_numbers(raw)).sum() > len(raw) // 2
     remedy = f"Put its numbers into bins, {{{name}: {{bins: 5}}}}, or leave" if numeric else "Leave"

@@ -21,7 +21,7 @@ from .settling import merge_events, settle_refunds
 from .splits import Rows, cut_history, make_exposures, make_splits
 from .tables import tables_of, write_tables
 from .tracks import cross_domain_track, has_entries, history_track, require_entries
-from .user_table import UserTable
+from .user_table import UserTable, count_values, require_training_values
 
 
 def prepare_whole(config: DataConfig, catalog: Catalog, held: Held, partial: Path) -> tuple[Account, str]:
@@ -54,6 +54,9 @@ def prepare_whole(config: DataConfig, catalog: Catalog, held: Held, partial: Pat
     pa.default_memory_pool().release_unused()
     history, too_few = cut_history(log, config, file)
     rows: dict[str, Rows] = dict(make_splits(log, history, file))
+    if features is not None:
+        counted = count_values(features, rows["train"].user)
+        require_training_values(counted, len(rows["train"].user), checks["users"].file)
     exposures = make_exposures(log, history, config, file)
     if exposures is not None:
         rows["impressions"] = exposures

@@ -93,10 +93,7 @@ def count_history(layout: Layout, found: Findings) -> None:
             f"only {found.users} users have a history: figures of a run will swing from seed to seed"
         )
     log = layout.files[layout.events]
-    most = user  # with `refunds: zero` a refund stays in the history
-    if view.value is not None:
-        most = np.r_[user, view.user[(view.value < 0) & (view.user >= 0) & ~view.repeated]]
-    none_left = int(np.bincount(most).max()) < 3 and found.split.kind == "leave_one_out"
+    none_left = int(lengths.max()) < 3 and found.split.kind == "leave_one_out"
     if none_left and (log.whole or log.of_users):
         found.stops.append(
             "no user has three events that make up histories: of each, the last two are for validation and test, and "

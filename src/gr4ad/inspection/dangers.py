@@ -84,6 +84,12 @@ def check_own_names(layout: Layout, found: Findings) -> None:
             f"`value` of {layout.events} is read as money, but holds {log['value'].seen[0]!r}. Write numbers such as "
             "12.5, or rename the column"
         )
+    own = {} if layout.own_catalog else catalog
+    for name in (name for name, column in own.items() if column.has_decimal_commas):
+        found.warnings.append(
+            f"`{name}` of {layout.catalog} has decimal commas (such as {catalog[name].seen[0]!r}), which are not read "
+            "as numbers: write points, then name it in `number_columns`"
+        )
     if "event_key" in catalog and layout.key != "event_key":
         found.stops.append(
             f"`event_key` of {layout.catalog} is read as what the log calls its items, but they are in "

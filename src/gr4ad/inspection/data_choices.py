@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gr4ad.data.checking import DROP_REASONS
 from gr4ad.data.presets import PRESETS
+from gr4ad.data.user_table import nearly_unique
 from gr4ad.inspection.choices import Choice
 from gr4ad.inspection.findings import Findings, percent
 from gr4ad.inspection.layout import FEATURE_VALUES, Layout
@@ -126,19 +128,39 @@ def _no_feature(column: Column, layout: Layout, found: Findings) -> str | None:
     not shown."""
     if column.is_nested:
         return "lists are no single value"
+    values, users = _of_log_users(column, layout)
+    if not users:
+        return "no user of the log has a value"
     if column.distinct < 2:
         return "it has one value"
     if column.time_unit is not None:
         return "it holds times"
+    if column.has_decimal_commas:
+        return "it has decimal commas, which are not read as numbers: write points, then put it into bins"
     if likeness(column.name, "opaque") >= 0.5:
         return "by its name it tells single persons"
     if not column.is_number and (column.distinct > FEATURE_VALUES or column.distinct > max(20, 0.2 * column.filled)):
         return f"{column.distinct:,} values of {column.filled:,} users: nearly unique"
+    binned = column.is_number and column.distinct > 2 * BINS
+    if not binned and nearly_unique(values, users):
+        return f"{values:,} values of {users:,} users of the log: nearly unique"
     if column.is_whole and column.distinct > 0.98 * column.filled and column.distinct > 20:
         return f"{column.distinct:,} values of {column.filled:,} users: a number of each user"
     if column.is_number and _tells_activity(column, layout, found):
         return "it goes along with how many events a user has: it was perhaps counted on held-out events too"
     return None
+
+
+def _of_log_users(column: Column, layout: Layout) -> tuple[int, int]:
+    """Distinct values of a column of the users table, and users who have one: among the users of the log where all of
+    it was read, as a run counts them, else in the table."""
+    assert layout.users is not None
+    if not layout.files[layout.events].whole:
+        return column.distinct, column.filled
+    keys = layout.columns[layout.users][layout.user_key].text
+    there = pc.is_in(keys, value_set=layout.of_log(layout.user).unique).to_numpy(zero_copy_only=False)
+    text = column.text.filter(pa.array(there & ~column.blank))
+    return pc.count_distinct(text).as_py(), len(text)
 
 
 def _tells_activity(column: Column, layout: Layout, found: Findings) -> bool:
@@ -183,13 +205,10 @@ def _meaning(layout: Layout, found: Findings) -> list[Choice]:
 def _refunds(layout: Layout, found: Findings) -> tuple[str, str]:
     view = found.view
     assert view.value is not None
-    width = int(view.item.max()) + 2
-    pair = view.user * width + view.item
-    negative = view.value < 0
-    known = float(np.isin(pair[negative], pair[view.value > 0]).mean())
-    if (view.kind[negative] != CONVERSION).any():
+    known = view.covered_refunds
+    if (view.kind[view.value < 0] != CONVERSION).any():
         return "zero", f"{found.negative:,} rows, of other kinds than conversions too: they are worth nothing"
-    if known > 0.5:
+    if view.refunds_are_netted:
         return "net", f"{percent(known)} of the {found.negative:,} negative rows have a purchase that they take back"
     return (
         "zero",

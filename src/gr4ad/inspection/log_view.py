@@ -29,6 +29,9 @@ class LogView:
         history: (h,) int64, good rows that make up histories, sorted by user and time: each once, and a click and its
             conversion as one.
         merged: Clicks that became one event with their conversion.
+
+    Of refunds, negative conversions, `history` holds what a run will hold: none where they are netted, all where they
+    are worth nothing but stay.
     """
 
     user: np.ndarray
@@ -45,6 +48,20 @@ class LogView:
         """(users,) int64: where each user's run of `history` begins."""
         users = self.user[self.history]
         return np.flatnonzero(np.r_[True, users[1:] != users[:-1]]) if len(users) else np.zeros(0, np.int64)
+
+    @property
+    def covered_refunds(self) -> float:
+        """Share of the negative rows with a purchase, of the same user and item, that they could take back."""
+        assert self.value is not None
+        pair = self.user * (int(self.item.max()) + 2) + self.item
+        return float(np.isin(pair[self.value < 0], pair[self.value > 0]).mean())
+
+    @property
+    def refunds_are_netted(self) -> bool:
+        """Whether a run takes refunds off their purchases; else they stay in histories, worth nothing."""
+        if self.value is None or not (self.value < 0).any():
+            return False
+        return bool((self.kind[self.value < 0] == CONVERSION).all()) and self.covered_refunds > 0.5
 
     @property
     def lengths(self) -> np.ndarray:
@@ -82,19 +99,31 @@ def view_of(layout: Layout) -> LogView:
 
 def _make_history(view: LogView, is_timed: bool) -> None:
     good = (view.kind > IMPRESSION) & (view.user >= 0) & (view.item >= 0) & np.isfinite(view.seconds) & ~view.repeated
-    if view.value is not None:
-        good &= ~((view.value < 0) & (view.kind == CONVERSION))  # what a refund takes back is no event
+    if view.value is not None and view.refunds_are_netted:
+        good &= ~(view.value < 0)  # what a refund takes back is no event
     rows = np.flatnonzero(good)
     view.merged = 0
     if is_timed:
         order = rows[np.lexsort((view.kind[rows], view.seconds[rows], view.item[rows], view.user[rows]))]
-        same = (view.user[order][1:] == view.user[order][:-1]) & (view.item[order][1:] == view.item[order][:-1])
-        near = same & (np.diff(view.seconds[order]) <= MERGE_SECONDS)
-        merged = order[:-1][near & (view.kind[order][:-1] == CLICK) & (view.kind[order][1:] == CONVERSION)]
+        merged = order[_beside_conversion(view, order)]
         view.merged = len(merged)
         good[merged] = False
         rows = np.flatnonzero(good)
     view.history = rows[np.lexsort((view.seconds[rows], view.user[rows]))]
+
+
+def _beside_conversion(view: LogView, order: np.ndarray) -> np.ndarray:
+    """Places in `order`, rows sorted by user, item and time, of the clicks at most MERGE_SECONDS before or after a
+    conversion of their user and item, which a run makes one event with it."""
+    user, item, seconds = view.user[order], view.item[order], view.seconds[order]
+    clicks, sold = np.flatnonzero(view.kind[order] == CLICK), np.flatnonzero(view.kind[order] == CONVERSION)
+    after = np.searchsorted(sold, clicks)
+    merged = np.zeros(len(clicks), dtype=bool)
+    for beside, there in ((after, after < len(sold)), (after - 1, after > 0)):
+        one, other = clicks[there], sold[beside[there]]
+        same = (user[one] == user[other]) & (item[one] == item[other])
+        merged[there] |= same & (np.abs(seconds[one] - seconds[other]) <= MERGE_SECONDS)
+    return clicks[merged]
 
 
 def _few_histories(view: LogView) -> bool:

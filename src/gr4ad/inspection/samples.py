@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from gr4ad.data.checking import DataError
 from gr4ad.data.file_formats import DELIMITERS, SUFFIXES, TableFile, known_suffix, table_file
-from gr4ad.data.file_readers import read_file
+from gr4ad.data.file_readers import check_quotes, has_odd_quotes, read_file
 from gr4ad.data.text_columns import typed_columns
 
 PIECES = 16
@@ -216,6 +216,10 @@ def _text_sample(file: TableFile, limit: int) -> FileSample:
     size = sum(map(len, pieces))
     whole = total is not None and size >= total
     odd: list[str] = []
+    if file.is_text and file.layout.quotes:
+        delimiter = file.layout.delimiter or ","
+        if any(has_odd_quotes(piece, delimiter) for piece in pieces):
+            check_quotes(file)  # what a run would refuse is not made out here
     table = _csv_table(file, pieces, whole, odd) if file.is_text else _json_table(pieces, file.path)
     # Text packs to about a quarter.
     rows = table.num_rows if whole else round(table.num_rows * (total or 4 * file.path.stat().st_size) / max(1, size))

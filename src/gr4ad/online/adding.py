@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gr4ad.data.reading import read_table
+from gr4ad.data.checking import DataError
+from gr4ad.data.file_formats import table_file
+from gr4ad.data.reading import our_names, read_table, source_files
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.pipeline.artifact import complete_auto_map
 from gr4ad.serving import IndexChange, PublishedModel
@@ -22,6 +25,7 @@ from gr4ad.tokenization.peer_vectors import extend_tables
 from gr4ad.tokenization.vector_files import id_text
 
 from .catalog_changes import BAD_RECORD, CatalogChanges
+from .record_stream import Record, Unreadable, json_record
 
 
 @dataclass
@@ -43,22 +47,31 @@ class AddedAds:
 
 def read_ads(
     source: str | Path, columns: Mapping[str, str] | None, encoder: AdEncoder
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[Record], list[str]]:
     """Records of a file in any format that a catalog may have, and the columns left out because the catalog that the
-    artifact was built on has none of them.
+    artifact was built on has none of them. JSON lines need not be a table: a line that is no record, or a value of
+    another type than in other lines, is that record's fault alone.
 
     Args:
         columns: Our name -> the file's, as a recipe's `catalog_columns`.
 
     Raises:
-        DataError: As `read_table`.
+        DataError: As `read_table`; of JSON lines that are no table, if none of them is a record.
     """
-    table = read_table(source, file_role="catalog", columns=columns).data.table
+    records: list[Record]
+    try:
+        table = read_table(source, file_role="catalog", columns=columns).data.table
+        names, records = table.column_names, table.to_pylist()
+    except DataError as error:
+        names, records = _json_records(source, columns or {}, error)
     encoding = encoder.encoding
     known = {*OWN_FIELDS, *(encoder.tokenizer.index.columns if encoding is None else encoding.columns)}
-    left_out = [name for name in table.column_names if name not in known]
-    records = table.drop_columns(left_out).to_pylist()
+    left_out = [name for name in names if name not in known]
     for record in records:
+        if isinstance(record, Unreadable):
+            continue
+        for name in left_out:
+            record.pop(name, None)
         try:
             record["item_id"] = id_text(record["item_id"], source)
         except ValueError:
@@ -66,7 +79,29 @@ def read_ads(
     return records, left_out
 
 
-def add_ads(model: str | Path, records: Sequence[Mapping[str, Any]]) -> AddedAds:
+def _json_records(source: str | Path, columns: Mapping[str, str], error: DataError) -> tuple[list[str], list[Record]]:
+    """Names and records, one a line, of JSON lines that are no table, whose `error` is raised if these are no JSON
+    lines either."""
+    records: list[Record] = []
+    for path in source_files(source):
+        file = table_file(path, "catalog")
+        if file.format != "jsonl":
+            raise error
+        with file.open() as stream:
+            lines = stream.read().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        records += [json_record(line) for line in lines if line.strip()]
+    there = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
+    if not there:
+        raise error
+    names = our_names(there, str(source), "catalog", columns)
+    theirs = {name: columns.get(name, name) for name in names}
+    return names, [
+        record if isinstance(record, Unreadable) else {name: record.get(theirs[name]) for name in names}
+        for record in records
+    ]
+
+
+def add_ads(model: str | Path, records: Sequence[Mapping[str, Any] | Unreadable]) -> AddedAds:
     """Adds ads, from their records, to a folder of `gr4ad run` or to a published model, whose servers then serve them
     within a second; an ad that is served becomes what its record says. Records that are no ads are left out.
 
@@ -106,7 +141,7 @@ def put_in_place(staging: Path, folder: Path) -> None:
         os.replace(staging / name, folder / name)
 
 
-def add_to_published(published: PublishedModel, records: Sequence[Mapping[str, Any]]) -> AddedAds:
+def add_to_published(published: PublishedModel, records: Sequence[Mapping[str, Any] | Unreadable]) -> AddedAds:
     number, folder = published.current()
     tokenizer = UASIDTokenizer.from_pretrained(folder)
     catalog = CatalogChanges(tokenizer, folder)
@@ -119,15 +154,18 @@ def add_to_published(published: PublishedModel, records: Sequence[Mapping[str, A
 
 
 def changes_of(
-    encoder: AdEncoder, records: Sequence[Mapping[str, Any]], index: SIDIndex
+    encoder: AdEncoder, records: Sequence[Mapping[str, Any] | Unreadable], index: SIDIndex
 ) -> tuple[list[IndexChange], AddedAds]:
     """The changes that bring records into an index, which has them afterwards; and what became of each record."""
     added, changes = AddedAds(), []
-    if encoder.missing() is not None and not any(record.get("embedding") is not None for record in records):
+    readable = [place for place, record in enumerate(records) if not isinstance(record, Unreadable)]
+    added.refused += [(place, None, one.reason) for place, one in enumerate(records) if isinstance(one, Unreadable)]
+    ads_given = [record for record in records if not isinstance(record, Unreadable)]
+    if encoder.missing() is not None and not any(record.get("embedding") is not None for record in ads_given):
         raise ValueError(encoder.missing())
-    embedded, refused = embed_leniently(encoder, records)
+    embedded, refused = embed_leniently(encoder, ads_given)
     for error in refused:
-        added.refused.append((error.place, error.item, str(error)))
+        added.refused.append((readable[error.place], error.item, str(error)))
     for ads in embedded:
         # One by one: an ad that does not fit the item table must not take the others with it.
         for number, item in enumerate(ads.ads.item_ids):
@@ -136,7 +174,7 @@ def changes_of(
                 change = ads.only(number).resolved(index)
                 change.apply_to(index)
             except BAD_RECORD as error:
-                added.refused.append((ads.ads.places[number], item, str(error)))
+                added.refused.append((readable[ads.ads.places[number]], item, str(error)))
                 continue
             tokens = encoder.tokenizer.token_names
             places = index.codes[index.rows[item]] + encoder.tokenizer.level_offsets

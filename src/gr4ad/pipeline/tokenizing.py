@@ -29,9 +29,12 @@ def business_keys(data: PreparedData, columns: list[str]) -> list[str]:
 
 
 def fit_event_names(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:
-    """The kinds of events of training histories; none if all are of one kind."""
-    names = sorted({event for row in data.train["events"] for event in row})
-    return {"event_names": names if len(names) > 1 else []}
+    """The kinds of events of training histories, none if all are of one kind; and what the log calls them."""
+    found = sorted({event for row in data.train["events"] for event in row})
+    names = found if len(found) > 1 else []
+    logged = data.summary.get("event_names", {})  # none where an earlier version prepared the data
+    aliases = {theirs: ours for theirs, ours in logged.items() if ours in names and theirs not in names}
+    return {"event_names": names, "event_aliases": aliases}
 
 
 def fit_values(data: PreparedData, config: TokenizeConfig) -> dict[str, Any]:

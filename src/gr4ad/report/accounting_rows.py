@@ -35,6 +35,7 @@ def _files(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         form += f", {file['packed']}" if "packed" in file else ""
         form += f", {len(file['files'])} files" if "files" in file else ""
         dropped = "".join(f", {count_text(count)} dropped ({_words(why)})" for why, count in file["dropped"].items())
+        dropped += f", {count_text(file['repeats'])} equal to another row" if file.get("repeats") else ""
         yield (
             f"{_words(file['role']).capitalize()}",
             f"{file['file']} ({form}): {count_text(file['rows'])} rows{dropped}"
