@@ -5,7 +5,8 @@
 The exports are those of `measurement/shop_exports.py`. The first recipe of each shop is written by `gr4ad inspect` and
 run as it is; the second, in `shop_recipes/`, was made with the columns known and tuned in three rounds on the
 validation part of one seed. What was tried by hand first ranked worse there than the written recipe, so the last round
-took over its copying item head, `score_history`, batch size and learning rate: the two are not independent. Both are run with every seed, on the same cut of the same log: the comparison refuses runs whose
+took over its copying item head, `score_history`, batch size and learning rate: the two are not independent.
+Both are run with every seed, on the same cut of the same log: the comparison refuses runs whose
 training log, test users or held-out items differ in anything. `spread` is the sample standard deviation over seeds,
 `low` and `high` the 95% interval over users and seeds. A ratio is the written recipe's figure over the other's, with
 the interval of the same users.
