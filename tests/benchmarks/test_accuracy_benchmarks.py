@@ -5,8 +5,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import yaml
 from measurement.accuracy import METRICS, PREFIXES
+from measurement.shop_exports import SHOPS
 from result_checks import FOLDER, values
+
+from gr4ad.inspection import inspect_folder
 
 pytestmark = pytest.mark.slow
 
@@ -178,6 +182,23 @@ def test_cold_ads(bench, tmp_path):
     )
     # All new ads fit into a list of 100: nobody misses one then.
     assert counts["cold_ads"] > 100 or figures["among new ads/text neighbours, mean/recall@100", "recall@100"] == 1
+
+
+def test_inspect_shops(bench, tmp_path):
+    content = bench("inspect_shops", "--work", tmp_path, "--seeds", 0)
+    figures = values(content)
+    metrics, kinds = ("recall@10", "ndcg@10", "revenue@10"), ("by hand", "written")
+    assert set(figures) == {(f"{shop}, {kind}/{m}", m) for shop in SHOPS for kind in kinds for m in metrics}
+    for shop in SHOPS:
+        for metric in metrics:
+            by_hand, written = (figures[f"{shop}, {kind}/{metric}", metric] for kind in kinds)
+            found = content["ratios"][f"{shop}, written/{metric}, over by hand"]
+            assert found["ratio"] == pytest.approx(written / by_hand, rel=1e-3)
+            assert found["low"] <= found["ratio"] <= found["high"]
+        assert content["choices"][f"{shop}, written, seed 0"]["validation revenue@10"] > 0
+        # Of the recipe that was run nothing was changed by hand: it is what a second look at the export writes.
+        written = yaml.safe_load((tmp_path / "exports" / f"{shop}.yaml").read_text(encoding="utf-8"))
+        assert written == yaml.safe_load(inspect_folder(tmp_path / "exports" / shop).recipe)
 
 
 def test_sid_tokenization(bench, tmp_path):
