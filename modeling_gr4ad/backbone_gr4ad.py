@@ -26,6 +26,7 @@ from .context_gr4ad import GR4ADContextProcessor
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .layers_gr4ad import GR4ADContext, GR4ADCrossAttention, GR4ADDecoderLayer, GR4ADDropout, GR4ADRMSNorm
+from .new_items_gr4ad import GR4ADNewItems
 
 
 def names_history_inputs(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,6 +107,9 @@ class GR4ADPreTrainedModel(PreTrainedModel):
         if isinstance(module, GR4ADItemNeighbours):
             init.zeros_(module.items)
             init.zeros_(module.similarity)
+        if isinstance(module, GR4ADNewItems):
+            init.zeros_(module.contents)
+            init.zeros_(module.share)
         if isinstance(module, GR4ADEmbedding):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
             if module.padding_idx is not None:
@@ -252,6 +256,7 @@ class GR4ADHeads:
     value_head: nn.Linear | None
     item_head: GR4ADItemHead | None
     item_neighbours: GR4ADItemNeighbours | None
+    new_items: GR4ADNewItems | None
 
     @property
     def item_table(self) -> torch.Tensor:

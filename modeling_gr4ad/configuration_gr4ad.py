@@ -102,6 +102,8 @@ class GR4ADConfig(PreTrainedConfig):
             popularity in the recipes) and learns slowly: for small logs, which do not pay for random user vectors.
         num_item_neighbours (`int`): Neighbours of each item in the table that [`GR4ADItemNeighbours`] counts evidence
             from, for re-ranking beside the item head; 0 builds none.
+        num_new_items (`int`): Items at the end of the item table that came after training, which [`GR4ADNewItems`]
+            ranks by what they say; `extend_item_tables` counts them. content_size (`int`): Width of what they say.
         neighbour_decay (`float`): In (0, 1]: what an item of the history counts there against the next newer one.
         value_loss_weight, mtp_loss_weight, item_loss_weight (`float`): lambda_e, lambda_mtp (eqs. 14-15) and the
             weight of the item head's loss.
@@ -149,6 +151,8 @@ class GR4ADConfig(PreTrainedConfig):
     item_head_gain: float = 1.0
     num_item_neighbours: int = 0
     neighbour_decay: float = 0.8
+    num_new_items: int = 0
+    content_size: int = 0
     value_loss_weight: float = 0.1
     mtp_loss_weight: float = 0.3
     item_loss_weight: float = 0.5
@@ -255,7 +259,7 @@ class GR4ADConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
         for name in ("num_value_buckets", "num_items", "num_context_layers", "num_events", "num_time_buckets",
-                     "num_cross_domain_items", "num_item_neighbours"):  # fmt: skip
+                     "num_cross_domain_items", "num_item_neighbours", "num_new_items", "content_size"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 (left out) or more. Received: {getattr(self, name)}.")
         for name in ("dropout", "attention_dropout", "label_smoothing"):
@@ -291,6 +295,12 @@ class GR4ADConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` is part of the item head. Received: {getattr(self, name)} with item_head = False."
                 )
+        if self.num_new_items and not (self.item_head and self.num_new_items < self.num_items and self.content_size):
+            raise ValueError(
+                "`num_new_items` counts rows of the item table of an item head, of known `content_size`. Received: "
+                f"{self.num_new_items} of num_items = {self.num_items}, item_head = {self.item_head}, content_size = "
+                f"{self.content_size}. Leave it 0: `extend_item_tables` sets it."
+            )
         if not 0 < self.neighbour_decay <= 1:
             raise ValueError(f"`neighbour_decay` must be in (0, 1]. Received: {self.neighbour_decay}.")
         if self.context_values and not self.num_value_buckets:

@@ -22,6 +22,8 @@ from .trie_restriction_gr4ad import ItemLists, TrieRestriction, request_lists
 
 FILL_ROUNDS = 4
 """Further searches for a short list, at most."""
+NEW_CANDIDATES = 64
+"""New items that join the beams of a request, at least; a list that is longer gets as many as it has places."""
 
 
 @dataclass
@@ -55,16 +57,22 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
 
     @staticmethod
     def likeliest_leaves(
-        log_probs: torch.Tensor, count: int, trie: SIDTrie, restriction: TrieRestriction | None = None
+        log_probs: torch.Tensor,
+        count: int,
+        trie: SIDTrie,
+        restriction: TrieRestriction | None = None,
+        first: int = 0,
     ) -> torch.Tensor:
         """Leaves (int64, (B, n)), n = `count` or all, of the trie's items that the item head finds likeliest, from its
-        log p(item) (float, (B, item rows)); items newer than its table come last, with those that are closed."""
-        rows = trie.leaf_items
+        log p(item) (float, (B, item rows)), among the rows from `first` on; items newer than its table come last, with
+        those that are closed."""
+        places = (trie.leaf_items >= first).nonzero()[:, 0] if first else slice(None)
+        rows, leaves = trie.leaf_items[places], trie.item_leaves[places]
         newer = rows >= log_probs.shape[-1]
         known = log_probs.index_select(1, rows.masked_fill(newer, 0)).masked_fill(newer, -torch.inf)
         if restriction is not None:
             known = known.masked_fill(restriction.closed_items[:, rows], -torch.inf)
-        return trie.item_leaves[known.topk(min(count, len(rows)), dim=-1).indices]
+        return leaves[known.topk(min(count, len(rows)), dim=-1).indices]
 
     @torch.no_grad()
     def recommend(
@@ -137,6 +145,8 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             log_probs = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:]
             if weights.neighbour_weight and self.item_neighbours is not None:
                 log_probs = self.item_neighbours(context, log_probs, weights.neighbour_weight)
+            if self.new_items is not None:
+                log_probs = self.new_items(context, log_probs)
         own_leaves = None
         if weights.score_history:
             own = input_ids.view(batch, -1, levels)
@@ -172,6 +182,9 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         more = [] if reading.own_leaves is None else [reading.own_leaves]
         if weights.item_candidates and log_probs is not None:
             more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie, restriction))
+        if self.new_items is not None and log_probs is not None:  # beams seldom find what training never saw
+            count = max(NEW_CANDIDATES, top_k)
+            more.append(self.likeliest_leaves(log_probs, count, trie, restriction, self.new_items.first))
         leaves = torch.cat(more, dim=1) if more else None
         if leaves is not None:
             leaves = leaves.masked_fill(~first_places(leaves), -1)
@@ -188,8 +201,11 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             own = items.flatten(1)
             newer = own >= log_probs.shape[-1]  # than the table: as unlikely as the least likely item
             item_scores = log_probs.gather(1, own.masked_fill(newer, 0))
-            item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores)
-            scores = (1 - weights.item_weight) * scores + weights.item_weight * item_scores.view_as(scores)
+            item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores).view_as(scores)
+            if self.new_items is not None:
+                new = valid & (items >= self.new_items.first) & (items < log_probs.shape[-1])
+                scores = as_others(scores, item_scores, new, valid & ~new)
+            scores = (1 - weights.item_weight) * scores + weights.item_weight * item_scores
         if weights.value_weight:
             scores = scores + weights.value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
         per_leaf, items, valid = items.shape[-1], items.flatten(1), valid.flatten(1)
@@ -290,6 +306,17 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         newer = rows >= len(log_probs)
         known = log_probs[rows.masked_fill(newer, 0)].masked_fill(newer, -torch.inf)
         return rows[known.argsort(descending=True, stable=True)]
+
+
+def as_others(
+    scores: torch.Tensor, item_scores: torch.Tensor, new: torch.Tensor, others: torch.Tensor
+) -> torch.Tensor:
+    """Scores by SID, with those of new items put in the place of what no training has seen: as far from their score by
+    the item head as those of the other items of their request are on average. All (B, W, I); `new` and `others` bool.
+    """
+    compared = others & (scores > -torch.inf)
+    gap = torch.where(compared, scores - item_scores, 0.0).sum((1, 2)) / compared.sum((1, 2)).clamp(min=1)
+    return torch.where(new, item_scores + gap.view(-1, 1, 1), scores)
 
 
 __all__ = ["GR4ADItemRankingMixin", "HistoryReading", "ItemRanking"]

@@ -20,6 +20,7 @@ from .generation_gr4ad import GR4ADGenerationMixin
 from .item_head_gr4ad import GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .layers_gr4ad import GR4ADContext
+from .new_items_gr4ad import GR4ADNewItems
 from .resizing_gr4ad import GR4ADResizingMixin
 from .vsl_loss_gr4ad import VSLLossWeights, vsl_loss
 
@@ -68,6 +69,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         )
         self.item_head = GR4ADItemHead(config) if config.item_head else None
         self.item_neighbours = GR4ADItemNeighbours(config) if config.num_item_neighbours else None
+        self.new_items = GR4ADNewItems(config) if config.num_new_items else None
         self.post_init()
 
     def shift_right(self, sids: torch.Tensor) -> torch.Tensor:

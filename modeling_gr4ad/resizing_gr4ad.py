@@ -12,6 +12,7 @@ from torch import nn
 
 from .backbone_gr4ad import GR4ADHeads
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
+from .new_items_gr4ad import GR4ADNewItems
 
 
 class GR4ADResizingMixin(GR4ADHeads):
@@ -23,6 +24,8 @@ class GR4ADResizingMixin(GR4ADHeads):
         vectors: torch.Tensor,
         biases: torch.Tensor | None = None,
         peers: Sequence[Sequence[int]] | None = None,
+        contents: torch.Tensor | None = None,
+        share: float = 0.0,
     ) -> None:
         """Appends n items to the item embeddings, the item head's bias and the item neighbours; `config.num_items`
         follows, so that a saved model has them.
@@ -36,6 +39,8 @@ class GR4ADResizingMixin(GR4ADHeads):
             biases (float, (n,), *optional*): Their biases (log popularity); default 0. Not used without an item head.
             peers: Rows of the table (item row + 1) that each is most like, from which its item neighbours come, see
                 [`GR4ADItemNeighbours.extend`]; default: they have none.
+            contents (float, (num_items + n, c), *optional*), share: What all items say, by which the new ones, and
+                those that were new before, are found: see [`GR4ADNewItems`]. Not used without an item head.
 
         Raises:
             ValueError: If the model has no item embeddings, or a shape is wrong. Nothing has changed then.
@@ -53,11 +58,31 @@ class GR4ADResizingMixin(GR4ADHeads):
         def longer(old: torch.Tensor, new: torch.Tensor) -> nn.Parameter:
             return replaced(old, torch.cat([old.data, new.to(old)]))
 
+        if contents is None and self.new_items is not None:  # of these it is not known what they say
+            before = self.new_items.contents
+            contents, share = (
+                torch.cat([before, before.new_zeros(len(vectors), before.shape[1])]),
+                float(self.new_items.share),
+            )
+        if contents is not None and len(contents) != len(embeddings.weight) + len(vectors):
+            raise ValueError(
+                f"`contents` must have a row for each of {len(embeddings.weight) + len(vectors)} items, old and new. "
+                f"Received: {len(contents)}."
+            )
         table = longer(embeddings.weight, vectors)
         if self.item_head is not None:
             self.item_head.bias = longer(self.item_head.bias, biases)
         if self.item_neighbours is not None:
             self.item_neighbours.extend(len(vectors), peers)
+        if contents is not None and self.item_head is not None:
+            config = copy.deepcopy(self.config)
+            config.num_items, config.content_size = contents.shape
+            config.num_new_items += len(vectors)
+            new_items = GR4ADNewItems(config)
+            new_items.contents = contents.to(table.device, new_items.contents.dtype)  # in place of zeros: no copy
+            new_items.share = torch.full_like(new_items.share, share, device=table.device)
+            self.new_items = new_items
+            self.config.num_new_items, self.config.content_size = config.num_new_items, config.content_size
         # After the bias: whoever has read a table finds a bias that is as long at least.
         embeddings.weight = table
         embeddings.num_embeddings = self.config.num_items = len(table)

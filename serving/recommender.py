@@ -303,11 +303,20 @@ class Recommender(AdRecommender):
                 return False
             trie = SIDTrie.from_index(index, self.model.device)
             groups = account_groups(index, self.model.device)
-            extend_tables(self.model, index)
+            extend_tables(self.model, index, self._contents(index))
             self.account_groups = groups
             self.tokenizer.index = index
             self.trie = trie
             return True
+
+    def _contents(self, index: SIDIndex) -> np.ndarray | None:
+        """What the ads of the catalog say, as the artifact stores it; None where it does not, or is not needed."""
+        model = self.model
+        needed = model.item_head is not None and model.new_items is None and len(index) >= model.config.num_items
+        if not needed or self._source is None:
+            return None
+        neighbours = self.ad_encoder.neighbours
+        return None if neighbours is None else neighbours.vectors
 
 
 def known_rows(index_rows: Mapping[str, int], items: Iterable[str]) -> torch.Tensor:

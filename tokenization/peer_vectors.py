@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad.new_items_gr4ad import LARGEST_SHARE
 
 from .sid_index import SIDIndex
 
@@ -55,9 +58,15 @@ def peer_vectors(
 
 
 @torch.no_grad()
-def extend_tables(model: GR4ADForRecommendation, index: SIDIndex) -> int:
+def extend_tables(model: GR4ADForRecommendation, index: SIDIndex, contents: np.ndarray | None = None) -> int:
     """Gives every row of the index that the model's item tables lack what its peers have, see `peer_vectors`, and
-    their item neighbours; returns how many there were. A model without item tables needs nothing."""
+    their item neighbours; returns how many there were. A model without item tables needs nothing.
+
+    Args:
+        contents (float, (n, c)): What the first n rows of the index say, `AdNeighbours.vectors`, by which the model
+            finds the new ones, see [`GR4ADNewItems`]; not needed by a model that has new items already. Default: new
+            ads are found by their item vectors alone, as a model needs it that goes on training.
+    """
     if model.model.context_processor.item_embeddings is None:
         return 0
     table = model.item_table
@@ -65,9 +74,41 @@ def extend_tables(model: GR4ADForRecommendation, index: SIDIndex) -> int:
     first = len(table) - 1  # of the rows without a vector
     if first >= len(index):
         return 0
-    peers = [[row + 1 for row in near] for near in rows_of_peers(index, first)]
-    model.extend_item_tables(*peer_vectors(index, first, table, bias), peers)
+    near = rows_of_peers(index, first)
+    peers = [[row + 1 for row in rows] for rows in near]
+    said, share = None, 0.0
+    if contents is not None or model.new_items is not None:
+        said = contents_of_peers(model, contents, first, peers)
+        before = 0.0 if model.new_items is None else float(model.new_items.share)
+        share = min(before + share_of_events(index, first, near), LARGEST_SHARE)
+    model.extend_item_tables(*peer_vectors(index, first, table, bias), peers, said, share)
     return len(index) - first
+
+
+def contents_of_peers(
+    model: GR4ADForRecommendation, contents: np.ndarray | None, first: int, peers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """What all items say, float16 (rows + 1, c): of the rows before `first` what is known of them, of the new ones the
+    direction of the mean of their peers (rows + 1 each); zeros where nothing is known."""
+    if model.new_items is not None:
+        known = model.new_items.contents.cpu()
+    else:
+        assert contents is not None
+        known = torch.zeros((first + 1, contents.shape[1]), dtype=torch.float16)
+        known[1 : len(contents) + 1] = torch.from_numpy(contents[:first])
+    said = torch.zeros((len(peers), known.shape[1]))
+    for place, rows in enumerate(peers):
+        if rows:
+            said[place] = torch.nn.functional.normalize(known[list(rows)].float().mean(0), dim=0)
+    return torch.cat([known, said.to(known)])
+
+
+def share_of_events(index: SIDIndex, first: int, peers: Sequence[Sequence[int]]) -> float:
+    """Half the share of the log's events that the rows from `first` on have if each is as popular as its peers (rows,
+    empty for an ad that takes no part) are on average."""
+    events = index.priority[:first] + 1.0
+    expected = sum(float(events[rows].mean()) for rows in map(list, peers) if rows)
+    return 0.5 * expected / max(float(events.sum()) + expected, 1e-12)
 
 
 def rows_of_peers(index: SIDIndex, first: int) -> list[list[int]]:

@@ -255,6 +255,10 @@ def test_a_new_ad_starts_from_its_peers_on_every_server(artifact, ad_records, tm
     ads = one.recommender.ad_encoder.embed([ad_records(60)])
     [peers] = one.recommender.ad_encoder.peers(ads, index)
     rows = [index.rows[item] + 1 for item in peers]
+    said = one.recommender.ad_encoder.neighbours.vectors
+    events = index.priority + 1.0
+    popular = float(events[[row - 1 for row in rows]].mean())
+    share = min(0.05, 0.5 * popular / (float(events.sum()) + popular))
     one.change(AdRecords([ad_records(60)]))
     mean = table[rows].mean(0)
     expected = mean / mean.norm() * table[rows].norm(dim=1).mean()
@@ -262,6 +266,11 @@ def test_a_new_ad_starts_from_its_peers_on_every_server(artifact, ad_records, tm
         live.follow()
         torch.testing.assert_close(live.recommender.model.item_table[61], expected)
         torch.testing.assert_close(live.recommender.model.item_head.bias[61], bias[rows].exp().mean().log())
+        new = live.recommender.model.new_items
+        direction = new.contents[rows].float().mean(0)
+        assert new.first == 60 and torch.equal(new.contents[1:61], torch.from_numpy(said))
+        torch.testing.assert_close(new.contents[61].float(), direction / direction.norm(), atol=1e-3, rtol=0)
+        assert float(new.share) == pytest.approx(share)
     # What was changed over HTTP is changed again in the weights that come after, peers included.
     here = LiveModel(artifact)
     here.change(AdRecords([ad_records(60)]))

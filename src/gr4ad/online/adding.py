@@ -119,10 +119,12 @@ def add_ads(model: str | Path, records: Sequence[Mapping[str, Any] | Unreadable]
                          "`gr4ad online`.")  # fmt: skip
     tokenizer = UASIDTokenizer.from_pretrained(folder)
     index = tokenizer.index.snapshot()
-    changes, added = changes_of(AdEncoder(folder, tokenizer), records, index)
+    encoder = AdEncoder(folder, tokenizer)
+    changes, added = changes_of(encoder, records, index)
     if changes:
         model_of_ads = GR4ADForRecommendation.from_pretrained(folder)
-        grown = extend_tables(model_of_ads, index)
+        contents = None if encoder.neighbours is None else encoder.neighbours.vectors
+        grown = extend_tables(model_of_ads, index, contents)
         with tempfile.TemporaryDirectory(prefix=".add.", dir=folder) as staging:
             if grown:
                 model_of_ads.save_pretrained(staging)
