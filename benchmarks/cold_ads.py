@@ -15,7 +15,9 @@ of which every system may rank. Baselines rank the same ads for the same users: 
 accounts of the user's history first, then these; the nearest ads by text (the encoder's own embedding) to the newest
 item, to the mean of the last ten, and to any of them, the best of which on validation users is the bar. `every target`
 is the recall among all ads of all targets of all test users, new or not: what a list full of new ads would cost.
-`spread` is the standard error over users.
+An artifact that ranks by expected value is asked a second time without the values (`gr4ad, by likelihood`): recall
+counts targets, not money, and the baselines know no values; ratios are of this. `spread` is the standard error over
+users.
 """
 
 import json
@@ -49,6 +51,7 @@ LAST = 10  # items of a history that text neighbours look at
 ALONG = ("items", *(feature.name for feature in HISTORY_FEATURES if feature.along == "items"))
 ACCOUNT = "account_id"
 ALL, NEW = "among all ads", "among new ads"
+SERVED, LIKELIEST = "gr4ad", "gr4ad, by likelihood"
 TEXT_RULES = ("newest", "mean", "nearest")
 
 
@@ -222,6 +225,9 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
     encoder = recommender.ad_encoder
     text = encoder.contents.embedder.embed(catalog, progress=False)[0]
     accounts = catalog[ACCOUNT] if ACCOUNT in catalog.column_names else None
+    ours = {SERVED: recommender.weights}
+    if recommender.weights.value_weight:
+        ours[LIKELIEST] = RankingWeights.from_dict({**vars(recommender.weights), "value_weight": 0.0})
     baselines, order = Baselines(text, events, accounts), tie_order(ids)
     candidates = {
         ALL: np.ones(len(ids), dtype=bool),
@@ -248,9 +254,10 @@ def measure(recipe: Recipe, work: Path, withheld: float, users: int) -> tuple[li
                     rows_of(index, everyone["target_items"]),
                 )
             for place, (who, seen, right) in asked.items():
-                for name in [*(["gr4ad"] if part == "test" else []), *baselines.names()]:
-                    if name == "gr4ad":
-                        ranked = model_lists(recommender, who, only(index, cold), question == NEW)
+                for name in [*(ours if part == "test" else ()), *baselines.names()]:
+                    if name in ours:
+                        restricted = only(index, cold) if question == NEW else index
+                        ranked = model_lists(recommender, ours[name], who, restricted)
                     else:
                         ranked = baselines.rank(name, seen, allowed, order)
                     found[f"{part}/{place}", name] = recalls(ranked, right)
@@ -276,12 +283,12 @@ def sampled(split: Dataset, places: Sequence[int], limit: int) -> Dataset:
     return split.select(places)
 
 
-def model_lists(recommender: Recommender, users: Dataset, restricted: SIDIndex, new_alone: bool) -> np.ndarray:
-    """The artifact's lists of max(KS), with beams wide enough for them; of new ads alone where asked for."""
-    tokenizer, weights, longest = recommender.tokenizer, recommender.weights, max(KS)
+def model_lists(recommender: Recommender, weights: RankingWeights, users: Dataset, restricted: SIDIndex) -> np.ndarray:
+    """The artifact's lists of max(KS) from the ads that an index serves, with beams wide enough for them."""
+    tokenizer, longest = recommender.tokenizer, max(KS)
     index = tokenizer.index
     widths = tuple(max(width, longest) for width in weights.widths(tokenizer.num_levels))
-    tokenizer.index = restricted if new_alone else index
+    tokenizer.index = restricted
     try:
         given = RankingWeights.from_dict({**vars(weights), "beam_widths": widths})
         return rank_users(recommender.model, tokenizer, users, weights=given, top_k=longest).items
@@ -303,6 +310,7 @@ def cold_targets(split: Dataset, cold: set[str], limit: int) -> tuple[Dataset, l
 def ratios(found: Mapping[tuple[str, str], Mapping[int, np.ndarray]], names: Sequence[str]) -> dict[str, Any]:
     """Recall of the artifact over that of each kind of baseline, the text rule being the best on validation."""
     over: dict[str, Any] = {}
+    our_name = LIKELIEST if any(name == LIKELIEST for _, name in found) else SERVED
     for question in (ALL, NEW):
         for k in KS:
             mean: Callable[[str, str], float] = lambda part, name, q=question, k=k: float(  # noqa: E731
@@ -310,7 +318,7 @@ def ratios(found: Mapping[tuple[str, str], Mapping[int, np.ndarray]], names: Seq
             )
             text = max((name for name in names if name.startswith("text")), key=lambda name: mean("validation", name))
             for name in [*(name for name in names if not name.startswith("text")), text]:
-                ours, theirs = mean("test", "gr4ad"), mean("test", name)
+                ours, theirs = mean("test", our_name), mean("test", name)
                 over[f"{question}: recall@{k} over {name}"] = ours / theirs if theirs else None
     return over
 
