@@ -228,6 +228,8 @@ def _without_nested_dates(schemas: list[pa.Schema]) -> list[pa.Schema]:
             found.setdefault(field.name, []).append(field.type)
     texts = set()
     for name, kinds in found.items():
+        if not all(pa.types.is_nested(kind) or pa.types.is_null(kind) for kind in kinds):
+            continue
         try:
             pa.unify_schemas([pa.schema([(name, kind)]) for kind in kinds], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -241,12 +243,10 @@ def _without_nested_dates(schemas: list[pa.Schema]) -> list[pa.Schema]:
 def _undated(kind: pa.DataType) -> pa.DataType:
     """A nested type with text in place of moments."""
     if pa.types.is_list(kind):
-        inner = kind.value_type
-        return pa.list_(pa.string() if pa.types.is_timestamp(inner) else _undated(inner))
+        return pa.list_(_undated(kind.value_type))
     if pa.types.is_struct(kind):
-        fields = [(field.name, field.type) for field in kind]
-        return pa.struct([(name, pa.string() if pa.types.is_timestamp(own) else _undated(own)) for name, own in fields])
-    return kind
+        return pa.struct([(field.name, _undated(field.type)) for field in kind])
+    return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
 def _sort(kind: pa.DataType) -> Any:

@@ -362,8 +362,8 @@ def joined(tables: list[pa.Table], raw: RawTable, found: list[Path] | pa.Table) 
     except pa.ArrowException as error:
         name, path, kinds = _unlike(tables, names, found)
         raise DataError(
-            f"{path}: column `{name}` is {kinds[-1]}, unlike the files before, where it is {kinds[0]}. Allowed: the same "
-            "types in all files of a table. Write them alike."
+            f"{path}: column `{name}` is {kinds[-1]}, unlike the files before, where it is {kinds[0]}. Allowed: the "
+            "same types in all files of a table. Write them alike."
         ) from error
 
 
