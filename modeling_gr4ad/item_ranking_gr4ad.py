@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
+from torch.nn import functional as F
 
 from .beam_search_gr4ad import GR4ADBeamSearchMixin
 from .beam_selection_gr4ad import beam_rows, width_table
@@ -24,6 +25,8 @@ FILL_ROUNDS = 4
 """Further searches for a short list, at most."""
 NEW_CANDIDATES = 64
 """New items that join the beams of a request, at least; a list that is longer gets as many as it has places."""
+CLOSED_SHARE = 1 / 16
+"""Of the items, closed by the lists of a request: with more, what is left does not tell the place of new items."""
 
 
 @dataclass
@@ -31,13 +34,15 @@ class HistoryReading:
     """What a ranking has read of the histories of a batch.
 
     context, trunk: as `decode_levels` takes them; log_probs (float, (B, item rows)): of the item head, None without
-    one; own_leaves (int64, (B, S), -1 = none): leaves of the history's SIDs, None where they are not ranked.
+    one; own_leaves (int64, (B, S), -1 = none): leaves of the history's SIDs, None where they are not ranked; gaps
+    (float, (B,)): see `score_gaps`, None or NaN until a search has found them.
     """
 
     context: GR4ADContext
     trunk: torch.Tensor
     log_probs: torch.Tensor | None
     own_leaves: torch.Tensor | None
+    gaps: torch.Tensor | None = None
 
     def take(self, requests: Sequence[int]) -> "HistoryReading":
         """That of some requests of the batch."""
@@ -49,7 +54,8 @@ class HistoryReading:
             return None if value is None else value.index_select(0, places)
 
         context = GR4ADContext(**{name: part(value) for name, value in self.context.items()})
-        return HistoryReading(context, part(self.trunk), part(self.log_probs), part(self.own_leaves))
+        rest = (self.trunk, self.log_probs, self.own_leaves, self.gaps)
+        return HistoryReading(context, *map(part, rest))
 
 
 class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
@@ -157,7 +163,15 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         if any(listed):
             restriction = TrieRestriction.from_items(trie, batch, blocked=blocked, allowed=allowed)
         limit = None if max_per_group is None or item_groups is None else GroupLimit(item_groups, max_per_group)
-        ranking, found = self.ranked_items(reading, trie, weights, widths, max(lengths), limit, restriction)
+        if restriction is not None and self.new_items is not None and log_probs is not None:
+            left = (restriction.open_items < (1 - CLOSED_SHARE) * len(trie.leaf_items)).nonzero()[:, 0].tolist()
+            if left:  # scores are those of a search without lists, by which new items are placed
+                part, lines = reading.take(left), [widths[place] for place in left]
+                self.ranked_items(part, trie, weights, lines, [1] * len(left), 1, None, None)
+                assert part.gaps is not None
+                reading.gaps = torch.full((batch,), torch.nan, dtype=part.gaps.dtype, device=part.gaps.device)
+                reading.gaps[left] = part.gaps
+        ranking, found = self.ranked_items(reading, trie, weights, widths, lengths, max(lengths), limit, restriction)
         if limit is None and restriction is None:
             return ranking
         wanted = [length if filled or limit else 0 for length, filled in zip(lengths, listed, strict=True)]
@@ -171,20 +185,25 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         trie: SIDTrie,
         weights: RankingWeights,
         widths: Sequence[Sequence[int]],
+        lengths: Sequence[int],
         top_k: int,
         limit: GroupLimit | None,
         restriction: TrieRestriction | None,
     ) -> tuple[ItemRanking, torch.Tensor]:
-        """One search and its ranking; and all items that it found, int64 (B, n), -1 = none: those of the ranking, and
-        those that it has no place for."""
+        """One search and its ranking, `top_k` items long; and all items that it found, int64 (B, n), -1 = none: those
+        of the ranking, and those that it has no place for. `lengths`: of the list that each request asks for, which
+        alone decides on its candidates, whatever the others of the batch ask for."""
         trunk, log_probs = reading.trunk, reading.log_probs
         rows, limits = beam_rows(widths, trunk.shape[0], self.config.num_levels, trunk.device)
         more = [] if reading.own_leaves is None else [reading.own_leaves]
         if weights.item_candidates and log_probs is not None:
             more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie, restriction))
         if self.new_items is not None and log_probs is not None:  # beams seldom find what training never saw
-            count = max(NEW_CANDIDATES, top_k)
-            more.append(self.likeliest_leaves(log_probs, count, trie, restriction, self.new_items.first))
+            counts = torch.tensor(lengths, device=trunk.device).clamp(min=NEW_CANDIDATES)
+            likeliest = self.likeliest_leaves(log_probs, int(counts.max()), trie, restriction, self.new_items.first)
+            beyond = torch.arange(likeliest.shape[1], device=trunk.device) >= counts.unsqueeze(1)
+            likeliest = likeliest.masked_fill(beyond, -1)
+            more.append(F.pad(likeliest, (0, max(0, 2 - likeliest.shape[1])), value=-1))  # one is a size of its own
         leaves = torch.cat(more, dim=1) if more else None
         if leaves is not None:
             leaves = leaves.masked_fill(~first_places(leaves), -1)
@@ -204,7 +223,9 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
             item_scores = torch.where(newer, log_probs.amin(1, keepdim=True), item_scores).view_as(scores)
             if self.new_items is not None:
                 new = valid & (items >= self.new_items.first) & (items < log_probs.shape[-1])
-                scores = as_others(scores, item_scores, new, valid & ~new)
+                gaps = score_gaps(scores, item_scores, valid & ~new)
+                reading.gaps = gaps if reading.gaps is None else reading.gaps.where(~reading.gaps.isnan(), gaps)
+                scores = torch.where(new, item_scores + reading.gaps.view(-1, 1, 1), scores)
             scores = (1 - weights.item_weight) * scores + weights.item_weight * item_scores
         if weights.value_weight:
             scores = scores + weights.value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
@@ -279,7 +300,8 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 ]
                 restriction = TrieRestriction.from_items(trie, len(short), allowed=fitting)
             lines = [[max(width, wanted[request] - held[request]) for width in widths[request]] for request in short]
-            more, found = self.ranked_items(part, trie, weights, lines, max(wanted), limit, restriction)
+            own = [wanted[request] for request in short]
+            more, found = self.ranked_items(part, trie, weights, lines, own, max(wanted), limit, restriction)
             places = torch.tensor(short, device=found.device)
             before = ItemRanking(**{name: tensor[places] for name, tensor in ranking.parts().items()})
             filled = merged(before, more, max(wanted), limit)
@@ -308,15 +330,12 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         return rows[known.argsort(descending=True, stable=True)]
 
 
-def as_others(
-    scores: torch.Tensor, item_scores: torch.Tensor, new: torch.Tensor, others: torch.Tensor
-) -> torch.Tensor:
-    """Scores by SID, with those of new items put in the place of what no training has seen: as far from their score by
-    the item head as those of the other items of their request are on average. All (B, W, I); `new` and `others` bool.
-    """
+def score_gaps(scores: torch.Tensor, item_scores: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """How far the scores by SID of items are from their scores by the item head, float (B,), on average of those of a
+    request that training knew, 0 where there are none. It is added to the score of new items by the item head, in the
+    place of their score by SID, which no training has seen. All (B, W, I); `others` bool."""
     compared = others & (scores > -torch.inf)
-    gap = torch.where(compared, scores - item_scores, 0.0).sum((1, 2)) / compared.sum((1, 2)).clamp(min=1)
-    return torch.where(new, item_scores + gap.view(-1, 1, 1), scores)
+    return torch.where(compared, scores - item_scores, 0.0).sum((1, 2)) / compared.sum((1, 2)).clamp(min=1)
 
 
 __all__ = ["GR4ADItemRankingMixin", "HistoryReading", "ItemRanking"]

@@ -8,9 +8,13 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+
+from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.modeling_gr4ad.item_ranking_gr4ad import NEW_CANDIDATES
 
 from .recommender import Recommender
 
@@ -26,11 +30,11 @@ def compile_search(
     """Compiles the search of a recommender, in place, for the widths and batches that it will be asked for.
 
     Sizes are symbols in a graph: one serves every length of a history, every batch of several requests, and every
-    index. There is another one for single requests, and one more where a level's width is above the children that a
-    node of the trie has and was below. Each takes a minute or two, or seconds where torch finds it in its cache on
-    disk; weights that take the place of others find those of this process. What later fits no graph runs without
-    (histories of one item, widths of one request beside those of another): to compile in the middle of traffic would
-    stop it.
+    index. There is another one for single requests, one more where a level's width is above the children that a node
+    of the trie has and was below, and one of each for the candidates that new ads bring. Each takes a minute or two,
+    or seconds where torch finds it in its cache on disk; weights that take the place of others find those of this
+    process. What later fits no graph runs without (histories of one item, widths of one request beside those of
+    another): to compile in the middle of traffic would stop it.
 
     Args:
         widths: Lines of T beam widths, e.g. of every scale of a [`BeamPolicy`].
@@ -57,9 +61,11 @@ def compile_search(
     # Two sizes that are equal in a warm-up call are not the same size.
     apart = torch.fx.experimental._config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
     with apart, torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
-        for size in sorted({1, max_batch}):
-            for line in widths:
-                recommender.recommend([items] * size, top_k=1, beam_widths=list(line))
+        for weights in known_weights(recommender):
+            served = Recommender(model, recommender.tokenizer, weights, recommender.name)
+            for size in sorted({1, max_batch}):
+                for line in widths:
+                    served.recommend([items] * size, top_k=1, beam_widths=list(line))
 
     def search(*args: Any, **kwargs: Any) -> Any:
         with torch.compiler.set_stance(IN_TRAFFIC):
@@ -67,3 +73,13 @@ def compile_search(
 
     model.decode_levels = search
     logger.info("Compiled the search in %.0f s.", time.perf_counter() - begun)
+
+
+def known_weights(recommender: Recommender) -> list[RankingWeights]:
+    """How the recommender ranks, and, where that is without candidates beside the beams, how it will once ads have
+    been added, of which the likeliest join the beams."""
+    weights = recommender.weights
+    alone = not (weights.score_history or weights.item_candidates)
+    if alone and weights.item_weight and recommender.model.item_head is not None:
+        return [weights, replace(weights, item_candidates=NEW_CANDIDATES)]
+    return [weights]

@@ -106,9 +106,20 @@ FILES = {
     "jsonl of two types": lambda frame, folder: jsonl(
         frame.assign(note=["x" if row == 9 else row for row in range(600)]), folder
     ),
+    "jsonl with dates in some objects": lambda frame, folder: cells_of(
+        frame, folder, lambda row: {"day": ["2023-01-01" if row < 300 else "soon"], "at": {"a": row}}
+    ),
+    "jsonl of two types in objects": lambda frame, folder: cells_of(
+        frame, folder, lambda row: {"places": [{"city": 1 if row < 300 else "A"}]}
+    ),
+    "jsonl with a key twice": lambda frame, folder: changed_line(frame, folder, '"note"', '"item_id": "a", "note"'),
+    "jsonl with half a character": lambda frame, folder: changed_line(frame, folder, '"note": "', '"note": "\\ud83d'),
     "recbole": recbole,
     "several files": several,
     "files of several types": several_types,
+    "no one type in several files": lambda frame, folder: (
+        csv(frame[:300], folder, "log_0.csv") | parquet(frame[300:], folder, "log_1.parquet") | {"events": "log_*"}
+    ),
     "a cell that is no number": lambda frame, folder: (
         csv(frame.assign(value=["many" if row == 555 else "1" for row in range(600)]), folder)
         | {"number_columns": ["value"]}
@@ -152,6 +163,19 @@ def packed_lines(folder):
     return {"events": "events.jsonl.gz"}
 
 
+def cells_of(frame, folder, cell):
+    """JSON lines whose `note` is no text."""
+    return jsonl(frame.assign(note=[cell(row) for row in range(len(frame))]), folder)
+
+
+def changed_line(frame, folder, old, new):
+    named = jsonl(frame, folder)
+    lines = (folder / "events.jsonl").read_text().split("\n")
+    lines[400] = lines[400].replace(old, new)
+    (folder / "events.jsonl").write_text("\n".join(lines))
+    return named
+
+
 def torn(frame, folder):
     named = csv(frame.drop(columns="note"), folder)
     with open(folder / "events.csv", "a") as file:
@@ -180,8 +204,10 @@ def test_any_file_is_read_alike(tmp_path, monkeypatch, kind):
         "some",
         "repeated",
     )
-    refused += ("all rows", "a split column", "jsonl of two")
+    refused += ("all rows", "a split column", "jsonl of two", "jsonl with a key", "jsonl with half")
     assert isinstance(whole, str) == (kind.startswith(refused) and kind != "no values"), whole
+    if kind.startswith(("jsonl of two types in", "jsonl with a key", "jsonl with half")):
+        assert "(0-based)" in whole  # the row of the file
 
 
 def test_the_rows_of_a_hub_data_set(tmp_path, monkeypatch):

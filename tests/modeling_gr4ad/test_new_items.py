@@ -112,6 +112,19 @@ def test_a_closed_new_item_is_no_candidate(small):
     assert not np.isin(ranking.items.numpy(), blocked.numpy()).any()
 
 
+def test_what_others_ask_for_does_not_change_a_list(build_model, build_history):
+    """Of 200 new items a list of 5 has 64 for candidates, also beside one of 150."""
+    model = grown(build_model(codebook_sizes=[8, 8, 8]), 0.05, count=200)
+    history = build_history(model.config, [3, 6])
+    trie = SIDTrie.from_codes(torch.cartesian_prod(*[torch.arange(8)] * 3)[torch.randperm(512)[: OLD + 200]])
+    weights = RankingWeights(item_weight=0.5, value_weight=5.0)
+    options = {"trie": trie, "weights": weights, "beam_widths": [[2, 2, 150], [2, 2, 150]]}
+    one, beside = (model.recommend(**history, top_k=[5, length], **options) for length in (5, 150))
+    assert torch.equal(one.items[0], beside.items[0, :5])
+    assert (beside.items >= 0).sum(1).tolist()[0] <= 64 + 2 * 8 < (beside.items >= 0).sum(1).tolist()[1]
+    assert one.scores[0].tolist() == pytest.approx(beside.scores[0, :5].tolist())
+
+
 def test_what_is_new_is_saved_and_grows(small, tmp_path):
     before, history = small
     model = grown(before, 0.05)

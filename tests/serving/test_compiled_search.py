@@ -110,3 +110,21 @@ def test_what_cannot_be_compiled_is_refused(tiny_artifact, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler on the CPU, and there is no 'no-such-compiler'"):
         compile_search(Recommender.from_pretrained(tiny_artifact), [[4, 4, 4]], 2)
+
+
+def test_new_ads_leave_the_search_compiled(encoding_artifact, ad_records, monkeypatch):
+    """A model that ranks without candidates has some once ads have been added, be it one."""
+    torch._dynamo.reset()
+    compiled, eager = (Recommender.from_pretrained(encoding_artifact) for _ in range(2))
+    compile_search(compiled, [[8, 32, 64]], 2, backend="eager")
+    before = graphs()
+    monkeypatch.setattr(compiled_search, "IN_TRAFFIC", "fail_on_recompile")
+    for numbers in ((), (60,), range(61, 75), range(75, 200)):
+        for recommender in (compiled, eager):
+            if numbers:
+                recommender.add_ads([ad_records(number) for number in numbers])
+        for histories in ([["ad_1", "ad_2"]], [["ad_3", "ad_4", "ad_5"], ["ad_6"]]):
+            ours, theirs = (recommender.recommend(histories, top_k=20) for recommender in (compiled, eager))
+            assert [[ad.item_id for ad in line] for line in ours] == [[ad.item_id for ad in line] for line in theirs]
+    assert graphs() == before and eager.model.new_items is not None
+    torch._dynamo.reset()

@@ -58,6 +58,40 @@ def test_records_are_added_in_python(artifact, ad_records, expected):
     assert recommender.tokenizer.index.version == version
 
 
+@pytest.fixture
+def many(artifact, ad_records) -> Recommender:
+    """130 ads, of which 70 are new."""
+    recommender = Recommender.from_pretrained(artifact)
+    recommender.add_ads([ad_records(number) for number in range(60, 130)])
+    return recommender
+
+
+def scores_of(recommender: Recommender, history, **options) -> dict[str, float]:
+    [ranked] = recommender.recommend([history], **options)
+    return {ad.item_id: ad.score for ad in ranked}
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"allow_items": [f"ad_{n}" for n in range(60, 130)]},
+        {"allow_items": ["ad_1", "ad_2", "ad_61", "ad_62", "ad_129"]},
+        {"block_items": [f"ad_{n}" for n in range(40)]},
+        {"max_per_account": 3},
+        {"max_per_account": 2, "allow_items": [f"ad_{n}" for n in range(50, 130)]},
+    ],
+    ids=["new alone", "few", "most others blocked", "accounts", "accounts of new ones"],
+)
+def test_lists_do_not_change_what_new_ads_score(many, lists):
+    """Although their place is told from the other ads of the request, of which lists leave few or none."""
+    for history in (["ad_63"], ["ad_3", "ad_7", "ad_90"]):
+        free, found = scores_of(many, history, top_k=64), scores_of(many, history, top_k=64, **lists)
+        shared = sorted(free.keys() & found.keys())
+        assert any(int(item[3:]) >= 60 for item in shared)
+        assert [found[item] for item in shared] == pytest.approx([free[item] for item in shared], abs=1e-4)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
 def test_a_bad_record_leaves_everything_as_it_was(artifact, ad_records):
     recommender = Recommender.from_pretrained(artifact)
     trie = recommender.trie

@@ -178,6 +178,8 @@ class FileBatches:
                 self.notes.append(SPANNING.format(spanning))
             self.schema = schemas[0]
             return
+        if self.file.format == "jsonl":
+            schemas = _without_nested_dates(schemas)
         try:
             self.schema = pa.unify_schemas(schemas, promote_options="permissive")
             # A number and a text are no one column, as they are none within a block.
@@ -215,6 +217,36 @@ class TableBatches:
     def whole(self, table: pa.Table) -> pa.Table:
         """Some of the rows as they are."""
         return table
+
+
+def _without_nested_dates(schemas: list[pa.Schema]) -> list[pa.Schema]:
+    """Schemas of blocks of JSON lines, of which texts within lists and objects are moments in blocks where all of them
+    look so: text where they are text in another block, as they are within one."""
+    found: dict[str, list[pa.DataType]] = {}
+    for schema in schemas:
+        for field in schema:
+            found.setdefault(field.name, []).append(field.type)
+    texts = set()
+    for name, kinds in found.items():
+        if not all(pa.types.is_nested(kind) or pa.types.is_null(kind) for kind in kinds):
+            continue
+        try:
+            pa.unify_schemas([pa.schema([(name, kind)]) for kind in kinds], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            texts.add(name)
+    return [
+        pa.schema([(field.name, _undated(field.type) if field.name in texts else field.type) for field in schema])
+        for schema in schemas
+    ]
+
+
+def _undated(kind: pa.DataType) -> pa.DataType:
+    """A nested type with text in place of moments."""
+    if pa.types.is_list(kind):
+        return pa.list_(_undated(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _undated(field.type)) for field in kind])
+    return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
 def _sort(kind: pa.DataType) -> Any:

@@ -262,8 +262,16 @@ def _object(file: TableFile, number: int, line: str) -> dict:
     def refuse_constant(name: str) -> float:
         raise ValueError(f"{name} is not json")
 
+    def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+            raise ValueError(f"the key `{twice}` stands twice")
+        return found
+
     try:
-        value = json.loads(line, parse_constant=refuse_constant)
+        value = json.loads(line, parse_constant=refuse_constant, object_pairs_hook=refuse_repeats)
+        if "\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()  # a character of which only one half is there
     except ValueError as error:
         raise DataError(
             f"{file.path}: line {number} (0-based) is not json ({error}): received {shown(line[:200])}, allowed: one "
@@ -283,7 +291,7 @@ def bad_line(file: TableFile, first: dict) -> str | None:
     for number, line in enumerate(_lines(file)):
         if not line.strip():
             continue
-        for key, value in _object(file, number, line).items():
+        for key, value in _cells(_object(file, number, line)):
             kind = "number" if type(value) in (int, float) else type(value).__name__
             if value is not None and kinds.setdefault(key, kind) != kind:
                 return (
@@ -291,3 +299,13 @@ def bad_line(file: TableFile, first: dict) -> str | None:
                     f"{kinds[key]} as in the rows before. Write one type a column."
                 )
     return None
+
+
+def _cells(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of an object, and those within them, by their names, such as `place.city` and `tags[]`."""
+    inner = value.items() if isinstance(value, dict) else [("[]", one) for one in value]
+    for key, one in inner:
+        own = f"{name}[]" if isinstance(value, list) else f"{name}.{key}" if name else key
+        yield own, one
+        if isinstance(one, dict | list):
+            yield from _cells(one, own)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from .checking import DataError
 from .column_types import TypeFacts, with_plain_types
+from .columns import is_text
 from .config import DataConfig
 from .event_columns import EVENT_COLUMNS
 from .file_formats import DELIMITERS, TableFile, check_file, matching_files, table_file
@@ -359,10 +360,26 @@ def joined(tables: list[pa.Table], raw: RawTable, found: list[Path] | pa.Table) 
     try:
         return pa.concat_tables([table.select(names) for table in tables], promote_options="permissive")
     except pa.ArrowException as error:
+        name, path, kinds = _unlike(tables, names, found)
         raise DataError(
-            f"{raw.name}: the files of this table have columns of different types ({str(error)[:150]}). Allowed: the "
-            "same types in all of them. Write them alike."
+            f"{path}: column `{name}` is {kinds[-1]}, unlike the files before, where it is {kinds[0]}. Allowed: the "
+            "same types in all files of a table. Write them alike."
         ) from error
+
+
+def _unlike(tables: list[pa.Table], names: list[str], found: list[Path] | pa.Table) -> tuple[str, Path, list[str]]:
+    """Of tables that cannot be joined: a column, the first file that it does not go on in, and its types up to there.
+    Text is called so whatever holds it: a log in memory holds codes of it."""
+    for name in names:
+        kinds = [pa.schema([pa.field(name, table[name].type)]) for table in tables]
+        for count in range(2, len(kinds) + 1):
+            try:
+                pa.unify_schemas(kinds[:count], promote_options="permissive")
+            except pa.ArrowException:
+                types = [kind.field(0).type for kind in kinds[:count]]
+                types = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in types]
+                return name, found[count - 1], ["text" if is_text(kind) else f"of type {kind}" for kind in types]
+    raise AssertionError("tables whose columns fit can be joined")
 
 
 def _decoded(table: pa.Table, wanted: Wanted, raw: RawTable) -> pa.Table:
