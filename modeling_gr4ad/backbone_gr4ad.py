@@ -23,10 +23,12 @@ from transformers.utils.output_capturing import capture_outputs
 from .beam_cache_gr4ad import BeamCache
 from .configuration_gr4ad import HISTORY_INPUTS, GR4ADConfig, HistoryKwargs
 from .context_gr4ad import GR4ADContextProcessor
+from .history_sids_gr4ad import GR4ADHistorySIDs
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .layers_gr4ad import GR4ADContext, GR4ADCrossAttention, GR4ADDecoderLayer, GR4ADDropout, GR4ADRMSNorm
 from .new_items_gr4ad import GR4ADNewItems
+from .prefix_vectors_gr4ad import UNUSED, GR4ADPrefixVectors
 
 
 def names_history_inputs(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,6 +106,16 @@ class GR4ADPreTrainedModel(PreTrainedModel):
                 init.constant_(module.copy_bias, COPY_BIAS)
             if module.repeats:
                 init.zeros_(module.repeat_bias)
+        if isinstance(module, GR4ADPrefixVectors):
+            init.constant_(module.keys, UNUSED)
+            init.zeros_(module.vectors)
+            init.zeros_(module.bias)
+            init.eye_(module.query)
+        if isinstance(module, GR4ADHistorySIDs):
+            if module.copies:
+                init.constant_(module.copy_bias, COPY_BIAS)
+            if module.repeats:
+                init.zeros_(module.repeat_bias)
         if isinstance(module, GR4ADItemNeighbours):
             init.zeros_(module.items)
             init.zeros_(module.similarity)
@@ -162,9 +174,11 @@ class GR4ADModel(GR4ADPreTrainedModel):
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
         batch, length = input_ids.shape[0], input_ids.shape[1] // levels
+        sids = input_ids.view(batch, length, levels)
         return self.context_processor(
             self.embed_tokens(input_ids).view(batch, length, levels, -1),
             attention_mask.view(batch, length, levels)[..., 0].bool(),
+            sids=sids - torch.tensor(self.config.level_offsets, device=sids.device),
             per_prefix=per_prefix,
             **history,
         )
@@ -253,6 +267,8 @@ class GR4ADHeads:
     device: torch.device
     generation_config: GenerationConfig
     sid_heads: nn.ModuleList
+    prefix_vectors: GR4ADPrefixVectors | None
+    history_sids: GR4ADHistorySIDs | None
     value_head: nn.Linear | None
     item_head: GR4ADItemHead | None
     item_neighbours: GR4ADItemNeighbours | None

@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .backbone_gr4ad import GR4ADHeads
 from .beam_cache_gr4ad import BeamCache
-from .beam_selection_gr4ad import beam_rows, next_beams
+from .beam_selection_gr4ad import beam_rows, next_beams, open_children
 from .configuration_gr4ad import HISTORY_INPUTS, HistoryInputs
+from .history_sids_gr4ad import HistorySIDs
 from .layers_gr4ad import GR4ADContext
+from .sid_path_gr4ad import GR4ADSIDPathMixin, Rows
 from .trie_gr4ad import SIDTrie
 from .trie_restriction_gr4ad import TrieRestriction
 
@@ -44,31 +45,60 @@ class KnownRows:
 
     def __init__(self, trie: SIDTrie, leaves: torch.Tensor, dtype: torch.dtype):
         self.leaves = leaves
-        self.codes = trie.sids(leaves.clamp(min=0))  # where there is no leaf, those of any: their scores are not used
+        self.nodes = trie.ancestors(leaves.clamp(min=0))  # where there is no leaf, of any: its score is not used
+        self.codes = trie.sids(leaves.clamp(min=0))
         self.scores = torch.zeros(leaves.shape, dtype=dtype, device=leaves.device)
         self.places = torch.arange(leaves.shape[1], device=leaves.device).expand_as(leaves)
 
-    def append(
-        self, level: int, rows: torch.Tensor, codes: torch.Tensor, log_probs: torch.Tensor, beams: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Parent rows and codes of the next level's beams, both (B, W), with those of the known rows behind them; the
-        known rows are the last of log_probs (float, (B, beams + E, V_t)), or share its first row at level 0."""
-        own = log_probs[:, beams:] if level else log_probs.expand(-1, self.leaves.shape[1], -1)
-        step = self.codes[..., level]
-        self.scores = self.scores + own.gather(2, step.unsqueeze(2)).squeeze(2)
-        parents = self.places + beams if level else torch.zeros_like(self.places)
-        return torch.cat([rows, parents], dim=1), torch.cat([codes, step], dim=1)
+    def step(self, level: int, steps: torch.Tensor, first: torch.Tensor) -> None:
+        """Takes in a level: the log-probabilities (float, (B, E or 1, M)) of the children of their nodes, of which
+        `first` (int64, (B, E or 1, 1)) are the first."""
+        places = self.nodes[..., level : level + 1] - first
+        own = steps.expand(-1, places.shape[1], -1)
+        self.scores = self.scores + own.gather(2, places).squeeze(2)
 
-    def appended_to(self, scores: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, level: int, rows: torch.Tensor, codes: torch.Tensor, nodes: torch.Tensor, beams: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Parent rows, codes and nodes of the next level's beams, all (B, W), with those of the known rows behind
+        them; at level 0 all rows have the first for their parent."""
+        parents = self.places + beams if level else torch.zeros_like(self.places)
+        own = (parents, self.codes[..., level], self.nodes[..., level])
+        rows, codes, nodes = (torch.cat(pair, dim=1) for pair in zip((rows, codes, nodes), own, strict=True))
+        return rows, codes, nodes
+
+    def appended_to(
+        self, scores: torch.Tensor, nodes: torch.Tensor, history: HistorySIDs | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and leaves of the beams, both (B, W), and behind them those of the known rows; -inf for what is no
         leaf or stands among the beams."""
+        own = self.scores
+        if history is not None and history.log_weights is not None:
+            own = torch.logaddexp(own, history.log_copied(self.nodes.shape[2] - 1, self.leaves).to(own.dtype))
         found = nodes.masked_fill(~(scores > -torch.inf), -1)
         there = (self.leaves.unsqueeze(2) == found.unsqueeze(1)).any(-1)
-        own = self.scores.masked_fill((self.leaves < 0) | there, -torch.inf)
+        own = own.masked_fill((self.leaves < 0) | there, -torch.inf)
         return torch.cat([scores, own], dim=1), torch.cat([nodes, self.leaves], dim=1)
 
 
-class GR4ADBeamSearchMixin(GR4ADHeads):
+def with_copies(
+    scores: torch.Tensor, first: torch.Tensor, nodes: torch.Tensor, level: int, history: HistorySIDs
+) -> torch.Tensor:
+    """Scores (float, (B, W, M)) of the children of nodes (int64, (B, W)) of a level, with what is copied from the
+    history; `first` (int64, (B, W, 1)) are the first children. Few children are copied to: no others are touched."""
+    batch, beams, most = scores.shape
+    # A dead row stands at a node that is not its own: nothing is copied there.
+    nodes = nodes.masked_fill(~(scores > -torch.inf).any(-1), -1)
+    places = history.places(level, nodes, first, most)  # (B, W, S)
+    flat = F.pad(scores, (0, 1)).flatten(1)
+    at = (places + (most + 1) * torch.arange(beams, device=places.device).unsqueeze(1)).flatten(1)
+    copied = history.log_copied(level, history.nodes[..., level]).to(scores.dtype)  # (B, S): equal where nodes are
+    copied = copied.unsqueeze(1).expand(places.shape).flatten(1)
+    flat = flat.scatter(1, at, torch.logaddexp(flat.gather(1, at), copied))
+    return flat.view(batch, beams, most + 1)[..., :most]
+
+
+class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
     """Beam search of [`GR4ADForRecommendation`]."""
 
     @torch.no_grad()
@@ -115,11 +145,14 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
                 f"`value_weight` = {value_weight} needs a value head: train with `num_value_buckets` > 0."
             )
         context = self.read_histories(input_ids, attention_mask, history)
+        trunk = self.model.trunk(context)
         return self.decode_levels(
             context,
-            self.model.trunk(context),
+            trunk,
             trie,
             widths,
+            rows=self.prefix_rows(trie),
+            history=self.read_history_sids(context, trunk, trie),
             limits=limits,
             closed=None if restriction is None else restriction.closed,
             bucket_means=self.bucket_means() if return_values or value_weight else None,
@@ -146,6 +179,8 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
         trie: SIDTrie,
         widths: tuple[int, ...],
         *,
+        rows: Rows | None = None,
+        history: HistorySIDs | None = None,
         limits: torch.Tensor | None = None,
         leaves: torch.Tensor | None = None,
         closed: Sequence[torch.Tensor] | None = None,
@@ -156,7 +191,9 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
         synchronisation, no data-dependent branch, so that it can be compiled or captured in a CUDA graph.
 
         Args:
-            widths: W_t, the rows that are computed. limits (int64, (B, T)): How many of them each request may use.
+            widths: W_t, the rows that are computed.
+            rows, history: Of this trie, from `prefix_rows` and `read_history_sids`.
+            limits (int64, (B, T)): How many of them each request may use.
             leaves (int64, (B, E)): Of the trie, distinct, -1 = none: SIDs that are scored whether or not a beam finds
                 them. They are rows beside the beams whose next code is known, and stand behind them in the result;
                 one that a beam has found is marked as missing.
@@ -169,27 +206,38 @@ class GR4ADBeamSearchMixin(GR4ADHeads):
         dtype = torch.promote_types(trunk.dtype, torch.float32)
         cache = BeamCache()
         nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
-        scores = torch.zeros((batch, 1), dtype=dtype, device=device)
+        alone = torch.zeros((batch, 1), dtype=dtype, device=device)  # log-probabilities before anything is copied
+        scores = alone
         tokens = torch.full((batch, 1), config.bos_token_id, dtype=torch.int64, device=device)
         known = KnownRows(trie, leaves, dtype) if leaves is not None else None
+        copied = history if history is not None and history.log_weights is not None else None
         path: list[torch.Tensor] = []  # tokens (B, W + E) of each level so far, in the order of the rows of the last
         used = []
         for level, width in enumerate(widths):
             state = self.model.autoregress(trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache)
-            log_probs = F.log_softmax(self.sid_heads[level](state[:, :, 0]).to(dtype), dim=-1)  # (B, W + E, V_t)
-            parents, beams = log_probs.shape[1], scores.shape[1]
-            limit = None if limits is None else limits[:, level]
-            shut = None if closed is None else closed[level]
-            own = log_probs[:, :beams]
-            scores, rows, codes, nodes = next_beams(trie, level, nodes, scores, own, width, limit, shut)
+            steps, codes, first = self.child_log_probs(level, state[:, :, 0], nodes, trie, rows, history)
+            beams = scores.shape[1]  # behind them stand the known rows
             if known is not None:
-                rows, codes = known.append(level, rows, codes, log_probs, beams)
-            tokens = codes + config.level_offsets[level]
-            path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
-            cache.descend(rows, parents)
+                known.step(level, steps[:, beams if level else 0 :], first[:, beams if level else 0 :])
+            own, own_first = alone.unsqueeze(-1) + steps[:, :beams], first[:, :beams]
+            total = own if copied is None else with_copies(own, own_first, nodes[:, :beams], level, copied)
+            total = open_children(total, own_first, None if closed is None else closed[level])
+            limit = None if limits is None else limits[:, level]
+            scores, parents, codes, nodes, places = next_beams((codes[:, :beams], own_first), total, width, limit)
+            alone = scores
+            if copied is not None:
+                alone = own.flatten(1).gather(1, places).masked_fill(~(scores > -torch.inf), -torch.inf)
             used.append(scores.shape[1])
+            if known is not None:
+                parents, codes, nodes = known.append(level, parents, codes, nodes, beams)
+            tokens = codes + config.level_offsets[level]
+            path = [tokens_before.gather(1, parents) for tokens_before in path] + [tokens]
+            cache.descend(parents, steps.shape[1])
+        nodes = nodes[:, : used[-1]]
         if known is not None:
-            scores, nodes = known.appended_to(scores, nodes)
+            scores, nodes = known.appended_to(scores, nodes, copied)
+        if copied is not None:
+            scores = scores - copied.log_total.to(dtype).unsqueeze(1)
 
         sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf
         values = torch.zeros_like(scores)

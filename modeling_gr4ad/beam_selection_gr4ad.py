@@ -10,8 +10,6 @@ from typing import cast
 
 import torch
 
-from .trie_gr4ad import SIDTrie
-
 
 def best_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best `width` of all children, in two steps: each row's best `width` first, side by side, then the best of
@@ -33,35 +31,42 @@ def best_children(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch
 
 
 def next_beams(
-    trie: SIDTrie,
-    level: int,
-    nodes: torch.Tensor,
+    children: tuple[torch.Tensor, torch.Tensor],
     scores: torch.Tensor,
-    log_probs: torch.Tensor,
     width: int,
     limits: torch.Tensor | None = None,
-    closed: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best `width` children in the trie of the rows of a level.
 
     Args:
-        nodes (int64, (B, W)), scores (float, (B, W)): The rows: their nodes of `level`, and log-probabilities so far.
-        log_probs (float, (B, W, V_t)): Of all codes of the level after each row.
+        children: Their codes (int64, (B, W, M)), and the first child of each row (int64, (B, W, 1)), as
+            `SIDTrie.children` gives them.
+        scores (float, (B, W, M)): Of the children, -inf where there is none that the request may enter.
         limits (int64, (B,), *optional*): How many of the `width` rows each request may use.
-        closed (bool, (B, len(trie.codes[level])), *optional*): Nodes that each request may not enter.
 
     Returns:
-        Scores, parent rows, codes and nodes of the next level, each (B, k), best first. A dead row, which holds no
-        SID, scores -inf and goes on from the first node, which exists: what it computes is not used.
+        Scores, parent rows, codes, nodes of the next level, and places among the W * M children, each (B, k), best
+        first. A dead row, which holds no SID, scores -inf and goes on from the first node, which exists: what it
+        computes is not used.
     """
-    steps, codes, first = trie.restrict(level, nodes, log_probs, closed)  # (B, W, M)
-    scores, rows, children = best_children(scores.unsqueeze(-1) + steps, width)
+    codes, first = children
+    scores, rows, chosen = best_children(scores, width)
     dead = ~(scores > -torch.inf)  # a NaN too: after an overflow in half precision no child is known to exist
     if limits is not None:
         dead = dead | (torch.arange(scores.shape[1], device=scores.device) >= limits.unsqueeze(1))
-    codes = codes.flatten(1).gather(1, rows * codes.shape[-1] + children)
-    nodes = (first.squeeze(-1).gather(1, rows) + children).masked_fill(dead, 0)
-    return scores.masked_fill(dead, -torch.inf), rows, codes, nodes
+    places = rows * codes.shape[-1] + chosen
+    codes = codes.flatten(1).gather(1, places)
+    nodes = (first.squeeze(-1).gather(1, rows) + chosen).masked_fill(dead, 0)
+    return scores.masked_fill(dead, -torch.inf), rows, codes, nodes, places
+
+
+def open_children(scores: torch.Tensor, first: torch.Tensor, closed: torch.Tensor | None) -> torch.Tensor:
+    """scores (float, (B, W, M)) with -inf for the children that are `closed` (bool, (B, nodes of their level and M
+    more)) to a request; `first` (int64, (B, W, 1)) are the first children."""
+    if closed is None:
+        return scores
+    places = (first + torch.arange(scores.shape[2], device=first.device)).flatten(1)
+    return scores.masked_fill(closed.gather(1, places).view_as(scores), -torch.inf)
 
 
 def width_table(beam_widths: Sequence[int] | Sequence[Sequence[int]], batch: int, levels: int) -> list[list[int]]:
@@ -98,4 +103,4 @@ def beam_rows(
     return widths, torch.tensor(lines, device=device) if mixed else None
 
 
-__all__ = ["beam_rows", "best_children", "next_beams", "width_table"]
+__all__ = ["beam_rows", "best_children", "next_beams", "open_children", "width_table"]

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+SID_NORMALIZATIONS = ("trie", "codebook")
 NUM_SPECIAL_TOKENS = 4  # <pad>, <bos>, <eos>, <unk>: the ids in front of the first codebook
 
 
@@ -93,6 +94,14 @@ class GR4ADConfig(PreTrainedConfig):
         fuse_prefix (`bool`): Injects the sum of all previous tokens of the SID, not the last one alone: s_{t-1} of eq.
             9 becomes s_1 + ... + s_{t-1}. The upper layers, of which LazyAR leaves few, need not learn to fetch the
             earlier tokens by attention.
+        sid_normalization (`str`): What the probabilities of a level's codes sum to one over: `"trie"`, the codes that
+            some SID of the catalog continues with, or `"codebook"`, all codes, as models before 0.3.0 were trained.
+            With `"trie"` the log-probabilities of all SIDs of a catalog sum to one, and whatever asks for one needs
+            the catalog's [`SIDTrie`].
+        num_prefix_vectors (`int`): Prefixes of SIDs that have a vector of their own, see [`GR4ADPrefixVectors`]; 0
+            builds none. prefix_size (`int`): Width of these vectors; 0 = `hidden_size`.
+        sid_copy, sid_repeat (`bool`): Let p(SID) copy SIDs of the history, and learn how much rarer a repeat is, see
+            [`GR4ADHistorySIDs`].
         item_head (`bool`): Adds a softmax over items on the level-1 trunk state, tied to the item embeddings.
         item_head_copy (`bool`): Lets the item head copy items of the history, for logs in which users come back to the
             same ads or products.
@@ -145,6 +154,11 @@ class GR4ADConfig(PreTrainedConfig):
     user_feature_sizes: list[int] = field(default_factory=list)
     query_from_context: bool = True
     fuse_prefix: bool = False
+    sid_normalization: str = "codebook"
+    num_prefix_vectors: int = 0
+    prefix_size: int = 0
+    sid_copy: bool = False
+    sid_repeat: bool = False
     item_head: bool = False
     item_head_copy: bool = False
     item_head_repeat: bool = False
@@ -227,13 +241,14 @@ class GR4ADConfig(PreTrainedConfig):
     @classmethod
     def from_tokenizer(cls, tokenizer: "SIDTokenizer", **kwargs: Any) -> "GR4ADConfig":
         """The configuration of a model for a [`UASIDTokenizer`]: codebooks, value buckets, events, time buckets,
-        cross-domain rows and user features are the tokenizer's, all else is `kwargs`.
+        cross-domain rows and user features are the tokenizer's, p(SID) is one over its catalog, all else is
+        `kwargs`.
 
         ```python
         >>> config = GR4ADConfig.from_tokenizer(tokenizer, hidden_size=256, num_items=len(tokenizer.index) + 1)
         ```
         """
-        return cls(**{**tokenizer_fields(tokenizer), **kwargs})
+        return cls(**{"sid_normalization": "trie", **tokenizer_fields(tokenizer), **kwargs})
 
     def check_tokenizer(self, tokenizer: "SIDTokenizer") -> None:
         """Raises ValueError, naming field, values and remedy, unless this model's token ids and features are those of
@@ -259,7 +274,8 @@ class GR4ADConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
         for name in ("num_value_buckets", "num_items", "num_context_layers", "num_events", "num_time_buckets",
-                     "num_cross_domain_items", "num_item_neighbours", "num_new_items", "content_size"):  # fmt: skip
+                     "num_cross_domain_items", "num_item_neighbours", "num_new_items", "content_size",
+                     "num_prefix_vectors", "prefix_size"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 (left out) or more. Received: {getattr(self, name)}.")
         for name in ("dropout", "attention_dropout", "label_smoothing"):
@@ -300,6 +316,21 @@ class GR4ADConfig(PreTrainedConfig):
                 "`num_new_items` counts rows of the item table of an item head, of known `content_size`. Received: "
                 f"{self.num_new_items} of num_items = {self.num_items}, item_head = {self.item_head}, content_size = "
                 f"{self.content_size}. Leave it 0: `extend_item_tables` sets it."
+            )
+        if self.sid_normalization not in SID_NORMALIZATIONS:
+            raise ValueError(
+                f"`sid_normalization` must be one of {', '.join(SID_NORMALIZATIONS)}. Received: "
+                f"{self.sid_normalization!r}."
+            )
+        for name in ("num_prefix_vectors", "sid_copy", "sid_repeat"):
+            if getattr(self, name) and self.sid_normalization != "trie":
+                raise ValueError(
+                    f"`{name}` is part of the probability over the catalog's SIDs. Received: {getattr(self, name)} "
+                    f"with `sid_normalization` = {self.sid_normalization!r}. Set that to 'trie'."
+                )
+        if self.prefix_size > self.hidden_size:
+            raise ValueError(
+                f"`prefix_size` must be at most `hidden_size` = {self.hidden_size}. Received: {self.prefix_size}."
             )
         if not 0 < self.neighbour_decay <= 1:
             raise ValueError(f"`neighbour_decay` must be in (0, 1]. Received: {self.neighbour_decay}.")

@@ -72,11 +72,12 @@ class GR4ADContextProcessor(nn.Module):
         token_embeds: torch.Tensor,
         item_mask: torch.Tensor,
         *,
+        sids: torch.Tensor,
         per_prefix: bool = False,
         **history: Unpack[HistoryKwargs],
     ) -> GR4ADContext:
-        """token_embeds (B, S, T, d), item_mask (B, S) bool, the features as in [`HistoryInputs`] ->
-        [`GR4ADContext`]."""
+        """token_embeds (B, S, T, d), item_mask (B, S) bool, sids (B, S, T) int64 as codes, the features as in
+        [`HistoryInputs`] -> [`GR4ADContext`]."""
         given: dict[str, Any] = dict(history)
         item_ids: torch.Tensor = given.pop("item_ids", None)
         item_feature_ids = {name: given.pop(f"{name}_ids", None) for name in self.config.item_feature_sizes}
@@ -126,6 +127,7 @@ class GR4ADContextProcessor(nn.Module):
             query=query,
             states=states,
             item_ids=item_ids,
+            sids=sids,
             visible=items_visible,
         )
 

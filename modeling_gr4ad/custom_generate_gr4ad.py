@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
-from .beam_selection_gr4ad import next_beams, width_table
+from .beam_selection_gr4ad import next_beams, open_children, width_table
 from .trie_gr4ad import SIDTrie
 from .trie_restriction_gr4ad import TrieRestriction
 
@@ -49,7 +49,8 @@ def generate(
 
     Returns:
         Of a GR4AD model, what its `generate` returns. Else (B * num_return_sequences, C + T): prompt and SID, best
-        first; padding where fewer SIDs are valid. `sequences_scores`: log p(SID | prompt), not divided by its length.
+        first; padding where fewer SIDs are valid. `sequences_scores`: log p(SID | prompt), not divided by its length, with
+        each token's softmax over the tokens that a valid SID continues with.
 
     Raises:
         ValueError: If it is not said what is valid, an argument means nothing here, or the model's cache does not hold
@@ -127,9 +128,11 @@ def tree_search(
     scores = torch.zeros((batch, 1), dtype=dtype, device=device)
     path: list[torch.Tensor] = []
     for level, width in enumerate(widths):
-        log_probs = output.logits.to(dtype).log_softmax(-1)  # (B, W, V)
+        codes, first, valid = trie.children(level, nodes)
+        steps = output.logits.to(dtype).gather(-1, codes).masked_fill(~valid, -torch.inf).log_softmax(-1)  # (B, W, M)
         closed = None if restriction is None else restriction.closed[level]
-        scores, rows, tokens, nodes = next_beams(trie, level, nodes, scores, log_probs, width, closed=closed)
+        total = open_children(scores.unsqueeze(-1) + steps, first, closed)
+        scores, rows, tokens, nodes, _ = next_beams((codes, first), total, width)
         path = [tokens_before.gather(1, rows) for tokens_before in path] + [tokens]
         if level + 1 < len(widths):
             kept = scores.shape[1]

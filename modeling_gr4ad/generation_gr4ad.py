@@ -21,15 +21,18 @@ from .trie_restriction_gr4ad import TrieRestriction
 class GR4ADGenerationMixin(GR4ADItemRankingMixin, GenerationMixin):
     """Everything [`GR4ADForRecommendation`] produces from histories."""
 
-    def build_trie(self, tokenizer: SIDTokenizer) -> SIDTrie:
+    def build_trie(self, tokenizer: SIDTokenizer, *, removed: bool = False) -> SIDTrie:
         """The trie of the active items of a [`UASIDTokenizer`], on the model's device: built once for many requests.
         It does not follow later changes of the item table.
+
+        Args:
+            removed: With the items that were removed from the table, which a log may hold: for training.
 
         Raises:
             ValueError: If the tokenizer is not this model's, or has no active item.
         """
         self.config.check_tokenizer(tokenizer)
-        return SIDTrie.from_index(tokenizer.index, self.device)
+        return SIDTrie.from_index(tokenizer.index, self.device, removed=removed)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

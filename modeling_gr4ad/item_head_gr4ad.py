@@ -38,14 +38,12 @@ class GR4ADItemHead(nn.Module):
         self.repeats = config.item_head_repeat
         if self.repeats:
             self.repeat_bias = nn.Parameter(torch.zeros(1))
-        self.scale = config.hidden_size**-0.5
 
     def copy_weights(self, trunk: torch.Tensor, context: GR4ADContext) -> torch.Tensor:
         """log w_j, float (B, Q, S), of history item j from trunk states (B, Q, P, d); the lowest number where it is
         padding or later than the query."""
-        user = self.norm(trunk[..., 0, :])
-        scores = torch.matmul(self.copy_query(user), context.states.transpose(1, 2)).float() * self.scale
-        return (scores + self.copy_bias.float()).masked_fill(~context.visible, torch.finfo(scores.dtype).min)
+        query = self.copy_query(self.norm(trunk[..., 0, :]))
+        return history_log_weights(query, context.states, self.copy_bias, context.visible)
 
     def seen_items(self, context: GR4ADContext) -> torch.Tensor:
         """The distinct items that each query has seen, int64 (B, Q, S); 0 on padding, later items and repeats."""
@@ -94,6 +92,16 @@ class GR4ADItemHead(nn.Module):
         return F.pad(log_probs[:, 1:], (1, 0), value=torch.finfo(log_probs.dtype).min)
 
 
+def history_log_weights(
+    query: torch.Tensor, states: torch.Tensor, bias: torch.Tensor, visible: torch.Tensor
+) -> torch.Tensor:
+    """log of how much of each history item is copied, float (B, Q, S), from queries (B, Q, d) and history states (B, S,
+    d); the lowest number where an item is not `visible` (bool, (B, Q, S))."""
+    scores = torch.matmul(query, states.transpose(1, 2))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * query.shape[-1] ** -0.5
+    return (scores + bias.to(scores.dtype)).masked_fill(~visible, torch.finfo(scores.dtype).min)
+
+
 def first_places(item_ids: torch.Tensor) -> torch.Tensor:
     """Bool (B, S), True where no earlier place of its line holds the same, of item_ids (int64, (B, S)): an item counts
     once however often it stands in a history. Leaves of a trie do as well."""
@@ -101,4 +109,4 @@ def first_places(item_ids: torch.Tensor) -> torch.Tensor:
     return ~(same & same.new_ones(same.shape[1:]).tril(-1)).any(-1)
 
 
-__all__ = ["COPY_BIAS", "GR4ADItemHead", "first_places"]
+__all__ = ["COPY_BIAS", "GR4ADItemHead", "first_places", "history_log_weights"]

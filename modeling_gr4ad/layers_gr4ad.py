@@ -26,8 +26,9 @@ class GR4ADContext(ModelOutput):
     """What the decoder reads of a request.
 
     key_states, value_states (L_kv tensors of (B, G, C, D)); mask (bool, (B, 1, 1 or S, C)): True where visible; query
-    (B, 1 or S, d): the last context vector of each query. For the item head, the history itself: states (B, S, d),
-    item_ids (B, S; None without an item table), visible (bool, (B, 1 or S, S)).
+    (B, 1 or S, d): the last context vector of each query. For what is copied, the history itself: states (B, S, d),
+    item_ids (B, S; None without an item table), sids (int64, (B, S, T): codes, negative in padding), visible (bool, (B,
+    1 or S, S)).
     """
 
     key_states: tuple[torch.Tensor, ...] = None
@@ -36,6 +37,7 @@ class GR4ADContext(ModelOutput):
     query: torch.Tensor = None
     states: torch.Tensor = None
     item_ids: torch.Tensor = None
+    sids: torch.Tensor = None
     visible: torch.Tensor = None
 
 

@@ -17,11 +17,14 @@ from transformers.utils.generic import can_return_tuple
 from .backbone_gr4ad import GR4ADFusion, GR4ADModel, GR4ADModelOutput, GR4ADPreTrainedModel, names_history_inputs
 from .configuration_gr4ad import GR4ADConfig, HistoryKwargs
 from .generation_gr4ad import GR4ADGenerationMixin
+from .history_sids_gr4ad import GR4ADHistorySIDs
 from .item_head_gr4ad import GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .layers_gr4ad import GR4ADContext
 from .new_items_gr4ad import GR4ADNewItems
+from .prefix_vectors_gr4ad import GR4ADPrefixVectors
 from .resizing_gr4ad import GR4ADResizingMixin
+from .trie_gr4ad import SIDTrie
 from .vsl_loss_gr4ad import VSLLossWeights, vsl_loss
 
 
@@ -30,8 +33,9 @@ class GR4ADRecommendationOutput(ModelOutput):
     """Output of [`GR4ADForRecommendation`].
 
     loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`.
-    logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order.
-    value_logits (N, buckets). candidate_logps (B, n): sum over levels of the candidates' token log-probabilities.
+    logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order; -inf for
+    codes that no SID continues with. Without labels, of the first position, and none with `sid_normalization` "trie".
+    value_logits (N, buckets). candidate_logps (B, n): log p(SID) of the candidates.
     candidate_item_logps (B, n): log p of the candidates by the item head.
     target_losses (N,): what each target adds to the loss, before the division by their number.
     """
@@ -64,6 +68,8 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         self.sid_heads = nn.ModuleList(
             nn.Linear(config.hidden_size, size, bias=False) for size in config.codebook_sizes
         )
+        self.prefix_vectors = GR4ADPrefixVectors(config) if config.num_prefix_vectors else None
+        self.history_sids = GR4ADHistorySIDs(config) if config.sid_copy or config.sid_repeat else None
         self.value_head = (
             nn.Linear(config.hidden_size, config.num_value_buckets, bias=False) if config.num_value_buckets else None
         )
@@ -92,6 +98,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         candidate_items: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         loss_weights: VSLLossWeights | None = None,
+        trie: SIDTrie | None = None,
         **kwargs: Unpack[HistoryKwargs],
     ) -> GR4ADRecommendationOutput:
         """
@@ -110,6 +117,11 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             num_items_in_batch (`int`): Label tokens of the whole accumulated batch, as Trainer counts them; default:
                 the ones given here. Makes 1x8 and 8x1 accumulation one trajectory.
             loss_weights ([`VSLLossWeights`]): Weights of the parts of the loss; default the configuration's.
+            trie ([`SIDTrie`]): The catalog that p(SID) is defined over, see [`GR4ADSIDPathMixin`]: needed for labels
+                and candidates with `sid_normalization` "trie". Candidates that it does not hold have log p = -inf.
+
+        Raises:
+            ValueError: If that is missing, or a label is an SID that it does not hold.
         """
         per_prefix = labels is not None and labels.ndim == 3
         if labels is not None and per_prefix and candidate_ids is not None:
@@ -133,10 +145,14 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             token_free_pass=wants_mtp,
             **kwargs,
         )
-        states, candidate_logps = outputs.last_hidden_state, None
+        states, context, trunk = outputs.last_hidden_state, outputs.context, outputs.trunk_hidden_state
+        candidate_logps = None
         if candidate_ids is not None:
             first = 0 if labels is None else 1
-            candidate_logps = self.sid_log_probs(states[:, first:], candidate_ids)
+            history = None
+            if self.history_sids is not None:
+                history = self.read_history_sids(context, trunk, self.known_trie(trie))
+            candidate_logps = self.prefix_log_probs(states[:, first:], candidate_ids, trie, history)[..., -1]
             states = states[:, :first]
         result = GR4ADRecommendationOutput(
             candidate_logps=candidate_logps,
@@ -144,54 +160,54 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        if candidate_ids is not None and labels is None:
-            return result
-        chosen = (
-            torch.ones(states.shape[:2], dtype=torch.bool, device=input_ids.device)
-            if labels is None
-            else labels[..., 0] >= 0
-        )
-        states = states[chosen]
-        logits, value_logits = self.sid_logits(states), self.value_logits(states)
-        result = GR4ADRecommendationOutput(logits=logits, value_logits=value_logits, **result)
-        if labels is not None:
-            targets = labels[chosen]
-            item_losses = None
-            if self.item_head is not None and item_labels is not None and loss_weights.item:
-                item_losses = self.item_head.negative_log_likelihood(
-                    outputs.trunk_hidden_state, self.item_table, outputs.context, item_labels, chosen
+        if labels is None:
+            if candidate_ids is None:
+                states = states.flatten(0, 1)
+                in_codebooks = self.config.sid_normalization == "codebook"
+                result = GR4ADRecommendationOutput(
+                    logits=self.target_logits(states, None, None) if in_codebooks else None,
+                    value_logits=self.value_logits(states),
+                    **result,
                 )
-            free = outputs.token_free_hidden_state[chosen] if wants_mtp else None
-            loss, losses, target_losses = vsl_loss(
-                loss_weights if self.training else replace(loss_weights, label_smoothing=0.0),
-                (logits, value_logits),
-                None if free is None else (self.sid_logits(free), self.value_logits(free)),
-                targets - torch.tensor(self.config.level_offsets, device=targets.device),
-                None if value_labels is None else value_labels[chosen],
-                item_losses=item_losses,
-                weight=None if sample_weight is None else sample_weight[chosen],
-                num_targets=(
-                    len(targets) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels
-                ),
-            )
-            result = GR4ADRecommendationOutput(loss=loss, losses=losses, **result, target_losses=target_losses)
-        return result
-
-    def sid_logits(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """T tensors (N, V_t) from the decoder states (N, P, d) of N targets."""
-        return tuple(head(states[:, level]) for level, head in enumerate(self.sid_heads))
+            return result
+        chosen = labels[..., 0] >= 0
+        codes = labels[chosen] - torch.tensor(self.config.level_offsets, device=labels.device)
+        paths = history = None
+        if self.config.sid_normalization == "trie":
+            paths = self.known_trie(trie).paths(codes)
+            check_labels(codes, paths)
+            if self.history_sids is not None:
+                history = self.read_history_sids(context, trunk, self.known_trie(trie), chosen)
+        states = states[chosen]
+        logits, value_logits = self.target_logits(states, paths, trie, history), self.value_logits(states)
+        free = None
+        if wants_mtp:
+            free_states = outputs.token_free_hidden_state[chosen]
+            free = self.target_logits(free_states, paths, trie, history), self.value_logits(free_states)
+        item_losses = None
+        if self.item_head is not None and item_labels is not None and loss_weights.item:
+            item_losses = self.item_head.negative_log_likelihood(trunk, self.item_table, context, item_labels, chosen)
+        copied = None
+        if history is not None and history.log_weights is not None and paths is not None:
+            copied = history.log_copied(len(logits) - 1, paths[:, -1:])[:, 0], history.log_total
+        loss, losses, target_losses = vsl_loss(
+            loss_weights if self.training else replace(loss_weights, label_smoothing=0.0),
+            (logits, value_logits),
+            free,
+            codes,
+            None if value_labels is None else value_labels[chosen],
+            copied=copied,
+            item_losses=item_losses,
+            weight=None if sample_weight is None else sample_weight[chosen],
+            num_targets=len(codes) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels,
+        )
+        return GR4ADRecommendationOutput(
+            loss=loss, losses=losses, logits=logits, value_logits=value_logits, **result, target_losses=target_losses
+        )
 
     def value_logits(self, states: torch.Tensor) -> torch.Tensor | None:
         """(N, buckets) from the decoder states (N, P, d) of N targets; None without a value head."""
         return None if self.value_head is None else self.value_head(states[:, -1])
-
-    def sid_log_probs(self, states: torch.Tensor, sids: torch.Tensor) -> torch.Tensor:
-        """log p(SID | context), (B, R), of SID tokens (B, R, T) from their teacher-forced states (B, R, P, d)."""
-        total = states.new_zeros(sids.shape[:-1], dtype=torch.promote_types(states.dtype, torch.float32))
-        for level, (head, offset) in enumerate(zip(self.sid_heads, self.config.level_offsets, strict=True)):
-            log_probs = F.log_softmax(head(states[:, :, level]).to(total.dtype), dim=-1)
-            total = total + log_probs.gather(-1, (sids[..., level] - offset).unsqueeze(-1)).squeeze(-1)
-        return total
 
     def item_log_probs(self, outputs: GR4ADModelOutput, items: torch.Tensor | None) -> torch.Tensor | None:
         """log p(item | context) of items (int64, (B, n), rows + 1), by the item head; None without items."""
@@ -201,6 +217,17 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             raise ValueError("`candidate_items` needs an item head: train with `item_head` = True.")
         log_probs = self.item_head.log_probs(outputs.trunk_hidden_state, self.item_table, outputs.context)
         return log_probs.gather(1, items)
+
+
+def check_labels(codes: torch.Tensor, paths: torch.Tensor) -> None:
+    """Raises ValueError if an SID (codes, int64, (N, T)) is not in the trie that gave its path (int64, (N, T))."""
+    unknown = (paths[:, -1] < 0).nonzero()[:, 0]
+    if len(unknown):
+        raise ValueError(
+            f"`labels` hold the SID with codes {codes[unknown[0]].tolist()}, which `trie` does not, so that it has no "
+            "probability. Train with `model.build_trie(tokenizer, removed=True)`, of the tokenizer that made the "
+            "labels."
+        )
 
 
 __all__ = [

@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """The valid semantic IDs of a catalog as compressed sparse rows: the constraint of the beam search."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ class SIDTrie:
         leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was
             built from; items that share an SID stand in the order of `priority`.
         item_leaves (`torch.Tensor`): The leaf of each entry of `leaf_items`.
+        prefix_rows: Kept for [`GR4ADPrefixVectors.rows`].
     """
 
     offsets: list[torch.Tensor]
@@ -36,6 +37,7 @@ class SIDTrie:
     leaf_offsets: torch.Tensor
     leaf_items: torch.Tensor
     max_items: int
+    prefix_rows: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.item_leaves = torch.arange(self.num_sids, device=self.leaf_offsets.device).repeat_interleave(
@@ -81,20 +83,25 @@ class SIDTrie:
         return cls(offsets, edges, max_children, code_limits, leaf_offsets, item_rows, int(leaf_offsets.diff().max()))
 
     @classmethod
-    def from_index(cls, index: Any, device: torch.device | str = "cpu") -> "SIDTrie":
+    def from_index(cls, index: Any, device: torch.device | str = "cpu", *, removed: bool = False) -> "SIDTrie":
         """The trie of the active items of a [`SIDIndex`], e.g. `tokenizer.index`; its leaves hold the index's rows,
         best rank first. It does not follow later changes of the index: build it again.
+
+        Args:
+            removed: Hold the items that were removed from the index too: what a log may contain, as training sees it.
 
         Raises:
             ValueError: If no item is active: a beam search would have nothing to find.
         """
-        rows = index.rows_by_sid()
+        rows = torch.from_numpy(index.rows_by_sid().copy())
+        if removed:
+            rows = torch.cat([rows, torch.from_numpy(~index.active).nonzero()[:, 0]])
         if not len(rows):
             raise ValueError(
                 f"The index of {len(index)} items has no active item, so nothing can be served. Add items to it "
                 "(`SIDIndex.add`; removed ones come back the same way), or keep at least one."
             )
-        return cls.from_codes(torch.from_numpy(index.codes[rows]), torch.from_numpy(rows.copy())).to(device)
+        return cls.from_codes(torch.from_numpy(index.codes)[rows], rows).to(device)
 
     @cached_property
     def row_leaves(self) -> torch.Tensor:
@@ -138,36 +145,61 @@ class SIDTrie:
         step = torch.arange(self.max_children[level], device=nodes.device)
         return self.codes[level][first + step], first, step < count
 
-    def restrict(
-        self, level: int, nodes: torch.Tensor, log_probs: torch.Tensor, closed: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities (float, (..., V_t)) of all codes of a level -> those of the children of `nodes` (int64,
-        (...)): (..., M), -inf where there is no child, or, for nodes (B, W), one that is `closed` (bool, (B,
-        len(codes))) to the request. Also returns `codes` and `first` as `children` does."""
-        codes, first, valid = self.children(level, nodes)
-        if closed is not None:
-            places = (first + torch.arange(self.max_children[level], device=nodes.device)).flatten(1)
-            valid = valid & ~closed.gather(1, places).view_as(valid)
-        return log_probs.gather(-1, codes).masked_fill(~valid, -torch.inf), codes, first
+    @cached_property
+    def parents(self) -> list[torch.Tensor]:
+        """T tensors int64: the node of level t above each node of level t + 1."""
+        return [
+            torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(
+                offsets.diff(), output_size=len(codes) - most
+            )
+            for offsets, codes, most in zip(self.offsets, self.codes, self.max_children, strict=True)
+        ]
+
+    @cached_property
+    def edges(self) -> list[torch.Tensor]:
+        """T tensors int64: parent * `code_limits[t]` + code of each node of level t + 1, in ascending order."""
+        return [
+            parents * limit + codes[: len(parents)]
+            for parents, limit, codes in zip(self.parents, self.code_limits, self.codes, strict=True)
+        ]
+
+    @cached_property
+    def sid_counts(self) -> list[torch.Tensor]:
+        """T tensors int64: how many SIDs lie below each node of level t + 1; 1 at the last."""
+        counts = [torch.ones(self.num_sids, dtype=torch.int64, device=self.leaf_offsets.device)]
+        for offsets in reversed(self.offsets[1:]):
+            sums = torch.nn.functional.pad(counts[0].cumsum(0), (1, 0))
+            counts.insert(0, sums[offsets[1:]] - sums[offsets[:-1]])
+        return counts
+
+    def paths(self, codes: torch.Tensor) -> torch.Tensor:
+        """Nodes (int64, (..., T)) of levels 1..T that SIDs (int64, (..., T), given as codes) lead through; -1 from the
+        first prefix on that the trie does not hold."""
+        node = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
+        path = []
+        for code, limit, edges in zip(codes.unbind(-1), self.code_limits, self.edges, strict=True):
+            edge = (node * limit + code).contiguous()
+            place = torch.searchsorted(edges, edge).clamp(max=len(edges) - 1)
+            found = (node >= 0) & (code >= 0) & (code < limit) & (edges[place] == edge)
+            node = place.masked_fill(~found, -1)
+            path.append(node)
+        return torch.stack(path, dim=-1)
 
     def find(self, codes: torch.Tensor) -> torch.Tensor:
         """Leaves (int64, (...)) of SIDs (int64, (..., T)) given as codes; -1 for an SID that is not in the trie."""
-        nodes = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
-        found = torch.ones_like(nodes, dtype=torch.bool)
-        for level in range(self.num_levels):
-            edges, first, valid = self.children(level, nodes)
-            match = valid & (edges == codes[..., level : level + 1])
-            found = found & match.any(-1)
-            nodes = first.squeeze(-1) + match.long().argmax(-1)
-        return nodes.masked_fill(~found, -1)
+        return self.paths(codes)[..., -1]
+
+    def ancestors(self, leaves: torch.Tensor) -> torch.Tensor:
+        """Nodes (int64, (..., T)) of levels 1..T that lead to leaves (int64, (...)), themselves included."""
+        path = [leaves.contiguous()]
+        for offsets in reversed(self.offsets[1:]):
+            path.insert(0, torch.searchsorted(offsets, path[0], right=True) - 1)
+        return torch.stack(path, dim=-1)
 
     def sids(self, leaves: torch.Tensor) -> torch.Tensor:
         """Codes (int64, (..., T)) of leaves (int64, (...)), which must be of this trie: the inverse of `find`."""
-        nodes, path = leaves.contiguous(), []
-        for offsets, codes in zip(reversed(self.offsets), reversed(self.codes), strict=True):
-            path.append(codes[nodes])
-            nodes = torch.searchsorted(offsets, nodes, right=True) - 1
-        return torch.stack(path[::-1], dim=-1)
+        nodes = self.ancestors(leaves).unbind(-1)
+        return torch.stack([codes[node] for codes, node in zip(self.codes, nodes, strict=True)], dim=-1)
 
     def items(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items of leaves (int64, (...)): item rows (..., M) with M = `max_items`, and whether the place holds an

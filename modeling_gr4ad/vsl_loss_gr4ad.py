@@ -39,6 +39,7 @@ def vsl_loss(
     codes: torch.Tensor,
     value_targets: torch.Tensor | None,
     *,
+    copied: tuple[torch.Tensor, torch.Tensor] | None = None,
     item_losses: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
     num_targets: torch.Tensor | float,
@@ -47,10 +48,12 @@ def vsl_loss(
 
     Args:
         weights: The lambdas and the label smoothing.
-        logits: T tensors (N, V_t), and the value token's (N, buckets) or None.
+        logits: T tensors (N, V_t), -inf for codes that no SID continues with, and the value token's (N, buckets) or None.
         token_free_logits: The same of the pass without injection (MTP), or None.
         codes (int64, (N, T)): Codes of the target SIDs, within their levels.
         value_targets (int64, (N,)): Value buckets, -100 = not known.
+        copied (float, (N,) each): Log of what is copied to each target, and log(1 + all that is copied), as
+            [`HistorySIDs`] has them; not of the token-free pass.
         item_losses (float, (N,)): The item head's -log p(item).
         weight (float, (N,)): w of eq. 15; default 1.
         num_targets: What the sum is divided by: N, or the targets of the whole accumulated batch.
@@ -60,21 +63,19 @@ def vsl_loss(
         each target's share of the loss before the division (float, (N,)).
     """
 
-    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-
-    def sid_and_value(logits: Logits) -> dict[str, torch.Tensor]:
+    def sid_and_value(
+        logits: Logits, copied: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
         levels, value_logits = logits
-        losses = [cross_entropy(level, codes[:, t], weights.label_smoothing) for t, level in enumerate(levels)]
-        parts = {"sid": torch.stack(losses).sum(0)}
+        parts = {"sid": sid_loss(levels, codes, copied, weights.label_smoothing)}
         if value_logits is not None and value_targets is not None:
-            parts["value"] = cross_entropy(value_logits, value_targets)
+            parts["value"] = F.cross_entropy(value_logits.float(), value_targets, reduction="none")
         return parts
 
     def next_token_loss(parts: dict[str, torch.Tensor]) -> torch.Tensor:
         return parts["sid"] + weights.value * parts.get("value", 0.0)
 
-    parts = sid_and_value(logits)
+    parts = sid_and_value(logits, copied)
     targets = next_token_loss(parts)
     if token_free_logits is not None:
         parts["mtp"] = next_token_loss(sid_and_value(token_free_logits))
@@ -87,6 +88,27 @@ def vsl_loss(
         parts = {name: part * weight for name, part in parts.items()}
     summed = {name: part.detach().sum() / num_targets for name, part in parts.items()}
     return targets.sum() / num_targets, summed, targets
+
+
+def sid_loss(
+    levels: Sequence[torch.Tensor],
+    codes: torch.Tensor,
+    copied: tuple[torch.Tensor, torch.Tensor] | None,
+    smoothing: float,
+) -> torch.Tensor:
+    """-log p(SID) of N targets, float (N,); of it, a share `smoothing` is the mean over what else each level could
+    have been. Arguments as of `vsl_loss`."""
+    loss, smooth = 0.0, 0.0
+    for level, logits in enumerate(levels):
+        loss = loss + F.cross_entropy(logits.float(), codes[:, level], reduction="none")
+        if smoothing:
+            log_probs = F.log_softmax(logits.float(), dim=-1)
+            legal = log_probs > -torch.inf
+            smooth = smooth - torch.where(legal, log_probs, 0.0).sum(-1) / legal.sum(-1)
+    if copied is not None:
+        log_copied, log_total = copied
+        loss = log_total - torch.logaddexp(-loss, log_copied)
+    return (1 - smoothing) * loss + smoothing * smooth if smoothing else loss
 
 
 __all__ = ["VSLLossWeights", "vsl_loss"]

@@ -53,7 +53,7 @@ def trainer(model, ads, folder, **changes) -> VSLTrainer:
 def test_the_item_head_starts_from_counts_and_repeats(tmp_path):
     ads = tokenizer(tmp_path)
     model = fresh_model(ads)
-    start_item_head(model, ads, LOG)
+    start_item_head(model, ads)
     counts = np.log1p(np.arange(12.0))
     np.testing.assert_allclose(model.item_head.bias[1:].detach(), counts - counts.mean(), rtol=1e-5)
     # 3 of 5 events after a first one repeat an item; one more of each, so that a log without repeats has a logarithm.
@@ -84,7 +84,7 @@ def test_a_plain_trainer_starts_a_fresh_model_bit_for_bit(tmp_path, with_vectors
     wanted, model = fresh_model(ads), fresh_model(ads)
     if with_vectors:
         start_item_embeddings(wanted, VECTORS, 0.08)
-    start_item_head(wanted, ads, LOG)
+    start_item_head(wanted, ads)
     args = VSLConfig(str(tmp_path), use_cpu=True, max_steps=2, item_embedding_std=0.08)
     VSLTrainer(model, args, LOG.to_iterable_dataset() if streaming else LOG, ads)
     state = model.state_dict()

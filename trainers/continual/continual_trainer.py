@@ -65,6 +65,7 @@ class ContinualTrainer:
         self.rspo_collator = RSPOCollator(
             tokenizer, self.max_items, self.max_cross_domain, with_items=config.item_weight > 0
         )
+        self.trie = model.build_trie(tokenizer, removed=True)
         self._set_moments({})
 
     def _moments(self) -> dict[str, torch.Tensor]:
@@ -129,7 +130,8 @@ class ContinualTrainer:
         """Mean over the new targets of all rows, which may differ in what they have."""
         batch = fresh_targets(self.vsl_collator(rows), rows)
         targets = sum(row["fresh"] for row in rows)
-        outputs = self.model(**self._moved(batch), num_items_in_batch=targets * self.tokenizer.num_levels)
+        count = targets * self.tokenizer.num_levels
+        outputs = self.model(**self._moved(batch), num_items_in_batch=count, trie=self.trie)
         parts = {f"vsl_{name}": float(part) for name, part in outputs.losses.items()}
         return outputs.loss, {"vsl": float(outputs.loss.detach()), **parts}
 
@@ -143,7 +145,7 @@ class ContinualTrainer:
         for group in filter(None, groups):
             share = len(group) / len(rows)
             batch = self._moved(self.rspo_collator(group))
-            part, metrics, _ = preference_objective(self.model, batch, self.config, reference)
+            part, metrics, _ = preference_objective(self.model, batch, self.config, reference, trie=self.trie)
             loss = loss + share * part
             for name, value in metrics.items():
                 sums[f"rl_{name}"] += share * float(value)
@@ -151,7 +153,7 @@ class ContinualTrainer:
 
     def reference_logps(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """log p of the candidates under the weights that were last published, (B, n)."""
-        return candidate_scores(self.reference(**batch), self.config.item_weight)
+        return candidate_scores(self.reference(**batch, trie=self.trie), self.config.item_weight)
 
     def _moved(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
@@ -160,6 +162,7 @@ class ContinualTrainer:
         """Takes an index that has grown or changed: the tokenizer's, and rows for its new ads in the item tables of
         model and reference. New rows start without momentum."""
         self.tokenizer.index = index
+        self.trie = self.model.build_trie(self.tokenizer, removed=True)
         moments = self._moments()
         extend_tables(self.reference, index)
         self.reference.requires_grad_(False)

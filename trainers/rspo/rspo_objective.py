@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gr4ad.modeling_gr4ad import SIDTrie
+
 from .list_grades import unified_weights, value_grades
 from .preference_fields import PreferenceFields
 from .preference_losses import loss_of
@@ -25,6 +27,7 @@ def preference_objective(
     *,
     count: torch.Tensor | float | None = None,
     num_lists: torch.Tensor | float | None = None,
+    trie: SIDTrie | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
     """The loss of a batch of [`RSPOCollator`].
 
@@ -33,6 +36,7 @@ def preference_objective(
             batch's `ref_logps`, or none where it has none.
         count, num_lists: What the sums of the preference loss and of VSL are divided by, see
             `PreferenceLoss.counted`; default, what this batch counts and its lists.
+        trie: The catalog that the model's p(SID) is defined over.
 
     Returns:
         The scalar loss; detached metrics, see [`RSPOTrainer`]; and the model's outputs.
@@ -41,7 +45,7 @@ def preference_objective(
     rewards, mask, ref_logps = (batch.pop(name, None) for name in ("rewards", "candidate_mask", "ref_logps"))
     targets = {name: batch.pop(name) for name in VSL_LABELS if name in batch}
     assert rewards is not None and mask is not None
-    outputs = model(**batch, **(targets if args.vsl_weight else {}))
+    outputs = model(**batch, **(targets if args.vsl_weight else {}), trie=trie)
     logps = candidate_scores(outputs, args.item_weight)
     if reference is not None:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .history_stream import HistoryStream
-    from .model_start import start_item_embeddings, start_item_head, start_model
+    from .model_start import start_item_embeddings, start_item_head, start_model, start_prefix_vectors
     from .vsl_collator import VSLCollator
     from .vsl_config import VSLConfig
     from .vsl_fields import VSLFields
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = {
     "history_stream": "HistoryStream",
-    "model_start": "start_item_head start_item_embeddings start_model",
+    "model_start": "start_item_head start_item_embeddings start_model start_prefix_vectors",
     "vsl_collator": "VSLCollator",
     "vsl_config": "VSLConfig",
     "vsl_fields": "VSLFields",

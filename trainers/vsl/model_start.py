@@ -28,11 +28,12 @@ def start_model(
     train: Dataset | IterableDataset,
     item_embedding_std: float,
 ) -> bool:
-    """Starts item head and item vectors of a model that was never trained; leaves any other as it is. Whether it was
+    """Starts heads, item vectors and prefix vectors of a model that was never trained; leaves any other as it is. Whether it was
     started.
 
     Args:
-        train: The training log, rows with `items`. Read only where the item head tells repeats apart.
+        train: The training log, rows with `items`. Read only where the model tells repeats apart: what a repeat adds
+            starts at the log of the share of the log's events that repeat an item of their user.
         item_embedding_std: Scale of the item vectors; 0 leaves them as they are.
     """
     if isinstance(model, PeftModel) or not never_trained(model):
@@ -47,8 +48,15 @@ def start_model(
             )
         else:
             start_item_embeddings(model, vectors, item_embedding_std)
+    parts = [part for part in (model.item_head, model.history_sids) if part is not None and part.repeats]
+    if parts:
+        logit = math.log(repeat_share(train))
+        for part in parts:
+            torch.nn.init.constant_(part.repeat_bias, logit)
     if model.item_head is not None:
-        start_item_head(model, tokenizer, train)
+        start_item_head(model, tokenizer)
+    if model.prefix_vectors is not None:
+        start_prefix_vectors(model, tokenizer, item_embedding_std > 0)
     return True
 
 
@@ -60,18 +68,23 @@ def never_trained(model: GR4ADForRecommendation) -> bool:
     return untouched and (model.item_head is None or not model.item_head.bias.any())
 
 
-def start_item_head(
-    model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, train: Dataset | IterableDataset
-) -> None:
+def start_item_head(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) -> None:
     """Sets the item head's bias to the log of each item's training events (+ 1), which the tokenizer's index counts,
-    centred; and its repeat bias to the log of the share of the log's events that repeat an item of their user."""
+    centred."""
     head = model.item_head
     assert head is not None
     counts = torch.log1p(torch.from_numpy(tokenizer.index.priority.copy()))
     with torch.no_grad():
         head.bias[1 : len(counts) + 1] = (counts - counts.mean()).to(head.bias)
-        if head.repeats:
-            head.repeat_bias.fill_(math.log(repeat_share(train)))
+
+
+def start_prefix_vectors(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, from_items: bool) -> None:
+    """Fills the table of prefixes with those of the catalog, see [`GR4ADPrefixVectors.set_prefixes`]; `from_items`:
+    with vectors from those of the items, otherwise from zero."""
+    assert model.prefix_vectors is not None
+    vectors = model.item_table[1:].detach() if from_items and model.config.num_items else None
+    counts = torch.from_numpy(tokenizer.index.priority.copy()).to(model.device)
+    model.prefix_vectors.set_prefixes(model.build_trie(tokenizer, removed=True), counts, vectors)
 
 
 def repeat_share(train: Dataset | IterableDataset) -> float:
@@ -100,4 +113,4 @@ def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, st
         table[1 : len(vectors) + 1, : components.shape[1]] = torch.from_numpy(components).to(table)
 
 
-__all__ = ["never_trained", "start_item_head", "start_item_embeddings", "start_model"]
+__all__ = ["never_trained", "start_item_embeddings", "start_item_head", "start_model", "start_prefix_vectors"]

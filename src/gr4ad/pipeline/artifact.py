@@ -7,8 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer, modeling_gr4ad
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.tokenization.ad_encoding import ENCODER_FOLDER, FILES, FOLDERS, copy_encoding
@@ -96,11 +94,8 @@ def beam_tree(folder: Path, history: list[str], *, top_k: int = 10, shown: int =
     sids = found.sequences[:, : min(found.sequences.shape[1], 200)]
     sids = sids[:, (sids[0] > 0).all(-1)]
     states = model.model.autoregress(trunk, model.shift_right(sids), context)
-    steps = [
-        head(states[0, :, level]).float().log_softmax(-1).gather(1, (sids[0, :, level] - offset).unsqueeze(1))[:, 0]
-        for level, (head, offset) in enumerate(zip(model.sid_heads, model.config.level_offsets, strict=True))
-    ]
-    scores = torch.stack(steps).cumsum(0)
+    own = model.read_history_sids(context, trunk, recommender.trie)
+    scores = model.prefix_log_probs(states, sids, recommender.trie, own)[0].T
     places: dict[tuple[int, ...], int] = {}
     for level in range(tokenizer.num_levels):
         prefixes: dict[tuple[int, ...], float] = {}

@@ -157,6 +157,15 @@ class ModelSettings:
     num_context_layers: int = setting(1, "Causal encoder layers over the history.")
     max_context_items: int = setting(50, "Longest history, items.")
     fuse_prefix: bool = setting(False, "Inject the sum of all previous tokens of an SID, not the last one alone.")
+    sid_normalization: str = setting(
+        "trie", "trie: p(SID) is a probability over the catalog; codebook: over all codes, as before 0.3.0."
+    )
+    prefix_vectors: int = setting(
+        1_000_000, "Prefixes of SIDs with a vector of their own, the most frequent; 0 = none."
+    )
+    prefix_size: int | None = setting(None, "Width of these vectors; default: the model's.")
+    sid_copy: bool = setting(True, "p(SID) may copy SIDs of the history.")
+    sid_repeat: bool = setting(True, "p(SID) learns how much rarer, or likelier, a repeat is.")
     item_embeddings: bool = setting(True, "Learn a vector for each item of the history.")
     item_head: bool = setting(True, "Add a softmax over items, for re-ranking beams.")
     item_head_copy: bool = setting(False, "The item head may copy items of the history.")
@@ -175,7 +184,10 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_least(self, 1, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         check_least(self, 1, "num_key_value_heads", "num_context_kv", "max_context_items", "max_cross_domain_items")
-        check_least(self, 0, "num_context_layers", "num_parallel_layers")
+        check_least(self, 0, "num_context_layers", "num_parallel_layers", "prefix_vectors", "prefix_size")
+        check_choice(self, "sid_normalization", ("trie", "codebook"))
+        if self.sid_normalization == "codebook":  # without a catalog there are no prefixes, and nothing to share
+            self.prefix_vectors, self.sid_copy, self.sid_repeat = 0, False, False
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1). Received: {self.dropout}.")
         if self.num_parallel_layers >= self.num_hidden_layers:

@@ -52,9 +52,14 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer, **loss_weig
     """The network's configuration: the recipe's shape, what follows from the tokenizer, and the loss weights that
     alignment and online learning go on with."""
     from gr4ad import GR4ADConfig
+    from gr4ad.modeling_gr4ad import SIDTrie
+    from gr4ad.modeling_gr4ad.prefix_vectors_gr4ad import count_prefixes
 
     values = asdict(settings)
-    item_embeddings = values.pop("item_embeddings")
+    item_embeddings, most = values.pop("item_embeddings"), values.pop("prefix_vectors")
+    if most:
+        values["num_prefix_vectors"] = min(most, count_prefixes(SIDTrie.from_index(tokenizer.index, removed=True)))
+    values["prefix_size"] = min(values["prefix_size"] or 0, values["hidden_size"])
     values["context_values"] = values["context_values"] and bool(tokenizer.value_bucket_means)
     without: dict[str, dict[str, Any]] = {
         "context_events": {"num_events": 0},

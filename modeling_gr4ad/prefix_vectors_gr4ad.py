@@ -1,0 +1,160 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""Prefix vectors: what the model knows of a prefix of semantic IDs (SIDs) beside its codes. Beyond the paper.
+
+The heads of the levels score codes one by one: what an SID says about a user is then a sum over its codes, and codes
+of later levels mean something else under every prefix. A vector for each prefix says the rest.
+
+Shapes: N rows, F children of all rows, M children of a node at most, T SID levels, d hidden size, c prefix size.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_gr4ad import GR4ADConfig
+from .trie_gr4ad import SIDTrie
+
+UNUSED = torch.iinfo(torch.int64).max
+"""Key of a row of the table that stands for no prefix."""
+BLOCK = 8192
+"""Children whose products are taken at once: a block of vectors stays in the cache of a processor."""
+
+
+class GR4ADPrefixVectors(nn.Module):
+    """Adds v_n . (P s) + b_n to the logit of each child n of a trie node, with s the decoder state of its level.
+
+    `keys` (int64, (R,)) holds the prefixes of the table as sorted hashes of their codes, so that neither other
+    catalogs nor larger codebooks change which row a prefix has. `vectors` (float, (R + 1, c)) and `bias` (float, (R +
+    1,)) have one row more in front, which all prefixes share that the table does not hold: they are told apart by
+    their codes alone.
+    """
+
+    keys: torch.Tensor
+
+    def __init__(self, config: GR4ADConfig):
+        super().__init__()
+        size = config.prefix_size or config.hidden_size
+        self.register_buffer("keys", torch.full((config.num_prefix_vectors,), UNUSED))
+        self.vectors = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1, size))
+        self.bias = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1))
+        self.query = nn.Parameter(torch.eye(size, config.hidden_size))
+
+    def rows(self, trie: SIDTrie) -> list[torch.Tensor]:
+        """Row of the table of each node of levels 1..T, int64; behind them zeros, so that the rows of the widest
+        node's children can be read from any node on. Found once for a trie, which keeps them."""
+        known = trie.prefix_rows
+        if known is None or known[0] is not self.keys:
+            found = []
+            for hashes, most in zip(prefix_hashes(trie), trie.max_children, strict=True):
+                places = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
+                found.append(F.pad((places + 1).where(self.keys[places] == hashes, 0), (0, most)))
+            known = trie.prefix_rows = (self.keys, found)
+        return known[1]
+
+    def queries(self, states: torch.Tensor) -> torch.Tensor:
+        """P s, (..., c), of decoder states (..., d)."""
+        return F.linear(states, self.query)
+
+    def of_root(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """What is added to the logits of the root's children: (..., M) from queries (..., c) and the children's rows
+        (int64, (M,))."""
+        return F.linear(queries, self.vectors[rows], self.bias[rows])
+
+    def of_children(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The same of the children of any node: (..., M) from queries (..., c) and rows (int64, (..., M))."""
+        vectors = F.embedding(rows, self.vectors)
+        return torch.matmul(vectors, queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
+
+    def of_pairs(self, queries: torch.Tensor, owners: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The same of F pairs: (F,) from queries (N, c), whose each pair is (int64, (F,)) and the child's row. For
+        training: where nodes differ in how many children they have, nothing is padded."""
+        return PairProducts.apply(queries, self.vectors, owners, rows) + self.bias[rows]
+
+    @torch.no_grad()
+    def set_prefixes(self, trie: SIDTrie, item_counts: torch.Tensor, item_vectors: torch.Tensor | None) -> None:
+        """Chooses the prefixes of the table, the most frequent where it cannot hold all, and starts their rows: `bias`
+        at log(1 + events below the prefix), `vectors` at the mean of the items' vectors below it.
+
+        Args:
+            trie: The catalog as training sees it. item_counts (float, (items,)): Training events of each item row.
+            item_vectors (float, (items, >= c), *optional*): Of each item row; default: vectors start at zero.
+        """
+        size = self.vectors.shape[1]
+        counts = item_counts[trie.leaf_items]
+        sums = None if item_vectors is None else item_vectors[trie.leaf_items, :size].double()
+        items = torch.ones_like(counts)
+        keys, events, means = [], [], []
+        offsets = trie.leaf_offsets
+        for hashes, above in zip(reversed(prefix_hashes(trie)), reversed(trie.offsets), strict=True):
+            counts, items = segment_sums(counts, offsets), segment_sums(items, offsets)
+            sums = None if sums is None else segment_sums(sums, offsets)
+            keys.append(hashes)
+            events.append(counts)
+            means.append(None if sums is None else sums / items.unsqueeze(1))
+            offsets = above
+        key, count = torch.cat(keys), torch.cat(events)
+        kept = count.argsort(descending=True, stable=True)[: len(self.keys)]
+        kept = kept[key[kept].argsort()]
+        self.keys.fill_(UNUSED)
+        self.keys[: len(kept)] = key[kept]
+        self.keys = self.keys.clone()  # another tensor: rows that a trie keeps are those of the earlier keys
+        self.vectors.zero_()
+        self.bias.zero_()
+        self.bias[1 : len(kept) + 1] = torch.log1p(count[kept]).to(self.bias)
+        if sums is not None:
+            self.vectors[1 : len(kept) + 1] = torch.cat(means)[kept].to(self.vectors)
+
+
+class PairProducts(torch.autograd.Function):
+    """queries[owners] . vectors[rows], in blocks: the (F, c) tensors in between are never whole."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: torch.Tensor, vectors: torch.Tensor, owners: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(queries, vectors, owners, rows)
+        products = queries.new_empty(len(rows))
+        for first in range(0, len(rows), BLOCK):
+            block = slice(first, first + BLOCK)
+            products[block] = (vectors[rows[block]] * queries[owners[block]]).sum(-1)
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
+        queries, vectors, owners, rows = ctx.saved_tensors
+        of_queries, of_vectors = torch.zeros_like(queries), torch.zeros_like(vectors)
+        for first in range(0, len(rows), BLOCK):
+            owner, row = owners[first : first + BLOCK], rows[first : first + BLOCK]
+            scale = gradient[first : first + BLOCK].unsqueeze(1)
+            of_queries.index_add_(0, owner, vectors[row].mul_(scale))
+            of_vectors.index_add_(0, row, queries[owner].mul_(scale))
+        return of_queries, of_vectors, None, None
+
+
+def segment_sums(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Sums (n, ...) of rows offsets[i]:offsets[i + 1] of values."""
+    owners = torch.arange(len(offsets) - 1, device=values.device).repeat_interleave(offsets.diff())
+    return values.new_zeros((len(offsets) - 1, *values.shape[1:])).index_add_(0, owners, values)
+
+
+def prefix_hashes(trie: SIDTrie) -> list[torch.Tensor]:
+    """T tensors int64: a hash of the codes of each prefix of a length, the same in every trie. Two of a million
+    prefixes share one with a probability of 1e-7."""
+    hashes = torch.zeros(1, dtype=torch.int64, device=trie.leaf_offsets.device)
+    found = []
+    for parents, codes in zip(trie.parents, trie.codes, strict=True):
+        hashes = hashes[parents] * 0x2545F4914F6CDD1D + codes[: len(parents)] + 1
+        hashes = (hashes ^ (hashes >> 31)) * 0x27220A95FE5D0B1D  # int64 wraps: mixed as by xorshift-multiply
+        hashes = hashes ^ (hashes >> 29)
+        found.append(hashes)
+    return found
+
+
+def count_prefixes(trie: SIDTrie) -> int:
+    """Prefixes of all lengths that a trie holds."""
+    return sum(map(len, trie.parents))
+
+
+__all__ = ["GR4ADPrefixVectors", "count_prefixes", "prefix_hashes"]

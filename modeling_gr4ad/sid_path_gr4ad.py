@@ -1,0 +1,187 @@
+# Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
+"""p(SID): the one definition that training, beam search, scoring of candidates and alignment share.
+
+With `sid_normalization` "trie", p(SID | context) is a product over the levels of softmaxes over the children of a node
+of the catalog's trie, mixed with what is copied from the history ([`GR4ADHistorySIDs`]). The logit of a child is that
+of its code by the level's head, and what [`GR4ADPrefixVectors`] and the history add to it. The probabilities of all
+SIDs of the trie sum to one. With "codebook", each softmax runs over all codes of the level, whether or not an SID
+continues with them.
+
+Shapes: B batch, Q queries, N targets, R decoder rows, P decoder positions, M children of a node at most, T SID levels,
+V_t codes of level t, d hidden size.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from .backbone_gr4ad import GR4ADHeads
+from .history_sids_gr4ad import HistorySIDs
+from .layers_gr4ad import GR4ADContext
+from .trie_gr4ad import SIDTrie
+
+Rows = list[torch.Tensor]
+"""Rows of the prefix vectors of a trie's nodes, as [`GR4ADPrefixVectors.rows`] finds them."""
+
+
+class GR4ADSIDPathMixin(GR4ADHeads):
+    """The probability of SIDs of [`GR4ADForRecommendation`]."""
+
+    def prefix_rows(self, trie: SIDTrie) -> Rows | None:
+        """What `decode_levels` needs to know of a trie; None of a model without prefix vectors."""
+        return None if self.prefix_vectors is None else self.prefix_vectors.rows(trie)
+
+    def read_history_sids(
+        self, context: GR4ADContext, trunk: torch.Tensor, trie: SIDTrie, chosen: torch.Tensor | None = None
+    ) -> HistorySIDs | None:
+        """The SIDs of the histories, see [`GR4ADHistorySIDs`]; None of a model whose p(SID) does not know them."""
+        return None if self.history_sids is None else self.history_sids(context, trunk, trie, chosen)
+
+    def child_log_probs(
+        self,
+        level: int,
+        states: torch.Tensor,
+        nodes: torch.Tensor,
+        trie: SIDTrie,
+        rows: Rows | None = None,
+        history: HistorySIDs | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the children of nodes, before anything is copied.
+
+        Args:
+            states (float, (B, R, d)): Decoder states of `level`. nodes (int64, (B, R)): Their nodes of that level.
+            rows, history: Of this trie, if the model has them.
+
+        Returns:
+            float32 or wider (B, R, M), -inf where there is no child; and codes (B, R, M) and first children (B, R, 1)
+            as `SIDTrie.children` gives them.
+        """
+        codes, first, valid = trie.children(level, nodes)
+        logits = self.sid_heads[level](states)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.config.sid_normalization == "codebook":
+            steps = F.log_softmax(logits, dim=-1).gather(-1, codes)
+            return steps.masked_fill(~valid, -torch.inf), codes, first
+        logits = logits.gather(-1, codes)
+        most = codes.shape[-1]
+        if rows is not None:
+            assert self.prefix_vectors is not None
+            queries = self.prefix_vectors.queries(states)
+            if level:
+                places = first + torch.arange(most, device=first.device)
+                added = self.prefix_vectors.of_children(queries, rows[level][places])
+            else:
+                added = self.prefix_vectors.of_root(queries, rows[level][:most])
+            logits = logits + added.to(logits.dtype)
+        if history is not None and history.repeats is not None:
+            places = history.places(level, nodes, first, most)
+            repeats = history.repeats[:, None, :, level].to(logits.dtype).expand(places.shape)
+            logits = F.pad(logits, (0, 1)).scatter_add(2, places, repeats)[..., :most]
+        return F.log_softmax(logits.masked_fill(~valid, -torch.inf), dim=-1), codes, first
+
+    def target_logits(
+        self,
+        states: torch.Tensor,
+        paths: torch.Tensor | None,
+        trie: SIDTrie | None,
+        history: HistorySIDs | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """The logits of `child_log_probs` along the paths of N targets, for training: T tensors (N, V_t), float32 or
+        wider, -inf for codes that no SID of the trie continues with.
+
+        Args:
+            states (float, (N, P, d)): Teacher-forced. paths (int64, (N, T)): Nodes of the targets in the trie; below a
+                node -1 nothing is of use. history: Of the N targets.
+        """
+        levels = []
+        for level, head in enumerate(self.sid_heads):
+            logits = head(states[:, level])
+            levels.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        if self.config.sid_normalization == "codebook":
+            return tuple(levels)
+        assert trie is not None and paths is not None
+        rows = self.prefix_rows(trie)
+        for level, logits in enumerate(levels):
+            queries = None
+            if rows is not None and self.prefix_vectors is not None:
+                queries = self.prefix_vectors.queries(states[:, level]).to(logits.dtype)
+            legal = torch.full_like(logits, -torch.inf)
+            if level == 0:
+                codes = trie.codes[0][: len(trie.parents[0])]
+                values = logits.index_select(1, codes)
+                if queries is not None:
+                    values = values + self.prefix_vectors.of_root(queries, rows[0][: len(codes)])
+                legal = legal.index_copy(1, codes, values)
+                above = torch.zeros_like(paths[:, :1])
+            else:
+                above = paths[:, level - 1 : level].clamp(min=0)
+                owners, children = children_of(above[:, 0], level, trie)
+                places = owners * logits.shape[1] + trie.codes[level][children]
+                values = logits.flatten().index_select(0, places)
+                if queries is not None:
+                    values = values + self.prefix_vectors.of_pairs(queries, owners, rows[level][children])
+                legal = legal.flatten().index_copy(0, places, values).view_as(logits)
+            if history is not None and history.repeats is not None:
+                below = history.nodes[..., level]
+                child = below >= 0
+                if level:
+                    child = child & (history.nodes[..., level - 1] == above)
+                owners, items = child.nonzero(as_tuple=True)
+                places = owners * logits.shape[1] + trie.codes[level][below[owners, items]]
+                repeats = history.repeats[owners, items, level].to(logits.dtype)
+                legal = legal.flatten().index_add(0, places, repeats).view_as(logits)
+            levels[level] = legal
+        return tuple(levels)
+
+    def prefix_log_probs(
+        self,
+        states: torch.Tensor,
+        sids: torch.Tensor,
+        trie: SIDTrie | None = None,
+        history: HistorySIDs | None = None,
+    ) -> torch.Tensor:
+        """log p of each prefix of SIDs, float32 or wider (B, R, T): the last is log p(SID). -inf from the first prefix
+        on that the trie does not hold.
+
+        Args:
+            states (float, (B, R, P, d)): Teacher-forced. sids (int64, (B, R, T)): Token ids.
+            trie: The catalog; of a model with `sid_normalization` "codebook" not needed. history: Of the B histories.
+        """
+        codes = (sids - torch.tensor(self.config.level_offsets, device=sids.device)).flatten(0, 1)
+        paths = None if self.config.sid_normalization == "codebook" else self.known_trie(trie).paths(codes)
+        own = None
+        if history is not None:
+            own = history.take(torch.arange(len(sids), device=sids.device).repeat_interleave(sids.shape[1]))
+        logits = self.target_logits(states.flatten(0, 1), paths, trie, own)
+        steps = [
+            F.log_softmax(level, dim=-1).gather(1, codes[:, place : place + 1].clamp(min=0))
+            for place, level in enumerate(logits)
+        ]
+        total = torch.cat(steps, dim=1)
+        if paths is None:
+            return total.cumsum(1).view(sids.shape)
+        total = total.masked_fill(paths < 0, 0.0).cumsum(1)
+        if own is not None and own.log_weights is not None:
+            copied = [own.log_copied(level, paths[:, level : level + 1]) for level in range(paths.shape[1])]
+            total = torch.logaddexp(total, torch.cat(copied, dim=1)) - own.log_total.unsqueeze(1)
+        return total.masked_fill(paths < 0, -torch.inf).view(sids.shape)
+
+    def known_trie(self, trie: SIDTrie | None) -> SIDTrie:
+        """The trie that p(SID) is defined over. Raises ValueError without one."""
+        if trie is None:
+            raise ValueError(
+                "This model's p(SID) is defined over the SIDs of a catalog (`sid_normalization` = 'trie'): pass "
+                "`trie=model.build_trie(tokenizer)`."
+            )
+        return trie
+
+
+def children_of(parents: torch.Tensor, level: int, trie: SIDTrie) -> tuple[torch.Tensor, torch.Tensor]:
+    """All children of nodes (int64, (N,)) of a level, F in all: whose child each is (int64, (F,)), and its node."""
+    first = trie.offsets[level][parents]
+    counts = trie.offsets[level][parents + 1] - first
+    owners = torch.arange(len(parents), device=parents.device).repeat_interleave(counts)
+    shift = first - (counts.cumsum(0) - counts)
+    return owners, torch.arange(len(owners), device=parents.device) + shift[owners]
+
+
+__all__ = ["GR4ADSIDPathMixin"]
