@@ -110,7 +110,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
             init.constant_(module.keys, UNUSED)
             init.zeros_(module.vectors)
             init.zeros_(module.bias)
-            init.eye_(module.query)
+            if module.projects:
+                init.eye_(module.query)
         if isinstance(module, GR4ADHistorySIDs):
             if module.copies:
                 init.constant_(module.copy_bias, COPY_BIAS)

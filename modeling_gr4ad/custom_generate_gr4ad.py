@@ -49,8 +49,8 @@ def generate(
 
     Returns:
         Of a GR4AD model, what its `generate` returns. Else (B * num_return_sequences, C + T): prompt and SID, best
-        first; padding where fewer SIDs are valid. `sequences_scores`: log p(SID | prompt), not divided by its length, with
-        each token's softmax over the tokens that a valid SID continues with.
+        first; padding where fewer SIDs are valid. `sequences_scores`: log p(SID | prompt), not divided by its length,
+        with each token's softmax over the tokens that a valid SID continues with.
 
     Raises:
         ValueError: If it is not said what is valid, an argument means nothing here, or the model's cache does not hold

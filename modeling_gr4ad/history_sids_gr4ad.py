@@ -6,7 +6,7 @@ Shapes: B batch, Q queries (1, or one a prefix), N of them, R decoder rows, S hi
 at most, T SID levels, d hidden size.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,14 +17,17 @@ from .item_head_gr4ad import COPY_BIAS, first_places, history_log_weights
 from .layers_gr4ad import GR4ADContext, GR4ADRMSNorm
 from .trie_gr4ad import SIDTrie
 
+SMALLEST_SHARE = 1e-7
+"""What is left at least of the probability of an SID that would be a repeat."""
+
 
 @dataclass
 class HistorySIDs:
     """The SIDs of the histories of N queries, as nodes of a trie.
 
     nodes (int64, (N, S, T)): nodes of levels 1..T; -1 for an item that the query does not see, or whose SID the trie
-    does not hold. repeats (float, (N, S, T)): what is added to the logit of the node, 0 for an item that has an earlier
-    one below it; None without a repeat bias. log_weights (float, (N, S)): log of how much of each item is copied, the
+    does not hold. repeats (float, (N, S, T)): what is added to the logit of the node, 0 for an item behind another one
+    below it; None without a repeat bias. log_weights (float, (N, S)): log of how much of each item is copied, the
     lowest number for none; None without copying.
     """
 
@@ -34,8 +37,10 @@ class HistorySIDs:
 
     def take(self, queries: torch.Tensor) -> "HistorySIDs":
         """Those of some queries (int64, (n,))."""
-        parts = [getattr(self, field.name) for field in fields(self)]
-        return HistorySIDs(*(None if part is None else part.index_select(0, queries) for part in parts))
+        repeats, log_weights = (
+            None if part is None else part.index_select(0, queries) for part in (self.repeats, self.log_weights)
+        )
+        return HistorySIDs(self.nodes.index_select(0, queries), repeats, log_weights)
 
     def places(self, level: int, parents: torch.Tensor, first: torch.Tensor, most: int) -> torch.Tensor:
         """Which child of each row's node each item lies below, int64 (N, R, S); `most` for none.
@@ -71,9 +76,9 @@ class GR4ADHistorySIDs(nn.Module):
     history holds: r nats for every SID that would be a repeat, as seen from a prefix whose SIDs are alike.
 
     `sid_copy` mixes: p(SID) = (path(SID) + sum_j w_j [SID_j = SID]) / (1 + sum_j w_j), with `path` the product of the
-    levels' softmaxes, w_j = exp((u W) h_j / sqrt(d) + c) for history state h_j and u the normed level-1 trunk state: as
-    the item head copies items (CopyNet, arXiv 1603.06393), over the items whose SID the trie holds. A prefix has what
-    the SIDs below it have, so that beams follow what is going to be copied.
+    levels' softmaxes, w_j = exp((u W) h_j / sqrt(d) + c) for history state h_j and u the normed level-1 trunk state:
+    as the item head copies items (CopyNet, arXiv 1603.06393), over the items whose SID the trie holds. A prefix has
+    what the SIDs below it have, so that beams follow what is going to be copied.
     """
 
     def __init__(self, config: GR4ADConfig):
@@ -100,13 +105,15 @@ class GR4ADHistorySIDs(nn.Module):
             query = self.copy_query(self.norm(trunk[..., 0, :]))
             log_weights = history_log_weights(query, context.states, self.copy_bias, seen)
 
-        def queries(values: torch.Tensor | None) -> torch.Tensor | None:
-            return None if values is None else values[:, 0] if chosen is None else values[chosen]
+        def queries(values: torch.Tensor) -> torch.Tensor:
+            return values[:, 0] if chosen is None else values[chosen]
 
         nodes = paths.unsqueeze(1).masked_fill(~seen.unsqueeze(3), -1)
-        of_queries = queries(nodes)
-        assert of_queries is not None
-        return HistorySIDs(of_queries, queries(repeats), queries(log_weights))
+        return HistorySIDs(
+            queries(nodes),
+            None if repeats is None else queries(repeats),
+            None if log_weights is None else queries(log_weights),
+        )
 
     def repeat_logits(self, paths: torch.Tensor, seen: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
         """`repeats` of [`HistorySIDs`], float (B, Q, S, T), of paths (int64, (B, S, T)) and which items each query
@@ -117,8 +124,7 @@ class GR4ADHistorySIDs(nn.Module):
         for nodes, counts in zip(paths.unbind(2), trie.sid_counts, strict=True):
             below = (nodes.unsqueeze(2) == nodes.unsqueeze(1)).to(bias.dtype)
             share = torch.matmul(distinct, below) / counts[nodes.clamp(min=0)].unsqueeze(1)  # (B, Q, S)
-            share = share.clamp(max=1)
-            logit = torch.logaddexp(torch.log1p(-share), share.log() + bias)
+            logit = torch.log1p((share * bias.expm1()).clamp(min=SMALLEST_SHARE - 1))
             logits.append(logit * (seen & first_places(nodes).unsqueeze(1)))
         return torch.stack(logits, dim=3)
 

@@ -95,8 +95,8 @@ class GR4ADItemHead(nn.Module):
 def history_log_weights(
     query: torch.Tensor, states: torch.Tensor, bias: torch.Tensor, visible: torch.Tensor
 ) -> torch.Tensor:
-    """log of how much of each history item is copied, float (B, Q, S), from queries (B, Q, d) and history states (B, S,
-    d); the lowest number where an item is not `visible` (bool, (B, Q, S))."""
+    """Log of how much of each history item is copied, float (B, Q, S), from queries (B, Q, d) and history states (B,
+    S, d); the lowest number where an item is not `visible` (bool, (B, Q, S))."""
     scores = torch.matmul(query, states.transpose(1, 2))
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * query.shape[-1] ** -0.5
     return (scores + bias.to(scores.dtype)).masked_fill(~visible, torch.finfo(scores.dtype).min)

@@ -27,8 +27,8 @@ class GR4ADContext(ModelOutput):
 
     key_states, value_states (L_kv tensors of (B, G, C, D)); mask (bool, (B, 1, 1 or S, C)): True where visible; query
     (B, 1 or S, d): the last context vector of each query. For what is copied, the history itself: states (B, S, d),
-    item_ids (B, S; None without an item table), sids (int64, (B, S, T): codes, negative in padding), visible (bool, (B,
-    1 or S, S)).
+    item_ids (B, S; None without an item table), sids (int64, (B, S, T): codes, negative in padding), visible (bool,
+    (B, 1 or S, S)).
     """
 
     key_states: tuple[torch.Tensor, ...] = None

@@ -23,7 +23,8 @@ BLOCK = 8192
 
 
 class GR4ADPrefixVectors(nn.Module):
-    """Adds v_n . (P s) + b_n to the logit of each child n of a trie node, with s the decoder state of its level.
+    """Adds v_n . (P s) + b_n to the logit of each child n of a trie node, with s the decoder state of its level; b_n
+    alone to children of the root, whose codes say all there is to say. Without `prefix_size` P is the identity.
 
     `keys` (int64, (R,)) holds the prefixes of the table as sorted hashes of their codes, so that neither other
     catalogs nor larger codebooks change which row a prefix has. `vectors` (float, (R + 1, c)) and `bias` (float, (R +
@@ -36,10 +37,12 @@ class GR4ADPrefixVectors(nn.Module):
     def __init__(self, config: GR4ADConfig):
         super().__init__()
         size = config.prefix_size or config.hidden_size
+        self.projects = size < config.hidden_size
         self.register_buffer("keys", torch.full((config.num_prefix_vectors,), UNUSED))
         self.vectors = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1, size))
         self.bias = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1))
-        self.query = nn.Parameter(torch.eye(size, config.hidden_size))
+        if self.projects:
+            self.query = nn.Parameter(torch.eye(size, config.hidden_size))
 
     def rows(self, trie: SIDTrie) -> list[torch.Tensor]:
         """Row of the table of each node of levels 1..T, int64; behind them zeros, so that the rows of the widest
@@ -55,25 +58,23 @@ class GR4ADPrefixVectors(nn.Module):
 
     def queries(self, states: torch.Tensor) -> torch.Tensor:
         """P s, (..., c), of decoder states (..., d)."""
-        return F.linear(states, self.query)
-
-    def of_root(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """What is added to the logits of the root's children: (..., M) from queries (..., c) and the children's rows
-        (int64, (M,))."""
-        return F.linear(queries, self.vectors[rows], self.bias[rows])
+        return F.linear(states, self.query) if self.projects else states
 
     def of_children(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The same of the children of any node: (..., M) from queries (..., c) and rows (int64, (..., M))."""
+        """What is added to the logits of the children of nodes below the root: (..., M) from queries (..., c) and the
+        children's rows (int64, (..., M))."""
         vectors = F.embedding(rows, self.vectors)
         return torch.matmul(vectors, queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
 
     def of_pairs(self, queries: torch.Tensor, owners: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The same of F pairs: (F,) from queries (N, c), whose each pair is (int64, (F,)) and the child's row. For
         training: where nodes differ in how many children they have, nothing is padded."""
-        return PairProducts.apply(queries, self.vectors, owners, rows) + self.bias[rows]
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        products = PairProducts.apply(queries.to(wide), self.vectors.to(wide), owners, rows)
+        return products + self.bias.index_select(0, rows).to(wide)
 
     @torch.no_grad()
-    def set_prefixes(self, trie: SIDTrie, item_counts: torch.Tensor, item_vectors: torch.Tensor | None) -> None:
+    def set_prefixes(self, trie: SIDTrie, item_counts: torch.Tensor, item_vectors: torch.Tensor | None = None) -> None:
         """Chooses the prefixes of the table, the most frequent where it cannot hold all, and starts their rows: `bias`
         at log(1 + events below the prefix), `vectors` at the mean of the items' vectors below it.
 
@@ -83,16 +84,16 @@ class GR4ADPrefixVectors(nn.Module):
         """
         size = self.vectors.shape[1]
         counts = item_counts[trie.leaf_items]
-        sums = None if item_vectors is None else item_vectors[trie.leaf_items, :size].double()
-        items = torch.ones_like(counts)
+        vectors = self.vectors.new_zeros(len(item_counts), size) if item_vectors is None else item_vectors[:, :size]
+        sums, items = vectors[trie.leaf_items].double(), torch.ones_like(counts)
         keys, events, means = [], [], []
         offsets = trie.leaf_offsets
         for hashes, above in zip(reversed(prefix_hashes(trie)), reversed(trie.offsets), strict=True):
             counts, items = segment_sums(counts, offsets), segment_sums(items, offsets)
-            sums = None if sums is None else segment_sums(sums, offsets)
+            sums = segment_sums(sums, offsets)
             keys.append(hashes)
             events.append(counts)
-            means.append(None if sums is None else sums / items.unsqueeze(1))
+            means.append(sums / items.unsqueeze(1))
             offsets = above
         key, count = torch.cat(keys), torch.cat(events)
         kept = count.argsort(descending=True, stable=True)[: len(self.keys)]
@@ -103,8 +104,7 @@ class GR4ADPrefixVectors(nn.Module):
         self.vectors.zero_()
         self.bias.zero_()
         self.bias[1 : len(kept) + 1] = torch.log1p(count[kept]).to(self.bias)
-        if sums is not None:
-            self.vectors[1 : len(kept) + 1] = torch.cat(means)[kept].to(self.vectors)
+        self.vectors[1 : len(kept) + 1] = torch.cat(means)[kept].to(self.vectors)
 
 
 class PairProducts(torch.autograd.Function):

@@ -63,14 +63,10 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             return steps.masked_fill(~valid, -torch.inf), codes, first
         logits = logits.gather(-1, codes)
         most = codes.shape[-1]
-        if rows is not None:
-            assert self.prefix_vectors is not None
-            queries = self.prefix_vectors.queries(states)
-            if level:
-                places = first + torch.arange(most, device=first.device)
-                added = self.prefix_vectors.of_children(queries, rows[level][places])
-            else:
-                added = self.prefix_vectors.of_root(queries, rows[level][:most])
+        table = self.prefix_vectors
+        if table is not None and rows is not None:
+            own = rows[level][first + torch.arange(most, device=first.device)]
+            added = table.of_children(table.queries(states), own) if level else table.bias[own]
             logits = logits + added.to(logits.dtype)
         if history is not None and history.repeats is not None:
             places = history.places(level, nodes, first, most)
@@ -99,38 +95,48 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         if self.config.sid_normalization == "codebook":
             return tuple(levels)
         assert trie is not None and paths is not None
-        rows = self.prefix_rows(trie)
-        for level, logits in enumerate(levels):
-            queries = None
-            if rows is not None and self.prefix_vectors is not None:
-                queries = self.prefix_vectors.queries(states[:, level]).to(logits.dtype)
-            legal = torch.full_like(logits, -torch.inf)
-            if level == 0:
-                codes = trie.codes[0][: len(trie.parents[0])]
-                values = logits.index_select(1, codes)
-                if queries is not None:
-                    values = values + self.prefix_vectors.of_root(queries, rows[0][: len(codes)])
-                legal = legal.index_copy(1, codes, values)
-                above = torch.zeros_like(paths[:, :1])
-            else:
-                above = paths[:, level - 1 : level].clamp(min=0)
-                owners, children = children_of(above[:, 0], level, trie)
-                places = owners * logits.shape[1] + trie.codes[level][children]
-                values = logits.flatten().index_select(0, places)
-                if queries is not None:
-                    values = values + self.prefix_vectors.of_pairs(queries, owners, rows[level][children])
-                legal = legal.flatten().index_copy(0, places, values).view_as(logits)
-            if history is not None and history.repeats is not None:
-                below = history.nodes[..., level]
-                child = below >= 0
-                if level:
-                    child = child & (history.nodes[..., level - 1] == above)
-                owners, items = child.nonzero(as_tuple=True)
-                places = owners * logits.shape[1] + trie.codes[level][below[owners, items]]
-                repeats = history.repeats[owners, items, level].to(logits.dtype)
-                legal = legal.flatten().index_add(0, places, repeats).view_as(logits)
-            levels[level] = legal
-        return tuple(levels)
+        return tuple(
+            self.legal_logits(level, logits, states[:, level], paths, trie, history)
+            for level, logits in enumerate(levels)
+        )
+
+    def legal_logits(
+        self,
+        level: int,
+        logits: torch.Tensor,
+        states: torch.Tensor,
+        paths: torch.Tensor,
+        trie: SIDTrie,
+        history: HistorySIDs | None,
+    ) -> torch.Tensor:
+        """One level of `target_logits`, (N, V_t), from the head's logits and the states (N, d) of that level."""
+        table, rows = self.prefix_vectors, self.prefix_rows(trie)
+        legal, size = torch.full_like(logits, -torch.inf), logits.shape[1]
+        if level == 0:
+            above = torch.zeros_like(paths[:, :1])
+            codes = trie.codes[0][: len(trie.parents[0])]
+            values = logits.index_select(1, codes)
+            if table is not None and rows is not None:
+                values = values + table.bias[rows[0][: len(codes)]].to(values.dtype)
+            legal = legal.index_copy(1, codes, values)
+        else:
+            above = paths[:, level - 1 : level].clamp(min=0)
+            owners, children = children_of(above[:, 0], level, trie)
+            places = owners * size + trie.codes[level][children]
+            values = logits.flatten().index_select(0, places)
+            if table is not None and rows is not None:
+                values = values + table.of_pairs(table.queries(states), owners, rows[level][children])
+            legal = legal.flatten().index_copy(0, places, values).view_as(logits)
+        if history is not None and history.repeats is not None:
+            below = history.nodes[..., level]
+            child = below >= 0
+            if level:
+                child = child & (history.nodes[..., level - 1] == above)
+            owners, items = child.nonzero(as_tuple=True)
+            places = owners * size + trie.codes[level][below[owners, items]]
+            repeats = history.repeats[owners, items, level].to(logits.dtype)
+            legal = legal.flatten().index_add(0, places, repeats).view_as(logits)
+        return legal
 
     def prefix_log_probs(
         self,

@@ -101,7 +101,7 @@ class SIDTrie:
                 f"The index of {len(index)} items has no active item, so nothing can be served. Add items to it "
                 "(`SIDIndex.add`; removed ones come back the same way), or keep at least one."
             )
-        return cls.from_codes(torch.from_numpy(index.codes)[rows], rows).to(device)
+        return cls.from_codes(torch.from_numpy(index.codes[rows.numpy()]), rows).to(device)
 
     @cached_property
     def row_leaves(self) -> torch.Tensor:

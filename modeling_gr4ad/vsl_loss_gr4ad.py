@@ -48,7 +48,8 @@ def vsl_loss(
 
     Args:
         weights: The lambdas and the label smoothing.
-        logits: T tensors (N, V_t), -inf for codes that no SID continues with, and the value token's (N, buckets) or None.
+        logits: T tensors (N, V_t), -inf for codes that no SID continues with, and the value token's (N, buckets), or
+            None.
         token_free_logits: The same of the pass without injection (MTP), or None.
         codes (int64, (N, T)): Codes of the target SIDs, within their levels.
         value_targets (int64, (N,)): Value buckets, -100 = not known.
@@ -98,7 +99,7 @@ def sid_loss(
 ) -> torch.Tensor:
     """-log p(SID) of N targets, float (N,); of it, a share `smoothing` is the mean over what else each level could
     have been. Arguments as of `vsl_loss`."""
-    loss, smooth = 0.0, 0.0
+    loss = smooth = torch.zeros((), device=codes.device)
     for level, logits in enumerate(levels):
         loss = loss + F.cross_entropy(logits.float(), codes[:, level], reduction="none")
         if smoothing:

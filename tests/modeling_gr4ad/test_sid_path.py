@@ -19,7 +19,7 @@ PARTS = [
     {"num_prefix_vectors": 0, "sid_copy": False, "sid_repeat": False},
     {"num_prefix_vectors": 25, "prefix_size": 5, "sid_copy": False, "sid_repeat": True},
     {"num_prefix_vectors": 99, "sid_copy": True, "sid_repeat": False},
-    {"num_prefix_vectors": 40, "prefix_size": 16, "sid_copy": True, "sid_repeat": True},
+    {"num_prefix_vectors": 40, "prefix_size": 15, "sid_copy": True, "sid_repeat": True},
 ]
 
 
@@ -28,9 +28,9 @@ def randomized(model: GR4ADForRecommendation) -> GR4ADForRecommendation:
     torch.manual_seed(3)
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     if model.prefix_vectors is not None:
-        model.prefix_vectors.set_prefixes(trie, torch.rand(len(SPACE), dtype=torch.float64), None)
-        for name in ("vectors", "bias", "query"):
-            torch.nn.init.normal_(getattr(model.prefix_vectors, name))
+        model.prefix_vectors.set_prefixes(trie, torch.rand(len(SPACE), dtype=torch.float64))
+        for parameter in model.prefix_vectors.parameters():
+            torch.nn.init.normal_(parameter)
     if model.history_sids is not None and model.history_sids.copies:
         torch.nn.init.constant_(model.history_sids.copy_bias, -1.0)
     if model.history_sids is not None and model.history_sids.repeats:
@@ -84,7 +84,10 @@ def plain_log_probs(model: GR4ADForRecommendation, history: dict, catalog: list,
             for child in sorted({sid[: len(prefix) + 1] for sid in valid if sid[: len(prefix)] == prefix}):
                 logit = model.sid_heads[len(prefix)].weight[child[-1]] @ state
                 if table is not None:
-                    logit = logit + table.vectors[rows[child]] @ (table.query @ state) + table.bias[rows[child]]
+                    logit = logit + table.bias[rows[child]]
+                if table is not None and prefix:
+                    query = table.query @ state if table.projects else state
+                    logit = logit + table.vectors[rows[child]] @ query
                 if model.config.sid_repeat:
                     below = [sid for sid in valid if sid[: len(child)] == child]
                     share = len(set(below) & set(seen)) / len(below)
@@ -287,7 +290,7 @@ def test_a_table_holds_the_most_frequent_prefixes_and_the_others_share_one_row(b
 def test_rows_do_not_depend_on_the_catalog(build_model):
     table = build_model(sid_normalization="trie", num_prefix_vectors=99).prefix_vectors
     whole, part = SIDTrie.from_codes(torch.tensor(SPACE)), SIDTrie.from_codes(torch.tensor(SPACE[10:40:3]))
-    table.set_prefixes(whole, torch.ones(len(SPACE), dtype=torch.float64), None)
+    table.set_prefixes(whole, torch.ones(len(SPACE), dtype=torch.float64))
     paths, own = whole.paths(torch.tensor(SPACE[10:40:3])), part.paths(torch.tensor(SPACE[10:40:3]))
     for level in range(3):
         assert torch.equal(table.rows(whole)[level][paths[:, level]], table.rows(part)[level][own[:, level]])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from transformers.trainer_utils import speed_metrics
 
+from gr4ad.modeling_gr4ad import SIDTrie
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..trainer_mixin import TrainerMixin
@@ -22,7 +24,14 @@ from .sequences import SequenceTable
 
 class RankingEvaluationMixin(TrainerMixin):
     """Gives a Trainer an `evaluate` that ranks the catalog for `eval_users` users and scores the lists item by
-    item."""
+    item; and the catalog that the model's p(SID) is defined over while it trains."""
+
+    @cached_property
+    def trie(self) -> SIDTrie:
+        """The SIDs of all items of the tokenizer, removed ones too: what is trained on may hold them."""
+        tokenizer = self.processing_class
+        assert isinstance(tokenizer, UASIDTokenizer)
+        return self.accelerator.unwrap_model(self.model).build_trie(tokenizer, removed=True)
 
     def evaluate(
         self,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import TrainerCallback
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin, validation_table
@@ -187,12 +187,6 @@ class RSPOTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMi
             return candidate_scores(self.ref_model(**batch, trie=self.trie), self.args.item_weight)
         with self.accelerator.unwrap_model(model).disable_adapter():
             return candidate_scores(model(**batch, trie=self.trie), self.args.item_weight)
-
-    @cached_property
-    def trie(self) -> SIDTrie:
-        """The catalog that p(SID) is defined over, with what was removed from it: the lists may hold that."""
-        model = self.accelerator.unwrap_model(self.model)
-        return SIDTrie.from_index(self.processing_class.index, model.device, removed=True)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.loss_metrics:

@@ -28,8 +28,8 @@ def start_model(
     train: Dataset | IterableDataset,
     item_embedding_std: float,
 ) -> bool:
-    """Starts heads, item vectors and prefix vectors of a model that was never trained; leaves any other as it is. Whether it was
-    started.
+    """Starts heads, item vectors and prefix vectors of a model that was never trained; leaves any other as it is.
+    Whether it was started.
 
     Args:
         train: The training log, rows with `items`. Read only where the model tells repeats apart: what a repeat adds
@@ -80,11 +80,19 @@ def start_item_head(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer) ->
 
 def start_prefix_vectors(model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, from_items: bool) -> None:
     """Fills the table of prefixes with those of the catalog, see [`GR4ADPrefixVectors.set_prefixes`]; `from_items`:
-    with vectors from those of the items, otherwise from zero."""
-    assert model.prefix_vectors is not None
+    with vectors from those of the items, otherwise from zero. The head of the first level, which does for the first
+    codes what vectors do for longer prefixes, starts alike."""
+    table, trie = model.prefix_vectors, model.build_trie(tokenizer, removed=True)
+    assert table is not None
     vectors = model.item_table[1:].detach() if from_items and model.config.num_items else None
-    counts = torch.from_numpy(tokenizer.index.priority.copy()).to(model.device)
-    model.prefix_vectors.set_prefixes(model.build_trie(tokenizer, removed=True), counts, vectors)
+    table.set_prefixes(trie, torch.from_numpy(tokenizer.index.priority.copy()).to(model.device), vectors)
+    if vectors is not None:
+        rows = table.rows(trie)[0][: len(trie.parents[0])]
+        head = model.get_submodule("sid_heads.0")
+        with torch.no_grad():
+            means = table.vectors[rows]
+            codes = trie.codes[0][: len(rows)][rows > 0]
+            head.weight[codes, : means.shape[1]] = means[rows > 0].to(head.weight)
 
 
 def repeat_share(train: Dataset | IterableDataset) -> float:

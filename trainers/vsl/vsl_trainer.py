@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, SIDTrie, VSLLossWeights
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, VSLLossWeights
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin, validation_table
@@ -196,12 +195,6 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
             self.metrics.reset()
             self.metrics_step, self.last_batch = self.state.global_step, None
         super().log(logs, start_time)
-
-    @cached_property
-    def trie(self) -> SIDTrie:
-        """The catalog that p(SID) is defined over, with what was removed from it: the log may hold that."""
-        model = self.accelerator.unwrap_model(self.model)
-        return SIDTrie.from_index(self.processing_class.index, model.device, removed=True)
 
     def loss_parts(self) -> dict[str, float]:
         return {name: float(part) for name, part in self.metrics.parts.items()}
