@@ -108,6 +108,7 @@ class GR4ADPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.repeat_bias)
         if isinstance(module, GR4ADPrefixVectors):
             init.constant_(module.keys, UNUSED)
+            init.zeros_(module.places)
             init.zeros_(module.vectors)
             init.zeros_(module.bias)
             if module.projects:

@@ -73,7 +73,7 @@ class KnownRows:
         """Scores and leaves of the beams, both (B, W), and behind them those of the known rows; -inf for what is no
         leaf or stands among the beams."""
         own = self.scores
-        if history is not None and history.log_weights is not None:
+        if history is not None and history.log_masses is not None:
             own = torch.logaddexp(own, history.log_copied(self.nodes.shape[2] - 1, self.leaves).to(own.dtype))
         found = nodes.masked_fill(~(scores > -torch.inf), -1)
         there = (self.leaves.unsqueeze(2) == found.unsqueeze(1)).any(-1)
@@ -81,21 +81,13 @@ class KnownRows:
         return torch.cat([scores, own], dim=1), torch.cat([nodes, self.leaves], dim=1)
 
 
-def with_copies(
-    scores: torch.Tensor, first: torch.Tensor, nodes: torch.Tensor, level: int, history: HistorySIDs
-) -> torch.Tensor:
-    """Scores (float, (B, W, M)) of the children of nodes (int64, (B, W)) of a level, with what is copied from the
-    history; `first` (int64, (B, W, 1)) are the first children. Few children are copied to: no others are touched."""
-    batch, beams, most = scores.shape
-    # A dead row stands at a node that is not its own: nothing is copied there.
-    nodes = nodes.masked_fill(~(scores > -torch.inf).any(-1), -1)
-    places = history.places(level, nodes, first, most)  # (B, W, S)
-    flat = F.pad(scores, (0, 1)).flatten(1)
-    at = (places + (most + 1) * torch.arange(beams, device=places.device).unsqueeze(1)).flatten(1)
-    copied = history.log_copied(level, history.nodes[..., level]).to(scores.dtype)  # (B, S): equal where nodes are
-    copied = copied.unsqueeze(1).expand(places.shape).flatten(1)
-    flat = flat.scatter(1, at, torch.logaddexp(flat.gather(1, at), copied))
-    return flat.view(batch, beams, most + 1)[..., :most]
+def with_copies(scores: torch.Tensor, places: torch.Tensor, log_masses: torch.Tensor) -> torch.Tensor:
+    """Scores (float, (B, W, M)) of the children of W rows, and at the `places` (int64, (B, S), W * M or more = none)
+    of the history's items what is copied to them, as logs (float, (B, S)). No other child is touched."""
+    places = places.clamp(max=scores.shape[1] * scores.shape[2])  # those of known rows are none of the beams'
+    flat = F.pad(scores.flatten(1), (0, 1))
+    flat.scatter_(1, places, torch.logaddexp(flat.gather(1, places), log_masses.to(flat.dtype)))
+    return flat[:, :-1].view(scores.shape)
 
 
 class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
@@ -210,34 +202,44 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
         scores = alone
         tokens = torch.full((batch, 1), config.bos_token_id, dtype=torch.int64, device=device)
         known = KnownRows(trie, leaves, dtype) if leaves is not None else None
-        copied = history if history is not None and history.log_weights is not None else None
         path: list[torch.Tensor] = []  # tokens (B, W + E) of each level so far, in the order of the rows of the last
         used = []
         for level, width in enumerate(widths):
             state = self.model.autoregress(trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache)
-            steps, codes, first = self.child_log_probs(level, state[:, :, 0], nodes, trie, rows, history)
-            beams = scores.shape[1]  # behind them stand the known rows
+            children = trie.children(level, nodes)
+            codes, first, _ = children
+            rows_used, beams = nodes.shape[1], scores.shape[1]  # behind the beams stand the known rows
+            held = places = None
+            if history is not None:
+                dead = F.pad(~(scores > -torch.inf), (0, rows_used - beams))
+                places, leaders = history.places(level, nodes.masked_fill(dead, -1), first, codes.shape[2])
+                if history.repeats is not None:
+                    held = history.repeats[..., level], places, leaders
+            steps = self.child_log_probs(level, state[:, :, 0], children, rows, held)
             if known is not None:
                 known.step(level, steps[:, beams if level else 0 :], first[:, beams if level else 0 :])
-            own, own_first = alone.unsqueeze(-1) + steps[:, :beams], first[:, :beams]
-            total = own if copied is None else with_copies(own, own_first, nodes[:, :beams], level, copied)
-            total = open_children(total, own_first, None if closed is None else closed[level])
+            own = alone.unsqueeze(-1) + steps[:, :beams]
+            total = own
+            if history is not None and history.log_masses is not None and places is not None:
+                total = with_copies(own, places, history.log_masses[..., level])
+            total = open_children(total, first[:, :beams], None if closed is None else closed[level])
             limit = None if limits is None else limits[:, level]
-            scores, parents, codes, nodes, places = next_beams((codes[:, :beams], own_first), total, width, limit)
-            alone = scores
-            if copied is not None:
-                alone = own.flatten(1).gather(1, places).masked_fill(~(scores > -torch.inf), -torch.inf)
+            scores, parents, codes, nodes, chosen = next_beams(
+                (codes[:, :beams], first[:, :beams]), total, width, limit
+            )
+            # A row that is dead, or closed to the request, may have a probability of its own.
+            alone = own.flatten(1).gather(1, chosen).masked_fill(~(scores > -torch.inf), -torch.inf)
             used.append(scores.shape[1])
             if known is not None:
                 parents, codes, nodes = known.append(level, parents, codes, nodes, beams)
             tokens = codes + config.level_offsets[level]
             path = [tokens_before.gather(1, parents) for tokens_before in path] + [tokens]
-            cache.descend(parents, steps.shape[1])
+            cache.descend(parents, rows_used)
         nodes = nodes[:, : used[-1]]
         if known is not None:
-            scores, nodes = known.appended_to(scores, nodes, copied)
-        if copied is not None:
-            scores = scores - copied.log_total.to(dtype).unsqueeze(1)
+            scores, nodes = known.appended_to(scores, nodes, history)
+        if history is not None and history.log_total is not None:
+            scores = scores - history.log_total.to(dtype).unsqueeze(1)
 
         sequences, alive = torch.stack(path, dim=-1), scores > -torch.inf
         values = torch.zeros_like(scores)

@@ -13,10 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_gr4ad import GR4ADConfig
-from .item_head_gr4ad import COPY_BIAS, first_places, history_log_weights
+from .item_head_gr4ad import COPY_BIAS, history_log_weights
 from .layers_gr4ad import GR4ADContext, GR4ADRMSNorm
 from .trie_gr4ad import SIDTrie
 
+Bounds = list[tuple[torch.Tensor, torch.Tensor]]
+"""Of each level, the first place of the run of items below an item's node, and the one behind it, int64 (B, S)."""
 SMALLEST_SHARE = 1e-7
 """What is left at least of the probability of an SID that would be a repeat."""
 
@@ -25,48 +27,55 @@ SMALLEST_SHARE = 1e-7
 class HistorySIDs:
     """The SIDs of the histories of N queries, as nodes of a trie.
 
-    nodes (int64, (N, S, T)): nodes of levels 1..T; -1 for an item that the query does not see, or whose SID the trie
-    does not hold. repeats (float, (N, S, T)): what is added to the logit of the node, 0 for an item behind another one
-    below it; None without a repeat bias. log_weights (float, (N, S)): log of how much of each item is copied, the
-    lowest number for none; None without copying.
+    nodes (int64, (N, S, T)): nodes of levels 1..T, in ascending order along the items; -1 for an item without a place
+    in the trie. repeats (float, (N, S, T)): what is added to the logit of the node, 0 for an item that the query does
+    not see or that stands behind another one below the node; None without a repeat bias. log_masses (float, (N, S,
+    T)): log of how much is copied of all items below the node, the lowest number for nothing; log_total (float, (N,)):
+    log(1 + what all items have together); None without copying.
     """
 
     nodes: torch.Tensor
     repeats: torch.Tensor | None
-    log_weights: torch.Tensor | None
+    log_masses: torch.Tensor | None
+    log_total: torch.Tensor | None
 
     def take(self, queries: torch.Tensor) -> "HistorySIDs":
         """Those of some queries (int64, (n,))."""
-        repeats, log_weights = (
-            None if part is None else part.index_select(0, queries) for part in (self.repeats, self.log_weights)
-        )
-        return HistorySIDs(self.nodes.index_select(0, queries), repeats, log_weights)
-
-    def places(self, level: int, parents: torch.Tensor, first: torch.Tensor, most: int) -> torch.Tensor:
-        """Which child of each row's node each item lies below, int64 (N, R, S); `most` for none.
-
-        Args:
-            parents (int64, (N, R)): Nodes of `level`. first (int64, (N, R, 1)): Their first children.
-        """
-        below = self.nodes[:, None, :, level]
-        child = below >= 0
-        if level:
-            child = child & (self.nodes[:, None, :, level - 1] == parents.unsqueeze(2))
-        return (below - first).where(child, most)
+        given = (self.repeats, self.log_masses, self.log_total)
+        parts = [None if part is None else part.index_select(0, queries) for part in given]
+        return HistorySIDs(self.nodes.index_select(0, queries), *parts)
 
     def log_copied(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """Log of what is copied to nodes of `level` + 1 (int64, (N, R)), float (N, R); the lowest number for
-        nothing."""
-        assert self.log_weights is not None
-        below = (self.nodes[:, None, :, level] == nodes.unsqueeze(2)) & (nodes >= 0).unsqueeze(2)
-        lowest = torch.finfo(self.log_weights.dtype).min
-        return self.log_weights.unsqueeze(1).masked_fill(~below, lowest).logsumexp(-1).clamp(min=lowest)
+        """Log of what is copied to nodes of `level` + 1 (int64, (N, R)), (N, R); the lowest number for nothing."""
+        assert self.log_masses is not None
+        below = self.nodes[..., level].contiguous()
+        place = torch.searchsorted(below, nodes.contiguous()).clamp(max=below.shape[1] - 1)
+        found = (below.gather(1, place) == nodes) & (nodes >= 0)
+        masses = self.log_masses[..., level].gather(1, place)
+        return masses.masked_fill(~found, torch.finfo(masses.dtype).min)
 
-    @property
-    def log_total(self) -> torch.Tensor:
-        """log(1 + what all items together have), (N,)."""
-        assert self.log_weights is not None
-        return F.softplus(self.log_weights.logsumexp(-1))
+    def places(
+        self, level: int, nodes: torch.Tensor, first: torch.Tensor, most: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where items lie among the children of rows.
+
+        Args:
+            nodes (int64, (N, R)): Nodes of `level` of the rows, negative for a row without one.
+            first (int64, (N, R, 1)): Their first children, of `most` at most.
+
+        Returns:
+            The place of each item among the R * `most` children of the first row at its node, R * `most` where no row
+            has it (int64, (N, S)); and the first row at the node of each row (int64, (N, R)).
+        """
+        below, rows = self.nodes[..., level], nodes.shape[1]
+        parents = self.nodes[..., level - 1] if level else below.clamp(max=0)
+        ascending, order = nodes.sort(dim=1, stable=True)
+        place = torch.searchsorted(ascending, parents.contiguous()).clamp(max=rows - 1)
+        owner = order.gather(1, place)
+        child = torch.add(below, owner, alpha=most) - first.squeeze(2).gather(1, owner)
+        found = (ascending.gather(1, place) == parents) & (below >= 0)
+        leaders = order.gather(1, torch.searchsorted(ascending, nodes.contiguous()))
+        return child.where(found, rows * most), leaders
 
 
 class GR4ADHistorySIDs(nn.Module):
@@ -96,37 +105,68 @@ class GR4ADHistorySIDs(nn.Module):
     ) -> HistorySIDs:
         """The histories as the chosen queries (bool, (B, Q)) see them, in row-major order; without `chosen`, as
         contexts with one query each do. trunk (B, Q, P, d)."""
-        paths = trie.paths(context.sids)  # (B, S, T)
-        paths = paths.masked_fill(paths[..., -1:] < 0, -1)  # what is not in the trie has no share of its prefixes
-        seen = context.visible & (paths[..., -1] >= 0).unsqueeze(1)  # (B, Q, S)
-        repeats = self.repeat_logits(paths, seen, trie) if self.repeats else None
-        log_weights = None
-        if self.copies:
-            query = self.copy_query(self.norm(trunk[..., 0, :]))
-            log_weights = history_log_weights(query, context.states, self.copy_bias, seen)
+        visible, paths = context.visible, trie.paths(context.sids)  # (B, Q, S) and (B, S, T)
+        # What the trie does not hold has no place among its prefixes either.
+        leaves = paths[..., -1].masked_fill(~visible.any(1), -1)
+        leaves, order = leaves.sort(dim=1, stable=True)
+        nodes = paths.gather(1, order.unsqueeze(2).expand_as(paths)).masked_fill((leaves < 0).unsqueeze(2), -1)
+        seen = in_order(visible, order) & (leaves >= 0).unsqueeze(1)
 
         def queries(values: torch.Tensor) -> torch.Tensor:
             return values[:, 0] if chosen is None else values[chosen]
 
-        nodes = paths.unsqueeze(1).masked_fill(~seen.unsqueeze(3), -1)
-        return HistorySIDs(
-            queries(nodes),
-            None if repeats is None else queries(repeats),
-            None if log_weights is None else queries(log_weights),
-        )
+        runs = [below.contiguous() for below in nodes.unbind(2)]
+        bounds = [(torch.searchsorted(run, run), torch.searchsorted(run, run, right=True)) for run in runs]
+        repeats = log_masses = log_total = None
+        if self.repeats:
+            counts = [sids[run.clamp(min=0)] for sids, run in zip(trie.sid_counts, runs, strict=True)]
+            repeats = queries(self.repeat_logits(bounds, counts, seen))
+        if self.copies:
+            query = self.copy_query(self.norm(trunk[..., 0, :]))
+            log_weights = history_log_weights(query, context.states, self.copy_bias, visible)
+            log_masses, log_total = self.masses(in_order(log_weights, order), seen, bounds)
+            log_masses, log_total = queries(log_masses), queries(log_total)
+        if chosen is not None:
+            nodes = nodes[chosen.nonzero(as_tuple=True)[0]]
+        return HistorySIDs(nodes, repeats, log_masses, log_total)
 
-    def repeat_logits(self, paths: torch.Tensor, seen: torch.Tensor, trie: SIDTrie) -> torch.Tensor:
-        """`repeats` of [`HistorySIDs`], float (B, Q, S, T), of paths (int64, (B, S, T)) and which items each query
-        sees (bool, (B, Q, S))."""
+    def repeat_logits(self, bounds: Bounds, counts: list[torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+        """`repeats` of [`HistorySIDs`], float (B, Q, S, T), from the bounds of runs of items below one node, how many
+        SIDs there are below it (int64, (B, S)), and which items each query sees (bool, (B, Q, S))."""
         bias = self.repeat_bias.to(torch.promote_types(self.repeat_bias.dtype, torch.float32))
-        distinct = (seen & first_places(paths[..., -1]).unsqueeze(1)).to(bias.dtype)
+        before = running(seen)
+        # No seen item before it below the node: at the last level, such items are the distinct SIDs.
+        alone = [seen & (before[..., :-1] == in_order(before, first)) for first, _ in bounds]
+        distinct = running(alone[-1])
         logits = []
-        for nodes, counts in zip(paths.unbind(2), trie.sid_counts, strict=True):
-            below = (nodes.unsqueeze(2) == nodes.unsqueeze(1)).to(bias.dtype)
-            share = torch.matmul(distinct, below) / counts[nodes.clamp(min=0)].unsqueeze(1)  # (B, Q, S)
-            logit = torch.log1p((share * bias.expm1()).clamp(min=SMALLEST_SHARE - 1))
-            logits.append(logit * (seen & first_places(nodes).unsqueeze(1)))
+        for (first, last), sids, lone in zip(bounds, counts, alone, strict=True):
+            share = (in_order(distinct, last) - in_order(distinct, first)) / sids.unsqueeze(1)
+            logits.append(torch.log1p((share * bias.expm1()).clamp(min=SMALLEST_SHARE - 1)) * lone)
         return torch.stack(logits, dim=3)
+
+    @staticmethod
+    def masses(log_weights: torch.Tensor, seen: torch.Tensor, bounds: Bounds) -> tuple[torch.Tensor, torch.Tensor]:
+        """`log_masses` (B, Q, S, T) and `log_total` (B, Q) of [`HistorySIDs`], from the log of how much each item is
+        copied (float, (B, Q, S)). What lies below a node is a difference of running sums, which are float64."""
+        dtype, least = log_weights.dtype, torch.finfo(torch.float64).tiny
+        lowest = torch.finfo(dtype).min
+        log_weights = log_weights.double().masked_fill(~seen, lowest)
+        peak = log_weights.detach().amax(2, keepdim=True)
+        sums = running((log_weights - peak).exp() * seen)
+        masses = torch.stack([in_order(sums, last) - in_order(sums, first) for first, last in bounds], dim=3)
+        logs = (masses.clamp(min=least).log() + peak.unsqueeze(3)).masked_fill(masses <= 0, lowest)
+        total = F.softplus(sums[..., -1].clamp(min=least).log() + peak.squeeze(2))
+        return logs.to(dtype), total.to(dtype)
+
+
+def running(values: torch.Tensor) -> torch.Tensor:
+    """Sums of what stands before each place of (B, Q, S): (B, Q, S + 1)."""
+    return F.pad(values.cumsum(2), (1, 0))
+
+
+def in_order(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """values (B, Q, n) at places (int64, (B, S)): (B, Q, S)."""
+    return values.gather(2, places.unsqueeze(1).expand(-1, values.shape[1], -1))
 
 
 __all__ = ["GR4ADHistorySIDs", "HistorySIDs"]

@@ -188,7 +188,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         if self.item_head is not None and item_labels is not None and loss_weights.item:
             item_losses = self.item_head.negative_log_likelihood(trunk, self.item_table, context, item_labels, chosen)
         copied = None
-        if history is not None and history.log_weights is not None and paths is not None:
+        if history is not None and history.log_total is not None and paths is not None:
             copied = history.log_copied(len(logits) - 1, paths[:, -1:])[:, 0], history.log_total
         loss, losses, target_losses = vsl_loss(
             loss_weights if self.training else replace(loss_weights, label_smoothing=0.0),

@@ -18,6 +18,8 @@ from .trie_gr4ad import SIDTrie
 
 UNUSED = torch.iinfo(torch.int64).max
 """Key of a row of the table that stands for no prefix."""
+KNOWN_TABLES = 2
+"""Tables of which a trie keeps the rows: of a policy and its reference, which take turns."""
 BLOCK = 8192
 """Children whose products are taken at once: a block of vectors stays in the cache of a processor."""
 
@@ -27,18 +29,21 @@ class GR4ADPrefixVectors(nn.Module):
     alone to children of the root, whose codes say all there is to say. Without `prefix_size` P is the identity.
 
     `keys` (int64, (R,)) holds the prefixes of the table as sorted hashes of their codes, so that neither other
-    catalogs nor larger codebooks change which row a prefix has. `vectors` (float, (R + 1, c)) and `bias` (float, (R +
-    1,)) have one row more in front, which all prefixes share that the table does not hold: they are told apart by
-    their codes alone.
+    catalogs nor larger codebooks change which row a prefix has; `places` (int64, (R,)) holds these rows, in which
+    siblings stand side by side: the children of a node are read in one stretch of memory. `vectors` (float, (R + 1,
+    c)) and `bias` (float, (R + 1,)) have one row more in front, which all prefixes share that the table does not hold:
+    they are told apart by their codes alone.
     """
 
     keys: torch.Tensor
+    places: torch.Tensor
 
     def __init__(self, config: GR4ADConfig):
         super().__init__()
         size = config.prefix_size or config.hidden_size
         self.projects = size < config.hidden_size
         self.register_buffer("keys", torch.full((config.num_prefix_vectors,), UNUSED))
+        self.register_buffer("places", torch.zeros(config.num_prefix_vectors, dtype=torch.int64))
         self.vectors = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1, size))
         self.bias = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1))
         if self.projects:
@@ -47,14 +52,15 @@ class GR4ADPrefixVectors(nn.Module):
     def rows(self, trie: SIDTrie) -> list[torch.Tensor]:
         """Row of the table of each node of levels 1..T, int64; behind them zeros, so that the rows of the widest
         node's children can be read from any node on. Found once for a trie, which keeps them."""
-        known = trie.prefix_rows
-        if known is None or known[0] is not self.keys:
-            found = []
-            for hashes, most in zip(prefix_hashes(trie), trie.max_children, strict=True):
-                places = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
-                found.append(F.pad((places + 1).where(self.keys[places] == hashes, 0), (0, most)))
-            known = trie.prefix_rows = (self.keys, found)
-        return known[1]
+        for keys, found in trie.prefix_rows:
+            if keys is self.keys:
+                return found
+        found = []
+        for hashes, most in zip(prefix_hashes(trie), trie.max_children, strict=True):
+            near = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
+            found.append(F.pad(self.places[near].where(self.keys[near] == hashes, 0), (0, most)))
+        trie.prefix_rows = [(self.keys, found), *trie.prefix_rows[: KNOWN_TABLES - 1]]
+        return found
 
     def queries(self, states: torch.Tensor) -> torch.Tensor:
         """P s, (..., c), of decoder states (..., d)."""
@@ -95,16 +101,16 @@ class GR4ADPrefixVectors(nn.Module):
             events.append(counts)
             means.append(sums / items.unsqueeze(1))
             offsets = above
-        key, count = torch.cat(keys), torch.cat(events)
-        kept = count.argsort(descending=True, stable=True)[: len(self.keys)]
-        kept = kept[key[kept].argsort()]
-        self.keys.fill_(UNUSED)
-        self.keys[: len(kept)] = key[kept]
-        self.keys = self.keys.clone()  # another tensor: rows that a trie keeps are those of the earlier keys
+        key, count = torch.cat(keys[::-1]), torch.cat(events[::-1])
+        kept = count.argsort(descending=True, stable=True)[: len(self.keys)].sort().values  # in the order of the trie
+        hashes, order = key[kept].sort()
+        # Other tensors: rows that a trie keeps are those of the earlier keys.
+        self.keys = F.pad(hashes, (0, len(self.keys) - len(kept)), value=UNUSED)
+        self.places = F.pad(order + 1, (0, len(self.keys) - len(kept)))
         self.vectors.zero_()
         self.bias.zero_()
         self.bias[1 : len(kept) + 1] = torch.log1p(count[kept]).to(self.bias)
-        self.vectors[1 : len(kept) + 1] = torch.cat(means)[kept].to(self.vectors)
+        self.vectors[1 : len(kept) + 1] = torch.cat(means[::-1])[kept].to(self.vectors)
 
 
 class PairProducts(torch.autograd.Function):

@@ -40,27 +40,24 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         self,
         level: int,
         states: torch.Tensor,
-        nodes: torch.Tensor,
-        trie: SIDTrie,
+        children: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         rows: Rows | None = None,
-        history: HistorySIDs | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities of the children of nodes, before anything is copied.
+        held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Log-probabilities of the children of nodes, before anything is copied: float32 or wider (B, R, M), -inf
+        where there is no child.
 
         Args:
-            states (float, (B, R, d)): Decoder states of `level`. nodes (int64, (B, R)): Their nodes of that level.
-            rows, history: Of this trie, if the model has them.
-
-        Returns:
-            float32 or wider (B, R, M), -inf where there is no child; and codes (B, R, M) and first children (B, R, 1)
-            as `SIDTrie.children` gives them.
+            states (float, (B, R, d)): Decoder states of `level`. children: Of their nodes, from `SIDTrie.children`.
+            rows: From `prefix_rows`, if the model has them.
+            held: Of the history's items (B, S), if the model tells repeats apart: what they add to the logit of their
+                node, and their places and leading rows as `HistorySIDs.places` gives them.
         """
-        codes, first, valid = trie.children(level, nodes)
+        codes, first, valid = children
         logits = self.sid_heads[level](states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.config.sid_normalization == "codebook":
-            steps = F.log_softmax(logits, dim=-1).gather(-1, codes)
-            return steps.masked_fill(~valid, -torch.inf), codes, first
+            return F.log_softmax(logits, dim=-1).gather(-1, codes).masked_fill(~valid, -torch.inf)
         logits = logits.gather(-1, codes)
         most = codes.shape[-1]
         table = self.prefix_vectors
@@ -68,11 +65,12 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             own = rows[level][first + torch.arange(most, device=first.device)]
             added = table.of_children(table.queries(states), own) if level else table.bias[own]
             logits = logits + added.to(logits.dtype)
-        if history is not None and history.repeats is not None:
-            places = history.places(level, nodes, first, most)
-            repeats = history.repeats[:, None, :, level].to(logits.dtype).expand(places.shape)
-            logits = F.pad(logits, (0, 1)).scatter_add(2, places, repeats)[..., :most]
-        return F.log_softmax(logits.masked_fill(~valid, -torch.inf), dim=-1), codes, first
+        if held is not None:
+            repeats, places, leaders = held
+            added = logits.new_zeros(len(logits), logits.shape[1] * most + 1)
+            added = added.scatter_add_(1, places, repeats.to(logits.dtype))[:, :-1].view(logits.shape)
+            logits = logits + added.gather(1, leaders.unsqueeze(2).expand(-1, -1, most))
+        return F.log_softmax(logits.masked_fill(~valid, -torch.inf), dim=-1)
 
     def target_logits(
         self,
@@ -166,9 +164,11 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         if paths is None:
             return total.cumsum(1).view(sids.shape)
         total = total.masked_fill(paths < 0, 0.0).cumsum(1)
-        if own is not None and own.log_weights is not None:
+        if own is not None and own.log_masses is not None:
             copied = [own.log_copied(level, paths[:, level : level + 1]) for level in range(paths.shape[1])]
-            total = torch.logaddexp(total, torch.cat(copied, dim=1)) - own.log_total.unsqueeze(1)
+            total = torch.logaddexp(total, torch.cat(copied, dim=1).to(total.dtype))
+            assert own.log_total is not None
+            total = total - own.log_total.unsqueeze(1).to(total.dtype)
         return total.masked_fill(paths < 0, -torch.inf).view(sids.shape)
 
     def known_trie(self, trie: SIDTrie | None) -> SIDTrie:

@@ -27,7 +27,7 @@ class SIDTrie:
         leaf_offsets, leaf_items (`torch.Tensor`): CSR of the items of each leaf, item rows of the table the trie was
             built from; items that share an SID stand in the order of `priority`.
         item_leaves (`torch.Tensor`): The leaf of each entry of `leaf_items`.
-        prefix_rows: Kept for [`GR4ADPrefixVectors.rows`].
+        prefix_rows: What [`GR4ADPrefixVectors.rows`] has found.
     """
 
     offsets: list[torch.Tensor]
@@ -37,7 +37,7 @@ class SIDTrie:
     leaf_offsets: torch.Tensor
     leaf_items: torch.Tensor
     max_items: int
-    prefix_rows: Any = field(default=None, init=False, repr=False)
+    prefix_rows: list[tuple[torch.Tensor, list[torch.Tensor]]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.item_leaves = torch.arange(self.num_sids, device=self.leaf_offsets.device).repeat_interleave(
@@ -173,17 +173,17 @@ class SIDTrie:
         return counts
 
     def paths(self, codes: torch.Tensor) -> torch.Tensor:
-        """Nodes (int64, (..., T)) of levels 1..T that SIDs (int64, (..., T), given as codes) lead through; -1 from the
-        first prefix on that the trie does not hold."""
-        node = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
-        path = []
+        """Nodes (int64, (..., T)) of levels 1..T that SIDs (int64, (..., T), given as codes) lead through; -1 at all
+        levels of an SID that the trie does not hold."""
+        limits = torch.tensor(self.code_limits, device=codes.device)
+        found = ((codes >= 0) & (codes < limits)).all(-1)
+        node, path = torch.zeros_like(found, dtype=torch.int64), []
         for code, limit, edges in zip(codes.unbind(-1), self.code_limits, self.edges, strict=True):
-            edge = (node * limit + code).contiguous()
-            place = torch.searchsorted(edges, edge).clamp(max=len(edges) - 1)
-            found = (node >= 0) & (code >= 0) & (code < limit) & (edges[place] == edge)
-            node = place.masked_fill(~found, -1)
+            edge = torch.add(code, node, alpha=limit)
+            node = torch.searchsorted(edges, edge).clamp(max=len(edges) - 1)
+            found = found & (edges[node] == edge)
             path.append(node)
-        return torch.stack(path, dim=-1)
+        return torch.stack(path, dim=-1).masked_fill(~found.unsqueeze(-1), -1)
 
     def find(self, codes: torch.Tensor) -> torch.Tensor:
         """Leaves (int64, (...)) of SIDs (int64, (..., T)) given as codes; -1 for an SID that is not in the trie."""

@@ -108,7 +108,7 @@ def sid_loss(
             smooth = smooth - torch.where(legal, log_probs, 0.0).sum(-1) / legal.sum(-1)
     if copied is not None:
         log_copied, log_total = copied
-        loss = log_total - torch.logaddexp(-loss, log_copied)
+        loss = log_total.to(loss.dtype) - torch.logaddexp(-loss, log_copied.to(loss.dtype))
     return (1 - smoothing) * loss + smoothing * smooth if smoothing else loss
 
 

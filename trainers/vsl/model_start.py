@@ -88,7 +88,8 @@ def start_prefix_vectors(model: GR4ADForRecommendation, tokenizer: UASIDTokenize
     table.set_prefixes(trie, torch.from_numpy(tokenizer.index.priority.copy()).to(model.device), vectors)
     if vectors is not None:
         rows = table.rows(trie)[0][: len(trie.parents[0])]
-        head = model.get_submodule("sid_heads.0")
+        head = model.sid_heads[0]
+        assert isinstance(head, torch.nn.Linear)
         with torch.no_grad():
             means = table.vectors[rows]
             codes = trie.codes[0][: len(rows)][rows > 0]
