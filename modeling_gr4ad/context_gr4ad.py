@@ -72,11 +72,11 @@ class GR4ADContextProcessor(nn.Module):
         token_embeds: torch.Tensor,
         item_mask: torch.Tensor,
         *,
-        sids: torch.Tensor,
+        sids: torch.Tensor | None = None,
         per_prefix: bool = False,
         **history: Unpack[HistoryKwargs],
     ) -> GR4ADContext:
-        """token_embeds (B, S, T, d), item_mask (B, S) bool, sids (B, S, T) int64 as codes, the features as in
+        """token_embeds (B, S, T, d), item_mask (B, S) bool, sids (B, S, T) int64 as codes (what p(SID) asks for), the features as in
         [`HistoryInputs`] -> [`GR4ADContext`]."""
         given: dict[str, Any] = dict(history)
         item_ids: torch.Tensor = given.pop("item_ids", None)

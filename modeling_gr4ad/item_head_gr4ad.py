@@ -43,7 +43,7 @@ class GR4ADItemHead(nn.Module):
         """log w_j, float (B, Q, S), of history item j from trunk states (B, Q, P, d); the lowest number where it is
         padding or later than the query."""
         query = self.copy_query(self.norm(trunk[..., 0, :]))
-        return history_log_weights(query, context.states, self.copy_bias, context.visible)
+        return history_log_weights(query, context.states, self.copy_bias, context.visible).float()
 
     def seen_items(self, context: GR4ADContext) -> torch.Tensor:
         """The distinct items that each query has seen, int64 (B, Q, S); 0 on padding, later items and repeats."""
