@@ -1,0 +1,180 @@
+"""What the semantic IDs (SIDs) reach by themselves: beams alone, the whole ranking, and the likelihoods behind them.
+
+    python benchmarks/generative.py amazon_beauty --data DIR --work OUT --out benchmarks/results/generative_beauty.json
+
+OUT, OUT-seed1, ... hold the recipe's runs, as `benchmarks/recipe.py` leaves them (finished stages are kept). Three
+rankings of all users of validation and test, with the artifact's beam widths:
+
+- `beams alone`: by p(SID); no item head, no item neighbours, no candidates beside the beams, no history's own ads put
+  in. Where the recipe ranks by expected value, so do they, at the weight that is best for them on validation.
+- `served`: as validation chose.
+- `item weight 1`: the best of the recipe's weights on validation without a share of p(SID): beams propose, item head
+  and item neighbours rank.
+
+Nats are the mean of -log p of the test users' targets after the history that the user has: of the SID, of the item by
+the item head without and with the item neighbours, and of a uniform guess over the catalog. SIDs that several items
+share are counted as one: `items per SID` says how many there are.
+
+`value` is the mean over seeds, `spread` the sample standard deviation over them, `low` and `high` the 95% interval
+over users and seeds; `differences` are those of `served` from the others on the same users. The baselines are those of
+the runs, which are the same for every seed.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from measurement.accuracy import METRICS, unit_of
+from measurement.results import Benchmark, Row, result_row, rounded
+from measurement.runs import FinishedRun, recipe_of
+
+from gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import RankingWeights
+from gr4ad.pipeline import Recipe, run_recipe
+from gr4ad.pipeline.comparing import seed_folder
+from gr4ad.trainers.evaluation import SequenceTable
+from gr4ad.trainers.evaluation.choosing import choose_weights, sample_users
+from gr4ad.trainers.evaluation.intervals import paired_difference, seed_interval
+from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
+from gr4ad.trainers.evaluation.system_scores import KS, SystemScores, as_json
+
+SYSTEMS = ("served", "beams alone", "item weight 1")
+SPLITS = ("validation", "test")
+Scores = dict[str, dict[str, dict[str, np.ndarray]]]
+
+
+def rankings_of(recipe: Recipe, metrics: Mapping[str, Any], run: FinishedRun, seed: int) -> dict[str, RankingWeights]:
+    """The three ways to rank."""
+    served, settings = RankingWeights.from_dict(metrics["serving"]), recipe.evaluate
+    own = [row for row in metrics["validation"] if row["model"] == metrics["final"] and row["item_weight"] == 1]
+    best = max(own, key=lambda row: row[settings.metric])
+    names = ("item_weight", "value_weight", "neighbour_weight")
+    model = GR4ADForRecommendation.from_pretrained(run.folder)
+    alone = replace(served.with_item_weight(0.0), score_history=False, value_weight=0.0)
+    if model.value_head is not None and len(settings.value_weights) > 1:
+        grid = [replace(alone, value_weight=weight) for weight in settings.value_weights]
+        sample = sample_users(run.data.validation, settings.tuning_users, seed)
+        options: dict[str, Any] = {"metric": settings.metric, "max_ndcg_loss": 1.0, "batch_size": settings.batch_size}
+        _, _, alone = choose_weights(model, run.tokenizer, sample, grid, name="beams alone", **options)
+    item_candidates = {"item_candidates": settings.item_candidates, "score_history": settings.score_history}
+    first = replace(served, **item_candidates, **{name: best[name] for name in names})
+    return {"served": served, "beams alone": alone, "item weight 1": first}
+
+
+def scores_of(run: FinishedRun, ways: Mapping[str, RankingWeights], batch_size: int) -> Scores:
+    """Split -> way to rank -> metric -> float64 (users,)."""
+    model, found = GR4ADForRecommendation.from_pretrained(run.folder), {}
+    train = SequenceTable.from_dataset(run.data.train, run.item_ids)
+    for split in SPLITS:
+        rows = getattr(run.data, split)
+        held_out = SequenceTable.from_dataset(rows, run.item_ids)
+        scores = SystemScores(train, held_out, run.tokenizer.index.codes, 0)
+        for name, weights in ways.items():
+            lists = rank_users(model, run.tokenizer, rows, weights=weights, top_k=max(KS), batch_size=batch_size)
+            scores.add(split, name, lists.items)
+        found[split] = scores.per_user[split]
+    return found
+
+
+@torch.no_grad()
+def nats_of(run: FinishedRun, neighbour_weight: float, batch_size: int) -> dict[str, float]:
+    """Mean -log p of the test users' targets, each after the history of its row."""
+    model, tokenizer = GR4ADForRecommendation.from_pretrained(run.folder).eval(), run.tokenizer
+    given = {"trie": model.build_trie(tokenizer, removed=True)} if hasattr(model.config, "sid_normalization") else {}
+    targets = run.held_out(run.data.test)
+    sums = {"sid nats": 0.0, "item nats": 0.0, "item nats, with item neighbours": 0.0}
+    histories = history_rows(tokenizer, run.data.test)
+    for chosen, batch in history_batches(model, tokenizer, histories, batch_size, False):
+        lengths = targets.lengths[chosen]
+        offset = np.arange(int(lengths.max()))
+        wanted = offset < lengths[:, None]
+        items = targets.items[np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)]
+        sids = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
+        rows = torch.from_numpy(items)
+        output = model(**batch, candidate_ids=sids, candidate_items=rows + 1, **given)
+        context = model.model.encode(**batch)
+        log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)[:, 1:]
+        if model.item_neighbours is not None and neighbour_weight:
+            log_probs = model.item_neighbours(context, log_probs, neighbour_weight).log_softmax(1)
+        parts = (output.candidate_logps, output.candidate_item_logps, log_probs.gather(1, rows))
+        for name, part in zip(sums, parts, strict=True):
+            sums[name] -= float(part.double().numpy()[wanted].sum())
+    count = len(targets.items)
+    codes = np.unique(tokenizer.index.codes, axis=0)
+    return {
+        **{name: total / count for name, total in sums.items()},
+        "uniform nats": math.log(len(tokenizer.index)),
+        "items per SID": len(tokenizer.index) / len(codes),
+    }
+
+
+def score_rows(scores: Sequence[Scores], unit: str) -> tuple[list[Row], dict[str, dict]]:
+    """Rows of the means over seeds, and the differences of what is served from the other ways."""
+    rows, differences = [], {}
+    for split in reversed(SPLITS):
+        prefix = "" if split == "test" else f"{split}: "
+        for system in SYSTEMS:
+            for metric in METRICS:
+                if metric not in scores[0][split][system]:
+                    continue
+                values = np.stack([seed[split][system][metric] for seed in scores])
+                by_seed = np.nanmean(values, axis=1)
+                low, high = seed_interval(values, 0)
+                rows.append(
+                    result_row(
+                        f"{prefix}{system}/{metric}", metric, float(by_seed.mean()), unit_of(metric, unit),
+                        float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None, low=float(low), high=float(high),
+                        by_seed=rounded(by_seed.tolist()),
+                    )
+                )  # fmt: skip
+                if system != "served":
+                    ours = np.stack([seed[split]["served"][metric] for seed in scores])
+                    difference = as_json(paired_difference(ours, values, 0))
+                    differences[f"{prefix}served over {system}/{metric}"] = rounded(difference)
+    return rows, differences
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    benchmark = Benchmark(__file__, __doc__, smoke="A recipe that runs in seconds.")
+    benchmark.take("recipe", "--data", "--work", seeds=3)
+    arguments = benchmark.start(words, seeds=2)
+    scores, nats, chosen, baselines, unit = [], [], {}, {}, ""
+    for seed in range(arguments.seeds):
+        recipe = recipe_of(arguments.recipe, arguments.work, smoke=arguments.smoke, data=arguments.data, seed=seed)
+        folder = seed_folder(arguments.work, seed)
+        run_recipe(recipe, folder, command=benchmark.command(arguments))
+        run, metrics = FinishedRun(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        unit = str(metrics["values"]["unit"])
+        ways = rankings_of(recipe, metrics, run, seed)
+        chosen[seed] = {name: weights.to_dict() for name, weights in ways.items()}
+        scores.append(scores_of(run, ways, recipe.evaluate.batch_size))
+        weight = ways["item weight 1"].neighbour_weight
+        nats.append(nats_of(run, weight, recipe.evaluate.batch_size))
+        baselines = {name: found for name, found in metrics["test"].items() if name != metrics["final"]}
+    rows, differences = score_rows(scores, unit)
+    for name in nats[0]:
+        values = [of_seed[name] for of_seed in nats]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        rows.append(result_row(name, "nats" if "nats" in name else "items", float(np.mean(values)), "", spread,
+                               by_seed=rounded(values)))  # fmt: skip
+    for system, figures in baselines.items():
+        ends = {metric: {end: figures[f"{metric}_{end}"] for end in ("low", "high") if f"{metric}_{end}" in figures}
+                for metric in METRICS}  # fmt: skip
+        rows += [
+            result_row(f"{system}/{metric}", metric, figures[metric], unit_of(metric, unit), None, **ends[metric])
+            for metric in METRICS
+            if metric in figures
+        ]
+    ratio = np.mean([of_seed["sid nats"] / of_seed["item nats"] for of_seed in nats])
+    benchmark.write(
+        arguments, rows, {"sid_nats_over_item_nats": float(ratio)}, seeds=range(arguments.seeds), weights=chosen,
+        differences=differences,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
