@@ -95,7 +95,7 @@ class GR4ADConfig(PreTrainedConfig):
             9 becomes s_1 + ... + s_{t-1}. The upper layers, of which LazyAR leaves few, need not learn to fetch the
             earlier tokens by attention.
         sid_normalization (`str`): What the probabilities of a level's codes sum to one over: `"trie"`, the codes that
-            some SID of the catalog continues with, or `"codebook"`, all codes, as models before 0.3.0 were trained.
+            some SID of the catalog continues with, or `"codebook"`, all codes, as models of 0.1.0 were trained.
             With `"trie"` the log-probabilities of all SIDs of a catalog sum to one, and whatever asks for one needs
             the catalog's [`SIDTrie`].
         num_prefix_vectors (`int`): Prefixes of SIDs that have a vector of their own, see [`GR4ADPrefixVectors`]; 0

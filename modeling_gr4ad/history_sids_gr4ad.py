@@ -105,6 +105,7 @@ class GR4ADHistorySIDs(nn.Module):
     ) -> HistorySIDs:
         """The histories as the chosen queries (bool, (B, Q)) see them, in row-major order; without `chosen`, as
         contexts with one query each do. trunk (B, Q, P, d)."""
+        assert context.sids is not None
         visible, paths = context.visible, trie.paths(context.sids)  # (B, Q, S) and (B, S, T)
         # What the trie does not hold has no place among its prefixes either.
         leaves = paths[..., -1].masked_fill(~visible.any(1), -1)
@@ -112,8 +113,10 @@ class GR4ADHistorySIDs(nn.Module):
         nodes = paths.gather(1, order.unsqueeze(2).expand_as(paths)).masked_fill((leaves < 0).unsqueeze(2), -1)
         seen = in_order(visible, order) & (leaves >= 0).unsqueeze(1)
 
+        asked = None if chosen is None else chosen.flatten().nonzero()[:, 0]
+
         def queries(values: torch.Tensor) -> torch.Tensor:
-            return values[:, 0] if chosen is None else values[chosen]
+            return values[:, 0] if asked is None else values.flatten(0, 1).index_select(0, asked)
 
         runs = [below.contiguous() for below in nodes.unbind(2)]
         bounds = [(torch.searchsorted(run, run), torch.searchsorted(run, run, right=True)) for run in runs]
@@ -126,8 +129,8 @@ class GR4ADHistorySIDs(nn.Module):
             log_weights = history_log_weights(query, context.states, self.copy_bias, visible)
             log_masses, log_total = self.masses(in_order(log_weights, order), seen, bounds)
             log_masses, log_total = queries(log_masses), queries(log_total)
-        if chosen is not None:
-            nodes = nodes[chosen.nonzero(as_tuple=True)[0]]
+        if asked is not None:
+            nodes = nodes.index_select(0, asked // visible.shape[1])
         return HistorySIDs(nodes, repeats, log_masses, log_total)
 
     def repeat_logits(self, bounds: Bounds, counts: list[torch.Tensor], seen: torch.Tensor) -> torch.Tensor:

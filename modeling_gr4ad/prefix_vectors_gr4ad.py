@@ -4,9 +4,10 @@
 The heads of the levels score codes one by one: what an SID says about a user is then a sum over its codes, and codes
 of later levels mean something else under every prefix. A vector for each prefix says the rest.
 
-Shapes: N rows, F children of all rows, M children of a node at most, T SID levels, d hidden size, c prefix size.
+Shapes: N nodes, F children of all nodes, M children of a node at most, T SID levels, d hidden size, c prefix size.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ UNUSED = torch.iinfo(torch.int64).max
 """Key of a row of the table that stands for no prefix."""
 KNOWN_TABLES = 2
 """Tables of which a trie keeps the rows: of a policy and its reference, which take turns."""
-BLOCK = 8192
+BLOCK = 2048
 """Children whose products are taken at once: a block of vectors stays in the cache of a processor."""
 
 
@@ -72,11 +73,11 @@ class GR4ADPrefixVectors(nn.Module):
         vectors = F.embedding(rows, self.vectors)
         return torch.matmul(vectors, queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
 
-    def of_pairs(self, queries: torch.Tensor, owners: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The same of F pairs: (F,) from queries (N, c), whose each pair is (int64, (F,)) and the child's row. For
-        training: where nodes differ in how many children they have, nothing is padded."""
+    def of_all_children(self, queries: torch.Tensor, counts: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The same for training, without padding: (F,) of all children of N nodes, from queries (N, c), the number of
+        children of each (int64, (N,)) and their rows (int64, (F,)), node after node; float32 or wider."""
         wide = torch.promote_types(queries.dtype, torch.float32)
-        products = PairProducts.apply(queries.to(wide), self.vectors.to(wide), owners, rows)
+        products = ChildProducts.apply(queries.to(wide), self.vectors.to(wide), counts, rows)
         return products + self.bias.index_select(0, rows).to(wide)
 
     @torch.no_grad()
@@ -113,29 +114,32 @@ class GR4ADPrefixVectors(nn.Module):
         self.vectors[1 : len(kept) + 1] = torch.cat(means[::-1])[kept].to(self.vectors)
 
 
-class PairProducts(torch.autograd.Function):
-    """queries[owners] . vectors[rows], in blocks: the (F, c) tensors in between are never whole."""
+class ChildProducts(torch.autograd.Function):
+    """queries[i] . vectors[row] for each row of the children of node i. The (F, c) tensors that torch would make of it
+    are read once and never whole: products at chosen places of a matrix, weighted sums of rows, and blocks."""
 
     @staticmethod
     def forward(
-        ctx: Any, queries: torch.Tensor, vectors: torch.Tensor, owners: torch.Tensor, rows: torch.Tensor
+        ctx: Any, queries: torch.Tensor, vectors: torch.Tensor, counts: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(queries, vectors, owners, rows)
-        products = queries.new_empty(len(rows))
-        for first in range(0, len(rows), BLOCK):
-            block = slice(first, first + BLOCK)
-            products[block] = (vectors[rows[block]] * queries[owners[block]]).sum(-1)
-        return products
+        ends = F.pad(counts.cumsum(0), (1, 0))
+        ctx.save_for_backward(queries, vectors, counts, ends, rows)
+        size = (len(queries), len(vectors))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*Sparse.*")  # that the layout is in beta
+            places = torch.sparse_csr_tensor(ends, rows, queries.new_zeros(len(rows)), size, check_invariants=False)
+        return torch.sparse.sampled_addmm(places, queries, vectors.T, beta=0.0).values()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
-        queries, vectors, owners, rows = ctx.saved_tensors
-        of_queries, of_vectors = torch.zeros_like(queries), torch.zeros_like(vectors)
+        queries, vectors, counts, ends, rows = ctx.saved_tensors
+        of_queries = F.embedding_bag(rows, vectors, ends[:-1], mode="sum", per_sample_weights=gradient)
+        of_vectors = torch.zeros_like(vectors)
+        owners = torch.arange(len(queries), device=rows.device).repeat_interleave(counts, output_size=len(rows))
         for first in range(0, len(rows), BLOCK):
-            owner, row = owners[first : first + BLOCK], rows[first : first + BLOCK]
-            scale = gradient[first : first + BLOCK].unsqueeze(1)
-            of_queries.index_add_(0, owner, vectors[row].mul_(scale))
-            of_vectors.index_add_(0, row, queries[owner].mul_(scale))
+            block = slice(first, first + BLOCK)
+            scaled = queries.index_select(0, owners[block]).mul_(gradient[block].unsqueeze(1))
+            of_vectors.index_add_(0, rows[block], scaled)
         return of_queries, of_vectors, None, None
 
 

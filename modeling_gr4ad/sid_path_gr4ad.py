@@ -11,6 +11,9 @@ Shapes: B batch, Q queries, N targets, R decoder rows, P decoder positions, M ch
 V_t codes of level t, d hidden size.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional as F
 
@@ -93,48 +96,69 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         if self.config.sid_normalization == "codebook":
             return tuple(levels)
         assert trie is not None and paths is not None
-        return tuple(
-            self.legal_logits(level, logits, states[:, level], paths, trie, history)
-            for level, logits in enumerate(levels)
-        )
+        children = [
+            children_of(nodes, level, trie)
+            for level, nodes in enumerate(paths[:, :-1].clamp(min=0).unbind(1), start=1)
+        ]
+        added = self.added_by_prefixes(states, children, trie)
+        found = [self.root_logits(levels[0], trie, added[0])]
+        for own, logits, more in zip(children, levels[1:], added[1:], strict=True):
+            places = own.owners * logits.shape[1] + own.codes
+            values = logits.flatten().index_select(0, places)
+            values = values if more is None else values + more
+            found.append(torch.full_like(logits, -torch.inf).flatten().index_copy(0, places, values).view_as(logits))
+        if history is not None and history.repeats is not None:
+            found = [
+                self.with_repeats(level, logits, paths, trie, history, history.repeats[..., level])
+                for level, logits in enumerate(found)
+            ]
+        return tuple(found)
 
-    def legal_logits(
-        self,
+    @staticmethod
+    def root_logits(logits: torch.Tensor, trie: SIDTrie, added: torch.Tensor | None) -> torch.Tensor:
+        """Logits (N, V_1) of the first codes that SIDs begin with."""
+        codes = trie.codes[0][: len(trie.parents[0])]
+        values = logits.index_select(1, codes)
+        values = values if added is None else values + added
+        return torch.full_like(logits, -torch.inf).index_copy(1, codes, values)
+
+    def added_by_prefixes(
+        self, states: torch.Tensor, children: Sequence["Children"], trie: SIDTrie
+    ) -> list[torch.Tensor | None]:
+        """What the prefix vectors add to the logits of the root's children (M,), and of the children of each target's
+        node at the further levels (F,); None without prefix vectors."""
+        table, rows = self.prefix_vectors, self.prefix_rows(trie)
+        if table is None or rows is None:
+            return [None] * (len(children) + 1)
+        biases = table.bias[rows[0][: len(trie.parents[0])]].to(torch.promote_types(states.dtype, torch.float32))
+        if not children:
+            return [biases]
+        # All levels in one call: each makes a gradient as large as the table.
+        queries = torch.cat([table.queries(states[:, level]) for level in range(1, len(children) + 1)])
+        counts = torch.cat([own.counts for own in children])
+        own_rows = [rows[level][own.nodes] for level, own in enumerate(children, start=1)]
+        added = table.of_all_children(queries, counts, torch.cat(own_rows))
+        return [biases, *added.split([len(own) for own in own_rows])]
+
+    @staticmethod
+    def with_repeats(
         level: int,
         logits: torch.Tensor,
-        states: torch.Tensor,
         paths: torch.Tensor,
         trie: SIDTrie,
-        history: HistorySIDs | None,
+        history: HistorySIDs,
+        repeats: torch.Tensor,
     ) -> torch.Tensor:
-        """One level of `target_logits`, (N, V_t), from the head's logits and the states (N, d) of that level."""
-        table, rows = self.prefix_vectors, self.prefix_rows(trie)
-        legal, size = torch.full_like(logits, -torch.inf), logits.shape[1]
-        if level == 0:
-            above = torch.zeros_like(paths[:, :1])
-            codes = trie.codes[0][: len(trie.parents[0])]
-            values = logits.index_select(1, codes)
-            if table is not None and rows is not None:
-                values = values + table.bias[rows[0][: len(codes)]].to(values.dtype)
-            legal = legal.index_copy(1, codes, values)
-        else:
-            above = paths[:, level - 1 : level].clamp(min=0)
-            owners, children = children_of(above[:, 0], level, trie)
-            places = owners * size + trie.codes[level][children]
-            values = logits.flatten().index_select(0, places)
-            if table is not None and rows is not None:
-                values = values + table.of_pairs(table.queries(states), owners, rows[level][children])
-            legal = legal.flatten().index_copy(0, places, values).view_as(logits)
-        if history is not None and history.repeats is not None:
-            below = history.nodes[..., level]
-            child = below >= 0
-            if level:
-                child = child & (history.nodes[..., level - 1] == above)
-            owners, items = child.nonzero(as_tuple=True)
-            places = owners * size + trie.codes[level][below[owners, items]]
-            repeats = history.repeats[owners, items, level].to(logits.dtype)
-            legal = legal.flatten().index_add(0, places, repeats).view_as(logits)
-        return legal
+        """logits (N, V_t) with what items of the history add to them: repeats (float, (N, S))."""
+        below = history.nodes[..., level]
+        child = below >= 0
+        if level:
+            child = child & (history.nodes[..., level - 1] == paths[:, level - 1 : level])
+        found = child.flatten().nonzero()[:, 0]
+        owners = found // below.shape[1]
+        places = owners * logits.shape[1] + trie.codes[level][below.flatten()[found]]
+        added = repeats.flatten().index_select(0, found).to(logits.dtype)
+        return logits.flatten().index_add(0, places, added).view_as(logits)
 
     def prefix_log_probs(
         self,
@@ -181,13 +205,24 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         return trie
 
 
-def children_of(parents: torch.Tensor, level: int, trie: SIDTrie) -> tuple[torch.Tensor, torch.Tensor]:
-    """All children of nodes (int64, (N,)) of a level, F in all: whose child each is (int64, (F,)), and its node."""
+class Children(NamedTuple):
+    """All F children of N nodes of a level, node after node: whose child each is (int64, (F,)), how many each node has
+    (int64, (N,)), their nodes and their codes (int64, (F,))."""
+
+    owners: torch.Tensor
+    counts: torch.Tensor
+    nodes: torch.Tensor
+    codes: torch.Tensor
+
+
+def children_of(parents: torch.Tensor, level: int, trie: SIDTrie) -> Children:
+    """The children of nodes (int64, (N,)) of a level."""
     first = trie.offsets[level][parents]
     counts = trie.offsets[level][parents + 1] - first
     owners = torch.arange(len(parents), device=parents.device).repeat_interleave(counts)
     shift = first - (counts.cumsum(0) - counts)
-    return owners, torch.arange(len(owners), device=parents.device) + shift[owners]
+    nodes = torch.arange(len(owners), device=parents.device) + shift.index_select(0, owners)
+    return Children(owners, counts, nodes, trie.codes[level][nodes])
 
 
 __all__ = ["GR4ADSIDPathMixin"]

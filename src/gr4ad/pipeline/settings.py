@@ -158,7 +158,7 @@ class ModelSettings:
     max_context_items: int = setting(50, "Longest history, items.")
     fuse_prefix: bool = setting(False, "Inject the sum of all previous tokens of an SID, not the last one alone.")
     sid_normalization: str = setting(
-        "trie", "trie: p(SID) is a probability over the catalog; codebook: over all codes, as before 0.3.0."
+        "trie", "trie: p(SID) is a probability over the catalog; codebook: over all codes, as in 0.1.0."
     )
     prefix_vectors: int = setting(
         1_000_000, "Prefixes of SIDs with a vector of their own, the most frequent; 0 = none."
