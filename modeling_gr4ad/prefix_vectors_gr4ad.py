@@ -113,6 +113,24 @@ class GR4ADPrefixVectors(nn.Module):
         self.bias[1 : len(kept) + 1] = torch.log1p(count[kept]).to(self.bias)
         self.vectors[1 : len(kept) + 1] = torch.cat(means[::-1])[kept].to(self.vectors)
 
+    @torch.no_grad()
+    def extend(self, hashes: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
+        """Appends rows for n prefixes that the table does not hold.
+
+        Args:
+            hashes (int64, (n,)): Distinct, of `prefix_hashes`. vectors (float, (n, c)), bias (float, (n,)): Of these.
+        """
+        first = len(self.vectors)
+        rows = torch.arange(first, first + len(hashes), device=self.keys.device)
+        keys, order = torch.cat([self.keys, hashes.to(self.keys)]).sort(stable=True)
+        places = torch.cat([self.places, rows])[order]
+        for name, new in (("vectors", vectors), ("bias", bias)):
+            old = getattr(self, name)
+            grown = torch.cat([old.data, new.to(old)])
+            setattr(self, name, nn.Parameter(grown, requires_grad=old.requires_grad))
+        # After the parameters: whoever has read the keys finds rows that are there.
+        self.places, self.keys = places, keys
+
 
 class ChildProducts(torch.autograd.Function):
     """queries[i] . vectors[row] for each row of the children of node i. The (F, c) tensors that torch would make of it

@@ -5,7 +5,7 @@ Shapes: d hidden size, V_t codes of level t.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from torch import nn
 from .backbone_gr4ad import GR4ADHeads
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
 from .new_items_gr4ad import GR4ADNewItems
+from .prefix_vectors_gr4ad import prefix_hashes
+from .trie_gr4ad import SIDTrie
 
 
 class GR4ADResizingMixin(GR4ADHeads):
@@ -86,6 +88,41 @@ class GR4ADResizingMixin(GR4ADHeads):
         # After the bias: whoever has read a table finds a bias that is as long at least.
         embeddings.weight = table
         embeddings.num_embeddings = self.config.num_items = len(table)
+
+    @torch.no_grad()
+    def extend_prefixes(self, trie: SIDTrie, peers: Mapping[int, Sequence[int]]) -> int:
+        """Gives vectors to the prefixes of new items that the table of prefixes does not hold; returns how many there
+        were. `config` follows. A model without prefix vectors needs nothing.
+
+        The vector of such a prefix is the mean of those of its peers' SIDs, its bias the log of the mean of exp(bias):
+        it is then as likely, beside its siblings, as its peers are beside theirs. A prefix whose items have no peers
+        stays unknown.
+
+        Args:
+            trie: Of the catalog with the new items. peers: New item row -> rows of the items that it is most like.
+        """
+        table = self.prefix_vectors
+        if table is None or not peers:
+            return 0
+        rows, hashes = table.rows(trie), prefix_hashes(trie)
+        leaf_rows = rows[-1]
+        found: dict[tuple[int, int], list[int]] = {}
+        for item, near in peers.items():
+            known = [leaf for leaf in trie.leaves_of(near) if leaf_rows[leaf]]
+            for leaf in trie.leaves_of([item]) if known else ():
+                path = trie.ancestors(torch.tensor([leaf], device=self.device))[0]
+                for level, node in enumerate(path.tolist()):
+                    if not rows[level][node]:
+                        found.setdefault((level, node), []).extend(known)
+        if not found:
+            return 0
+        of_peers = [leaf_rows[torch.tensor(leaves, device=self.device)] for leaves in found.values()]
+        vectors = torch.stack([table.vectors[own].float().mean(0) for own in of_peers])
+        bias = torch.stack([table.bias[own].float().exp().mean().log() for own in of_peers])
+        new = torch.stack([hashes[level][node] for level, node in found])
+        table.extend(new, vectors, bias)
+        self.config.num_prefix_vectors = len(table.keys)
+        return len(found)
 
     @torch.no_grad()
     def set_item_neighbours(self, items: torch.Tensor, similarity: torch.Tensor, decay: float) -> None:

@@ -1,6 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """The valid semantic IDs of a catalog as compressed sparse rows: the constraint of the beam search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -171,6 +172,11 @@ class SIDTrie:
             sums = torch.nn.functional.pad(counts[0].cumsum(0), (1, 0))
             counts.insert(0, sums[offsets[1:]] - sums[offsets[:-1]])
         return counts
+
+    def leaves_of(self, item_rows: Sequence[int]) -> list[int]:
+        """The leaves of item rows; without those that the trie does not hold."""
+        held = [row for row in item_rows if row < len(self.row_leaves)]
+        return [leaf for leaf in self.row_leaves[held].tolist() if leaf >= 0]
 
     def paths(self, codes: torch.Tensor) -> torch.Tensor:
         """Nodes (int64, (..., T)) of levels 1..T that SIDs (int64, (..., T), given as codes) lead through; -1 at all

@@ -66,6 +66,7 @@ class Recommender(AdRecommender):
         self.weights = weights
         self.name = name
         self.trie = model.build_trie(tokenizer)
+        model.prefix_rows(self.trie)  # found now, not by the first request
         self.account_groups = account_groups(tokenizer.index, model.device)
         read = model.config.history_inputs
         self.features = tuple(feature.name for feature in HISTORY_FEATURES if feature.model_input in read)
@@ -303,7 +304,8 @@ class Recommender(AdRecommender):
                 return False
             trie = SIDTrie.from_index(index, self.model.device)
             groups = account_groups(index, self.model.device)
-            extend_tables(self.model, index, self._contents(index))
+            extend_tables(self.model, index, self._contents(index), trie)
+            self.model.prefix_rows(trie)  # found now, not by the first request
             self.account_groups = groups
             self.tokenizer.index = index
             self.trie = trie

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie
 from gr4ad.modeling_gr4ad.new_items_gr4ad import LARGEST_SHARE
 
 from .sid_index import SIDIndex
@@ -58,14 +58,18 @@ def peer_vectors(
 
 
 @torch.no_grad()
-def extend_tables(model: GR4ADForRecommendation, index: SIDIndex, contents: np.ndarray | None = None) -> int:
-    """Gives every row of the index that the model's item tables lack what its peers have, see `peer_vectors`, and
-    their item neighbours; returns how many there were. A model without item tables needs nothing.
+def extend_tables(
+    model: GR4ADForRecommendation, index: SIDIndex, contents: np.ndarray | None = None, trie: SIDTrie | None = None
+) -> int:
+    """Gives every row of the index that the model's item tables lack what its peers have, see `peer_vectors`: their
+    item neighbours too, and the new prefixes of its SID vectors from those of its peers; returns how many rows there
+    were. A model without item tables needs nothing.
 
     Args:
         contents (float, (n, c)): What the first n rows of the index say, `AdNeighbours.vectors`, by which the model
             finds the new ones, see [`GR4ADNewItems`]; not needed by a model that has new items already. Default: new
             ads are found by their item vectors alone, as a model needs it that goes on training.
+        trie: Of the index, if it is at hand.
     """
     if model.model.context_processor.item_embeddings is None:
         return 0
@@ -82,6 +86,9 @@ def extend_tables(model: GR4ADForRecommendation, index: SIDIndex, contents: np.n
         before = 0.0 if model.new_items is None else float(model.new_items.share)
         share = min(before + share_of_events(index, first, near), LARGEST_SHARE)
     model.extend_item_tables(*peer_vectors(index, first, table, bias), peers, said, share)
+    if model.prefix_vectors is not None:
+        own = {first + place: rows for place, rows in enumerate(near) if rows}
+        model.extend_prefixes(SIDTrie.from_index(index, model.device, removed=True) if trie is None else trie, own)
     return len(index) - first
 
 

@@ -298,3 +298,34 @@ def test_rows_do_not_depend_on_the_catalog(build_model):
     again = copy.deepcopy(table)
     again.set_prefixes(part, torch.ones(21, dtype=torch.float64)[: len(part.leaf_items)], None)
     assert [rows.max().item() for rows in again.rows(part)] != [rows.max().item() for rows in table.rows(part)]
+
+
+def test_a_new_ad_is_as_likely_beside_its_siblings_as_its_peers_beside_theirs(build_model, build_history):
+    catalog = [sid for sid in SPACE if sid[:2] not in {(1, 2), (3, 4)}]
+    model = build_model(sid_normalization="trie", num_prefix_vectors=99)
+    before = SIDTrie.from_codes(torch.tensor(catalog))
+    counts = torch.arange(1.0, len(catalog) + 1, dtype=torch.float64)
+    model.prefix_vectors.set_prefixes(before, counts, torch.randn(len(catalog), 16, dtype=torch.float64))
+    history = build_history(model.config, LENGTHS)
+    new = [(1, 2, 0), (3, 4, 1)]
+    after = SIDTrie.from_codes(torch.tensor(catalog + new))
+    tokens = (torch.tensor(catalog + new) + OFFSETS).expand(3, -1, -1)
+    table, first = model.prefix_vectors, len(catalog)
+    assert [table.rows(after)[level][after.paths(torch.tensor(new[0]))[level]].item() == 0 for level in range(3)] == [
+        False, True, True,
+    ]  # fmt: skip
+    known = {sid: table.rows(after)[2][after.find(torch.tensor(sid))].item() for sid in catalog}
+    assert model.extend_prefixes(after, {first: [3, 4], first + 1: []}) == 2
+    assert model.config.num_prefix_vectors == len(table.keys) == 101
+    rows = table.rows(after)
+    path = after.paths(torch.tensor(new[0]))
+    peers = [known[catalog[3]], known[catalog[4]]]
+    for level in (1, 2):
+        row = rows[level][path[level]]
+        assert row > 0
+        torch.testing.assert_close(table.vectors[row], table.vectors[peers].mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(table.bias[row], table.bias[peers].exp().mean().log(), rtol=1e-5, atol=1e-6)
+    assert {sid: rows[2][after.find(torch.tensor(sid))].item() for sid in catalog} == known
+    assert rows[2][after.find(torch.tensor(new[1]))] == 0  # no peers: its code alone
+    scores = model(**history, candidate_ids=tokens, trie=after).candidate_logps
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(3, dtype=torch.float64))
