@@ -76,8 +76,8 @@ class GR4ADContextProcessor(nn.Module):
         per_prefix: bool = False,
         **history: Unpack[HistoryKwargs],
     ) -> GR4ADContext:
-        """token_embeds (B, S, T, d), item_mask (B, S) bool, sids (B, S, T) int64 as codes (what p(SID) asks for), the features as in
-        [`HistoryInputs`] -> [`GR4ADContext`]."""
+        """token_embeds (B, S, T, d), item_mask (B, S) bool, sids (B, S, T) int64 as codes (what p(SID) asks for), the
+        features as in [`HistoryInputs`] -> [`GR4ADContext`]."""
         given: dict[str, Any] = dict(history)
         item_ids: torch.Tensor = given.pop("item_ids", None)
         item_feature_ids = {name: given.pop(f"{name}_ids", None) for name in self.config.item_feature_sizes}

@@ -76,10 +76,15 @@ def timed_log(ring_log) -> Dataset:
 
 @pytest.fixture(scope="session")
 def build_ring_model(ring_tokenizer) -> Callable[..., GR4ADForRecommendation]:
-    def build(**changes) -> GR4ADForRecommendation:
+    """A seeded model with every part of p(SID); `codebook=True` builds one as they were before p(SID) knew a catalog."""
+
+    def build(*, codebook: bool = False, **changes) -> GR4ADForRecommendation:
         set_seed(0)
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_parallel_layers": 1}
-        shape |= {"item_head": True}
+        shape |= {"item_head": True, "sid_normalization": "trie", "sid_copy": True, "sid_repeat": True}
+        shape |= {"num_prefix_vectors": 4 + NUM_ITEMS, "prefix_size": 5}
+        if codebook:
+            shape |= {"sid_normalization": "codebook", "sid_copy": False, "sid_repeat": False, "num_prefix_vectors": 0}
         return GR4ADForRecommendation(
             GR4ADConfig(
                 codebook_sizes=ring_tokenizer.level_sizes,
