@@ -8,6 +8,7 @@ import torch
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.tokenization import HISTORY_COLUMNS, HISTORY_FEATURES, ITEM_COLUMNS, SIDIndex, UserHistory
 from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
+from gr4ad.trainers.vsl import start_prefix_vectors
 from gr4ad.trainers.vsl.vsl_collator import VSLCollator
 from gr4ad.trainers.vsl.vsl_rows import tokenize_histories
 

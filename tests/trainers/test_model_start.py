@@ -114,7 +114,9 @@ def test_prefix_vectors_start_from_the_events_and_items_below_each_prefix(tmp_pa
         mean = items[places, :width].mean(0) if from_items else np.zeros(width)
         np.testing.assert_allclose(table.vectors[row].detach(), mean, rtol=1e-5, atol=1e-8)
         if from_items and len(prefix) == 1:
-            np.testing.assert_allclose(model.sid_heads[0].weight[prefix[0], :width].detach(), mean, rtol=1e-5, atol=1e-8)
+            np.testing.assert_allclose(
+                model.sid_heads[0].weight[prefix[0], :width].detach(), mean, rtol=1e-5, atol=1e-8
+            )
             head[prefix[0], :width] = model.sid_heads[0].weight[prefix[0], :width].detach()
     # All else of the first level's head stays as it was: codes without a row, columns beyond the vectors.
     assert torch.equal(model.sid_heads[0].weight, head)

@@ -16,8 +16,11 @@ def arguments(folder, **changes) -> VSLConfig:
     return VSLConfig(output_dir=str(folder), **given)
 
 
-def test_training_moves_every_parameter_and_learns_the_ring(build_ring_model, ring_tokenizer, ring_log, tmp_path):
-    model = build_ring_model()
+@pytest.mark.parametrize("codebook", [False, True])
+def test_training_moves_every_parameter_and_learns_the_ring(
+    build_ring_model, ring_tokenizer, ring_log, tmp_path, codebook
+):
+    model = build_ring_model(codebook=codebook)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     targets = [f"ad_{(int(items[-1].removeprefix('ad_')) + 5) % 24}" for items in ring_log["items"]]
     evaluation = ring_log.add_column("target_items", [[t] for t in targets])
