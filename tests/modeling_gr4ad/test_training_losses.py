@@ -200,7 +200,7 @@ def test_bfloat16_is_finite(build_model, build_history, build_targets, parts):
     output = model(**build_history(model.config, LENGTHS), **labels)
     output.loss.backward()
     assert output.loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters())
-    assert output.logits[0].dtype == torch.float32  # what is added to them is small beside them
+    assert output.logits[0].dtype == torch.float32  # beams differ by less than bfloat16 resolves
     full = build_model(**parts).train()(**build_history(model.config, LENGTHS), **labels).loss
     assert output.loss.item() == pytest.approx(full.item(), rel=0.1)
 
