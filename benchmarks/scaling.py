@@ -42,6 +42,7 @@ def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int
     tokenizer, split = stages.run.tokenizer, stages.run.data.validation
     targets = stages.run.held_out(split)
     model.eval()
+    trie = model.build_trie(tokenizer, removed=True)
     total = 0.0
     for chosen, batch in history_batches(model, tokenizer, history_rows(tokenizer, split), batch_size, False):
         rows = [targets.items[targets.offsets[user] : targets.offsets[user + 1]] for user in chosen]
@@ -49,7 +50,7 @@ def held_out_loss(model: GR4ADForRecommendation, stages: Stages, batch_size: int
         mask = np.arange(width) < np.array([[len(items)] for items in rows])
         padded = np.stack([np.pad(items, (0, width - len(items))) for items in rows])
         sids = torch.from_numpy(tokenizer.index.codes[padded] + tokenizer.level_offsets)
-        logps = model(**batch, candidate_ids=sids).candidate_logps
+        logps = model(**batch, candidate_ids=sids, trie=trie).candidate_logps
         total -= logps[torch.from_numpy(mask)].double().sum().item()
     return total / len(targets.items)
 

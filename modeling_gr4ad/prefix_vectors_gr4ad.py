@@ -50,6 +50,13 @@ class GR4ADPrefixVectors(nn.Module):
         if self.projects:
             self.query = nn.Parameter(torch.eye(size, config.hidden_size))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Into another tensor, where they differ: rows that a trie keeps are those of the earlier keys.
+        keys = state_dict.get(f"{prefix}keys")
+        if keys is not None and not torch.equal(keys.to(self.keys.device), self.keys):
+            self.keys = torch.empty_like(self.keys)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def rows(self, trie: SIDTrie) -> list[torch.Tensor]:
         """Row of the table of each node of levels 1..T, int64; behind them zeros, so that the rows of the widest
         node's children can be read from any node on. Found once for a trie, which keeps them."""

@@ -200,7 +200,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         if trie is None:
             raise ValueError(
                 "This model's p(SID) is defined over the SIDs of a catalog (`sid_normalization` = 'trie'): pass "
-                "`trie=model.build_trie(tokenizer)`."
+                "`trie=model.build_trie(tokenizer)`; to train, with `removed=True`, as `VSLTrainer` does."
             )
         return trie
 

@@ -1,6 +1,7 @@
 """Where the time of one request goes, and how near it is to what the machine can do: the stages of `decode.py`.
 
-`trie` is everything that knows of valid SIDs; `selection` is the rest of the search: log-softmax, top-k, bookkeeping.
+`trie` looks up the children of the beams; `selection` is the rest of the search: what of p(SID) is not the heads'
+products, top-k, bookkeeping.
 FLOPs are what `FlopCounterMode` counts; bytes are what the same operations, matrix products and attention, read and
 write: weights, context keys and values, activations; not element-wise work and look-ups.
 """
@@ -40,7 +41,7 @@ def stages(model: GR4ADForRecommendation, trie: SIDTrie, watch: Callable[[str, C
         (model.model, "trunk", "trunk"),
         (model.model, "autoregress", "level"),
         *((head, "forward", "heads") for head in model.sid_heads),
-        (trie, "restrict", "trie"),
+        (trie, "children", "trie"),
     ]
     for owner, method, stage in parts:
         setattr(owner, method, partial(watched, stage, getattr(owner, method)))

@@ -1,11 +1,12 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, SIDTrie
 
 SMALL = {
     "codebook_sizes": [4, 5, 3],
@@ -34,6 +35,20 @@ SMALL = {
     "initializer_range": 0.3,  # far from symmetric: what is wired wrongly shows in the numbers
 }
 
+CATALOG_PARTS = {
+    "sid_normalization": "trie",
+    "num_prefix_vectors": 40,  # of 84: some prefixes share the row of those that have none
+    "prefix_size": 15,
+    "sid_copy": True,
+    "sid_repeat": True,
+}
+
+
+@pytest.fixture(scope="session")
+def catalog_parts() -> dict[str, Any]:
+    """For `build_model`: every part of a p(SID) over a catalog."""
+    return CATALOG_PARTS
+
 
 @pytest.fixture(scope="session")
 def build_model() -> Callable[..., GR4ADForRecommendation]:
@@ -46,6 +61,15 @@ def build_model() -> Callable[..., GR4ADForRecommendation]:
             torch.nn.init.normal_(model.item_head.gain)  # a constant would hide a gain applied to the wrong side
             if model.item_head.repeats:
                 torch.nn.init.constant_(model.item_head.repeat_bias, -1.5)
+        if model.prefix_vectors is not None:
+            space = torch.cartesian_prod(*map(torch.arange, model.config.codebook_sizes))
+            model.prefix_vectors.set_prefixes(SIDTrie.from_codes(space), torch.rand(len(space), dtype=torch.float64))
+            for parameter in model.prefix_vectors.parameters():
+                torch.nn.init.normal_(parameter)
+        if model.history_sids is not None and model.history_sids.repeats:
+            torch.nn.init.constant_(model.history_sids.repeat_bias, -1.5)
+        if model.history_sids is not None and model.history_sids.copies:
+            torch.nn.init.constant_(model.history_sids.copy_bias, -1.0)
         return model
 
     return build

@@ -20,6 +20,19 @@ from gr4ad.modeling_gr4ad import NUM_SPECIAL_TOKENS, GR4ADConfig
         ({"item_head_repeat": True}, "`item_head_repeat`.*item_head = False"),
         ({"num_item_neighbours": 3}, "`num_item_neighbours` is part of the item head.*3 with item_head = False"),
         ({"neighbour_decay": 1.5}, r"`neighbour_decay` must be in \(0, 1\]"),
+        ({"sid_normalization": "level"}, "`sid_normalization` must be one of trie, codebook. Received: 'level'"),
+        (
+            {"num_prefix_vectors": 9},
+            "`num_prefix_vectors` is part of .*Received: 9 with.*'codebook'. Set that to 'trie'",
+        ),
+        ({"sid_copy": True}, "`sid_copy` is part of .*Received: True with.*'codebook'"),
+        ({"sid_repeat": True, "sid_normalization": "codebook"}, "`sid_repeat` is part of .*Received: True with"),
+        (
+            {"num_prefix_vectors": -1, "sid_normalization": "trie"},
+            r"`num_prefix_vectors` must be 0 \(left out\) or more",
+        ),
+        ({"prefix_size": -3}, "`prefix_size` must be 0 .*Received: -3"),
+        ({"prefix_size": 129}, "`prefix_size` must be at most `hidden_size` = 128. Received: 129"),
         ({"context_values": True}, "`context_values`.*num_value_buckets = 0"),
         ({"num_value_buckets": 3, "value_bucket_means": [1.0]}, "`value_bucket_means` needs one mean.*3.*Received: 1"),
     ],
@@ -63,6 +76,11 @@ def test_save_and_load_keep_every_field(tmp_path):
         user_feature_sizes=[4, 6],
         query_from_context=False,
         fuse_prefix=True,
+        sid_normalization="trie",
+        num_prefix_vectors=30,
+        prefix_size=7,
+        sid_copy=True,
+        sid_repeat=True,
         dropout=0.25,
         label_smoothing=0.1,
         hidden_act="gelu",
@@ -71,7 +89,29 @@ def test_save_and_load_keep_every_field(tmp_path):
     again = GR4ADConfig.from_pretrained(tmp_path)
     assert again.to_dict() == config.to_dict()
     saved = json.loads((tmp_path / "config.json").read_text())
+    fields = ("sid_normalization", "num_prefix_vectors", "prefix_size", "sid_copy", "sid_repeat")
+    assert [saved[name] for name in fields] == ["trie", 30, 7, True, True]
     assert saved["model_type"] == "gr4ad"
     with pytest.raises(Exception, match="num_parallel_layers"):  # a damaged file is refused like bad arguments
         (tmp_path / "config.json").write_text(json.dumps({**saved, "num_parallel_layers": 4}))
         GR4ADConfig.from_pretrained(tmp_path)
+
+
+def test_a_stored_config_without_the_fields_keeps_its_meaning(tmp_path):
+    """Models of earlier versions were trained with softmaxes over whole codebooks; new ones are over a catalog."""
+    saved = {"model_type": "gr4ad", "codebook_sizes": [8, 4], "hidden_size": 16, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    old = GR4ADConfig.from_pretrained(tmp_path)
+    assert (old.sid_normalization, old.num_prefix_vectors, old.sid_copy, old.sid_repeat) == (
+        "codebook",
+        0,
+        False,
+        False,
+    )
+
+    class Tokenizer:
+        level_sizes, value_bucket_means, event_names, user_features = [8, 4], [], [], {}
+        num_time_buckets = num_cross_domain_items = 0
+
+    assert GR4ADConfig.from_tokenizer(Tokenizer()).sid_normalization == "trie"
+    assert GR4ADConfig.from_tokenizer(Tokenizer(), sid_normalization="codebook").sid_normalization == "codebook"

@@ -58,6 +58,27 @@ def truth(model, prompt) -> torch.Tensor:
     return full_forward_scores(model, prompt)
 
 
+def legal_steps(steps: torch.Tensor, catalog: list[int]) -> dict[tuple[int, ...], float]:
+    """log p of the last token of each prefix of a catalog, from one user's steps (SIDs, T) over the vocabulary: each
+    divided by what all tokens have that some SID of the catalog continues with."""
+    raw = {
+        tuple(sid[: level + 1]): steps[place, level].item()
+        for place, sid in zip(catalog, SPACE[catalog].tolist(), strict=True)
+        for level in range(3)
+    }
+    return {
+        prefix: score - math.log(sum(math.exp(other) for p, other in raw.items() if p[:-1] == prefix[:-1]))
+        for prefix, score in raw.items()
+    }
+
+
+def legal_scores(steps: torch.Tensor, catalog: list[int]) -> torch.Tensor:
+    """log p of each SID of a catalog, (SIDs,), from one user's steps."""
+    found = legal_steps(steps, catalog)
+    lines = [[found[tuple(sid[: level + 1])] for level in range(3)] for sid in SPACE[catalog].tolist()]
+    return torch.tensor(lines, dtype=torch.float64).sum(-1)
+
+
 # Not eager and float64: transformers takes that softmax in float32, where float64's lowest number is -inf.
 @pytest.mark.parametrize(
     ("implementation", "dtype", "tolerance"),
@@ -71,8 +92,9 @@ def test_wide_beams_equal_an_exhaustive_search_by_full_forwards(
     model.to(dtype).set_attn_implementation(implementation)
     sids, scores = tree_search(model, **prompt, trie=SIDTrie.from_codes(SPACE[catalog]), widths=[60, 60, 60])
     for user in range(3):
-        expected, order = truth[user, catalog].sum(-1).sort(descending=True)
+        expected, order = legal_scores(truth[user], catalog).sort(descending=True)
         count = len(catalog)
+        assert scores[user, :count].exp().sum().item() == pytest.approx(1, rel=10 * tolerance)
         assert torch.equal(sids[user, :count], SPACE[catalog][order])
         torch.testing.assert_close(scores[user, :count], expected.to(dtype), rtol=tolerance, atol=tolerance)
         assert (scores[user, count:] == -math.inf).all()
@@ -85,11 +107,7 @@ def test_narrow_beams_equal_a_plain_beam_search(model, prompt, truth, catalog, w
     sids, scores = tree_search(model.double(), **prompt, trie=trie, widths=list(widths))
     valid = [tuple(sid) for sid in SPACE[catalog].tolist()]
     for user in range(3):
-        steps = {
-            tuple(sid[: t + 1]): truth[user, number, t].item()
-            for number, sid in enumerate(SPACE.tolist())
-            for t in range(3)
-        }
+        steps = legal_steps(truth[user], catalog)
         beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for level, width in enumerate(widths, start=1):
             prefixes = {sid[:level] for sid in valid}
@@ -108,7 +126,8 @@ def test_a_restriction_leaves_what_is_open(model, prompt, truth):
     found = generate(model=model.double(), **prompt, **given, restriction=restriction)
     sids, scores = found.sequences.view(3, 60, -1)[..., -3:], found.sequences_scores.view(3, 60)
     for user, rows in enumerate((catalog[catalog % 3 > 0], catalog[5:25], catalog[50:])):
-        expected, order = truth[user, rows].sum(-1).sort(descending=True)
+        # A restriction does not change what the softmaxes run over: all SIDs of the trie.
+        expected, order = legal_scores(truth[user], list(range(60)))[rows].sort(descending=True)
         assert torch.equal(sids[user, : len(rows)], SPACE[rows][order]) and not sids[user, len(rows) :].any()
         torch.testing.assert_close(scores[user, : len(rows)], expected.double(), rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match="`restriction` is of one trie: pass that as `trie=`"):
@@ -135,6 +154,7 @@ def test_it_finds_what_generate_of_transformers_finds(prompt):
         pad_token_id=0,
         length_penalty=0.0,
         output_scores=True,
+        renormalize_logits=True,
         prefix_allowed_tokens_fn=lambda _, ids: list(allowed[tuple(ids[9:].tolist())]),
     )
     ours = generate(model=llama, **prompt, **shared, valid_sids=catalog)

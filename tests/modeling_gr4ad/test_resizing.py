@@ -44,6 +44,39 @@ def test_grown_codebooks_keep_every_old_code(build_model, build_history, tmp_pat
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("sizes", [[6, 5, 3], [4, 9, 4], [7, 8, 9]])
+def test_grown_codebooks_keep_p_of_every_old_sid(build_model, build_history, catalog_parts, tmp_path, sizes):
+    """Bit for bit the same prefixes: their hashes are of codes, which do not move; of what the catalog does not hold
+    nothing is taken."""
+    before = build_model(**catalog_parts)
+    model = copy.deepcopy(before)
+    model.resize_codebooks(sizes)
+    trie = SIDTrie.from_codes(SPACE[5:50])
+    for ours, theirs in zip(model.prefix_rows(trie), before.prefix_rows(trie), strict=True):
+        assert torch.equal(ours, theirs) and (ours > 0).any()
+    history = build_history(before.config, LENGTHS)
+    real = history["attention_mask"].bool()
+    shifted = moved(history["input_ids"].view(3, -1, 3), before.config, model.config).view(3, -1)
+    grown_history = {**history, "input_ids": shifted.where(real, 0)}
+    old = (SPACE[5:50] + torch.tensor(before.config.level_offsets)).expand(3, -1, -1)
+    expected = before(**history, candidate_ids=old, trie=trie).candidate_logps
+    new = moved(old, before.config, model.config)
+    found = model(**grown_history, candidate_ids=new, trie=trie).candidate_logps
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    beams = model.beam_search(**grown_history, beam_widths=[60] * 3, trie=trie)
+    torch.testing.assert_close(beams.scores[:, :45], expected.sort(1, descending=True).values, rtol=1e-9, atol=1e-9)
+    model.save_pretrained(tmp_path)
+    again = GR4ADForRecommendation.from_pretrained(tmp_path, dtype=torch.float64)
+    assert torch.equal(again(**grown_history, candidate_ids=new, trie=trie).candidate_logps, found)
+    # A new SID takes from its siblings alone, and can be learned: its prefix has no row of its own.
+    newest = torch.tensor([[size - 1 for size in sizes]])
+    wider = SIDTrie.from_codes(torch.cat([SPACE[5:50], newest]))
+    token = newest + torch.tensor(model.config.level_offsets)
+    loss = model(**grown_history, labels=token.expand(3, -1), trie=wider).loss
+    loss.backward()
+    assert loss.isfinite() and model.sid_heads[2].weight.grad[sizes[2] - 1].isfinite().all()
+
+
 def test_new_codes_learn(build_model, build_history):
     model = build_model()
     model.resize_codebooks([6, 5, 3])

@@ -76,16 +76,21 @@ def timed_log(ring_log) -> Dataset:
 
 @pytest.fixture(scope="session")
 def build_ring_model(ring_tokenizer) -> Callable[..., GR4ADForRecommendation]:
-    def build(**changes) -> GR4ADForRecommendation:
+    """A seeded model with every part of p(SID); `codebook=True`: with none, as models of earlier versions are."""
+
+    def build(*, codebook: bool = False, **changes) -> GR4ADForRecommendation:
         set_seed(0)
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_parallel_layers": 1}
-        shape |= {"item_head": True}
+        shape |= {"num_items": NUM_ITEMS + 1, "item_head": True}
+        shape |= {"sid_normalization": "trie", "sid_copy": True, "sid_repeat": True}
+        shape |= {"num_prefix_vectors": 4 + NUM_ITEMS, "prefix_size": 5}
+        if codebook:
+            shape |= {"sid_normalization": "codebook", "sid_copy": False, "sid_repeat": False, "num_prefix_vectors": 0}
         return GR4ADForRecommendation(
             GR4ADConfig(
                 codebook_sizes=ring_tokenizer.level_sizes,
                 num_value_buckets=3,
                 value_bucket_means=ring_tokenizer.value_bucket_means,
-                num_items=NUM_ITEMS + 1,
                 num_events=2,
                 context_values=True,
                 user_feature_sizes=[3],

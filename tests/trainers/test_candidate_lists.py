@@ -61,7 +61,8 @@ def test_rewards_and_log_probabilities_are_those_of_the_models(policy, reward, r
         batch.pop(name)
     logged = batch.pop("ref_logps")
     with torch.no_grad():
-        torch.testing.assert_close(policy(**batch).candidate_logps, logged, rtol=1e-4, atol=1e-4)
+        trie = policy.build_trie(ring_tokenizer)
+        torch.testing.assert_close(policy(**batch, trie=trie).candidate_logps, logged, rtol=1e-4, atol=1e-4)
         shown = ExposureCollator(ring_tokenizer, 6)(
             [{name: part for name, part in row.items() if name not in ("rewards", "ref_logps")} for row in rows]
         )

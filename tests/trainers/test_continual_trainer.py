@@ -8,6 +8,7 @@ import torch
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.tokenization import HISTORY_COLUMNS, HISTORY_FEATURES, ITEM_COLUMNS, SIDIndex, UserHistory
 from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords, ProgressiveValidation, RecordError
+from gr4ad.trainers.vsl import start_prefix_vectors
 from gr4ad.trainers.vsl.vsl_collator import VSLCollator
 from gr4ad.trainers.vsl.vsl_rows import tokenize_histories
 
@@ -37,7 +38,9 @@ def build(build_ring_model, build_ring_tokenizer):
     def built(**changes) -> tuple[ContinualTrainer, LogRecords]:
         tokenizer = build_ring_tokenizer()
         config = ContinualConfig(**{"learning_rate": 1e-2, "warmup_steps": 0, **changes})
-        trainer = ContinualTrainer(build_ring_model(), tokenizer, config)
+        model = build_ring_model()
+        start_prefix_vectors(model, tokenizer, from_items=True)
+        trainer = ContinualTrainer(model, tokenizer, config)
         return trainer, LogRecords(tokenizer, config, trainer.max_items)
 
     return built
@@ -58,7 +61,7 @@ def test_only_new_targets_are_learned(build, ring_log):
         one = {name: tensor.clone() for name, tensor in batch.items()}
         for name in ("labels", "item_labels", "value_labels"):
             one[name][:, :place] = one[name][:, place + 1 :] = -100
-        expected.append(float(trainer.model(**one).loss.detach()))
+        expected.append(float(trainer.model(**one, trie=trainer.trie).loss.detach()))
     assert float(loss.detach()) == pytest.approx(sum(expected) / 2, rel=1e-5)
     assert parts.keys() == {"vsl", "vsl_sid", "vsl_value", "vsl_mtp", "vsl_item"}
 

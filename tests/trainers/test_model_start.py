@@ -14,7 +14,7 @@ from gr4ad import GR4ADForRecommendation, SIDIndex, UASIDTokenizer
 from gr4ad.pipeline.settings import ModelSettings
 from gr4ad.pipeline.training import model_config
 from gr4ad.trainers import VSLConfig, VSLTrainer
-from gr4ad.trainers.vsl import start_item_embeddings, start_item_head, start_model
+from gr4ad.trainers.vsl import start_item_embeddings, start_item_head, start_model, start_prefix_vectors
 from gr4ad.trainers.vsl.model_start import never_trained
 
 VECTORS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
@@ -56,8 +56,98 @@ def test_the_item_head_starts_from_counts_and_repeats(tmp_path):
     start_item_head(model, ads)
     counts = np.log1p(np.arange(12.0))
     np.testing.assert_allclose(model.item_head.bias[1:].detach(), counts - counts.mean(), rtol=1e-5)
+    assert model.item_head.repeat_bias.item() == model.history_sids.repeat_bias.item() == 0
+    model = fresh_model(ads)
+    assert start_model(model, ads, LOG, 0.0)
+    np.testing.assert_allclose(model.item_head.bias[1:].detach(), counts - counts.mean(), rtol=1e-5)
     # 3 of 5 events after a first one repeat an item; one more of each, so that a log without repeats has a logarithm.
-    assert model.item_head.repeat_bias.item() == np.float32(math.log((3 + 1) / (5 + 1)))
+    for part in (model.item_head, model.history_sids):
+        assert part.repeat_bias.item() == np.float32(math.log((3 + 1) / (5 + 1)))
+
+
+@pytest.mark.parametrize(("item_head_repeat", "sid_repeat"), [(True, False), (False, True), (False, False)])
+def test_only_a_part_that_tells_repeats_apart_starts_from_them(tmp_path, item_head_repeat, sid_repeat):
+    ads = tokenizer(tmp_path)
+    model = fresh_model(ads, item_head_repeat=item_head_repeat, sid_repeat=sid_repeat)
+    start_model(model, ads, LOG, 0.0)
+    started = {name for name, value in model.named_parameters() if name.endswith("repeat_bias") and value.item() < 0}
+    parts = {"item_head.repeat_bias": item_head_repeat, "history_sids.repeat_bias": sid_repeat}
+    assert started == {name for name, there in parts.items() if there}
+
+
+def shared_tokenizer(folder) -> tuple[UASIDTokenizer, list[tuple[int, int]], np.ndarray]:
+    """A tokenizer of 9 items of which some share SIDs and one was removed, their SIDs, and their training events."""
+    codes = [(0, 1), (2, 3), (0, 1), (2, 0), (0, 2), (2, 3), (2, 3), (0, 0), (2, 1)]
+    events = np.array([5.0, 0.0, 2.0, 1.0, 30.0, 4.0, 0.0, 0.0, 7.0])
+    index = SIDIndex([f"ad_{n}" for n in range(9)], np.array(codes), events)
+    index.remove(["ad_8"])
+    index.save(folder / "shared.parquet")
+    return UASIDTokenizer(str(folder / "shared.parquet"), codebook_sizes=[3, 4]), codes, events
+
+
+@pytest.mark.parametrize(("most", "size"), [(1000, None), (1000, 5), (3, 5)])
+@pytest.mark.parametrize("from_items", [True, False])
+def test_prefix_vectors_start_from_the_events_and_items_below_each_prefix(tmp_path, most, size, from_items):
+    ads, codes, events = shared_tokenizer(tmp_path)
+    model = fresh_model(ads, prefix_vectors=most, prefix_size=size)
+    table, head = model.prefix_vectors, model.sid_heads[0].weight.detach().clone()
+    below: dict[tuple[int, ...], list[int]] = {}
+    for item, sid in enumerate(codes):  # what was removed was trained on as well
+        for length in (1, 2):
+            below.setdefault(sid[:length], []).append(item)
+    assert len(below) == 8 and len(table.keys) == min(most, 8)
+    start_prefix_vectors(model, ads, from_items)
+    width = size or 8
+    assert table.vectors.shape == (min(most, 8) + 1, width)
+    assert not table.vectors[0].any() and table.bias[0] == 0, "what the table does not hold starts at nothing"
+    trie = model.build_trie(ads, removed=True)
+    held = {}
+    for sid, path in zip(codes, trie.paths(torch.tensor(codes)).tolist(), strict=True):
+        for length, rows in enumerate(table.rows(trie), start=1):
+            held[sid[:length]] = int(rows[path[length - 1]])
+    ranked = sorted(below, key=lambda prefix: -events[below[prefix]].sum())
+    assert {prefix for prefix, row in held.items() if row} == set(ranked[:most])
+    items = model.item_table[1:].detach().numpy()
+    for prefix in ranked[:most]:
+        row, places = held[prefix], below[prefix]
+        assert table.bias[row].item() == pytest.approx(math.log1p(events[places].sum()), rel=1e-6)
+        mean = items[places, :width].mean(0) if from_items else np.zeros(width)
+        np.testing.assert_allclose(table.vectors[row].detach(), mean, rtol=1e-5, atol=1e-8)
+        if from_items and len(prefix) == 1:
+            np.testing.assert_allclose(
+                model.sid_heads[0].weight[prefix[0], :width].detach(), mean, rtol=1e-5, atol=1e-8
+            )
+            head[prefix[0], :width] = model.sid_heads[0].weight[prefix[0], :width].detach()
+    # All else of the first level's head stays as it was: codes without a row, columns beyond the vectors.
+    assert torch.equal(model.sid_heads[0].weight, head)
+
+
+def test_codes_of_a_table_on_a_model_without_items(tmp_path):
+    ads, _, events = shared_tokenizer(tmp_path)
+    model = fresh_model(ads, item_embeddings=False, item_head=False, item_head_repeat=False)
+    head = model.sid_heads[0].weight.detach().clone()
+    assert start_model(model, ads, LOG, 0.1)
+    assert not model.prefix_vectors.vectors.any() and torch.equal(model.sid_heads[0].weight, head)
+    assert model.prefix_vectors.bias.max().item() == pytest.approx(math.log1p(events[[0, 2, 4, 7]].sum()), rel=1e-6)
+
+
+def test_a_fresh_model_asks_for_sids_as_often_as_the_log_holds_them(tmp_path):
+    """With heads at zero, the bias of the prefixes alone makes p(SID): its share of the events, one more of each."""
+    ads, codes, events = shared_tokenizer(tmp_path)
+    model = fresh_model(ads, sid_copy=False, sid_repeat=False).eval()
+    start_prefix_vectors(model, ads, from_items=False)
+    for head in model.sid_heads:
+        torch.nn.init.zeros_(head.weight)
+    trie = model.build_trie(ads, removed=True)
+    sids = sorted(set(codes))
+    tokens = torch.tensor(sids) + torch.tensor(model.config.level_offsets)
+    history = ads.encode_histories([["ad_1", "ad_2"]], return_tensors="pt")
+    scores = model(**history, candidate_ids=tokens.unsqueeze(0), trie=trie).candidate_logps[0].exp()
+    counts = {sid: sum(e for c, e in zip(codes, events, strict=True) if c == sid) + 1 for sid in sids}
+    first = {code: sum(e for c, e in zip(codes, events, strict=True) if c[0] == code) + 1 for code in (0, 2)}
+    for sid, score in zip(sids, scores.tolist(), strict=True):
+        siblings = sum(counts[other] for other in sids if other[0] == sid[0])
+        assert score == pytest.approx(first[sid[0]] / sum(first.values()) * counts[sid] / siblings, rel=1e-5)
 
 
 def test_item_vectors_start_as_main_components_and_the_rest_stays_random(tmp_path):
@@ -85,6 +175,9 @@ def test_a_plain_trainer_starts_a_fresh_model_bit_for_bit(tmp_path, with_vectors
     if with_vectors:
         start_item_embeddings(wanted, VECTORS, 0.08)
     start_item_head(wanted, ads)
+    start_prefix_vectors(wanted, ads, from_items=True)
+    for part in (wanted.item_head, wanted.history_sids):
+        torch.nn.init.constant_(part.repeat_bias, math.log((3 + 1) / (5 + 1)))
     args = VSLConfig(str(tmp_path), use_cpu=True, max_steps=2, item_embedding_std=0.08)
     VSLTrainer(model, args, LOG.to_iterable_dataset() if streaming else LOG, ads)
     state = model.state_dict()

@@ -7,6 +7,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import SIDTrie
 from gr4ad.trainers import RSPOConfig, RSPOTrainer
 from gr4ad.trainers.rspo import RSPOCollator
 
@@ -39,7 +40,7 @@ def logps(model, tokenizer, rows) -> torch.Tensor:
     for name in ("labels", "item_labels", "value_labels", "rewards", "candidate_mask"):
         batch.pop(name)
     with torch.no_grad():
-        return model.eval()(**batch).candidate_logps
+        return model.eval()(**batch, trie=SIDTrie.from_index(tokenizer.index)).candidate_logps
 
 
 def test_adapters_alone_move_and_the_merged_model_equals(build_ring_model, ring_tokenizer, lists, tmp_path):

@@ -124,7 +124,7 @@ def test_a_metric_that_validation_does_not_have_is_named(trained, ring_log, ring
 
 @pytest.mark.parametrize("loss_type", ["dpo", "sdpo", "grpo"])
 def test_other_losses_train_on_the_same_lists(trained, ring_log, ring_tokenizer, tmp_path, loss_type):
-    args = arguments(tmp_path, loss_type=loss_type, eval_strategy="no", learning_rate=3e-3)
+    args = arguments(tmp_path, loss_type=loss_type, eval_strategy="no", learning_rate=2e-3)
     trainer = RSPOTrainer(
         model=GR4ADForRecommendation.from_pretrained(trained),
         args=args,
@@ -150,7 +150,7 @@ def test_logged_probabilities_are_the_reference(trained, ring_log, ring_tokenize
                     batch = trainer.data_collator([row])
                     for name in ("rewards", "candidate_mask", "labels", "item_labels", "value_labels"):
                         batch.pop(name)
-                    logps += model.eval()(**batch).candidate_logps.tolist()
+                    logps += model.eval()(**batch, trie=trainer.trie).candidate_logps.tolist()
             rows = rows.add_column("ref_logps", logps)
         args = arguments(tmp_path, max_steps=10, eval_strategy="no", reference=reference)
         trainer = RSPOTrainer(model=model, args=args, train_dataset=rows, processing_class=ring_tokenizer)

@@ -36,7 +36,7 @@ def test_accuracies_and_calibration_are_those_of_a_count(ring_log, ring_tokenize
     for part in (rows[:7], rows[7:]):
         batch = collator(part)
         with torch.no_grad():
-            outputs = model(**batch)
+            outputs = model(**batch, trie=model.build_trie(ring_tokenizer))
         metrics.add(outputs, batch)
         place = 0
         for labels, buckets in zip(batch["labels"].tolist(), batch["value_labels"].tolist(), strict=True):

@@ -16,8 +16,11 @@ def arguments(folder, **changes) -> VSLConfig:
     return VSLConfig(output_dir=str(folder), **given)
 
 
-def test_training_moves_every_parameter_and_learns_the_ring(build_ring_model, ring_tokenizer, ring_log, tmp_path):
-    model = build_ring_model()
+@pytest.mark.parametrize("codebook", [False, True])
+def test_training_moves_every_parameter_and_learns_the_ring(
+    build_ring_model, ring_tokenizer, ring_log, tmp_path, codebook
+):
+    model = build_ring_model(codebook=codebook)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     targets = [f"ad_{(int(items[-1].removeprefix('ad_')) + 5) % 24}" for items in ring_log["items"]]
     evaluation = ring_log.add_column("target_items", [[t] for t in targets])
@@ -156,12 +159,14 @@ def test_no_target_is_predicted_from_what_followed_it(timed_tokenizer, timed_log
     """Each prefix's logits, with all that happened elsewhere at the time of its target or later told apart."""
     model = build_ring_model(num_time_buckets=8, num_cross_domain_items=50, initializer_range=0.5).eval()
 
+    trie = model.build_trie(timed_tokenizer)
+
     def logits(log: Dataset) -> list[torch.Tensor]:
         rows = tokenize_histories(log, timed_tokenizer, max_items=6)
         batch = VSLCollator(timed_tokenizer)(list(rows))
         lengths = (batch["labels"][..., 0] >= 0).sum(1).tolist()
         with torch.no_grad():
-            return list(torch.cat(model(**batch).logits, 1).split(lengths))
+            return list(torch.cat(model(**batch, trie=trie).logits, 1).split(lengths))
 
     log = timed_log.select(range(20))
     before = logits(log)
