@@ -163,7 +163,7 @@ class ModelSettings:
     prefix_vectors: int = setting(
         1_000_000, "Prefixes of SIDs with a vector of their own, the most frequent; 0 = none."
     )
-    prefix_size: int | None = setting(None, "Width of these vectors; default: the model's.")
+    prefix_size: int = setting(64, "Width of these vectors, the model's at most; 0 = the model's.")
     sid_copy: bool = setting(True, "p(SID) may copy SIDs of the history.")
     sid_repeat: bool = setting(True, "p(SID) learns how much rarer, or likelier, a repeat is.")
     item_embeddings: bool = setting(True, "Learn a vector for each item of the history.")
