@@ -3,7 +3,7 @@
     python benchmarks/generative.py amazon_beauty --data DIR --work OUT --out benchmarks/results/generative_beauty.json
 
 OUT, OUT-seed1, ... hold the recipe's runs, as `benchmarks/recipe.py` leaves them (finished stages are kept). Three
-rankings of all users of validation and test, with the artifact's beam widths:
+rankings of the users of validation and test, with the artifact's beam widths:
 
 - `beams alone`: by p(SID); no item head, no item neighbours, no candidates beside the beams, no history's own ads put
   in. Where the recipe ranks by expected value, so do they, at the weight that is best for them on validation.
@@ -65,12 +65,14 @@ def rankings_of(recipe: Recipe, metrics: Mapping[str, Any], run: FinishedRun, se
     return {"served": served, "beams alone": alone, "item weight 1": first}
 
 
-def scores_of(run: FinishedRun, ways: Mapping[str, RankingWeights], batch_size: int) -> Scores:
-    """Split -> way to rank -> metric -> float64 (users,)."""
+def scores_of(run: FinishedRun, ways: Mapping[str, RankingWeights], batch_size: int, users: int) -> Scores:
+    """Split -> way to rank -> metric -> float64 (users,); of validation, so many users, 0 = all."""
     model, found = GR4ADForRecommendation.from_pretrained(run.folder), {}
     train = SequenceTable.from_dataset(run.data.train, run.item_ids)
     for split in SPLITS:
         rows = getattr(run.data, split)
+        if split == "validation":
+            rows = sample_users(rows, users, 0)
         held_out = SequenceTable.from_dataset(rows, run.item_ids)
         scores = SystemScores(train, held_out, run.tokenizer.index.codes, 0)
         for name, weights in ways.items():
@@ -140,7 +142,7 @@ def score_rows(scores: Sequence[Scores], unit: str) -> tuple[list[Row], dict[str
 
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A recipe that runs in seconds.")
-    benchmark.take("recipe", "--data", "--work", seeds=3)
+    benchmark.take("recipe", "--data", "--work", seeds=3, validation_users=(0, "Users of validation; 0 = all."))
     arguments = benchmark.start(words, seeds=2)
     scores, nats, chosen, baselines, unit = [], [], {}, {}, ""
     for seed in range(arguments.seeds):
@@ -151,7 +153,7 @@ def main(words: Sequence[str] | None = None) -> None:
         unit = str(metrics["values"]["unit"])
         ways = rankings_of(recipe, metrics, run, seed)
         chosen[seed] = {name: weights.to_dict() for name, weights in ways.items()}
-        scores.append(scores_of(run, ways, recipe.evaluate.batch_size))
+        scores.append(scores_of(run, ways, recipe.evaluate.batch_size, arguments.validation_users))
         weight = ways["item weight 1"].neighbour_weight
         nats.append(nats_of(run, weight, recipe.evaluate.batch_size))
         baselines = {name: found for name, found in metrics["test"].items() if name != metrics["final"]}
