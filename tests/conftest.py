@@ -14,6 +14,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer, GenerationConfig, set_seed
 
 from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
+from gr4ad.modeling_gr4ad.prefix_vectors_gr4ad import count_prefixes
 from gr4ad.tokenization import MGMRQuantizer, SIDIndex, UASIDTokenizer, fit_value_buckets
 
 torch.set_num_threads(1)
@@ -22,7 +23,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory) -> Path:
     """A folder with everything `Recommender.from_pretrained` reads: 120 ads `ad_0`.. with titles, random seeded
-    weights, value head, item head, values in the context, no events and no user features."""
+    weights, value head, item head, every part of p(SID), values in the context, no events and no user features."""
     folder = tmp_path_factory.mktemp("tiny_artifact")
     rng = np.random.default_rng(0)
     ids = [f"ad_{number}" for number in range(120)]
@@ -49,6 +50,11 @@ def tiny_artifact(tmp_path_factory) -> Path:
             context_values=True,
             num_items=len(ids) + 1,
             item_head=True,
+            sid_normalization="trie",
+            num_prefix_vectors=150,  # the catalog has some more prefixes
+            prefix_size=8,
+            sid_copy=True,
+            sid_repeat=True,
             hidden_size=16,
             intermediate_size=32,
             num_hidden_layers=3,
@@ -59,6 +65,12 @@ def tiny_artifact(tmp_path_factory) -> Path:
             initializer_range=0.5,  # scores far enough apart to rank alike in batches of any size
         )
     )
+    trie = model.build_trie(tokenizer)
+    assert model.prefix_vectors is not None and model.history_sids is not None and count_prefixes(trie) > 150
+    model.prefix_vectors.set_prefixes(trie, torch.from_numpy(rng.random(len(ids))))
+    for parameter in model.prefix_vectors.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.nn.init.constant_(model.history_sids.repeat_bias, -1.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     GenerationConfig(

@@ -29,7 +29,8 @@ def test_a_run_uses_every_record_once_and_publishes(build_config, learning, logs
     written = [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()]
     assert written == json.loads(json.dumps(passes))
     for name, tensor in loop.artifact.model.state_dict().items():
-        assert not torch.equal(tensor[: len(before[name])], before[name]), name
+        same = torch.equal(tensor[: len(before[name])], before[name])
+        assert same == (name in ("prefix_vectors.keys", "prefix_vectors.places")), name  # which prefixes have a row
     index = loop.artifact.tokenizer.index
     assert len(index) == 124 == len(loop.artifact.model.item_table) - 1 == len(loop.trainer.reference.item_table) - 1
     assert index.sid_of("new_3") == (1, 2, 3) and index.columns["title"][-1] == "New 3"

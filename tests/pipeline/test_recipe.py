@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from gr4ad.pipeline import RecipeError, load_recipe, packaged_recipes
@@ -111,6 +112,35 @@ def test_a_model_has_its_tokenizers_features_unless_they_are_switched_off():
     config = model_config(ModelSettings(), tokenizer)
     assert (config.codebook_sizes, config.value_bucket_means, config.num_items) == ([4, 6], [0.5, 2.0], 1)
     assert model_config(ModelSettings(item_embeddings=False, item_head=False), tokenizer).num_items == 0
+
+
+def test_a_model_has_the_parts_of_p_of_a_catalogs_sids_unless_they_are_switched_off(tmp_path):
+    from gr4ad import SIDIndex, UASIDTokenizer
+    from gr4ad.pipeline.settings import ModelSettings
+    from gr4ad.pipeline.training import model_config
+
+    index = SIDIndex(["a", "b", "c", "d"], np.array([[0, 1], [0, 2], [3, 1], [0, 1]]))  # 2 first codes, 3 SIDs
+    index.remove(["c"])
+    index.save(tmp_path / "items.parquet")
+    tokenizer = UASIDTokenizer(str(tmp_path / "items.parquet"), codebook_sizes=[4, 6])
+
+    def parts(**settings) -> list:
+        config = model_config(ModelSettings(**settings), tokenizer)
+        names = ("sid_normalization", "num_prefix_vectors", "prefix_size", "sid_copy", "sid_repeat")
+        return [getattr(config, name) for name in names]
+
+    assert parts() == ["trie", 5, 0, True, True]
+    assert parts(prefix_vectors=2, prefix_size=16, sid_copy=False) == ["trie", 2, 16, False, True]
+    assert parts(prefix_vectors=0, sid_repeat=False) == ["trie", 0, 0, True, False]
+    assert parts(sid_normalization="codebook") == ["codebook", 0, 0, False, False]
+    assert model_config(ModelSettings(), UASIDTokenizer(codebook_sizes=[4, 6])).num_prefix_vectors == 0
+    for settings, message in (
+        ({"sid_normalization": "softmax"}, "`sid_normalization` must be .*trie.*codebook.* Received: .*softmax"),
+        ({"prefix_vectors": -1}, "`prefix_vectors` must be >= 0. Received: -1"),
+        ({"prefix_size": -1}, "`prefix_size` must be >= 0. Received: -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelSettings(**settings)
 
 
 def test_trainer_arguments_are_named(tmp_path):
