@@ -77,6 +77,16 @@ class GR4ADFusion(nn.Module):
         gate = self.gate_proj(token) + self.gate_bias
         return F.linear(torch.cat([trunk * gate, token], dim=-1), self.weight)
 
+    def of_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the fusion makes of tokens (..., d) alone, (..., 2 d): the gate without its bias, and the second half
+        of the product with W_f. Both are linear: of a sum of tokens they are the sums."""
+        return torch.cat([self.gate_proj(tokens), F.linear(tokens, self.weight[:, tokens.shape[-1] :])], dim=-1)
+
+    def with_tokens(self, trunk: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        """`forward` from what `of_tokens` has made."""
+        gate, part = made.chunk(2, dim=-1)
+        return F.linear(trunk * (gate + self.gate_bias), self.weight[:, : trunk.shape[-1]]) + part
+
 
 class GR4ADEmbedding(nn.Embedding):
     """Embedding of SID tokens or levels. They are added to the trunk and start nearer its scale than other weights
@@ -151,7 +161,21 @@ class GR4ADModel(GR4ADPreTrainedModel):
         self.norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = GR4ADDropout(config.dropout)
         self.gradient_checkpointing = False
+        self._token_table: tuple[Any, torch.Tensor] | None = None
         self.post_init()
+
+    @torch.no_grad()
+    def token_table(self) -> torch.Tensor | None:
+        """What the fusion makes of every token, (vocabulary, 2 d), for searches: a tenth of the products of a beam.
+        Made when it is first asked for, and again when weights have changed; None in training, where tokens drop
+        out."""
+        if self.training:
+            return None
+        made_of = (self.embed_tokens.weight, self.fusion.weight, *self.fusion.gate_proj.parameters())
+        state = [(made.data_ptr(), made.dtype, 0 if made.is_inference() else made._version) for made in made_of]
+        if self._token_table is None or self._token_table[0] != state:
+            self._token_table = state, self.fusion.of_tokens(self.embed_tokens.weight)
+        return self._token_table[1]
 
     def encode(
         self,
@@ -203,12 +227,17 @@ class GR4ADModel(GR4ADPreTrainedModel):
         tokens: torch.Tensor | None,
         context: GR4ADContext,
         cache: BeamCache | None = None,
+        token_table: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Layers K + 1..L. trunk (B, 1 or R, P', d) and the previous tokens (B, R, P') -> normed states (B, R, P', d);
-        with `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position."""
+        with `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position, and
+        tokens may be looked up in a `token_table`."""
         hidden = trunk
-        if tokens is not None:
+        if tokens is not None and token_table is not None and cache is not None:
+            made = F.embedding(tokens, token_table)
+            hidden = self.fusion.with_tokens(trunk, cache.sum_along_path(made) if self.config.fuse_prefix else made)
+        elif tokens is not None:
             injected = self.embed_tokens(tokens)
             if self.config.fuse_prefix:
                 injected = injected.cumsum(dim=2) if cache is None else cache.sum_along_path(injected)

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from .beam_cache_gr4ad import BeamCache
 from .beam_selection_gr4ad import beam_rows, next_beams, open_children
 from .configuration_gr4ad import HISTORY_INPUTS, HistoryInputs
-from .history_sids_gr4ad import HistorySIDs
+from .history_sids_gr4ad import HistorySIDs, leading_rows
 from .layers_gr4ad import GR4ADContext
 from .sid_path_gr4ad import GR4ADSIDPathMixin, Rows
 from .trie_gr4ad import SIDTrie
@@ -145,6 +145,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
             widths,
             rows=self.prefix_rows(trie),
             history=self.read_history_sids(context, trunk, trie),
+            token_table=self.model.token_table(),
             limits=limits,
             closed=None if restriction is None else restriction.closed,
             bucket_means=self.bucket_means() if return_values or value_weight else None,
@@ -173,6 +174,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
         *,
         rows: Rows | None = None,
         history: HistorySIDs | None = None,
+        token_table: torch.Tensor | None = None,
         limits: torch.Tensor | None = None,
         leaves: torch.Tensor | None = None,
         closed: Sequence[torch.Tensor] | None = None,
@@ -184,7 +186,8 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
 
         Args:
             widths: W_t, the rows that are computed.
-            rows, history: Of this trie, from `prefix_rows` and `read_history_sids`.
+            rows, history: Of this trie, from `prefix_rows` and `read_history_sids`. token_table: From
+                `GR4ADModel.token_table`.
             limits (int64, (B, T)): How many of them each request may use.
             leaves (int64, (B, E)): Of the trie, distinct, -1 = none: SIDs that are scored whether or not a beam finds
                 them. They are rows beside the beams whose next code is known, and stand behind them in the result;
@@ -205,23 +208,28 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
         path: list[torch.Tensor] = []  # tokens (B, W + E) of each level so far, in the order of the rows of the last
         used = []
         for level, width in enumerate(widths):
-            state = self.model.autoregress(trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache)
+            state = self.model.autoregress(
+                trunk[:, :, level : level + 1], tokens.unsqueeze(-1), context, cache, token_table
+            )
             children = trie.children(level, nodes)
             codes, first, _ = children
             rows_used, beams = nodes.shape[1], scores.shape[1]  # behind the beams stand the known rows
             held = places = None
             if history is not None:
-                dead = F.pad(~(scores > -torch.inf), (0, rows_used - beams))
-                places, leaders = history.places(level, nodes.masked_fill(dead, -1), first, codes.shape[2])
+                standing = nodes
+                if level:  # a dead row stands at a node that is not its own
+                    standing = nodes.masked_fill(F.pad(~(scores > -torch.inf), (0, rows_used - beams)), -1)
+                places = history.places(level, standing, first, codes.shape[2])
                 if history.repeats is not None:
-                    held = history.repeats[..., level], places, leaders
+                    leaders = leading_rows(standing) if known is not None and level else None
+                    held = history.repeats[:, level], places, leaders
             steps = self.child_log_probs(level, state[:, :, 0], children, rows, held)
             if known is not None:
                 known.step(level, steps[:, beams if level else 0 :], first[:, beams if level else 0 :])
             own = alone.unsqueeze(-1) + steps[:, :beams]
             total = own
             if history is not None and history.log_masses is not None and places is not None:
-                total = with_copies(own, places, history.log_masses[..., level])
+                total = with_copies(own, places, history.log_masses[:, level])
             total = open_children(total, first[:, :beams], None if closed is None else closed[level])
             limit = None if limits is None else limits[:, level]
             scores, parents, codes, nodes, chosen = next_beams(
@@ -245,7 +253,9 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
         values = torch.zeros_like(scores)
         if bucket_means is not None and self.value_head is not None:
             position = config.num_levels
-            state = self.model.autoregress(trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache)
+            state = self.model.autoregress(
+                trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache, token_table
+            )
             expected = self.value_head(state[:, :, 0]).float().softmax(-1) @ bucket_means
             values = expected.to(dtype).masked_fill(~alive, 0.0)
             if value_weight:

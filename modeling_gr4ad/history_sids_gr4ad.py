@@ -17,8 +17,6 @@ from .item_head_gr4ad import COPY_BIAS, history_log_weights
 from .layers_gr4ad import GR4ADContext, GR4ADRMSNorm
 from .trie_gr4ad import SIDTrie
 
-Bounds = list[tuple[torch.Tensor, torch.Tensor]]
-"""Of each level, the first place of the run of items below an item's node, and the one behind it, int64 (B, S)."""
 SMALLEST_SHARE = 1e-7
 """What is left at least of the probability of an SID that would be a repeat."""
 
@@ -27,10 +25,10 @@ SMALLEST_SHARE = 1e-7
 class HistorySIDs:
     """The SIDs of the histories of N queries, as nodes of a trie.
 
-    nodes (int64, (N, S, T)): nodes of levels 1..T, in ascending order along the items; -1 for an item without a place
-    in the trie. repeats (float, (N, S, T)): what is added to the logit of the node, 0 for an item that the query does
-    not see or that stands behind another one below the node; None without a repeat bias. log_masses (float, (N, S,
-    T)): log of how much is copied of all items below the node, the lowest number for nothing; log_total (float, (N,)):
+    nodes (int64, (N, T, S)): nodes of levels 1..T, in ascending order along the items; -1 for an item without a place
+    in the trie. repeats (float, (N, T, S)): what is added to the logit of the node, 0 for an item that the query does
+    not see or that stands behind another one below the node; None without a repeat bias. log_masses (float, (N, T,
+    S)): log of how much is copied of all items below the node, the lowest number for nothing; log_total (float, (N,)):
     log(1 + what all items have together); None without copying.
     """
 
@@ -48,34 +46,36 @@ class HistorySIDs:
     def log_copied(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """Log of what is copied to nodes of `level` + 1 (int64, (N, R)), (N, R); the lowest number for nothing."""
         assert self.log_masses is not None
-        below = self.nodes[..., level].contiguous()
+        below = self.nodes[:, level].contiguous()
         place = torch.searchsorted(below, nodes.contiguous()).clamp(max=below.shape[1] - 1)
         found = (below.gather(1, place) == nodes) & (nodes >= 0)
-        masses = self.log_masses[..., level].gather(1, place)
+        masses = self.log_masses[:, level].gather(1, place)
         return masses.masked_fill(~found, torch.finfo(masses.dtype).min)
 
-    def places(
-        self, level: int, nodes: torch.Tensor, first: torch.Tensor, most: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where items lie among the children of rows.
+    def places(self, level: int, nodes: torch.Tensor, first: torch.Tensor, most: int) -> torch.Tensor:
+        """The place of each item among the R * `most` children of the first row at its node, int64 (N, S); R * `most`
+        where no row has it.
 
         Args:
             nodes (int64, (N, R)): Nodes of `level` of the rows, negative for a row without one.
             first (int64, (N, R, 1)): Their first children, of `most` at most.
-
-        Returns:
-            The place of each item among the R * `most` children of the first row at its node, R * `most` where no row
-            has it (int64, (N, S)); and the first row at the node of each row (int64, (N, R)).
         """
-        below, rows = self.nodes[..., level], nodes.shape[1]
-        parents = self.nodes[..., level - 1] if level else below.clamp(max=0)
+        below, rows = self.nodes[:, level], nodes.shape[1]
+        if level == 0:  # all are children of the root, numbered as they stand
+            return below.where(below >= 0, most)
         ascending, order = nodes.sort(dim=1, stable=True)
-        place = torch.searchsorted(ascending, parents.contiguous()).clamp(max=rows - 1)
+        parents = self.nodes[:, level - 1].contiguous()
+        place = torch.searchsorted(ascending, parents).clamp(max=rows - 1)
         owner = order.gather(1, place)
         child = torch.add(below, owner, alpha=most) - first.squeeze(2).gather(1, owner)
         found = (ascending.gather(1, place) == parents) & (below >= 0)
-        leaders = order.gather(1, torch.searchsorted(ascending, nodes.contiguous()))
-        return child.where(found, rows * most), leaders
+        return child.where(found, rows * most)
+
+
+def leading_rows(nodes: torch.Tensor) -> torch.Tensor:
+    """The first row at the node of each row, int64 (N, R), of nodes (int64, (N, R))."""
+    ascending, order = nodes.sort(dim=1, stable=True)
+    return order.gather(1, torch.searchsorted(ascending, nodes.contiguous()))
 
 
 class GR4ADHistorySIDs(nn.Module):
@@ -110,56 +110,59 @@ class GR4ADHistorySIDs(nn.Module):
         # What the trie does not hold has no place among its prefixes either.
         leaves = paths[..., -1].masked_fill(~visible.any(1), -1)
         leaves, order = leaves.sort(dim=1, stable=True)
-        nodes = paths.gather(1, order.unsqueeze(2).expand_as(paths)).masked_fill((leaves < 0).unsqueeze(2), -1)
-        seen = in_order(visible, order) & (leaves >= 0).unsqueeze(1)
-
+        nodes = paths.transpose(1, 2).gather(2, order.unsqueeze(1).expand(-1, paths.shape[2], -1))
+        nodes = nodes.masked_fill((leaves < 0).unsqueeze(1), -1)  # (B, T, S)
+        seen = at(visible, order) & (leaves >= 0).unsqueeze(1)
+        # Items below one node stand side by side: where each one's run begins, and what stands behind it.
+        runs = nodes.flatten(0, 1)
+        first, last = (torch.searchsorted(runs, runs, right=right).view(nodes.shape[0], -1) for right in (False, True))
         asked = None if chosen is None else chosen.flatten().nonzero()[:, 0]
 
         def queries(values: torch.Tensor) -> torch.Tensor:
             return values[:, 0] if asked is None else values.flatten(0, 1).index_select(0, asked)
 
-        runs = [below.contiguous() for below in nodes.unbind(2)]
-        bounds = [(torch.searchsorted(run, run), torch.searchsorted(run, run, right=True)) for run in runs]
         repeats = log_masses = log_total = None
         if self.repeats:
-            counts = [sids[run.clamp(min=0)] for sids, run in zip(trie.sid_counts, runs, strict=True)]
-            repeats = queries(self.repeat_logits(bounds, counts, seen))
+            known = nodes.clamp(min=0).unbind(1)
+            counts = torch.stack([sids[below] for sids, below in zip(trie.sid_counts, known, strict=True)], dim=1)
+            repeats = queries(self.repeat_logits(seen, first, last, counts))
         if self.copies:
             query = self.copy_query(self.norm(trunk[..., 0, :]))
             log_weights = history_log_weights(query, context.states, self.copy_bias, visible)
-            log_masses, log_total = self.masses(in_order(log_weights, order), seen, bounds)
-            log_masses, log_total = queries(log_masses), queries(log_total)
+            log_masses, log_total = map(queries, self.masses(at(log_weights, order), seen, first, last))
         if asked is not None:
             nodes = nodes.index_select(0, asked // visible.shape[1])
         return HistorySIDs(nodes, repeats, log_masses, log_total)
 
-    def repeat_logits(self, bounds: Bounds, counts: list[torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
-        """`repeats` of [`HistorySIDs`], float (B, Q, S, T), from the bounds of runs of items below one node, how many
-        SIDs there are below it (int64, (B, S)), and which items each query sees (bool, (B, Q, S))."""
+    def repeat_logits(
+        self, seen: torch.Tensor, first: torch.Tensor, last: torch.Tensor, counts: torch.Tensor
+    ) -> torch.Tensor:
+        """`repeats` of [`HistorySIDs`], float (B, Q, T, S), from which items each query sees (bool, (B, Q, S)), the
+        bounds of their runs (int64, (B, T * S)), and how many SIDs lie below the nodes (int64, (B, T, S))."""
         bias = self.repeat_bias.to(torch.promote_types(self.repeat_bias.dtype, torch.float32))
+        shape = (*seen.shape[:2], *counts.shape[1:])
         before = running(seen)
         # No seen item before it below the node: at the last level, such items are the distinct SIDs.
-        alone = [seen & (before[..., :-1] == in_order(before, first)) for first, _ in bounds]
-        distinct = running(alone[-1])
-        logits = []
-        for (first, last), sids, lone in zip(bounds, counts, alone, strict=True):
-            share = (in_order(distinct, last) - in_order(distinct, first)) / sids.unsqueeze(1)
-            logits.append(torch.log1p((share * bias.expm1()).clamp(min=SMALLEST_SHARE - 1)) * lone)
-        return torch.stack(logits, dim=3)
+        alone = seen.unsqueeze(2) & (before[:, :, None, :-1] == at(before, first).view(shape))
+        distinct = running(alone[:, :, -1])
+        share = (at(distinct, last) - at(distinct, first)).view(shape) / counts.unsqueeze(1)
+        return torch.log1p((share.to(bias.dtype) * bias.expm1()).clamp(min=SMALLEST_SHARE - 1)) * alone
 
     @staticmethod
-    def masses(log_weights: torch.Tensor, seen: torch.Tensor, bounds: Bounds) -> tuple[torch.Tensor, torch.Tensor]:
-        """`log_masses` (B, Q, S, T) and `log_total` (B, Q) of [`HistorySIDs`], from the log of how much each item is
+    def masses(
+        log_weights: torch.Tensor, seen: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`log_masses` (B, Q, T, S) and `log_total` (B, Q) of [`HistorySIDs`], from the log of how much each item is
         copied (float, (B, Q, S)). What lies below a node is a difference of running sums, which are float64."""
         dtype, least = log_weights.dtype, torch.finfo(torch.float64).tiny
         lowest = torch.finfo(dtype).min
         log_weights = log_weights.double().masked_fill(~seen, lowest)
         peak = log_weights.detach().amax(2, keepdim=True)
         sums = running((log_weights - peak).exp() * seen)
-        masses = torch.stack([in_order(sums, last) - in_order(sums, first) for first, last in bounds], dim=3)
-        logs = (masses.clamp(min=least).log() + peak.unsqueeze(3)).masked_fill(masses <= 0, lowest)
+        masses = at(sums, last) - at(sums, first)
+        logs = (masses.clamp(min=least).log() + peak).masked_fill(masses <= 0, lowest).to(dtype)
         total = F.softplus(sums[..., -1].clamp(min=least).log() + peak.squeeze(2))
-        return logs.to(dtype), total.to(dtype)
+        return logs.view(*seen.shape[:2], -1, seen.shape[2]), total.to(dtype)
 
 
 def running(values: torch.Tensor) -> torch.Tensor:
@@ -167,9 +170,9 @@ def running(values: torch.Tensor) -> torch.Tensor:
     return F.pad(values.cumsum(2), (1, 0))
 
 
-def in_order(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """values (B, Q, n) at places (int64, (B, S)): (B, Q, S)."""
+def at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """values (B, Q, n) at places (int64, (B, m)): (B, Q, m)."""
     return values.gather(2, places.unsqueeze(1).expand(-1, values.shape[1], -1))
 
 
-__all__ = ["GR4ADHistorySIDs", "HistorySIDs"]
+__all__ = ["GR4ADHistorySIDs", "HistorySIDs", "leading_rows"]

@@ -211,6 +211,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 leaves = leaves.masked_fill(restriction.closes(leaves), -1)
         options: dict[str, Any] = {"limits": limits, "leaves": leaves, "bucket_means": self.bucket_means()}
         options |= {"rows": self.prefix_rows(trie), "history": self.read_history_sids(reading.context, trunk, trie)}
+        options["token_table"] = self.model.token_table()
         if restriction is not None:
             options["closed"] = restriction.closed
         beams = self.decode_levels(reading.context, trunk, trie, rows, **options)

@@ -45,7 +45,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         states: torch.Tensor,
         children: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         rows: Rows | None = None,
-        held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+        held: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
         """Log-probabilities of the children of nodes, before anything is copied: float32 or wider (B, R, M), -inf
         where there is no child.
@@ -54,7 +54,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             states (float, (B, R, d)): Decoder states of `level`. children: Of their nodes, from `SIDTrie.children`.
             rows: From `prefix_rows`, if the model has them.
             held: Of the history's items (B, S), if the model tells repeats apart: what they add to the logit of their
-                node, and their places and leading rows as `HistorySIDs.places` gives them.
+                node, and their `HistorySIDs.places`; and the `leading_rows`, None where all rows stand apart.
         """
         codes, first, valid = children
         logits = self.sid_heads[level](states)
@@ -72,7 +72,9 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             repeats, places, leaders = held
             added = logits.new_zeros(len(logits), logits.shape[1] * most + 1)
             added = added.scatter_add_(1, places, repeats.to(logits.dtype))[:, :-1].view(logits.shape)
-            logits = logits + added.gather(1, leaders.unsqueeze(2).expand(-1, -1, most))
+            if leaders is not None:
+                added = added.gather(1, leaders.unsqueeze(2).expand(-1, -1, most))
+            logits = logits + added
         return F.log_softmax(logits.masked_fill(~valid, -torch.inf), dim=-1)
 
     def target_logits(
@@ -109,7 +111,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             found.append(torch.full_like(logits, -torch.inf).flatten().index_copy(0, places, values).view_as(logits))
         if history is not None and history.repeats is not None:
             found = [
-                self.with_repeats(level, logits, paths, trie, history, history.repeats[..., level])
+                self.with_repeats(level, logits, paths, trie, history, history.repeats[:, level])
                 for level, logits in enumerate(found)
             ]
         return tuple(found)
@@ -150,10 +152,10 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         repeats: torch.Tensor,
     ) -> torch.Tensor:
         """logits (N, V_t) with what items of the history add to them: repeats (float, (N, S))."""
-        below = history.nodes[..., level]
+        below = history.nodes[:, level]
         child = below >= 0
         if level:
-            child = child & (history.nodes[..., level - 1] == paths[:, level - 1 : level])
+            child = child & (history.nodes[:, level - 1] == paths[:, level - 1 : level])
         found = child.flatten().nonzero()[:, 0]
         owners = found // below.shape[1]
         places = owners * logits.shape[1] + trie.codes[level][below.flatten()[found]]
