@@ -161,21 +161,13 @@ class GR4ADModel(GR4ADPreTrainedModel):
         self.norm = GR4ADRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = GR4ADDropout(config.dropout)
         self.gradient_checkpointing = False
-        self._token_table: tuple[Any, torch.Tensor] | None = None
         self.post_init()
 
     @torch.no_grad()
-    def token_table(self) -> torch.Tensor | None:
-        """What the fusion makes of every token, (vocabulary, 2 d), for searches: a tenth of the products of a beam.
-        Made when it is first asked for, and again when weights have changed; None in training, where tokens drop
-        out."""
-        if self.training:
-            return None
-        made_of = (self.embed_tokens.weight, self.fusion.weight, *self.fusion.gate_proj.parameters())
-        state = [(made.data_ptr(), made.dtype, 0 if made.is_inference() else made._version) for made in made_of]
-        if self._token_table is None or self._token_table[0] != state:
-            self._token_table = state, self.fusion.of_tokens(self.embed_tokens.weight)
-        return self._token_table[1]
+    def token_table(self) -> torch.Tensor:
+        """What the fusion makes of every token, (vocabulary, 2 d): made once for many searches with the same weights,
+        it saves them a tenth of the products of a beam."""
+        return self.fusion.of_tokens(self.embed_tokens.weight)
 
     def encode(
         self,

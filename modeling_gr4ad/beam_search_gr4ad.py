@@ -104,6 +104,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
         value_weight: float = 0.0,
         return_values: bool = True,
         restriction: TrieRestriction | None = None,
+        token_table: torch.Tensor | None = None,
         **history: Unpack[HistoryInputs],
     ) -> BeamSearchOutput:
         """Decodes the most likely valid SIDs of each history.
@@ -123,6 +124,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
                 level's rows through the upper layers.
             restriction ([`TrieRestriction`]): What each request may not be given. Scores are those of a search without
                 it: nothing is renormalised.
+            token_table: `model.model.token_table()`, if many searches share it.
 
         Raises:
             ValueError: If widths, trie and model disagree on T, a code of the trie is beyond the model's codebooks, a
@@ -145,7 +147,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
             widths,
             rows=self.prefix_rows(trie),
             history=self.read_history_sids(context, trunk, trie),
-            token_table=self.model.token_table(),
+            token_table=token_table,
             limits=limits,
             closed=None if restriction is None else restriction.closed,
             bucket_means=self.bucket_means() if return_values or value_weight else None,

@@ -35,7 +35,8 @@ class HistoryReading:
 
     context, trunk: as `decode_levels` takes them; log_probs (float, (B, item rows)): of the item head, None without
     one; own_leaves (int64, (B, S), -1 = none): leaves of the history's SIDs, None where they are not ranked; gaps
-    (float, (B,)): see `score_gaps`, None or NaN until a search has found them.
+    (float, (B,)): see `score_gaps`, None or NaN until a search has found them; token_table: as `decode_levels` takes
+    it.
     """
 
     context: GR4ADContext
@@ -43,6 +44,7 @@ class HistoryReading:
     log_probs: torch.Tensor | None
     own_leaves: torch.Tensor | None
     gaps: torch.Tensor | None = None
+    token_table: torch.Tensor | None = None
 
     def take(self, requests: Sequence[int]) -> "HistoryReading":
         """That of some requests of the batch."""
@@ -55,7 +57,7 @@ class HistoryReading:
 
         context = GR4ADContext(**{name: part(value) for name, value in self.context.items()})
         rest = (self.trunk, self.log_probs, self.own_leaves, self.gaps)
-        return HistoryReading(context, *map(part, rest))
+        return HistoryReading(context, *map(part, rest), self.token_table)
 
 
 class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
@@ -94,6 +96,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         allow_items: ItemLists | None = None,
         item_groups: torch.Tensor | None = None,
         max_per_group: int | None = None,
+        token_table: torch.Tensor | None = None,
         **history: Unpack[HistoryInputs],
     ) -> ItemRanking:
         """Ranks items: beam search, the items of every SID found, then one top-k by the score that
@@ -122,6 +125,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 none, which is not limited.
             max_per_group (`int`, *optional*): Items of one group that a list may hold, the best of them; needs
                 `item_groups`.
+            token_table: `model.model.token_table()`, if many calls share it.
 
         Raises:
             ValueError: As `beam_search` and `RankingWeights.check`; if `max_per_group` is below 1 or has no groups; or
@@ -157,7 +161,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         if weights.score_history:
             own = input_ids.view(batch, -1, levels)
             own_leaves = trie.find(own - torch.tensor(self.config.level_offsets, device=own.device))
-        reading = HistoryReading(context, trunk, log_probs, own_leaves)
+        reading = HistoryReading(context, trunk, log_probs, own_leaves, token_table=token_table)
         listed = [not (out is None and only is None) for out, only in zip(blocked, allowed, strict=True)]
         restriction = None
         if any(listed):
@@ -211,7 +215,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 leaves = leaves.masked_fill(restriction.closes(leaves), -1)
         options: dict[str, Any] = {"limits": limits, "leaves": leaves, "bucket_means": self.bucket_means()}
         options |= {"rows": self.prefix_rows(trie), "history": self.read_history_sids(reading.context, trunk, trie)}
-        options["token_table"] = self.model.token_table()
+        options["token_table"] = reading.token_table
         if restriction is not None:
             options["closed"] = restriction.closed
         beams = self.decode_levels(reading.context, trunk, trie, rows, **options)

@@ -248,6 +248,22 @@ def test_a_new_ad_takes_from_its_siblings_alone_and_a_removed_one_gives_back(bui
     assert (missing.candidate_logps == -torch.inf).all()
 
 
+@pytest.mark.parametrize("fuse_prefix", [False, True])
+def test_a_search_with_a_token_table_finds_the_same(build_model, build_history, fuse_prefix):
+    model = randomized(build_model(sid_normalization="trie", fuse_prefix=fuse_prefix, **PARTS[3]))
+    torch.nn.init.normal_(model.model.fusion.weight)
+    history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(torch.tensor(SPACE[::2]))
+    table = model.model.token_table()
+    found, same = (
+        model.beam_search(**history, beam_widths=[3, 9, 20], trie=trie, token_table=given) for given in (table, None)
+    )
+    torch.testing.assert_close(found.scores, same.scores)
+    torch.testing.assert_close(found.expected_values, same.expected_values)
+    assert torch.equal(found.leaves, same.leaves)
+    first, second = (model.recommend(**history, trie=trie, top_k=9, token_table=given) for given in (table, None))
+    torch.testing.assert_close(first.scores, second.scores)
+
+
 def test_restrictions_do_not_renormalise(model, history):
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     restriction = TrieRestriction.from_items(trie, 3, allowed=[torch.arange(7), None, torch.arange(30, 60)])

@@ -53,7 +53,7 @@ def rank_users(
     """
     was_training = model.training
     model.eval()
-    trie = model.build_trie(tokenizer)
+    trie, token_table = model.build_trie(tokenizer), model.model.token_table()
     histories = history_rows(tokenizer, dataset)
     items = np.full((len(histories), top_k), -1, dtype=np.int64)
     values = np.zeros((len(histories), top_k), dtype=np.float32)
@@ -64,7 +64,9 @@ def rank_users(
         if weights.exclude_history:
             rows = [torch.from_numpy(np.unique(tokenizer.item_rows(histories[i].items))) for i in chosen]
             excluded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(model.device)
-        ranking = model.recommend(**batch, trie=trie, top_k=top_k, weights=weights, exclude_items=excluded)
+        ranking = model.recommend(
+            **batch, trie=trie, top_k=top_k, weights=weights, exclude_items=excluded, token_table=token_table
+        )
         found = ranking.items.cpu().numpy()
         width = found.shape[1]
         items[chosen, :width] = found
