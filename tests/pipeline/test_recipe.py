@@ -136,8 +136,8 @@ def test_a_model_has_the_parts_of_p_of_a_catalogs_sids_unless_they_are_switched_
     assert model_config(ModelSettings(), UASIDTokenizer(codebook_sizes=[4, 6])).num_prefix_vectors == 0
     for settings, message in (
         ({"sid_normalization": "softmax"}, "`sid_normalization` must be .*trie.*codebook.* Received: .*softmax"),
-        ({"prefix_vectors": -1}, "`prefix_vectors` must be >= 0. Received: -1"),
-        ({"prefix_size": -1}, "`prefix_size` must be >= 0. Received: -1"),
+        ({"prefix_vectors": -1}, "`prefix_vectors` must be 0 or more. Received: -1"),
+        ({"prefix_size": -1}, "`prefix_size` must be 0 or more. Received: -1"),
     ):
         with pytest.raises(ValueError, match=message):
             ModelSettings(**settings)
