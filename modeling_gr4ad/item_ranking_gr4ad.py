@@ -56,8 +56,8 @@ class HistoryReading:
             return None if value is None else value.index_select(0, places)
 
         context = GR4ADContext(**{name: part(value) for name, value in self.context.items()})
-        rest = (self.trunk, self.log_probs, self.own_leaves, self.gaps)
-        return HistoryReading(context, *map(part, rest), self.token_table)
+        trunk, log_probs, own_leaves, gaps = map(part, (self.trunk, self.log_probs, self.own_leaves, self.gaps))
+        return HistoryReading(context, trunk, log_probs, own_leaves, gaps, self.token_table)
 
 
 class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
