@@ -293,6 +293,7 @@ class GR4ADHeads:
     prefix_vectors: GR4ADPrefixVectors | None
     history_sids: GR4ADHistorySIDs | None
     value_head: nn.Linear | None
+    sid_value_head: nn.Linear | None
     item_head: GR4ADItemHead | None
     item_neighbours: GR4ADItemNeighbours | None
     new_items: GR4ADNewItems | None

@@ -258,8 +258,10 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
             state = self.model.autoregress(
                 trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache, token_table
             )
-            expected = self.value_head(state[:, :, 0]).float().softmax(-1) @ bucket_means
-            values = expected.to(dtype).masked_fill(~alive, 0.0)
+            own = None if rows is None else rows[-1][nodes.clamp(min=0)].flatten()
+            logits = self.value_logits(state.flatten(0, 1), own)
+            assert logits is not None
+            values = (logits.float().softmax(-1) @ bucket_means).to(dtype).view_as(scores).masked_fill(~alive, 0.0)
             if value_weight:
                 scores = (scores + value_weight * values.clamp(min=1e-12).log()).masked_fill(~alive, -torch.inf)
                 scores, order = scores.sort(dim=-1, descending=True, stable=True)

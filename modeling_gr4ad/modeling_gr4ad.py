@@ -73,6 +73,10 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         self.value_head = (
             nn.Linear(config.hidden_size, config.num_value_buckets, bias=False) if config.num_value_buckets else None
         )
+        self.sid_value_head = None
+        if self.prefix_vectors is not None and self.value_head is not None:
+            size = self.prefix_vectors.vectors.shape[1]
+            self.sid_value_head = nn.Linear(size, config.num_value_buckets, bias=False)
         self.item_head = GR4ADItemHead(config) if config.item_head else None
         self.item_neighbours = GR4ADItemNeighbours(config) if config.num_item_neighbours else None
         self.new_items = GR4ADNewItems(config) if config.num_new_items else None
@@ -179,11 +183,12 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             if self.history_sids is not None:
                 history = self.read_history_sids(context, trunk, self.known_trie(trie), chosen)
         states = states[chosen]
-        logits, value_logits = self.target_logits(states, paths, trie, history), self.value_logits(states)
+        own = self.prefix_vectors.sid_rows(codes) if self.prefix_vectors is not None else None
+        logits, value_logits = self.target_logits(states, paths, trie, history), self.value_logits(states, own)
         free = None
         if wants_mtp:
             free_states = outputs.token_free_hidden_state[chosen]
-            free = self.target_logits(free_states, paths, trie, history), self.value_logits(free_states)
+            free = self.target_logits(free_states, paths, trie, history), self.value_logits(free_states, own)
         item_losses = None
         if self.item_head is not None and item_labels is not None and loss_weights.item:
             item_losses = self.item_head.negative_log_likelihood(trunk, self.item_table, context, item_labels, chosen)
@@ -204,10 +209,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         return GR4ADRecommendationOutput(
             loss=loss, losses=losses, logits=logits, value_logits=value_logits, **result, target_losses=target_losses
         )
-
-    def value_logits(self, states: torch.Tensor) -> torch.Tensor | None:
-        """(N, buckets) from the decoder states (N, P, d) of N targets; None without a value head."""
-        return None if self.value_head is None else self.value_head(states[:, -1])
 
     def item_log_probs(self, outputs: GR4ADModelOutput, items: torch.Tensor | None) -> torch.Tensor | None:
         """log p(item | context) of items (int64, (B, n), rows + 1), by the item head; None without items."""

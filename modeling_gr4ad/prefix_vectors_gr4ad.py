@@ -70,6 +70,14 @@ class GR4ADPrefixVectors(nn.Module):
         trie.prefix_rows = [(self.keys, found), *trie.prefix_rows[: KNOWN_TABLES - 1]]
         return found
 
+    def sid_rows(self, codes: torch.Tensor) -> torch.Tensor:
+        """Row of the table of whole SIDs, int64 (...), of SIDs (int64, (..., T)) given as codes."""
+        hashes = torch.zeros_like(codes[..., 0])
+        for code in codes.unbind(-1):
+            hashes = mixed(hashes, code)
+        near = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
+        return self.places[near].where(self.keys[near] == hashes, 0)
+
     def queries(self, states: torch.Tensor) -> torch.Tensor:
         """P s, (..., c), of decoder states (..., d)."""
         return F.linear(states, self.query) if self.projects else states
@@ -180,11 +188,16 @@ def prefix_hashes(trie: SIDTrie) -> list[torch.Tensor]:
     hashes = torch.zeros(1, dtype=torch.int64, device=trie.leaf_offsets.device)
     found = []
     for parents, codes in zip(trie.parents, trie.codes, strict=True):
-        hashes = hashes[parents] * 0x2545F4914F6CDD1D + codes[: len(parents)] + 1
-        hashes = (hashes ^ (hashes >> 31)) * 0x27220A95FE5D0B1D  # int64 wraps: mixed as by xorshift-multiply
-        hashes = hashes ^ (hashes >> 29)
+        hashes = mixed(hashes[parents], codes[: len(parents)])
         found.append(hashes)
     return found
+
+
+def mixed(hashes: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """The hashes (int64) of prefixes that go on with a code each: multiplied and shifted, as int64 wraps."""
+    hashes = hashes * 0x2545F4914F6CDD1D + codes + 1
+    hashes = (hashes ^ (hashes >> 31)) * 0x27220A95FE5D0B1D
+    return hashes ^ (hashes >> 29)
 
 
 def count_prefixes(trie: SIDTrie) -> int:

@@ -197,6 +197,22 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             total = total - own.log_total.unsqueeze(1).to(total.dtype)
         return total.masked_fill(paths < 0, -torch.inf).view(sids.shape)
 
+    def value_logits(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Logits of the value buckets, (N, buckets), from the decoder states (N, P, d) of N targets; None without a
+        value head.
+
+        Args:
+            rows (int64, (N,)): Of the targets' SIDs among the prefix vectors, if the model has any
+                (`GR4ADPrefixVectors.sid_rows`). The path needs few of the tokens that the decoder is given, where
+                these vectors tell SIDs apart; without them here, the value would not know of which SID it is.
+        """
+        if self.value_head is None:
+            return None
+        logits = self.value_head(states[:, -1])
+        if self.sid_value_head is None or self.prefix_vectors is None or rows is None:
+            return logits
+        return logits + self.sid_value_head(F.embedding(rows, self.prefix_vectors.vectors))
+
     def known_trie(self, trie: SIDTrie | None) -> SIDTrie:
         """The trie that p(SID) is defined over. Raises ValueError without one."""
         if trie is None:

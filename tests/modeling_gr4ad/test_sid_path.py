@@ -264,6 +264,20 @@ def test_a_search_with_a_token_table_finds_the_same(build_model, build_history, 
     torch.testing.assert_close(first.scores, second.scores)
 
 
+def test_values_are_those_of_a_full_pass(build_model, build_history):
+    model = randomized(build_model(sid_normalization="trie", **PARTS[3]))
+    history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(torch.tensor(SPACE[::2]))
+    found = model.beam_search(**history, beam_widths=[20] * 3, trie=trie)
+    means = torch.tensor(model.config.value_bucket_means, dtype=torch.float64)
+    for place in range(5):
+        output = model(**history, labels=found.sequences[:, place], trie=trie)
+        values = output.value_logits.softmax(-1) @ means
+        torch.testing.assert_close(found.expected_values[:, place], values, rtol=1e-5, atol=1e-6)
+    model.prefix_vectors.vectors.data.zero_()
+    silent = model.beam_search(**history, beam_widths=[20] * 3, trie=trie)
+    assert not torch.allclose(silent.expected_values[:, :5].sort().values, found.expected_values[:, :5].sort().values)
+
+
 def test_restrictions_do_not_renormalise(model, history):
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     restriction = TrieRestriction.from_items(trie, 3, allowed=[torch.arange(7), None, torch.arange(30, 60)])
