@@ -105,6 +105,7 @@ class GR4ADHistorySIDs(nn.Module):
     ) -> HistorySIDs:
         """The histories as the chosen queries (bool, (B, Q)) see them, in row-major order; without `chosen`, as
         contexts with one query each do. trunk (B, Q, P, d)."""
+        assert context.sids is not None
         visible, paths = context.visible, trie.paths(context.sids)  # (B, Q, S) and (B, S, T)
         # What the trie does not hold has no place among its prefixes either.
         leaves = paths[..., -1].masked_fill(~visible.any(1), -1)

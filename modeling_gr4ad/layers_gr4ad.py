@@ -37,7 +37,7 @@ class GR4ADContext(ModelOutput):
     query: torch.Tensor = None
     states: torch.Tensor = None
     item_ids: torch.Tensor = None
-    sids: torch.Tensor = None
+    sids: torch.Tensor | None = None
     visible: torch.Tensor = None
 
 
