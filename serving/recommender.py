@@ -66,6 +66,7 @@ class Recommender(AdRecommender):
         self.weights = weights
         self.name = name
         self.trie = model.build_trie(tokenizer)
+        model.prefix_rows(self.trie)  # the trie keeps them: no request has to find them
         self.account_groups = account_groups(tokenizer.index, model.device)
         read = model.config.history_inputs
         self.features = tuple(feature.name for feature in HISTORY_FEATURES if feature.model_input in read)
@@ -302,6 +303,7 @@ class Recommender(AdRecommender):
             if index.version == self.tokenizer.index.version:
                 return False
             trie = SIDTrie.from_index(index, self.model.device)
+            self.model.prefix_rows(trie)
             groups = account_groups(index, self.model.device)
             extend_tables(self.model, index, self._contents(index))
             self.account_groups = groups
