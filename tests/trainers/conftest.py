@@ -2,10 +2,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import set_seed
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, SIDTrie
 from gr4ad.tokenization import SIDIndex, UASIDTokenizer
 
 disable_progress_bars()
@@ -86,7 +87,7 @@ def build_ring_model(ring_tokenizer) -> Callable[..., GR4ADForRecommendation]:
         shape |= {"num_prefix_vectors": 4 + NUM_ITEMS, "prefix_size": 5}
         if codebook:
             shape |= {"sid_normalization": "codebook", "sid_copy": False, "sid_repeat": False, "num_prefix_vectors": 0}
-        return GR4ADForRecommendation(
+        model = GR4ADForRecommendation(
             GR4ADConfig(
                 codebook_sizes=ring_tokenizer.level_sizes,
                 num_value_buckets=3,
@@ -100,5 +101,9 @@ def build_ring_model(ring_tokenizer) -> Callable[..., GR4ADForRecommendation]:
                 **{**shape, **changes},
             )
         )
+        if model.prefix_vectors is not None:  # VSL would fill its table anew; other trainers take it as it is
+            trie = SIDTrie.from_index(ring_tokenizer.index)
+            model.prefix_vectors.set_prefixes(trie, torch.ones(NUM_ITEMS))
+        return model
 
     return build

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from gr4ad.modeling_gr4ad import VSLLossWeights
+from gr4ad.modeling_gr4ad import SIDTrie, VSLLossWeights
 from gr4ad.trainers import RewardModel, RSPOConfig, RSPOTrainer, VSLConfig, VSLTrainer
 from gr4ad.trainers.reward import ExposureCollator, candidate_lists
 from gr4ad.trainers.row_datasets import as_dataset, as_table
@@ -41,15 +41,15 @@ def batched(kind: str, tokenizer, rows: list[dict]) -> dict[str, torch.Tensor]:
     return {"rspo": RSPOCollator, "reward": ExposureCollator}[kind](tokenizer, max_items=6)(lists)
 
 
-def answers(kind: str, model, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def answers(kind: str, model, batch: dict[str, torch.Tensor], trie: SIDTrie) -> list[torch.Tensor]:
     """What a model makes of each row of a batch."""
     with torch.no_grad():
         if kind == "vsl":
             lengths = (batch["labels"][..., 0] >= 0).sum(1).tolist()
-            return list(torch.cat(model(**batch).logits, 1).split(lengths))
+            return list(torch.cat(model(**batch, trie=trie).logits, 1).split(lengths))
         if kind == "rspo":
             names = {"input_ids", "attention_mask", "candidate_ids", *ALL_INPUTS} & batch.keys()
-            return list(model(**{name: batch[name] for name in names}).candidate_logps)
+            return list(model(**{name: batch[name] for name in names}, trie=trie).candidate_logps)
         return list(RewardModel.from_policy(model).eval()(**batch).value_logs)
 
 
@@ -58,10 +58,11 @@ def test_rows_of_one_batch_may_differ_in_what_they_have(kind, mixed_rows, timed_
     batch = batched(kind, timed_tokenizer, mixed_rows)
     assert batch.keys() >= ALL_INPUTS
     torch.manual_seed(0)
-    together = answers(kind, timed_model, batch)
+    trie = timed_model.build_trie(timed_tokenizer)
+    together = answers(kind, timed_model, batch, trie)
     for row, answer in zip(mixed_rows, together, strict=True):
         torch.manual_seed(0)
-        [alone] = answers(kind, timed_model, batched(kind, timed_tokenizer, [row]))
+        [alone] = answers(kind, timed_model, batched(kind, timed_tokenizer, [row]), trie)
         torch.testing.assert_close(answer, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -131,9 +132,10 @@ def test_loss_weights_are_the_arguments_and_the_config_stays(build_ring_model, r
     batch = trainer.data_collator(list(tokenize_histories(ring_log, ring_tokenizer, max_items=6)))
     model.train()
     found = trainer.compute_loss(model, batch)
-    wanted = model(**batch, loss_weights=trainer.loss_weights)
+    trie = model.build_trie(ring_tokenizer)
+    wanted = model(**batch, loss_weights=trainer.loss_weights, trie=trie)
     torch.testing.assert_close(found, wanted.loss)
-    assert found > model(**batch).loss
+    assert found > model(**batch, trie=trie).loss
 
 
 def test_what_validation_cannot_rank_by_is_refused_before_training(build_ring_model, ring_tokenizer, ring_log):

@@ -11,7 +11,7 @@ from gr4ad.modeling_gr4ad import SIDTrie
 from gr4ad.tokenization import SIDIndex
 from gr4ad.trainers import RSPOConfig, RSPOTrainer, VSLConfig, VSLTrainer
 from gr4ad.trainers.continual import ContinualConfig, ContinualTrainer, LogRecords
-from gr4ad.trainers.vsl import VSLCollator, tokenize_histories
+from gr4ad.trainers.vsl import VSLCollator, start_prefix_vectors, tokenize_histories
 
 QUICK = {"use_cpu": True, "bf16": False, "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
 GONE = [f"ad_{n}" for n in range(6)]  # all items below the first code: served, it has no node
@@ -101,15 +101,16 @@ def test_a_new_ad_below_a_new_prefix_can_be_learned(build_ring_model, build_ring
     tokenizer = build_ring_tokenizer()
     kept = SIDIndex([f"ad_{n}" for n in range(6, 24)], tokenizer.index.codes[6:])
     tokenizer.index = kept
-    trainer = ContinualTrainer(
-        build_ring_model(num_items=19), tokenizer, ContinualConfig(learning_rate=1e-2, warmup_steps=0)
-    )
+    model = build_ring_model(num_items=19)
+    start_prefix_vectors(model, tokenizer, from_items=True)
+    trainer = ContinualTrainer(model, tokenizer, ContinualConfig(learning_rate=1e-2, warmup_steps=0))
     grown = kept.snapshot()
     grown.add(["new"], [[0, 4]])
     records = LogRecords(tokenizer, trainer.config, trainer.max_items)
     record = {"items": ["ad_7", "ad_12"], "values": [1.0, 1.0], "events": ["click", "click"], "city": "x",
               "target_items": ["new"], "target_values": [1.0], "target_events": ["click"]}  # fmt: skip
     trainer.adopt(grown)
+    assert [rows[0].item() for rows in model.prefix_rows(trainer.trie)] == [0, 0]
     before = log_prob(trainer.model, tokenizer, "new", False)
     for _ in range(10):
         trainer.step([records.engagement(record)[0]], [])

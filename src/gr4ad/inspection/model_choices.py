@@ -238,7 +238,7 @@ def _evaluation(found: Findings, size: int, valued: bool) -> list[Choice]:
         Choice(
             "evaluate", "item_candidates", 100 if found.items >= 200 else 0, "the item head's likeliest join the beams"
         ),
-        Choice("evaluate", "item_weights", [0.8, 0.9, 0.95, 1.0], "shares of the item head; validation chooses"),
+        Choice("evaluate", "item_weights", [0.5, 0.8, 0.9, 1.0], "shares of the item head; validation chooses"),
     ]
     if valued:
         choices.append(Choice("evaluate", "value_weights", [0.0, 0.5, 0.75, 1.0], "validation chooses"))
