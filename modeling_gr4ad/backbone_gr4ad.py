@@ -123,6 +123,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
             if module.projects:
                 init.eye_(module.query)
+            if module.tells_values:
+                init.eye_(module.token)
         if isinstance(module, GR4ADHistorySIDs):
             if module.copies:
                 init.constant_(module.copy_bias, COPY_BIAS)
@@ -220,19 +222,26 @@ class GR4ADModel(GR4ADPreTrainedModel):
         context: GR4ADContext,
         cache: BeamCache | None = None,
         token_table: torch.Tensor | None = None,
+        value_tokens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Layers K + 1..L. trunk (B, 1 or R, P', d) and the previous tokens (B, R, P') -> normed states (B, R, P', d);
         with `tokens=None` nothing is injected (h^K := m^K, the MTP path). With a cache, P' = 1 new position, and
-        tokens may be looked up in a `token_table`."""
+        tokens may be looked up in a `token_table`. value_tokens (B, R, d) are added to the token of the last
+        position."""
         hidden = trunk
         if tokens is not None and token_table is not None and cache is not None:
             made = F.embedding(tokens, token_table)
-            hidden = self.fusion.with_tokens(trunk, cache.sum_along_path(made) if self.config.fuse_prefix else made)
+            made = cache.sum_along_path(made) if self.config.fuse_prefix else made
+            if value_tokens is not None:
+                made = made + self.fusion.of_tokens(value_tokens).unsqueeze(2)
+            hidden = self.fusion.with_tokens(trunk, made)
         elif tokens is not None:
             injected = self.embed_tokens(tokens)
             if self.config.fuse_prefix:
                 injected = injected.cumsum(dim=2) if cache is None else cache.sum_along_path(injected)
+            if value_tokens is not None:
+                injected = injected + F.pad(value_tokens.unsqueeze(2), (0, 0, injected.shape[2] - 1, 0))
             hidden = self.fusion(trunk, self.dropout(injected))
         mask = None if cache is not None else self.causal_mask(hidden)
         for layer in self.layers[self.config.num_parallel_layers :]:
@@ -254,6 +263,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         per_prefix: bool = False,
         token_free_pass: bool = False,
+        value_tokens: torch.Tensor | None = None,
         **kwargs: Unpack[HistoryKwargs],
     ) -> GR4ADModelOutput:
         """
@@ -267,6 +277,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
             per_prefix (`bool`): One query for every prefix of the history (row i sees items 0..i), not one for the
                 whole.
             token_free_pass (`bool`): Also run the upper layers without injection.
+            value_tokens (float, (B, R, d)): Added to the token of the last position of each row.
         """
         context = self.encode(input_ids, attention_mask, per_prefix=per_prefix, **kwargs)
         rest: dict[str, Any] = {name: value for name, value in kwargs.items() if name not in HISTORY_INPUTS}
@@ -275,7 +286,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
             decoder_input_ids = input_ids.new_full((*trunk.shape[:2], self.num_positions), self.config.pad_token_id)
             decoder_input_ids[..., 0] = self.config.bos_token_id
         return GR4ADModelOutput(
-            last_hidden_state=self.autoregress(trunk, decoder_input_ids, context, **rest),
+            last_hidden_state=self.autoregress(trunk, decoder_input_ids, context, value_tokens=value_tokens, **rest),
             trunk_hidden_state=trunk,
             token_free_hidden_state=self.autoregress(trunk, None, context, **rest) if token_free_pass else None,
             context=context,
@@ -293,7 +304,6 @@ class GR4ADHeads:
     prefix_vectors: GR4ADPrefixVectors | None
     history_sids: GR4ADHistorySIDs | None
     value_head: nn.Linear | None
-    sid_value_head: nn.Linear | None
     item_head: GR4ADItemHead | None
     item_neighbours: GR4ADItemNeighbours | None
     new_items: GR4ADNewItems | None

@@ -255,13 +255,14 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
         values = torch.zeros_like(scores)
         if bucket_means is not None and self.value_head is not None:
             position = config.num_levels
+            told = None
+            if self.prefix_vectors is not None and rows is not None:
+                told = self.prefix_vectors.tokens(rows[-1][nodes.clamp(min=0)])
             state = self.model.autoregress(
-                trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache, token_table
+                trunk[:, :, position : position + 1], tokens.unsqueeze(-1), context, cache, token_table, told
             )
-            own = None if rows is None else rows[-1][nodes.clamp(min=0)].flatten()
-            logits = self.value_logits(state.flatten(0, 1), own)
-            assert logits is not None
-            values = (logits.float().softmax(-1) @ bucket_means).to(dtype).view_as(scores).masked_fill(~alive, 0.0)
+            expected = self.value_head(state[:, :, 0]).float().softmax(-1) @ bucket_means
+            values = expected.to(dtype).masked_fill(~alive, 0.0)
             if value_weight:
                 scores = (scores + value_weight * values.clamp(min=1e-12).log()).masked_fill(~alive, -torch.inf)
                 scores, order = scores.sort(dim=-1, descending=True, stable=True)

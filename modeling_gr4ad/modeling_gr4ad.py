@@ -73,10 +73,6 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         self.value_head = (
             nn.Linear(config.hidden_size, config.num_value_buckets, bias=False) if config.num_value_buckets else None
         )
-        self.sid_value_head = None
-        if self.prefix_vectors is not None and self.value_head is not None:
-            size = self.prefix_vectors.vectors.shape[1]
-            self.sid_value_head = nn.Linear(size, config.num_value_buckets, bias=False)
         self.item_head = GR4ADItemHead(config) if config.item_head else None
         self.item_neighbours = GR4ADItemNeighbours(config) if config.num_item_neighbours else None
         self.new_items = GR4ADNewItems(config) if config.num_new_items else None
@@ -147,6 +143,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             self.shift_right(torch.cat(rows, dim=1)) if rows else None,
             per_prefix=per_prefix,
             token_free_pass=wants_mtp,
+            value_tokens=self.value_tokens(torch.cat(rows, dim=1)) if rows else None,
             **kwargs,
         )
         states, context, trunk = outputs.last_hidden_state, outputs.context, outputs.trunk_hidden_state
@@ -183,12 +180,11 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             if self.history_sids is not None:
                 history = self.read_history_sids(context, trunk, self.known_trie(trie), chosen)
         states = states[chosen]
-        own = self.prefix_vectors.sid_rows(codes) if self.prefix_vectors is not None else None
-        logits, value_logits = self.target_logits(states, paths, trie, history), self.value_logits(states, own)
+        logits, value_logits = self.target_logits(states, paths, trie, history), self.value_logits(states)
         free = None
         if wants_mtp:
             free_states = outputs.token_free_hidden_state[chosen]
-            free = self.target_logits(free_states, paths, trie, history), self.value_logits(free_states, own)
+            free = self.target_logits(free_states, paths, trie, history), self.value_logits(free_states)
         item_losses = None
         if self.item_head is not None and item_labels is not None and loss_weights.item:
             item_losses = self.item_head.negative_log_likelihood(trunk, self.item_table, context, item_labels, chosen)

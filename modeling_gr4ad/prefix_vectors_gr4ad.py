@@ -49,6 +49,9 @@ class GR4ADPrefixVectors(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.num_prefix_vectors + 1))
         if self.projects:
             self.query = nn.Parameter(torch.eye(size, config.hidden_size))
+        self.tells_values = config.num_value_buckets > 0
+        if self.tells_values:
+            self.token = nn.Parameter(torch.eye(config.hidden_size, size))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Into another tensor, where they differ: rows that a trie keeps are those of the earlier keys.
@@ -77,6 +80,10 @@ class GR4ADPrefixVectors(nn.Module):
             hashes = mixed(hashes, code)
         near = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
         return self.places[near].where(self.keys[near] == hashes, 0)
+
+    def tokens(self, rows: torch.Tensor) -> torch.Tensor:
+        """Vectors of prefixes as tokens of the decoder, (..., d), of rows (int64, (...))."""
+        return F.linear(F.embedding(rows, self.vectors), self.token)
 
     def queries(self, states: torch.Tensor) -> torch.Tensor:
         """P s, (..., c), of decoder states (..., d)."""

@@ -197,21 +197,18 @@ class GR4ADSIDPathMixin(GR4ADHeads):
             total = total - own.log_total.unsqueeze(1).to(total.dtype)
         return total.masked_fill(paths < 0, -torch.inf).view(sids.shape)
 
-    def value_logits(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Logits of the value buckets, (N, buckets), from the decoder states (N, P, d) of N targets; None without a
-        value head.
-
-        Args:
-            rows (int64, (N,)): Of the targets' SIDs among the prefix vectors, if the model has any
-                (`GR4ADPrefixVectors.sid_rows`). The path needs few of the tokens that the decoder is given, where
-                these vectors tell SIDs apart; without them here, the value would not know of which SID it is.
-        """
-        if self.value_head is None:
+    def value_tokens(self, sids: torch.Tensor) -> torch.Tensor | None:
+        """What the value token is given of SIDs (int64, (..., T), token ids) beside their last token: (..., d), from
+        the prefix vectors. Where these tell SIDs apart, the path no longer teaches the decoder to read its tokens, and
+        the value would not know of which SID it is. None of a model without these vectors, or without values."""
+        if self.prefix_vectors is None or self.value_head is None:
             return None
-        logits = self.value_head(states[:, -1])
-        if self.sid_value_head is None or self.prefix_vectors is None or rows is None:
-            return logits
-        return logits + self.sid_value_head(F.embedding(rows, self.prefix_vectors.vectors))
+        codes = sids - torch.tensor(self.config.level_offsets, device=sids.device)
+        return self.prefix_vectors.tokens(self.prefix_vectors.sid_rows(codes))
+
+    def value_logits(self, states: torch.Tensor) -> torch.Tensor | None:
+        """(N, buckets) from the decoder states (N, P, d) of N targets; None without a value head."""
+        return None if self.value_head is None else self.value_head(states[:, -1])
 
     def known_trie(self, trie: SIDTrie | None) -> SIDTrie:
         """The trie that p(SID) is defined over. Raises ValueError without one."""

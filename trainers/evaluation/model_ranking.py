@@ -123,12 +123,10 @@ def predict_values(
             wanted = offset < targets.lengths[chosen][:, None]
             places = np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)
             tokens = torch.from_numpy(sids[places]).to(model.device)
-            states = model.model.autoregress(trunk, model.shift_right(tokens), context)
-            rows = None
-            if model.prefix_vectors is not None:
-                codes = torch.from_numpy(tokenizer.index.codes[targets.items[places]]).to(model.device)
-                rows = model.prefix_vectors.sid_rows(codes).flatten()
-            logits, means = model.value_logits(states.flatten(0, 1), rows), model.bucket_means()
+            states = model.model.autoregress(
+                trunk, model.shift_right(tokens), context, value_tokens=model.value_tokens(tokens)
+            )
+            logits, means = model.value_logits(states.flatten(0, 1)), model.bucket_means()
             assert logits is not None and means is not None
             values = (logits.float().softmax(-1) @ means).view(places.shape)
             expected[places[wanted]] = values.cpu().numpy()[wanted]
