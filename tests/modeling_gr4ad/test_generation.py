@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie, TrieRestriction
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights, SIDTrie, TrieRestriction
 from gr4ad.tokenization import SIDIndex
 
 LENGTHS = [3, 6, 1]
@@ -159,3 +159,34 @@ def test_scores_of_padding_are_the_lowest(model, history):
     assert (output.sequences.view(3, 3, 4)[:, 1:, 1:] == 0).all()
     assert np.isfinite(output.sequences_scores.view(3, 3)[:, 0].numpy()).all()
     assert (output.sequences_scores.view(3, 3)[:, 1:] == -math.inf).all()
+
+
+def test_scores_over_a_catalog_are_those_of_candidates(
+    build_model, build_history, catalog_parts, plain_item_log_probs
+):
+    """`generate` and `recommend` of a model whose p(SID) knows its catalog: what is best and what was asked for."""
+    model = build_model(**catalog_parts)
+    history = build_history(model.config, [3, 6, 1])
+    codes = torch.cartesian_prod(*map(torch.arange, (4, 5, 3)))[:40]
+    trie = SIDTrie.from_codes(codes)
+    sids = codes + torch.tensor(model.config.level_offsets)
+    with torch.no_grad():
+        expected = model(**history, candidate_ids=sids.expand(3, -1, -1), trie=trie).candidate_logps
+    best, order = expected.sort(dim=1, descending=True)
+    given = {"num_beams": 40, "num_return_sequences": 7, "return_dict_in_generate": True, "trie": trie}
+    found = model.generate(**history, **given)
+    assert torch.equal(found.sequences.view(3, 7, 4)[..., 1:], sids[order[:, :7]])
+    torch.testing.assert_close(found.sequences_scores.view(3, 7), best[:, :7])
+    allowed = [torch.arange(5, 12), torch.arange(40), torch.tensor([39])]
+    restriction = TrieRestriction.from_items(trie, 3, allowed=allowed)
+    held = model.generate(**history, **given, restriction=restriction).sequences_scores.view(3, 7)
+    for user, rows in enumerate(allowed):
+        wanted = expected[user, rows].sort(descending=True).values[:7]
+        torch.testing.assert_close(held[user, : len(wanted)], wanted)
+    items = plain_item_log_probs(model, history)[:, 1:]
+    for widths, candidates, share in (((40, 40, 40), 0, 0.0), ((40, 40, 40), 0, 0.3), ((1, 1, 1), 40, 0.3)):
+        weights = RankingWeights(widths, item_candidates=candidates, item_weight=share, score_history=True)
+        ranking = model.recommend(**history, trie=trie, top_k=40, weights=weights)
+        wanted = ((1 - share) * expected + share * items[:, :40]).sort(dim=1, descending=True)
+        assert torch.equal(ranking.items, wanted.indices)
+        torch.testing.assert_close(ranking.scores, wanted.values, rtol=1e-5, atol=1e-5)

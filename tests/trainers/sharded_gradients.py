@@ -31,11 +31,13 @@ tokenizer = UASIDTokenizer.from_pretrained(parts / "tokenizer")
 file = {"vsl": "log.parquet", "rspo": "lists.parquet"}[kind]
 data = Dataset.from_parquet(str(parts / file), keep_in_memory=True).select(range(16))
 model = GR4ADForRecommendation.from_pretrained(parts / "model").train()
+trie = model.build_trie(tokenizer, removed=True)
 
 
 def vsl(rows: list[dict]) -> torch.Tensor:
     collator = VSLCollator(tokenizer)
-    return model(**collator(rows), num_items_in_batch=collator(everything)["labels"].ge(0).sum()).loss
+    count = collator(everything)["labels"].ge(0).sum()
+    return model(**collator(rows), num_items_in_batch=count, trie=trie).loss
 
 
 def rspo(rows: list[dict]) -> torch.Tensor:
@@ -44,7 +46,7 @@ def rspo(rows: list[dict]) -> torch.Tensor:
     whole = collator(everything)
     grades = value_grades(whole["rewards"], whole["candidate_mask"], max_grade=args.max_grade)
     count = loss_of("rspo").counted(grades, whole["candidate_mask"])
-    return preference_objective(model, collator(rows), args, count=count, num_lists=len(everything))[0]
+    return preference_objective(model, collator(rows), args, count=count, num_lists=len(everything), trie=trie)[0]
 
 
 everything = list(tokenize_histories(data, tokenizer, max_items=6)) if kind == "vsl" else list(data)
