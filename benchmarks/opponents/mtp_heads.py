@@ -54,29 +54,49 @@ class MTPModel(GR4ADModel):
         return hidden.expand(-1, -1, self.num_positions, -1)
 
     def autoregress(
-        self, trunk: torch.Tensor, tokens: torch.Tensor, context: Any, cache: Any = None, **kwargs: Any
+        self,
+        trunk: torch.Tensor,
+        tokens: torch.Tensor,
+        context: Any,
+        cache: Any = None,
+        token_table: Any = None,
+        value_tokens: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """All positions with the true tokens (B, R, P) before them -> (B, R, P, d); with a cache one, from the state
-        of the position before, which this object keeps, -> (B, W, 1, d)."""
+        of the position before, which this object keeps, -> (B, W, 1, d). Every position has a fusion of its own: no
+        table of tokens serves all."""
+        last = None if value_tokens is None else value_tokens.unsqueeze(2)
         if cache is None:
             states = [trunk[:, :, :1].expand(-1, tokens.shape[1], -1, -1)]
             for position in range(1, self.num_positions):
-                states.append(self.next_state(position, states[-1], tokens[..., position, None], context, **kwargs))
+                told = last if position == self.num_positions - 1 else None
+                states.append(
+                    self.next_state(position, states[-1], tokens[..., position, None], context, told, **kwargs)
+                )
             return self.norm(torch.cat(states, dim=2))
         position = len(cache.ancestors)
         if position == 0:
             self.state = trunk
         else:
             before = self.state.flatten(0, 1).index_select(0, cache.ancestors[-1]).view(*tokens.shape, -1)
-            self.state = self.next_state(position, before, tokens, context, **kwargs)
+            self.state = self.next_state(position, before, tokens, context, last, **kwargs)
         return self.norm(self.state)
 
     def next_state(
-        self, position: int, before: torch.Tensor, tokens: torch.Tensor, context: Any, **kwargs: Any
+        self,
+        position: int,
+        before: torch.Tensor,
+        tokens: torch.Tensor,
+        context: Any,
+        told: torch.Tensor | None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        """One position (B, R, 1, d), from the state (B, R, 1, d) and token (B, R, 1) of the one before."""
+        """One position (B, R, 1, d), from the state (B, R, 1, d) and token (B, R, 1) of the one before, to which
+        `told` (B, R, 1, d) is added."""
         fusion = self.fusion if position == 1 else self.later_fusions[position - 2]
-        fused = fusion(before, self.dropout(self.embed_tokens(tokens)))
+        embedded = self.embed_tokens(tokens)
+        fused = fusion(before, self.dropout(embedded if told is None else embedded + told))
         return self.layers[self.num_shared + position - 1](fused, context, self.causal_mask(fused), **kwargs)
 
 
