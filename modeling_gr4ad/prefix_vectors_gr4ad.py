@@ -83,7 +83,11 @@ class GR4ADPrefixVectors(nn.Module):
 
     def tokens(self, rows: torch.Tensor) -> torch.Tensor:
         """Vectors of prefixes as tokens of the decoder, (..., d), of rows (int64, (...))."""
-        return F.linear(F.embedding(rows, self.vectors), self.token)
+        return F.linear(F.embedding(rows, self.vectors, padding_idx=0), self.token)
+
+    def biases(self, rows: torch.Tensor) -> torch.Tensor:
+        """Biases (...) of rows (int64, (...)); that of unknown prefixes is not learned."""
+        return F.embedding(rows, self.bias.unsqueeze(1), padding_idx=0).squeeze(-1)
 
     def queries(self, states: torch.Tensor) -> torch.Tensor:
         """P s, (..., c), of decoder states (..., d)."""
@@ -92,7 +96,7 @@ class GR4ADPrefixVectors(nn.Module):
     def of_children(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What is added to the logits of the children of nodes below the root: (..., M) from queries (..., c) and the
         children's rows (int64, (..., M))."""
-        vectors = F.embedding(rows, self.vectors)
+        vectors = F.embedding(rows, self.vectors, padding_idx=0)
         return torch.matmul(vectors, queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
 
     def of_all_children(self, queries: torch.Tensor, counts: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -100,7 +104,7 @@ class GR4ADPrefixVectors(nn.Module):
         children of each (int64, (N,)) and their rows (int64, (F,)), node after node; float32 or wider."""
         wide = torch.promote_types(queries.dtype, torch.float32)
         products = ChildProducts.apply(queries.to(wide), self.vectors.to(wide), counts, rows)
-        return products + self.bias.index_select(0, rows).to(wide)
+        return products + self.biases(rows).to(wide)
 
     @torch.no_grad()
     def set_prefixes(self, trie: SIDTrie, item_counts: torch.Tensor, item_vectors: torch.Tensor | None = None) -> None:
@@ -180,6 +184,7 @@ class ChildProducts(torch.autograd.Function):
             block = slice(first, first + BLOCK)
             scaled = queries.index_select(0, owners[block]).mul_(gradient[block].unsqueeze(1))
             of_vectors.index_add_(0, rows[block], scaled)
+        of_vectors[0] = 0  # unknown prefixes are told apart by their codes: where siblings share it, this is noise
         return of_queries, of_vectors, None, None
 
 

@@ -132,7 +132,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         table, rows = self.prefix_vectors, self.prefix_rows(trie)
         if table is None or rows is None:
             return [None] * (len(children) + 1)
-        biases = table.bias[rows[0][: len(trie.parents[0])]].to(torch.promote_types(states.dtype, torch.float32))
+        biases = table.biases(rows[0][: len(trie.parents[0])]).to(torch.promote_types(states.dtype, torch.float32))
         if not children:
             return [biases]
         # All levels in one call: each makes a gradient as large as the table.

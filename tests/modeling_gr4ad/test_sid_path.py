@@ -210,6 +210,16 @@ def test_every_part_learns(build_model, build_history, build_labels):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def test_the_row_of_unknown_prefixes_does_not_learn(build_model, build_history, build_labels):
+    model = build_model(sid_normalization="trie", num_prefix_vectors=12).train()
+    trie = SIDTrie.from_codes(torch.tensor(SPACE))
+    model.prefix_vectors.set_prefixes(trie, torch.rand(len(SPACE), dtype=torch.float64))
+    model(**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS), trie=trie).loss.backward()
+    table = model.prefix_vectors
+    assert not table.vectors.grad[0].any() and not table.bias.grad[0] and table.bias.grad[1:].any()
+    assert not table.vectors[0].any() and not table.bias[0]
+
+
 def test_gradients_are_those_of_finite_differences(build_model, build_history):
     model = randomized(build_model(sid_normalization="trie", **PARTS[3]))
     trie, history = SIDTrie.from_codes(torch.tensor(SPACE[::2])), build_history(model.config, LENGTHS)
