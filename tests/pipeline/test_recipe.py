@@ -129,7 +129,9 @@ def test_a_model_has_the_parts_of_p_of_a_catalogs_sids_unless_they_are_switched_
         names = ("sid_normalization", "num_prefix_vectors", "prefix_size", "sid_copy", "sid_repeat")
         return [getattr(config, name) for name in names]
 
-    assert parts() == ["trie", 5, 0, True, True]
+    assert parts() == ["trie", 5, 64, True, True]
+    assert parts(prefix_size=0) == ["trie", 5, 0, True, True]
+    assert parts(hidden_size=32)[2] == 32
     assert parts(prefix_vectors=2, prefix_size=16, sid_copy=False) == ["trie", 2, 16, False, True]
     assert parts(prefix_vectors=0, sid_repeat=False) == ["trie", 0, 0, True, False]
     assert parts(sid_normalization="codebook") == ["codebook", 0, 0, False, False]

@@ -85,7 +85,7 @@ def shared_tokenizer(folder) -> tuple[UASIDTokenizer, list[tuple[int, int]], np.
     return UASIDTokenizer(str(folder / "shared.parquet"), codebook_sizes=[3, 4]), codes, events
 
 
-@pytest.mark.parametrize(("most", "size"), [(1000, None), (1000, 5), (3, 5)])
+@pytest.mark.parametrize(("most", "size"), [(1000, 0), (1000, 5), (3, 5)])
 @pytest.mark.parametrize("from_items", [True, False])
 def test_prefix_vectors_start_from_the_events_and_items_below_each_prefix(tmp_path, most, size, from_items):
     ads, codes, events = shared_tokenizer(tmp_path)

@@ -59,7 +59,7 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer, **loss_weig
     item_embeddings, most = values.pop("item_embeddings"), values.pop("prefix_vectors")
     if most and len(tokenizer.index):
         values["num_prefix_vectors"] = min(most, count_prefixes(SIDTrie.from_index(tokenizer.index, removed=True)))
-    values["prefix_size"] = min(values["prefix_size"], values["hidden_size"])
+    values["prefix_size"] = min(values["prefix_size"], values["hidden_size"]) if most else 0
     values["context_values"] = values["context_values"] and bool(tokenizer.value_bucket_means)
     without: dict[str, dict[str, Any]] = {
         "context_events": {"num_events": 0},
