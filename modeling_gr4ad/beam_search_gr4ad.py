@@ -124,7 +124,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
                 level's rows through the upper layers.
             restriction ([`TrieRestriction`]): What each request may not be given. Scores are those of a search without
                 it: nothing is renormalised.
-            token_table: `model.model.token_table()`, if many searches share it.
+            token_table: `model.token_table()`, if many searches share it.
 
         Raises:
             ValueError: If widths, trie and model disagree on T, a code of the trie is beyond the model's codebooks, a
@@ -188,8 +188,7 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
 
         Args:
             widths: W_t, the rows that are computed.
-            rows, history: Of this trie, from `prefix_rows` and `read_history_sids`. token_table: From
-                `GR4ADModel.token_table`.
+            rows, history: Of this trie, from `prefix_rows` and `read_history_sids`. token_table: From the method.
             limits (int64, (B, T)): How many of them each request may use.
             leaves (int64, (B, E)): Of the trie, distinct, -1 = none: SIDs that are scored whether or not a beam finds
                 them. They are rows beside the beams whose next code is known, and stand behind them in the result;
@@ -280,6 +279,11 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
             leaves=F.pad(nodes.masked_fill(~alive, -1), (0, missing), value=-1),
             widths=tuple(used),
         )
+
+    def token_table(self) -> torch.Tensor | None:
+        """What searches may share as long as the weights do not change, see [`GR4ADModel.token_table`]. None with
+        `sid_normalization` "codebook": models of 0.1.0 rank as they did to the bit, and sums are rounded otherwise."""
+        return None if self.config.sid_normalization == "codebook" else self.model.token_table()
 
     def check_trie(self, trie: SIDTrie) -> None:
         """Raises ValueError if a trie cannot be of this model's codebooks."""

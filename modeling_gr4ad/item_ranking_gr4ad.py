@@ -125,7 +125,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 none, which is not limited.
             max_per_group (`int`, *optional*): Items of one group that a list may hold, the best of them; needs
                 `item_groups`.
-            token_table: `model.model.token_table()`, if many calls share it.
+            token_table: `model.token_table()`, if many calls share it.
 
         Raises:
             ValueError: As `beam_search` and `RankingWeights.check`; if `max_per_group` is below 1 or has no groups; or

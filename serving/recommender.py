@@ -67,7 +67,7 @@ class Recommender(AdRecommender):
         self.name = name
         self.trie = model.build_trie(tokenizer)
         model.prefix_rows(self.trie)  # found now, not by the first request
-        self.token_table = model.model.token_table()
+        self.token_table = model.token_table()
         self.account_groups = account_groups(tokenizer.index, model.device)
         read = model.config.history_inputs
         self.features = tuple(feature.name for feature in HISTORY_FEATURES if feature.model_input in read)

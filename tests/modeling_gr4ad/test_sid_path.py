@@ -263,7 +263,8 @@ def test_a_search_with_a_token_table_finds_the_same(build_model, build_history, 
     model = randomized(build_model(sid_normalization="trie", fuse_prefix=fuse_prefix, **PARTS[3]))
     torch.nn.init.normal_(model.model.fusion.weight)
     history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(torch.tensor(SPACE[::2]))
-    table = model.model.token_table()
+    table = model.token_table()
+    assert table is not None and build_model().token_table() is None
     found, same = (
         model.beam_search(**history, beam_widths=[3, 9, 20], trie=trie, token_table=given) for given in (table, None)
     )

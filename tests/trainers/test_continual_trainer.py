@@ -232,7 +232,8 @@ def test_the_reference_is_what_was_published(build):
     drift = trainer.step([], [wish])["rl_drift"]
     assert drift > 0
     trainer.refresh_reference()
-    assert trainer.step([], [wish])["rl_drift"] == 0
+    # Products of other memory may be rounded otherwise.
+    assert trainer.step([], [wish])["rl_drift"] < 1e-6 < drift
     without, records = build(reference="none")
     assert "rl_drift" not in without.step([], [records.preference_list({**LIST, "ref_logps": [-1.0, -2.0, -3.0]})])
     logged, records = build(reference="logged")

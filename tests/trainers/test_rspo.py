@@ -232,7 +232,8 @@ def test_training_parts_better_from_worse(
     assert logs[-1]["rspo/accuracy"] > 0.95 > logs[0]["rspo/accuracy"] + 0.05
     assert logs[-1]["rspo/rspo"] < logs[0]["rspo/rspo"]
     for name, parameter in model.named_parameters():
-        heads = ("value_head.", *(() if item_weight else ("item_head.",)))  # that do not score candidates
+        values = ("value_head.", "prefix_vectors.token")
+        heads = (*values, *(() if item_weight else ("item_head.",)))  # that do not score candidates
         untouched = not vsl_weight and name.startswith(heads)
         assert torch.equal(before[name], parameter) == untouched, name
     if reference == "frozen":

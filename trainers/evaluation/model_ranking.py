@@ -53,7 +53,7 @@ def rank_users(
     """
     was_training = model.training
     model.eval()
-    trie, token_table = model.build_trie(tokenizer), model.model.token_table()
+    trie, token_table = model.build_trie(tokenizer), model.token_table()
     histories = history_rows(tokenizer, dataset)
     items = np.full((len(histories), top_k), -1, dtype=np.int64)
     values = np.zeros((len(histories), top_k), dtype=np.float32)
