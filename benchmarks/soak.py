@@ -53,8 +53,10 @@ def write_artifact(folder: Path, ads: int) -> None:
         [16, 16, 16], ads, columns={"title": [f"Title {item}" for item in ad_ids(ads)]}, value_bucket_edges=edges,
         value_bucket_means=means, value_unit="cents",
     )  # fmt: skip
+    # Over codebooks an ad's score does not depend on what else is served: where versions are mixed, it shows.
     random_artifact(
         folder, tokenizer, beam_widths=[16, 32, 32], serving={"exclude_history": True}, num_items=ads + 1,
+        sid_normalization="codebook",
         item_head=True, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_parallel_layers=2,
         num_attention_heads=2, num_context_layers=1, max_context_items=20, initializer_range=0.3,
     )  # fmt: skip
