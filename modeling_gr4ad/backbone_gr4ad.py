@@ -168,7 +168,7 @@ class GR4ADModel(GR4ADPreTrainedModel):
     @torch.no_grad()
     def token_table(self) -> torch.Tensor:
         """What the fusion makes of every token, (vocabulary, 2 d): made once for many searches with the same weights,
-        it saves them a tenth of the products of a beam."""
+        which look it up in place of two products a beam."""
         return self.fusion.of_tokens(self.embed_tokens.weight)
 
     def encode(

@@ -68,8 +68,7 @@ class GR4ADPrefixVectors(nn.Module):
                 return found
         found = []
         for hashes, most in zip(prefix_hashes(trie), trie.max_children, strict=True):
-            near = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
-            found.append(F.pad(self.places[near].where(self.keys[near] == hashes, 0), (0, most)))
+            found.append(F.pad(self.rows_of(hashes), (0, most)))
         trie.prefix_rows = [(self.keys, found), *trie.prefix_rows[: KNOWN_TABLES - 1]]
         return found
 
@@ -78,6 +77,10 @@ class GR4ADPrefixVectors(nn.Module):
         hashes = torch.zeros_like(codes[..., 0])
         for code in codes.unbind(-1):
             hashes = mixed(hashes, code)
+        return self.rows_of(hashes)
+
+    def rows_of(self, hashes: torch.Tensor) -> torch.Tensor:
+        """Rows (int64, (...)) of prefixes by their hashes; 0 for one that the table does not hold."""
         near = torch.searchsorted(self.keys, hashes).clamp(max=len(self.keys) - 1)
         return self.places[near].where(self.keys[near] == hashes, 0)
 
@@ -195,8 +198,8 @@ def segment_sums(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
 
 
 def prefix_hashes(trie: SIDTrie) -> list[torch.Tensor]:
-    """T tensors int64: a hash of the codes of each prefix of a length, the same in every trie. Two of a million
-    prefixes share one with a probability of 1e-7."""
+    """T tensors int64: a hash of the codes of each prefix of a length, the same in every trie. Among a
+    million prefixes two share one with a probability of 3e-8."""
     hashes = torch.zeros(1, dtype=torch.int64, device=trie.leaf_offsets.device)
     found = []
     for parents, codes in zip(trie.parents, trie.codes, strict=True):

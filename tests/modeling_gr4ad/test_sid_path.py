@@ -23,24 +23,9 @@ PARTS = [
 ]
 
 
-def randomized(model: GR4ADForRecommendation) -> GR4ADForRecommendation:
-    """Every part of p(SID) far from where it starts, the table filled with prefixes of the whole code space."""
-    torch.manual_seed(3)
-    trie = SIDTrie.from_codes(torch.tensor(SPACE))
-    if model.prefix_vectors is not None:
-        model.prefix_vectors.set_prefixes(trie, torch.rand(len(SPACE), dtype=torch.float64))
-        for parameter in model.prefix_vectors.parameters():
-            torch.nn.init.normal_(parameter)
-    if model.history_sids is not None and model.history_sids.copies:
-        torch.nn.init.constant_(model.history_sids.copy_bias, -1.0)
-    if model.history_sids is not None and model.history_sids.repeats:
-        torch.nn.init.constant_(model.history_sids.repeat_bias, -1.5)
-    return model
-
-
 @pytest.fixture(scope="module", params=PARTS, ids=["children", "repeat", "copy", "all"])
 def model(request, build_model) -> GR4ADForRecommendation:
-    return randomized(build_model(sid_normalization="trie", **request.param))
+    return build_model(sid_normalization="trie", **request.param)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +188,7 @@ def test_the_loss_is_the_negative_log_probability_of_each_prefix_of_a_history(mo
 
 
 def test_every_part_learns(build_model, build_history, build_labels):
-    model = randomized(build_model(sid_normalization="trie", **PARTS[3])).train()
+    model = build_model(sid_normalization="trie", **PARTS[3]).train()
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     model(**build_history(model.config, LENGTHS), **build_labels(model.config, LENGTHS), trie=trie).loss.backward()
     for name, parameter in model.named_parameters():
@@ -221,7 +206,7 @@ def test_the_row_of_unknown_prefixes_does_not_learn(build_model, build_history, 
 
 
 def test_gradients_are_those_of_finite_differences(build_model, build_history):
-    model = randomized(build_model(sid_normalization="trie", **PARTS[3]))
+    model = build_model(sid_normalization="trie", **PARTS[3])
     trie, history = SIDTrie.from_codes(torch.tensor(SPACE[::2])), build_history(model.config, LENGTHS)
     sids = (torch.tensor(SPACE[::8]) + OFFSETS).expand(3, -1, -1)
 
@@ -243,7 +228,7 @@ def test_gradients_are_those_of_finite_differences(build_model, build_history):
 
 
 def test_a_new_ad_takes_from_its_siblings_alone_and_a_removed_one_gives_back(build_model, build_history):
-    model = randomized(build_model(sid_normalization="trie", num_prefix_vectors=99))
+    model = build_model(sid_normalization="trie", num_prefix_vectors=99)
     history, catalog = build_history(model.config, LENGTHS), [sid for sid in SPACE if sid != (1, 2, 1)]
     before, after = SIDTrie.from_codes(torch.tensor(catalog)), SIDTrie.from_codes(torch.tensor(SPACE))
     tokens = (torch.tensor(catalog) + OFFSETS).expand(3, -1, -1)
@@ -260,7 +245,7 @@ def test_a_new_ad_takes_from_its_siblings_alone_and_a_removed_one_gives_back(bui
 
 @pytest.mark.parametrize("fuse_prefix", [False, True])
 def test_a_search_with_a_token_table_finds_the_same(build_model, build_history, fuse_prefix):
-    model = randomized(build_model(sid_normalization="trie", fuse_prefix=fuse_prefix, **PARTS[3]))
+    model = build_model(sid_normalization="trie", fuse_prefix=fuse_prefix, **PARTS[3])
     torch.nn.init.normal_(model.model.fusion.weight)
     history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(torch.tensor(SPACE[::2]))
     table = model.token_table()
@@ -276,7 +261,7 @@ def test_a_search_with_a_token_table_finds_the_same(build_model, build_history, 
 
 
 def test_values_are_those_of_a_full_pass(build_model, build_history):
-    model = randomized(build_model(sid_normalization="trie", **PARTS[3]))
+    model = build_model(sid_normalization="trie", **PARTS[3])
     history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(torch.tensor(SPACE[::2]))
     found = model.beam_search(**history, beam_widths=[20] * 3, trie=trie)
     means = torch.tensor(model.config.value_bucket_means, dtype=torch.float64)

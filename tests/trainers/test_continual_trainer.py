@@ -226,14 +226,14 @@ def test_state_restores_what_follows(build):
 
 
 def test_the_reference_is_what_was_published(build):
-    trainer, records = build()
+    # With VSL the policy scores one row more than the reference, and may round otherwise.
+    trainer, records = build(vsl_weight=0.0, unified=False)
     wish = records.preference_list(LIST)
     assert trainer.step([], [wish])["rl_drift"] == 0
     drift = trainer.step([], [wish])["rl_drift"]
     assert drift > 0
     trainer.refresh_reference()
-    # Products of other memory may be rounded otherwise.
-    assert trainer.step([], [wish])["rl_drift"] < 1e-6 < drift
+    assert trainer.step([], [wish])["rl_drift"] == 0
     without, records = build(reference="none")
     assert "rl_drift" not in without.step([], [records.preference_list({**LIST, "ref_logps": [-1.0, -2.0, -3.0]})])
     logged, records = build(reference="logged")

@@ -122,9 +122,10 @@ def test_a_metric_that_validation_does_not_have_is_named(trained, ring_log, ring
         trainer.train()
 
 
-@pytest.mark.parametrize("loss_type", ["dpo", "sdpo", "grpo"])
-def test_other_losses_train_on_the_same_lists(trained, ring_log, ring_tokenizer, tmp_path, loss_type):
-    args = arguments(tmp_path, loss_type=loss_type, eval_strategy="no", learning_rate=2e-3)
+# GRPO stops where its ratios are clipped, which half of them are after the first steps of a larger rate.
+@pytest.mark.parametrize(("loss_type", "learning_rate"), [("dpo", 3e-3), ("sdpo", 3e-3), ("grpo", 2e-3)])
+def test_other_losses_train_on_the_same_lists(trained, ring_log, ring_tokenizer, tmp_path, loss_type, learning_rate):
+    args = arguments(tmp_path, loss_type=loss_type, eval_strategy="no", learning_rate=learning_rate)
     trainer = RSPOTrainer(
         model=GR4ADForRecommendation.from_pretrained(trained),
         args=args,
