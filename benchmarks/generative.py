@@ -18,6 +18,10 @@ share are counted as one: `items per SID` says how many there are.
 `value` is the mean over seeds, `spread` the sample standard deviation over them, `low` and `high` the 95% interval
 over users and seeds; `differences` are those of `served` from the others on the same users. The baselines are those of
 the runs, which are the same for every seed.
+
+Where a log has no time, only an order, `order` says what that order holds beside time: the share of steps that go to a
+larger id, in training and from the last item of a history to its target, and every figure on the users whose last step
+does and on the others.
 """
 
 import json
@@ -29,13 +33,14 @@ from typing import Any
 import numpy as np
 import torch
 from measurement.accuracy import METRICS, unit_of
+from measurement.log_order import last_steps_ascend, order_rows, training_steps_ascend
 from measurement.results import Benchmark, Row, result_row, rounded
 from measurement.runs import FinishedRun, recipe_of
 
 from gr4ad import GR4ADForRecommendation
 from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe, run_recipe
-from gr4ad.pipeline.comparing import seed_folder
+from gr4ad.pipeline.comparing import load_run, seed_folder
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.choosing import choose_weights, sample_users
 from gr4ad.trainers.evaluation.intervals import paired_difference, seed_interval
@@ -140,6 +145,27 @@ def score_rows(scores: Sequence[Scores], unit: str) -> tuple[list[Row], dict[str
     return rows, differences
 
 
+def rows_by_order(run: FinishedRun, final: str, scores: Sequence[Scores], unit: str) -> list[Row]:
+    """How far the order of the log is that of ids, and what that order is worth to every system."""
+    ascends = last_steps_ascend(SequenceTable.from_dataset(run.data.test, run.item_ids))
+    steps = {"training": training_steps_ascend(run.data, run.item_ids), "last": float(ascends.mean())}
+    rows = [result_row(f"{name} steps to a larger id", "share", share, "", None) for name, share in steps.items()]
+    ours: dict[str, Mapping[str, np.ndarray]] = {
+        system: {
+            metric: np.stack([seed["test"][system][metric] for seed in scores])
+            for metric in METRICS
+            if metric in scores[0]["test"][system]
+        }
+        for system in SYSTEMS
+    }
+    theirs = {
+        system: {metric: values for metric, values in figures.items() if metric in METRICS}
+        for system, figures in load_run(run.folder).scores["test"].items()
+        if system != final
+    }
+    return rows + order_rows(ascends, ours | theirs, lambda metric: unit_of(metric, unit))
+
+
 def main(words: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(__file__, __doc__, smoke="A recipe that runs in seconds.")
     benchmark.take("recipe", "--data", "--work", seeds=3, validation_users=(0, "Users of validation; 0 = all."))
@@ -171,6 +197,8 @@ def main(words: Sequence[str] | None = None) -> None:
             for metric in METRICS
             if metric in figures
         ]
+    if run.data.summary["clock"] == "position":
+        rows += rows_by_order(run, str(metrics["final"]), scores, unit)
     ratio = np.mean([of_seed["sid nats"] / of_seed["item nats"] for of_seed in nats])
     benchmark.write(
         arguments, rows, {"sid_nats_over_item_nats": float(ratio)}, seeds=range(arguments.seeds), weights=chosen,

@@ -26,6 +26,7 @@ from .context_gr4ad import GR4ADContextProcessor
 from .history_sids_gr4ad import GR4ADHistorySIDs
 from .item_head_gr4ad import COPY_BIAS, GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
+from .item_values_gr4ad import GR4ADItemValues
 from .layers_gr4ad import GR4ADContext, GR4ADCrossAttention, GR4ADDecoderLayer, GR4ADDropout, GR4ADRMSNorm
 from .new_items_gr4ad import GR4ADNewItems
 from .prefix_vectors_gr4ad import UNUSED, GR4ADPrefixVectors
@@ -306,6 +307,7 @@ class GR4ADHeads:
     value_head: nn.Linear | None
     item_head: GR4ADItemHead | None
     item_neighbours: GR4ADItemNeighbours | None
+    item_values: GR4ADItemValues | None
     new_items: GR4ADNewItems | None
 
     @property

@@ -111,6 +111,8 @@ class GR4ADConfig(PreTrainedConfig):
             popularity in the recipes) and learns slowly: for small logs, which do not pay for random user vectors.
         num_item_neighbours (`int`): Neighbours of each item in the table that [`GR4ADItemNeighbours`] counts evidence
             from, for re-ranking beside the item head; 0 builds none.
+        item_values (`bool`): Whether expected values rest on the values that each item had in the log too, see
+            [`GR4ADItemValues`]; needs `num_items` and a value head.
         num_new_items (`int`): Items at the end of the item table that came after training, which [`GR4ADNewItems`]
             ranks by what they say; `extend_item_tables` counts them. content_size (`int`): Width of what they say.
         neighbour_decay (`float`): In (0, 1]: what an item of the history counts there against the next newer one.
@@ -165,6 +167,7 @@ class GR4ADConfig(PreTrainedConfig):
     item_head_gain: float = 1.0
     num_item_neighbours: int = 0
     neighbour_decay: float = 0.8
+    item_values: bool = False
     num_new_items: int = 0
     content_size: int = 0
     value_loss_weight: float = 0.1
@@ -311,6 +314,12 @@ class GR4ADConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` is part of the item head. Received: {getattr(self, name)} with item_head = False."
                 )
+        if self.item_values and not (self.num_items and self.num_value_buckets):
+            raise ValueError(
+                "`item_values` counts values of the rows of the item table, beside the value head's. Received: "
+                f"item_values = True with num_items = {self.num_items} and num_value_buckets = "
+                f"{self.num_value_buckets}. Set both, or `item_values` to False."
+            )
         if self.num_new_items and not (self.item_head and self.num_new_items < self.num_items and self.content_size):
             raise ValueError(
                 "`num_new_items` counts rows of the item table of an item head, of known `content_size`. Received: "

@@ -16,6 +16,7 @@ from .beam_selection_gr4ad import beam_rows, width_table
 from .configuration_gr4ad import HistoryInputs
 from .item_head_gr4ad import first_places
 from .item_lists_gr4ad import GroupLimit, ItemRanking, best_places, merged, padded
+from .item_values_gr4ad import LEAST_VALUE
 from .layers_gr4ad import GR4ADContext
 from .ranking_weights_gr4ad import RankingWeights
 from .trie_gr4ad import SIDTrie
@@ -72,8 +73,8 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         first: int = 0,
     ) -> torch.Tensor:
         """Leaves (int64, (B, n)), n = `count` or all, of the trie's items that the item head finds likeliest, from its
-        log p(item) (float, (B, item rows)), among the rows from `first` on; items newer than its table come last, with
-        those that are closed."""
+        log p(item), or what else orders them (float, (B, item rows)), among the rows from `first` on; items newer than
+        its table come last, with those that are closed."""
         places = (trie.leaf_items >= first).nonzero()[:, 0] if first else slice(None)
         rows, leaves = trie.leaf_items[places], trie.item_leaves[places]
         newer = rows >= log_probs.shape[-1]
@@ -201,7 +202,11 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         rows, limits = beam_rows(widths, trunk.shape[0], self.config.num_levels, trunk.device)
         more = [] if reading.own_leaves is None else [reading.own_leaves]
         if weights.item_candidates and log_probs is not None:
-            more.append(self.likeliest_leaves(log_probs, weights.item_candidates, trie, restriction))
+            worth = log_probs
+            if weights.value_weight and self.item_values is not None:
+                means = weights.value_weight * self.item_values.log_means()[1 : log_probs.shape[1] + 1]
+                worth = log_probs + F.pad(means, (0, log_probs.shape[1] - len(means)))
+            more.append(self.likeliest_leaves(worth, weights.item_candidates, trie, restriction))
         if self.new_items is not None and log_probs is not None:  # beams seldom find what training never saw
             counts = torch.tensor(lengths, device=trunk.device).clamp(min=NEW_CANDIDATES)
             likeliest = self.likeliest_leaves(log_probs, int(counts.max()), trie, restriction, self.new_items.first)
@@ -233,8 +238,11 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
                 reading.gaps = gaps if reading.gaps is None else reading.gaps.where(~reading.gaps.isnan(), gaps)
                 scores = torch.where(new, item_scores + reading.gaps.view(-1, 1, 1), scores)
             scores = (1 - weights.item_weight) * scores + weights.item_weight * item_scores
+        expected = beams.expected_values.unsqueeze(-1).expand_as(items)
+        if self.item_values is not None:
+            expected = self.item_values(items + 1, expected)
         if weights.value_weight:
-            scores = scores + weights.value_weight * beams.expected_values.clamp(min=1e-12).log().unsqueeze(-1)
+            scores = scores + weights.value_weight * expected.clamp(min=LEAST_VALUE).log()
         per_leaf, items, valid = items.shape[-1], items.flatten(1), valid.flatten(1)
         if restriction is not None:
             valid = valid & ~restriction.closes_items(items)
@@ -245,7 +253,7 @@ class GR4ADItemRankingMixin(GR4ADBeamSearchMixin):
         ranking = ItemRanking(
             items=items.gather(1, order).masked_fill(~kept, -1),
             scores=scores,
-            expected_values=beams.expected_values.gather(1, beam).masked_fill(~kept, 0.0),
+            expected_values=expected.flatten(1).gather(1, order).masked_fill(~kept, 0.0),
             sequences=beams.sequences.gather(1, beam.unsqueeze(-1).expand(-1, -1, beams.sequences.shape[-1])),
         )
         return ranking, items.masked_fill(~valid, -1)

@@ -20,6 +20,7 @@ from .generation_gr4ad import GR4ADGenerationMixin
 from .history_sids_gr4ad import GR4ADHistorySIDs
 from .item_head_gr4ad import GR4ADItemHead
 from .item_neighbours_gr4ad import GR4ADItemNeighbours
+from .item_values_gr4ad import GR4ADItemValues
 from .layers_gr4ad import GR4ADContext
 from .new_items_gr4ad import GR4ADNewItems
 from .prefix_vectors_gr4ad import GR4ADPrefixVectors
@@ -75,6 +76,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         )
         self.item_head = GR4ADItemHead(config) if config.item_head else None
         self.item_neighbours = GR4ADItemNeighbours(config) if config.num_item_neighbours else None
+        self.item_values = GR4ADItemValues(config) if config.item_values else None
         self.new_items = GR4ADNewItems(config) if config.num_new_items else None
         self.post_init()
 

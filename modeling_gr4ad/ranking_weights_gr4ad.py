@@ -24,8 +24,8 @@ class RankingWeights:
         item_weight: Share of the item head, in [0, 1]. At 1 the beams only propose candidates.
         value_weight: Exponent of the expected value, finite and >= 0; 1 ranks by expected value per place.
         neighbour_weight: Weight of the item neighbours, finite and >= 0; above 0 it needs `item_weight` > 0.
-        item_candidates: Items, >= 0, that the item head finds likeliest and that join the beams as candidates; above 0
-            it needs `item_weight` > 0.
+        item_candidates: Items, >= 0, that the item head finds likeliest, times what they are worth where values count,
+            and that join the beams as candidates; above 0 it needs `item_weight` > 0.
         score_history: Also rank the history's own SIDs, for logs in which users come back.
         exclude_history: Leave items of the history out of the list.
 

@@ -29,8 +29,8 @@ class GR4ADResizingMixin(GR4ADHeads):
         contents: torch.Tensor | None = None,
         share: float = 0.0,
     ) -> None:
-        """Appends n items to the item embeddings, the item head's bias and the item neighbours; `config.num_items`
-        follows, so that a saved model has them.
+        """Appends n items to the item embeddings, the item head's bias, the item neighbours and the item values;
+        `config.num_items` follows, so that a saved model has them.
 
         Requests that run meanwhile stay right: they see a table without the new items, or with them. An optimizer that
         holds the earlier parameters does not learn the new ones: build it again.
@@ -76,6 +76,8 @@ class GR4ADResizingMixin(GR4ADHeads):
             self.item_head.bias = longer(self.item_head.bias, biases)
         if self.item_neighbours is not None:
             self.item_neighbours.extend(len(vectors), peers)
+        if self.item_values is not None:
+            self.item_values.extend(len(vectors))
         if contents is not None and self.item_head is not None:
             config = copy.deepcopy(self.config)
             config.num_items, config.content_size = contents.shape

@@ -75,6 +75,17 @@ def test_a_long_history_keeps_its_newest_items_and_all_its_targets(build):
     assert row["fresh"] == 6 == len(row["item_ids"]) - 1
 
 
+def test_a_step_counts_what_its_new_targets_were_worth(build_ring_model, build_ring_tokenizer):
+    tokenizer, model = build_ring_tokenizer(), build_ring_model(item_values=True)
+    start_prefix_vectors(model, tokenizer, from_items=True)
+    trainer = ContinualTrainer(model, tokenizer, ContinualConfig())
+    records = LogRecords(tokenizer, trainer.config, trainer.max_items)
+    without = {name: part for name, part in ENGAGEMENT.items() if "values" not in name}
+    trainer.step([records.engagement(record)[0] for record in (ENGAGEMENT, without, ENGAGEMENT)], [])
+    counted = {row: float(events) for row, events in enumerate(model.item_values.events) if events}
+    assert counted == {16: 2.0, 21: 2.0} and model.item_values.sums[[16, 21]].tolist() == [4.0, 0.0]
+
+
 def test_records_of_other_columns_share_a_step(build):
     trainer, records = build()
     plain = {name: ENGAGEMENT[name] for name in ("items", "target_items")}

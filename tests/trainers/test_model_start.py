@@ -209,3 +209,25 @@ def test_vectors_of_ones_own_stay(tmp_path):
     own = model.item_table.detach().clone()
     assert start_model(model, ads, LOG, 0.0)
     assert torch.equal(model.item_table, own) and model.item_head.bias.any()
+
+
+VALUES = [[1.0, 4.0, 3.0], [0.0, 2.0, 5.0, 10.0], [0.5]]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_items_are_worth_what_their_events_were(tmp_path, streamed):
+    ads = tokenizer(tmp_path)
+    ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]
+    model = fresh_model(ads)
+    log = LOG.add_column("values", VALUES)
+    start_model(model, ads, log.to_iterable_dataset() if streamed else log, 0.0)
+    assert model.item_values.events.tolist() == [0, 2, 1, 3, 1, 1, *[0] * 7]
+    assert model.item_values.sums.tolist() == [0, 4, 4, 7, 10, 0.5, *[0] * 7]
+
+
+def test_what_items_are_worth_cannot_be_counted_without_values(tmp_path):
+    ads = tokenizer(tmp_path)
+    ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]
+    with pytest.raises(ValueError, match="`item_values` needs the column `values`.*Received: items"):
+        start_model(fresh_model(ads), ads, LOG, 0.0)
+    start_model(fresh_model(ads, item_values=False), ads, LOG, 0.0)

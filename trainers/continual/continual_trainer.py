@@ -123,6 +123,7 @@ class ContinualTrainer:
                 "`learning_rate`, and see whether the values of the last records are right."
             )
         self.optimizer.step()
+        self.count_values(engagements)
         self.steps += 1
         return {"loss": float(loss.detach()), **metrics, "grad_norm": float(norm)}
 
@@ -134,6 +135,15 @@ class ContinualTrainer:
         outputs = self.model(**self._moved(batch), num_items_in_batch=count, trie=self.trie)
         parts = {f"vsl_{name}": float(part) for name, part in outputs.losses.items()}
         return outputs.loss, {"vsl": float(outputs.loss.detach()), **parts}
+
+    def count_values(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Counts what the new targets were worth, where the model does and the records say so."""
+        if self.model.item_values is None:
+            return
+        for row in rows:
+            if row["fresh"] and "fresh_values" in row:
+                items = torch.as_tensor(row["item_ids"][-row["fresh"] :], device=self.model.device)
+                self.model.item_values.count(items, torch.as_tensor(row["fresh_values"], device=self.model.device))
 
     def rl_loss(self, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean over lists, which may differ in what they have; those with `ref_logps` are one batch, and those without

@@ -71,8 +71,9 @@ class LogRecords:
         )
 
     def engagement(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A row of [`VSLCollator`], whose last `fresh` items are its targets; and the row that validation ranks: the
-        columns of the history as it was before the first target, `target_items`, `target_values`. Raises RecordError
+        """A row of [`VSLCollator`], whose last `fresh` items are its targets, worth `fresh_values` where the record
+        says so; and the row that validation ranks: the columns of the history as it was before the first target,
+        `target_items`, `target_values`. Raises RecordError
         naming the field at fault."""
         history = self._history(record)
         nothing = "no target is in the index: add new ads to the catalog first"
@@ -90,6 +91,8 @@ class LogRecords:
             raise RecordError(str(error)) from error
         row["fresh"] = min(len(targets), row["length"] - 1)
         values = new.get("values", [0.0] * len(targets))
+        if "values" in new:
+            row["fresh_values"] = values[len(values) - row["fresh"] :]
         return row, {**log.first(len(history)).to_row(), "target_items": new["items"], "target_values": values}
 
     def preference_list(self, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,9 @@ def predict_values(
             logits, means = model.value_logits(states.flatten(0, 1)), model.bucket_means()
             assert logits is not None and means is not None
             values = (logits.float().softmax(-1) @ means).view(places.shape)
+            if model.item_values is not None:
+                rows = torch.from_numpy(targets.items[places] + 1).to(model.device)
+                values = model.item_values(rows, values)
             expected[places[wanted]] = values.cpu().numpy()[wanted]
     model.train(was_training)
     return expected

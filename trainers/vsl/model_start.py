@@ -7,6 +7,7 @@ import logging
 import math
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
@@ -32,8 +33,9 @@ def start_model(
     Whether it was started.
 
     Args:
-        train: The training log, rows with `items`. Read only where the model tells repeats apart: what a repeat adds
-            starts at the log of the share of the log's events that repeat an item of their user.
+        train: The training log, rows with `items`. Read where the model tells repeats apart: what a repeat adds starts
+            at the log of the share of the log's events that repeat an item of their user; and, with their `values`,
+            where it counts what items are worth.
         item_embedding_std: Scale of the item vectors; 0 leaves them as they are.
     """
     if isinstance(model, PeftModel) or not never_trained(model):
@@ -55,6 +57,8 @@ def start_model(
             torch.nn.init.constant_(part.repeat_bias, logit)
     if model.item_head is not None:
         start_item_head(model, tokenizer)
+    if model.item_values is not None:
+        count_item_values(model, tokenizer, train)
     if model.prefix_vectors is not None:
         start_prefix_vectors(model, tokenizer, item_embedding_std > 0)
     return True
@@ -107,6 +111,33 @@ def repeat_share(train: Dataset | IterableDataset) -> float:
     return min(repeats / events, 1.0)
 
 
+def count_item_values(
+    model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, train: Dataset | IterableDataset
+) -> None:
+    """Counts the values of the log's events into [`GR4ADItemValues`]. Raises ValueError if the log has none."""
+    counted, known = model.item_values, pa.array(tokenizer.index.item_ids, pa.large_string())
+    assert counted is not None
+    names = train.column_names
+    if names is not None and "values" not in names:
+        raise ValueError(
+            "`item_values` needs the column `values` of the training log. Received: "
+            f"{', '.join(sorted(names))}. Add it, or build the model with `item_values` = False."
+        )
+    for block in train.select_columns(["items", "values"]).with_format("arrow").iter(READ_ROWS):
+        items = block["items"].combine_chunks().flatten().cast(pa.large_string())
+        values = block["values"].combine_chunks().flatten()
+        if len(items) != len(values):
+            raise ValueError(
+                f"`values` must hold one value for each of `items`. Received: {len(values)} for {len(items)} items in "
+                f"a block of {len(block['items'])} rows. Prepare the log again."
+            )
+        rows = pc.fill_null(pc.add(pc.index_in(items, value_set=known), 1), 0).to_numpy(zero_copy_only=False)
+        counted.count(
+            torch.from_numpy(rows.astype(np.int64)).to(counted.sums.device),
+            torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32)).to(counted.sums.device),
+        )
+
+
 def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:
     """Sets the item table to the main components of vectors of the items (float32, (N, d)), at standard deviation
     `std`; what is wider than the vectors have components, and items that came later, stay random. Raises ValueError
@@ -122,4 +153,11 @@ def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, st
         table[1 : len(vectors) + 1, : components.shape[1]] = torch.from_numpy(components).to(table)
 
 
-__all__ = ["never_trained", "start_item_embeddings", "start_item_head", "start_model", "start_prefix_vectors"]
+__all__ = [
+    "count_item_values",
+    "never_trained",
+    "start_item_embeddings",
+    "start_item_head",
+    "start_model",
+    "start_prefix_vectors",
+]

@@ -173,6 +173,9 @@ class ModelSettings:
         False, "The item head learns how much rarer a repeat is; starts from the repeats of the log."
     )
     item_head_gain: float = setting(1.0, "Start of the item head's gain; 0 starts from popularity, for small logs.")
+    item_values: bool = setting(
+        True, "Expected values rest on what each item was worth in the log too, where the log has values."
+    )
     context_values: bool = setting(True, "History items carry their value bucket.")
     context_events: bool = setting(True, "History items carry their event kind.")
     context_times: bool = setting(True, "History items carry their time bucket, where the tokenizer has buckets.")

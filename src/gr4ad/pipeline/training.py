@@ -60,7 +60,9 @@ def model_config(settings: ModelSettings, tokenizer: UASIDTokenizer, **loss_weig
     if most and len(tokenizer.index):
         values["num_prefix_vectors"] = min(most, count_prefixes(SIDTrie.from_index(tokenizer.index, removed=True)))
     values["prefix_size"] = min(values["prefix_size"], values["hidden_size"]) if most else 0
-    values["context_values"] = values["context_values"] and bool(tokenizer.value_bucket_means)
+    for name in ("context_values", "item_values"):
+        values[name] = values[name] and bool(tokenizer.value_bucket_means)
+    values["item_values"] = values["item_values"] and item_embeddings
     without: dict[str, dict[str, Any]] = {
         "context_events": {"num_events": 0},
         "context_times": {"num_time_buckets": 0},

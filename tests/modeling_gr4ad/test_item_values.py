@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, RankingWeights, SIDTrie
+from gr4ad.modeling_gr4ad.item_values_gr4ad import GR4ADItemValues
+
+ITEMS = 40
+CODES = torch.cartesian_prod(torch.arange(4), torch.arange(5), torch.arange(3))[:ITEMS]
+EVENTS = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1e4, width=32)), max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=EVENTS, second=EVENTS, rows=st.lists(st.integers(0, 9), min_size=1), guess=st.floats(0, 1e3))
+def test_an_item_is_worth_its_mean_and_the_guess_counts_as_five_events(first, second, rows, guess):
+    config = GR4ADConfig(codebook_sizes=[2, 2], num_items=5, num_value_buckets=2, item_values=True)
+    table = GR4ADItemValues(config).double()
+    for events in (first, second):
+        table.count(torch.tensor([row for row, _ in events], dtype=torch.int64), torch.tensor([v for _, v in events]))
+    own = {row: [value for other, value in first + second if other == row] for row in range(1, 5)}
+    expected = [(5 * guess + sum(own.get(row, []))) / (5 + len(own.get(row, []))) for row in rows]
+    found = table(torch.tensor(rows), torch.full((len(rows),), guess, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("item_weight", [0.0, 0.6])
+def test_rankings_weigh_the_expected_value_of_the_item_and_answer_with_it(build_model, build_history, item_weight):
+    plain, counting = build_model(), build_model(item_values=True)
+    trie, history = SIDTrie.from_codes(CODES // 2), build_history(plain.config, [6, 1, 3])  # some share an SID
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randint(1, ITEMS + 1, (200,), generator=draw)
+    counting.item_values.count(rows, 20 * torch.rand(200, generator=draw))
+    weights = RankingWeights(item_weight=item_weight, value_weight=0.8, beam_widths=(4, 20, 60))
+    arguments = {"trie": trie, "top_k": ITEMS}
+    before = plain.recommend(**history, **arguments, weights=weights)
+    unweighted = plain.recommend(**history, **arguments, weights=replace(weights, value_weight=0.0))
+    found = counting.recommend(**history, **arguments, weights=weights)
+    for user in range(3):
+        guess = dict(zip(before.items[user].tolist(), before.expected_values[user], strict=True))
+        base = dict(zip(unweighted.items[user].tolist(), unweighted.scores[user], strict=True))
+        values = {item: counting.item_values(torch.tensor([item + 1]), guess[item][None])[0] for item in guess}
+        scores = {item: base[item] + 0.8 * values[item].log() for item in guess}
+        expected = sorted(guess, key=lambda item: -scores[item])
+        assert found.items[user].tolist() == expected != before.items[user].tolist()
+        torch.testing.assert_close(found.scores[user], torch.stack([scores[item] for item in expected]))
+        torch.testing.assert_close(found.expected_values[user], torch.stack([values[item] for item in expected]))
+
+
+def test_new_items_have_no_events_and_the_table_is_saved(build_model, tmp_path):
+    model = build_model(item_values=True)
+    model.item_values.count(torch.tensor([40]), torch.tensor([3.0]))
+    model.extend_item_tables(torch.ones(2, 16))
+    model.item_values.count(torch.tensor([42, 43]), torch.tensor([2.0, 1.0]))  # one newer still: not counted
+    model.save_pretrained(tmp_path)
+    again = GR4ADForRecommendation.from_pretrained(tmp_path)
+    assert again.item_values.events[39:].tolist() == [0, 1, 0, 1] and again.item_values.sums[42] == 2
+    assert float(again.item_values(torch.tensor(41), torch.tensor(7.0))) == 7
+
+
+@pytest.mark.parametrize("lacking", [{"num_items": 0, "item_head": False}, {"num_value_buckets": 0}])
+def test_values_need_items_and_a_value_head(lacking):
+    with pytest.raises(StrictDataclassClassValidationError, match="`item_values` counts values"):
+        GR4ADConfig(
+            **{"codebook_sizes": [2, 2], "num_items": 5, "num_value_buckets": 2, "item_values": True, **lacking}
+        )
