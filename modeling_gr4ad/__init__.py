@@ -7,6 +7,7 @@ from .configuration_gr4ad import HISTORY_INPUTS, NUM_SPECIAL_TOKENS, GR4ADConfig
 from .item_lists_gr4ad import ItemRanking
 from .modeling_gr4ad import GR4ADForRecommendation, GR4ADModel, GR4ADModelOutput, GR4ADRecommendationOutput
 from .ranking_weights_gr4ad import DEFAULT_BEAM_WIDTH, RankingWeights
+from .soft_targets_gr4ad import Teacher
 from .trie_gr4ad import SIDTrie
 from .trie_restriction_gr4ad import TrieRestriction
 from .vsl_loss_gr4ad import VSLLossWeights
@@ -33,6 +34,7 @@ __all__ = [
     "ItemRanking",
     "RankingWeights",
     "SIDTrie",
+    "Teacher",
     "TrieRestriction",
     "VSLLossWeights",
 ]

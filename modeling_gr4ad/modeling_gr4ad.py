@@ -5,6 +5,7 @@ Shapes: B batch, S history items, T SID levels, P decoder positions, R decoder r
 size, V_t codes of level t, N targets.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Unpack
 
@@ -25,6 +26,7 @@ from .layers_gr4ad import GR4ADContext
 from .new_items_gr4ad import GR4ADNewItems
 from .prefix_vectors_gr4ad import GR4ADPrefixVectors
 from .resizing_gr4ad import GR4ADResizingMixin
+from .soft_targets_gr4ad import Teacher, queries_of, soft_target_losses
 from .trie_gr4ad import SIDTrie
 from .vsl_loss_gr4ad import VSLLossWeights, vsl_loss
 
@@ -33,7 +35,8 @@ from .vsl_loss_gr4ad import VSLLossWeights, vsl_loss
 class GR4ADRecommendationOutput(ModelOutput):
     """Output of [`GR4ADForRecommendation`].
 
-    loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`.
+    loss: scalar, L_VSL of the labelled targets (eq. 15). losses: its parts, detached: `sid`, `value`, `mtp`, `item`,
+    `teacher`.
     logits: T tensors (N, V_t) over the codes of each level, for the N labelled targets in row-major order; -inf for
     codes that no SID continues with. Without labels, of the first position, and none with `sid_normalization` "trie".
     value_logits (N, buckets). candidate_logps (B, n): log p(SID) of the candidates.
@@ -101,6 +104,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         num_items_in_batch: torch.Tensor | int | None = None,
         loss_weights: VSLLossWeights | None = None,
         trie: SIDTrie | None = None,
+        teacher: Teacher | None = None,
         **kwargs: Unpack[HistoryKwargs],
     ) -> GR4ADRecommendationOutput:
         """
@@ -121,6 +125,7 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             loss_weights ([`VSLLossWeights`]): Weights of the parts of the loss; default the configuration's.
             trie ([`SIDTrie`]): The catalog that p(SID) is defined over, see [`GR4ADSIDPathMixin`]: needed for labels
                 and candidates with `sid_normalization` "trie". Candidates that it does not hold have log p = -inf.
+            teacher: Of the soft targets that `loss_weights` ask for, see `Teacher`; default the item head.
 
         Raises:
             ValueError: If that is missing, or a label is an SID that it does not hold.
@@ -190,6 +195,24 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         item_losses = None
         if self.item_head is not None and item_labels is not None and loss_weights.item:
             item_losses = self.item_head.negative_log_likelihood(trunk, self.item_table, context, item_labels, chosen)
+        soft_losses = None
+        if self.training and loss_weights.teacher and paths is not None and len(codes):
+            count = math.ceil(len(codes) * loss_weights.teacher_share)
+            picked = torch.randperm(len(codes), device=codes.device)[:count]
+            asked = chosen.flatten().nonzero()[:, 0][picked]
+            own = None if history is None else history.take(picked)
+            soft_losses = (
+                picked,
+                soft_target_losses(
+                    self.teacher_scores(teacher, outputs, asked, loss_weights.teacher_neighbour_weight),
+                    [level[picked] for level in logits],
+                    codes[picked],
+                    paths[picked],
+                    self.known_trie(trie),
+                    own,
+                    loss_weights.teacher_temperature,
+                ),
+            )
         copied = None
         if history is not None and history.log_total is not None and paths is not None:
             copied = history.log_copied(len(logits) - 1, paths[:, -1:])[:, 0], history.log_total
@@ -201,12 +224,32 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
             None if value_labels is None else value_labels[chosen],
             copied=copied,
             item_losses=item_losses,
+            soft_losses=soft_losses,
             weight=None if sample_weight is None else sample_weight[chosen],
             num_targets=len(codes) if num_items_in_batch is None else num_items_in_batch / self.config.num_levels,
         )
         return GR4ADRecommendationOutput(
             loss=loss, losses=losses, logits=logits, value_logits=value_logits, **result, target_losses=target_losses
         )
+
+    @torch.no_grad()
+    def teacher_scores(
+        self, teacher: Teacher | None, outputs: GR4ADModelOutput, asked: torch.Tensor, neighbour_weight: float
+    ) -> torch.Tensor:
+        """Scores of the items (n, num_items - 1), by item row, of queries (int64, (n,), places among all)."""
+        context = queries_of(outputs.context, asked)
+        if teacher is not None:
+            return teacher(context.item_ids, context.visible[:, 0])
+        if self.item_head is None:
+            raise ValueError(
+                "Soft targets need a teacher: the model has no item head. Pass `teacher`, train with `item_head` = "
+                "True, or set the teacher's weight to 0."
+            )
+        trunk = outputs.trunk_hidden_state.flatten(0, 1)[asked].unsqueeze(1)
+        scores = self.item_head.log_probs(trunk, self.item_table, context)[:, 1:]
+        if self.item_neighbours is not None and neighbour_weight:
+            scores = self.item_neighbours(context, scores, neighbour_weight)
+        return scores
 
     def item_log_probs(self, outputs: GR4ADModelOutput, items: torch.Tensor | None) -> torch.Tensor | None:
         """log p(item | context) of items (int64, (B, n), rows + 1), by the item head; None without items."""

@@ -15,13 +15,20 @@ from .configuration_gr4ad import GR4ADConfig
 
 @dataclass(frozen=True)
 class VSLLossWeights:
-    """Weights of the parts of the loss beside that of the SID, which is 1: `value` (lambda_e), `mtp` (lambda_mtp) and
-    `item` (the item head's), each >= 0; and `label_smoothing` of the SID softmaxes, in [0, 1)."""
+    """Weights of the parts of the loss beside that of the SID, which is 1: `value` (lambda_e), `mtp` (lambda_mtp),
+    `item` (the item head's) and `teacher` (soft targets of the SID path), each >= 0; and `label_smoothing` of the SID
+    softmaxes, in [0, 1). The teacher's scores are divided by `teacher_temperature`, and a share `teacher_share` of the
+    targets, drawn anew each time, has soft targets. The own item head as a teacher adds its item neighbours with
+    `teacher_neighbour_weight`."""
 
     value: float = 0.1
     mtp: float = 0.3
     item: float = 0.5
     label_smoothing: float = 0.0
+    teacher: float = 0.0
+    teacher_temperature: float = 1.0
+    teacher_share: float = 0.125
+    teacher_neighbour_weight: float = 0.0
 
     @classmethod
     def of(cls, config: GR4ADConfig) -> "VSLLossWeights":
@@ -41,10 +48,12 @@ def vsl_loss(
     *,
     copied: tuple[torch.Tensor, torch.Tensor] | None = None,
     item_losses: torch.Tensor | None = None,
+    soft_losses: tuple[torch.Tensor, torch.Tensor] | None = None,
     weight: torch.Tensor | None = None,
     num_targets: torch.Tensor | float,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-    """sum_i w_i (L_SID + lambda_e L_eCPM + lambda_mtp L_MTP + lambda_item L_item) / num_targets.
+    """sum_i w_i (L_SID + lambda_e L_eCPM + lambda_mtp L_MTP + lambda_item L_item
+    + lambda_teacher L_teacher) / num_targets.
 
     Args:
         weights: The lambdas and the label smoothing.
@@ -56,12 +65,14 @@ def vsl_loss(
         copied (float, (N,) each): Log of what is copied to each target, and log(1 + all that is copied), as
             [`HistorySIDs`] has them; not of the token-free pass.
         item_losses (float, (N,)): The item head's -log p(item).
+        soft_losses: Places of n of the targets (int64, (n,)), and what `soft_target_losses` gives for them (float,
+            (n,)); it counts N / n times, in the place of the others.
         weight (float, (N,)): w of eq. 15; default 1.
         num_targets: What the sum is divided by: N, or the targets of the whole accumulated batch.
 
     Returns:
-        The scalar loss; its detached parts `sid`, `value`, `mtp`, `item`, weighted by w but not by their lambdas; and
-        each target's share of the loss before the division (float, (N,)).
+        The scalar loss; its detached parts `sid`, `value`, `mtp`, `item`, `teacher`, weighted by w but not by their
+        lambdas; and each target's share of the loss before the division (float, (N,)).
     """
 
     def sid_and_value(
@@ -84,6 +95,11 @@ def vsl_loss(
     if item_losses is not None:
         parts["item"] = item_losses
         targets = targets + weights.item * parts["item"]
+    if soft_losses is not None:
+        places, losses = soft_losses
+        losses = losses * (len(codes) / max(1, len(places)))
+        parts["teacher"] = torch.zeros_like(targets).index_copy(0, places, losses.to(targets.dtype))
+        targets = targets + weights.teacher * parts["teacher"]
     if weight is not None:
         targets = targets * weight
         parts = {name: part * weight for name, part in parts.items()}

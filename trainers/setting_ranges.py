@@ -15,6 +15,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "must be in (0, 1)": lambda value: 0 < value < 1,
     "must be in [0, 1)": lambda value: 0 <= value < 1,
     "is a share in [0, 1)": lambda value: 0 <= value < 1,
+    "must be in (0, 1]": lambda value: 0 < value <= 1,
     "is a share in [0, 1]": lambda value: 0 <= value <= 1,
 }
 

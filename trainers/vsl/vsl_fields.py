@@ -60,6 +60,14 @@ class VSLFields(TargetWeightFields):
     mtp_loss_weight: float = field(default=0.3, metadata={"help": "lambda_mtp (eq. 15); 0 skips the token-free pass."})
     item_loss_weight: float = field(default=0.5, metadata={"help": "Weight of the item head's loss."})
     label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the SID softmaxes, in [0, 1)."})
+    teacher_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of soft targets for the SID path, by the item head or a given teacher."}
+    )
+    teacher_temperature: float = field(default=1.0, metadata={"help": "The teacher's scores are divided by it."})
+    teacher_share: float = field(default=0.125, metadata={"help": "Share of the targets that have soft targets."})
+    teacher_neighbour_weight: float = field(
+        default=0.0, metadata={"help": "Weight of item neighbours beside the item head as a teacher, if it has any."}
+    )
     item_embedding_std: float = field(
         default=0.05,
         metadata={
@@ -79,7 +87,9 @@ class VSLFields(TargetWeightFields):
         """Raises ValueError for a value outside its range."""
         self.check_target_weight_fields()
         weights = ("value_loss_weight", "mtp_loss_weight", "item_loss_weight", "item_embedding_std")
-        check_range(self, "must be >= 0 and finite", *weights)
+        check_range(self, "must be >= 0 and finite", *weights, "teacher_loss_weight", "teacher_neighbour_weight")
+        check_range(self, "must be above 0 and finite", "teacher_temperature")
+        check_range(self, "must be in (0, 1]", "teacher_share")
         check_range(self, "must be in [0, 1)", "label_smoothing")
         check_range(self, "must be >= 1", "target_window", "shuffle_buffer", "max_items")
         check_range(self, "must be 0 (never) or more", "early_stopping_patience")

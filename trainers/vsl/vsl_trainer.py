@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
-from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, VSLLossWeights
+from gr4ad.modeling_gr4ad import GR4ADConfig, GR4ADForRecommendation, Teacher, VSLLossWeights
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..evaluation.ranking_evaluation import RankingEvaluationMixin, validation_table
@@ -85,6 +85,8 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
             `target_values`; its `cross_domain` must end before the targets.
         processing_class ([`UASIDTokenizer`]): The tokenizer.
         callbacks (`list`, *optional*): Further callbacks.
+        teacher (*optional*): Of the soft targets that `teacher_loss_weight` asks for, any ranker of items (`Teacher`);
+            default the model's item head.
 
     Raises:
         ValueError: If model and tokenizer disagree, a split is empty, settings do not fit each other, or as
@@ -99,6 +101,7 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         processing_class: UASIDTokenizer,
         eval_dataset: Rows | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        teacher: Teacher | None = None,
         **kwargs: Any,
     ):
         config = model.config
@@ -109,8 +112,16 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         if validation is not None:
             validation_table(validation, processing_class)
         self.loss_weights = VSLLossWeights(
-            args.value_loss_weight, args.mtp_loss_weight, args.item_loss_weight, args.label_smoothing
+            args.value_loss_weight,
+            args.mtp_loss_weight,
+            args.item_loss_weight,
+            args.label_smoothing,
+            args.teacher_loss_weight,
+            args.teacher_temperature,
+            args.teacher_share,
+            args.teacher_neighbour_weight,
         )
+        self.teacher = teacher
         collator = VSLCollator(processing_class, args.target_window, args.data_seed or args.seed)
         self.metrics = StepMetrics(config.level_offsets, config.value_bucket_means or [])
         self.metrics_step = 0  # the step of the last log
@@ -176,7 +187,11 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         outputs = model(
-            **inputs, num_items_in_batch=num_items_in_batch, loss_weights=self.loss_weights, trie=self.trie
+            **inputs,
+            num_items_in_batch=num_items_in_batch,
+            loss_weights=self.loss_weights,
+            trie=self.trie,
+            teacher=self.teacher,
         )
         self.metrics.add(outputs, inputs)
         self.last_batch = inputs

@@ -241,7 +241,7 @@ def _evaluation(found: Findings, size: int, valued: bool) -> list[Choice]:
         Choice("evaluate", "item_weights", [0.5, 0.8, 0.9, 1.0], "shares of the item head; validation chooses"),
     ]
     if valued:
-        choices.append(Choice("evaluate", "value_weights", [0.0, 0.5, 0.75, 1.0], "validation chooses"))
+        choices.append(Choice("evaluate", "value_weights", [0.0, 0.5, 0.75, 1.0, 1.25], "validation chooses"))
     if counted:
         choices.append(Choice("evaluate", "neighbour_weights", [0.0, 0.7, 1.0, 1.4], "validation chooses"))
     if found.repeats > REPEAT_SHARE:
