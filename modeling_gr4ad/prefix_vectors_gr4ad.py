@@ -21,8 +21,14 @@ UNUSED = torch.iinfo(torch.int64).max
 """Key of a row of the table that stands for no prefix."""
 KNOWN_TABLES = 2
 """Tables of which a trie keeps the rows: of a policy and its reference, which take turns."""
+SAMPLED_DTYPES = (torch.float32, torch.float64)
+"""Of products at chosen places of a matrix, on a processor."""
 BLOCK = 2048
 """Children whose products are taken at once: a block of vectors stays in the cache of a processor."""
+
+with warnings.catch_warnings():  # torch says once that the layout is in beta; here, as threads must not set filters
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32, device="cpu")
 
 
 class GR4ADPrefixVectors(nn.Module):
@@ -99,6 +105,11 @@ class GR4ADPrefixVectors(nn.Module):
     def of_children(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What is added to the logits of the children of nodes below the root: (..., M) from queries (..., c) and the
         children's rows (int64, (..., M))."""
+        if rows.is_cpu and self.vectors.dtype in SAMPLED_DTYPES and not torch.compiler.is_compiling():
+            own = rows.flatten()
+            ends = torch.arange(0, len(own) + 1, rows.shape[-1])
+            products = sampled_products(queries.reshape(-1, queries.shape[-1]), self.vectors, ends, own)
+            return (products + self.bias.index_select(0, own)).view(rows.shape)
         vectors = F.embedding(rows, self.vectors, padding_idx=0)
         return torch.matmul(vectors, queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
 
@@ -171,11 +182,7 @@ class ChildProducts(torch.autograd.Function):
     ) -> torch.Tensor:
         ends = F.pad(counts.cumsum(0), (1, 0))
         ctx.save_for_backward(queries, vectors, counts, ends, rows)
-        size = (len(queries), len(vectors))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*Sparse.*")  # that the layout is in beta
-            places = torch.sparse_csr_tensor(ends, rows, queries.new_zeros(len(rows)), size, check_invariants=False)
-        return torch.sparse.sampled_addmm(places, queries, vectors.T, beta=0.0).values()
+        return sampled_products(queries, vectors, ends, rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
@@ -189,6 +196,16 @@ class ChildProducts(torch.autograd.Function):
             of_vectors.index_add_(0, rows[block], scaled)
         of_vectors[0] = 0  # unknown prefixes are told apart by their codes: where siblings share it, this is noise
         return of_queries, of_vectors, None, None
+
+
+def sampled_products(
+    queries: torch.Tensor, vectors: torch.Tensor, ends: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:
+    """queries[i] . vectors[row] for rows[ends[i]:ends[i + 1]] of each i, (F,): rows are read where they lie. On a
+    processor that is a third of the time of a product with a copy of them."""
+    size = (len(queries), len(vectors))
+    places = torch.sparse_csr_tensor(ends, rows, queries.new_zeros(len(rows)), size, check_invariants=False)
+    return torch.sparse.sampled_addmm(places, queries, vectors.T, beta=0.0).values()
 
 
 def segment_sums(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,8 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         most = codes.shape[-1]
         table = self.prefix_vectors
         if table is not None and rows is not None:
-            own = rows[level][first + torch.arange(most, device=first.device)]
+            places = first + torch.arange(most, device=first.device)
+            own = rows[level].index_select(0, places.flatten()).view(places.shape)
             added = table.of_children(table.queries(states), own) if level else table.bias[own]
             logits = logits + added.to(logits.dtype)
         if held is not None:

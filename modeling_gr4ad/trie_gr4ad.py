@@ -144,7 +144,9 @@ class SIDTrie:
         first = self.offsets[level][nodes].unsqueeze(-1)
         count = self.offsets[level][nodes + 1].unsqueeze(-1) - first
         step = torch.arange(self.max_children[level], device=nodes.device)
-        return self.codes[level][first + step], first, step < count
+        # Twice as fast as indexing by a tensor of places.
+        codes = self.codes[level].index_select(0, (first + step).flatten()).view(*nodes.shape, -1)
+        return codes, first, step < count
 
     @cached_property
     def parents(self) -> list[torch.Tensor]:
