@@ -106,12 +106,17 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
 def run_variant(recipe: Recipe, base: Path, folder: Path, command: str) -> dict:
     """Runs a variant and returns its metrics; stages of `base` that its key agrees with are kept, the others are made
     anew."""
+    with_stages_of(base, folder)
+    return run_recipe(recipe, folder, command=command)
+
+
+def with_stages_of(base: Path, folder: Path) -> None:
+    """Gives a new folder the stages of another; a run keeps those that its own settings agree with."""
     if not (folder / "stages").is_dir():
         for stage in SHARED_STAGES:
             if (base / "stages" / stage).is_dir():
                 # Files are replaced, never written into: a link is as good as a copy.
                 shutil.copytree(base / "stages" / stage, folder / "stages" / stage, copy_function=os.link)
-    return run_recipe(recipe, folder, command=command)
 
 
 def run_up_to(recipe: Recipe, out: Path, last: str) -> StageRunner:

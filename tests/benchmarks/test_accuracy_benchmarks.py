@@ -59,6 +59,36 @@ def test_ablations(bench, recipe_run):
         assert difference["low"] <= difference["difference"] <= difference["high"]
 
 
+def test_what_sids_reach_by_themselves(bench, recipe_run):
+    content = bench("generative", "demo", "--work", recipe_run[0])
+    figures, ours = values(content), values(recipe_run[1])
+    served = figures["served/ndcg@10", "ndcg@10"]
+    assert served == pytest.approx(ours["ours/ndcg@10", "ndcg@10"], rel=1e-5)
+    for system in ("beams alone", "item weight 1"):
+        difference = content["differences"][f"served over {system}/ndcg@10"]["difference"]
+        assert difference == pytest.approx(served - figures[f"{system}/ndcg@10", "ndcg@10"], abs=1e-6)
+        assert all(
+            weights[system]["item_weight"] == (system != "beams alone") for weights in content["weights"].values()
+        )
+    assert 0 < figures["sid nats", "nats"] and 0 < figures["item nats", "nats"]
+    ratio = figures["sid nats", "nats"] / figures["item nats", "nats"]
+    assert content["ratios"]["sid_nats_over_item_nats"] == pytest.approx(ratio, rel=0.1)
+
+
+def test_a_search_keeps_every_try(bench, tmp_path):
+    tries = ["no prefix vectors", "taught by the item head, weight .5", "SIDs of content"]
+    content = bench("generative_search", "demo", "--work", tmp_path / "run", "--tries", *tries)
+    figures = values(content)
+    assert list(content["tries"]) == tries
+    for name in ("recipe", *tries):
+        best, without = (figures[f"{name}: {way}/recall@10", "recall@10"] for way in ("served", "item weight 1"))
+        assert 0 <= without <= best <= 1
+    for name, lift in content["ratios"].items():
+        own, metric = name.partition("/")[::2]
+        apart = figures[name, metric] - figures[f"recipe: {own.partition(': ')[2]}/{metric}", metric]
+        assert lift["difference"] == pytest.approx(apart, rel=1e-4, abs=1e-5)
+
+
 def test_beam_frontier(bench, recipe_run):
     content = bench("beam_frontier", "--runs", f"smoke={recipe_run[0]}")
     figures = values(content)

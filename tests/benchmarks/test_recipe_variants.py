@@ -2,6 +2,7 @@
 
 import pytest
 from ablations import VARIANTS
+from generative_search import tries_of
 from measurement.runs import changed, slug
 
 from gr4ad.pipeline import load_recipe
@@ -23,6 +24,14 @@ def test_sections_are_replaced_left_out_and_added():
 def test_variants_differ_from_their_recipe(recipe, name):
     base = load_recipe(recipe)
     assert changed(base, VARIANTS[recipe][name]) != base
+
+
+@pytest.mark.parametrize("recipe", ["amazon_beauty", "complete_journey"])
+def test_tries_differ_from_their_recipe_and_each_other(recipe):
+    base = load_recipe(recipe)
+    tries = [changed(base, changes) for changes in tries_of(base).values()]
+    assert all(recipe != other for place, recipe in enumerate(tries) for other in [base, *tries[:place]])
+    assert len({slug(name) for name in tries_of(base)}) == len(tries)
 
 
 def test_variants_of_a_recipe_have_folders_of_their_own():
