@@ -15,16 +15,39 @@ EVENTS = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1e4, width=32)), max
 
 
 @settings(max_examples=50, deadline=None)
-@given(first=EVENTS, second=EVENTS, rows=st.lists(st.integers(0, 9), min_size=1), guess=st.floats(0, 1e3))
-def test_an_item_is_worth_its_mean_and_the_guess_counts_as_five_events(first, second, rows, guess):
+@given(first=EVENTS, second=EVENTS, rows=st.lists(st.integers(0, 9), min_size=1), guess=st.floats(0, 1e3),
+       prior=st.floats(0.1, 100))  # fmt: skip
+def test_an_item_is_worth_its_mean_and_the_guess_counts_as_some_events(first, second, rows, guess, prior):
     config = GR4ADConfig(codebook_sizes=[2, 2], num_items=5, num_value_buckets=2, item_values=True)
     table = GR4ADItemValues(config).double()
+    table.prior.fill_(prior)
     for events in (first, second):
         table.count(torch.tensor([row for row, _ in events], dtype=torch.int64), torch.tensor([v for _, v in events]))
     own = {row: [value for other, value in first + second if other == row] for row in range(1, 5)}
-    expected = [(5 * guess + sum(own.get(row, []))) / (5 + len(own.get(row, []))) for row in rows]
+    expected = [(prior * guess + sum(own.get(row, []))) / (prior + len(own.get(row, []))) for row in rows]
     found = table(torch.tensor(rows), torch.full((len(rows),), guess, dtype=torch.float64))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 100)), max_size=20))
+def test_the_guess_counts_for_the_variance_within_items_over_that_between_them(events):
+    config = GR4ADConfig(codebook_sizes=[2, 2], num_items=5, num_value_buckets=2, item_values=True)
+    table = GR4ADItemValues(config).double()
+    rows = torch.tensor([row for row, _ in events], dtype=torch.int64)
+    values = torch.tensor([value for _, value in events], dtype=torch.float64)
+    table.count(rows, values)
+    table.set_prior(torch.zeros(5, dtype=torch.float64).index_add_(0, rows, values.square()))
+    groups = [[value for other, value in events if other == row] for row in {row for row, _ in events}]
+    total, items = len(events), len(groups)
+    expected = 1.0
+    if total > items:
+        within = sum((v - sum(own) / len(own)) ** 2 for own in groups for v in own) / (total - items)
+        mean = sum(value for _, value in events) / total
+        spread = sum(len(own) * (sum(own) / len(own) - mean) ** 2 for own in groups) - (items - 1) * within
+        between = spread / max(total - sum(len(own) ** 2 for own in groups) / total, 1e-12)
+        expected = min(max(within / max(between, 1e-12), 0.1), 100.0)
+    assert float(table.prior) == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("item_weight", [0.0, 0.6])

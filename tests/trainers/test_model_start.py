@@ -223,6 +223,11 @@ def test_items_are_worth_what_their_events_were(tmp_path, streamed):
     start_model(model, ads, log.to_iterable_dataset() if streamed else log, 0.0)
     assert model.item_values.events.tolist() == [0, 2, 1, 3, 1, 1, *[0] * 7]
     assert model.item_values.sums.tolist() == [0, 4, 4, 7, 10, 0.5, *[0] * 7]
+    within = (2 * 1.0**2 + (0 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (5 - 7 / 3) ** 2) / (8 - 5)
+    means, events = np.array([2, 4, 7 / 3, 10, 0.5]), np.array([2, 1, 3, 1, 1])
+    spread = (events * (means - 25.5 / 8) ** 2).sum() - 4 * within
+    between = spread / (8 - (events**2).sum() / 8)
+    assert float(model.item_values.prior) == pytest.approx(within / between, rel=1e-5)
 
 
 def test_what_items_are_worth_cannot_be_counted_without_values(tmp_path):

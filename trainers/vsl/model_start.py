@@ -123,6 +123,7 @@ def count_item_values(
             "`item_values` needs the column `values` of the training log. Received: "
             f"{', '.join(sorted(names))}. Add it, or build the model with `item_values` = False."
         )
+    squares = torch.zeros(len(counted.sums), dtype=torch.float64)
     for block in train.select_columns(["items", "values"]).with_format("arrow").iter(READ_ROWS):
         items = block["items"].combine_chunks().flatten().cast(pa.large_string())
         values = block["values"].combine_chunks().flatten()
@@ -131,11 +132,12 @@ def count_item_values(
                 f"`values` must hold one value for each of `items`. Received: {len(values)} for {len(items)} items in "
                 f"a block of {len(block['items'])} rows. Prepare the log again."
             )
-        rows = pc.fill_null(pc.add(pc.index_in(items, value_set=known), 1), 0).to_numpy(zero_copy_only=False)
-        counted.count(
-            torch.from_numpy(rows.astype(np.int64)).to(counted.sums.device),
-            torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32)).to(counted.sums.device),
-        )
+        places = pc.fill_null(pc.add(pc.index_in(items, value_set=known), 1), 0).to_numpy(zero_copy_only=False)
+        rows, worth = torch.from_numpy(places.astype(np.int64)), torch.from_numpy(np.array(values, np.float64))
+        counted.count(rows.to(counted.sums.device), worth.to(counted.sums.device))
+        squares.index_add_(0, rows, worth.square())
+    squares[0] = 0  # of items that the tokenizer does not know
+    counted.set_prior(squares.to(counted.sums.device))
 
 
 def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:
