@@ -50,6 +50,7 @@ def tiny_artifact(tmp_path_factory) -> Path:
             context_values=True,
             num_items=len(ids) + 1,
             item_head=True,
+            item_values=True,
             sid_normalization="trie",
             num_prefix_vectors=150,  # the catalog has some more prefixes
             prefix_size=8,
@@ -71,6 +72,8 @@ def tiny_artifact(tmp_path_factory) -> Path:
     for parameter in model.prefix_vectors.parameters():
         torch.nn.init.normal_(parameter)
     torch.nn.init.constant_(model.history_sids.repeat_bias, -1.0)
+    assert model.item_values is not None
+    model.item_values.count(torch.from_numpy(rng.integers(1, 120, 300)), torch.from_numpy(rng.random(300) * 5))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     GenerationConfig(

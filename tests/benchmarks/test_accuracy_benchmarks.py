@@ -75,6 +75,17 @@ def test_what_sids_reach_by_themselves(bench, recipe_run):
     assert content["ratios"]["sid_nats_over_item_nats"] == pytest.approx(ratio, rel=0.1)
 
 
+def test_value_estimates(bench, recipe_run):
+    content = bench("value_estimates", "--runs", f"smoke={recipe_run[0]},{recipe_run[0]}-seed1")
+    figures = values(content)
+    assert 0.1 <= content["prior_events"]["smoke"] <= 100
+    for split in ("validation", "test"):
+        errors = {
+            name: figures[f"smoke, {split}: {name}", "mean absolute error"] for name in ("token", "counted", "both")
+        }
+        assert len(set(errors.values())) == 3 and min(errors.values()) > 0
+
+
 def test_a_search_keeps_every_try(bench, tmp_path):
     tries = ["no prefix vectors", "taught by the item head, weight .5", "SIDs of content"]
     content = bench("generative_search", "demo", "--work", tmp_path / "run", "--tries", *tries)
