@@ -20,7 +20,7 @@ class GR4ADItemValues(nn.Module):
     """E[value | user, item] = (k E_token + sum of the item's values) / (k + its events): an empirical Bayes estimate.
 
     `events` and `sums` (float, (num_items,)): of each row of the item table, in the unit of the logs; row 0, the
-    unknown item, has none. `prior` (float, ()): k, the variance of values within an item over that of the items'
+    unknown item, has none. `prior` (float, (1,)): k, the variance of values within an item over that of the items'
     means: few events tell what an item is worth where its price hardly changes, and many are needed where it does.
     """
 
@@ -32,7 +32,7 @@ class GR4ADItemValues(nn.Module):
         super().__init__()
         self.register_buffer("events", torch.zeros(config.num_items))
         self.register_buffer("sums", torch.zeros(config.num_items))
-        self.register_buffer("prior", torch.ones(()))
+        self.register_buffer("prior", torch.ones(1))
 
     def forward(self, rows: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
         """Expected values of rows of the item table (int64, (...); it may hold more, while it grows) from the value

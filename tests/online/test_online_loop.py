@@ -30,7 +30,8 @@ def test_a_run_uses_every_record_once_and_publishes(build_config, learning, logs
     assert written == json.loads(json.dumps(passes))
     for name, tensor in loop.artifact.model.state_dict().items():
         same = torch.equal(tensor[: len(before[name])], before[name])
-        assert same == (name in ("prefix_vectors.keys", "prefix_vectors.places")), name  # which prefixes have a row
+        # Which prefixes have a row, and how values are estimated.
+        assert same == (name in ("prefix_vectors.keys", "prefix_vectors.places", "item_values.prior")), name
     index = loop.artifact.tokenizer.index
     assert len(index) == 124 == len(loop.artifact.model.item_table) - 1 == len(loop.trainer.reference.item_table) - 1
     assert index.sid_of("new_3") == (1, 2, 3) and index.columns["title"][-1] == "New 3"
