@@ -230,6 +230,17 @@ def test_items_are_worth_what_their_events_were(tmp_path, streamed):
     assert float(model.item_values.prior) == pytest.approx(within / between, rel=1e-5)
 
 
+def test_users_without_values_are_not_counted(tmp_path):
+    ads = tokenizer(tmp_path)
+    ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]
+    model = fresh_model(ads)
+    start_model(model, ads, LOG.add_column("values", [VALUES[0], None, VALUES[2]]), 0.0)
+    assert model.item_values.events.tolist() == [0, 2, 1, 0, 0, 1, *[0] * 7] and model.item_values.sums.sum() == 8.5
+    model = fresh_model(ads)
+    start_model(model, ads, LOG.add_column("values", [None, None, None]), 0.0)
+    assert not model.item_values.events.any() and model.item_values.prior == 1
+
+
 def test_what_items_are_worth_cannot_be_counted_without_values(tmp_path):
     ads = tokenizer(tmp_path)
     ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]

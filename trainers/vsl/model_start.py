@@ -125,6 +125,9 @@ def count_item_values(
         )
     squares = torch.zeros(len(counted.sums), dtype=torch.float64)
     for block in train.select_columns(["items", "values"]).with_format("arrow").iter(READ_ROWS):
+        block = block.filter(pc.is_valid(block["values"]))  # a row may have none
+        if not len(block):
+            continue
         items = block["items"].combine_chunks().flatten().cast(pa.large_string())
         values = block["values"].combine_chunks().flatten()
         if len(items) != len(values):
