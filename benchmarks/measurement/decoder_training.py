@@ -45,7 +45,7 @@ def decoder_config(
     """The recipe's network without item head and value token."""
     shape = {"num_parallel_layers": parallel_layers, "fuse_prefix": fuse_prefix}
     settings = replace(recipe.model, **shape, item_head=False, **dict.fromkeys(UNPLACED, False))
-    config = model_config(replace(settings, context_values=False), tokenizer).to_dict()
+    config = model_config(replace(settings, context_values=False, item_values=False), tokenizer).to_dict()
     return GR4ADConfig(**{**config, "num_value_buckets": 0, "value_bucket_means": None})
 
 
