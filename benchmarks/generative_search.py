@@ -92,7 +92,7 @@ def ways_of(recipe: Recipe, model: GR4ADForRecommendation) -> dict[str, list[Ran
         "beams alone": [alone],
         "item head": [by_item],
         "item weight 1": [way for way in mixed if way.item_weight == 1],
-        "served": mixed,
+        "served": [*([by_item.with_item_weight(0.0)] if 0 in settings.item_weights else []), *mixed],
     }
     return ways | ({"beams alone, by likelihood": [replace(alone, value_weight=0.0)]} if value else {})
 

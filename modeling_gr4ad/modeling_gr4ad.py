@@ -237,9 +237,17 @@ class GR4ADForRecommendation(GR4ADGenerationMixin, GR4ADResizingMixin, GR4ADPreT
         self, teacher: Teacher | None, outputs: GR4ADModelOutput, asked: torch.Tensor, neighbour_weight: float
     ) -> torch.Tensor:
         """Scores of the items (n, num_items - 1), by item row, of queries (int64, (n,), places among all)."""
+        if outputs.context.item_ids is None:
+            raise ValueError(
+                "A teacher ranks items, and this model has no item table (`num_items` = 0). Build it with one, or set "
+                "the teacher's weight to 0."
+            )
         context = queries_of(outputs.context, asked)
         if teacher is not None:
-            return teacher(context.item_ids, context.visible[:, 0])
+            scores, shape = teacher(context.item_ids, context.visible[:, 0]), (len(asked), self.config.num_items - 1)
+            if tuple(scores.shape) != shape:
+                raise ValueError(f"The teacher's scores must have shape {shape}. Received: {tuple(scores.shape)}.")
+            return scores
         if self.item_head is None:
             raise ValueError(
                 "Soft targets need a teacher: the model has no item head. Pass `teacher`, train with `item_head` = "

@@ -51,7 +51,8 @@ def soft_target_losses(
         levels: T tensors (n, V_t), logits of the path as `GR4ADSIDPathMixin.target_logits` has them.
         codes, paths (int64, (n, T)): Of the target SIDs. history: Of the n targets, if the path copies.
     """
-    probs = (scores.double() / temperature).softmax(1)[:, trie.leaf_items]
+    ranked = (scores != -torch.inf).any(1, keepdim=True)  # of a teacher that ranks nothing there is nothing to learn
+    probs = (scores.double() / temperature).softmax(1).where(ranked, 0.0)[:, trie.leaf_items]
     below = F.pad(probs.cumsum(1), (1, 0))
     bounds = [trie.leaf_offsets]  # where the items of each node begin, level by level from the last
     for offsets in reversed(trie.offsets[1:]):

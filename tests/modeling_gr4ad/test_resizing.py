@@ -69,6 +69,8 @@ def test_grown_codebooks_keep_p_of_every_old_sid(build_model, build_history, cat
     again = GR4ADForRecommendation.from_pretrained(tmp_path, dtype=torch.float64)
     stored = model.state_dict()
     assert all(torch.equal(part, stored[name]) for name, part in again.state_dict().items())
+    model.load_state_dict(again.state_dict())
+    assert torch.equal(model(**grown_history, candidate_ids=new, trie=trie).candidate_logps, found)
     found_again = again(**grown_history, candidate_ids=new, trie=trie).candidate_logps
     torch.testing.assert_close(found_again, found, rtol=1e-12, atol=1e-12)  # where weights lie decides on the last bit
     # A new SID takes from its siblings alone, and can be learned: its prefix has no row of its own.

@@ -63,7 +63,7 @@ def plain_loss(model, history, labels, codes, scores, temperature: float) -> flo
 
 @settings(max_examples=10, deadline=None)
 @given(sids=SIDS, targets=st.lists(st.integers(0, 39), min_size=3, max_size=3), temperature=st.floats(0.3, 3.0),
-       unranked=st.sets(st.integers(0, 39), max_size=39))  # fmt: skip
+       unranked=st.one_of(st.sets(st.integers(0, 39)), st.just(set(range(40)))))  # fmt: skip
 def test_levels_learn_what_a_teacher_thinks_of_their_children(model, history, sids, targets, temperature, unranked):
     codes = SPACE[sids]
     labels = codes[targets] + OFFSETS
@@ -129,6 +129,18 @@ def test_soft_targets_change_the_path_alone_and_training_alone(model, history):
     assert model.item_head.bias.grad is None and model.prefix_vectors.vectors.grad.abs().sum() > 0
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     model.zero_grad()
+
+
+def test_a_teacher_ranks_the_items_of_the_table(build_model, catalog_parts, model, history, build_history):
+    codes = SPACE[:40]
+    labels, trie = codes[[3, 20, 39]] + OFFSETS, SIDTrie.from_codes(codes)
+    with pytest.raises(ValueError, match=r"teacher.*shape \(3, 40\).*Received: \(3, 39\)"):
+        parts_of(model, history, labels, trie, teacher=lambda items, visible: torch.zeros(3, 39))
+    parts = {"item_head": False, "item_head_copy": False, "item_head_repeat": False, "num_items": 0}
+    bare = build_model(**catalog_parts, **parts)
+    own = {name: value for name, value in build_history(bare.config, LENGTHS).items() if name != "item_ids"}
+    with pytest.raises(ValueError, match="no item table"):
+        parts_of(bare, own, labels, trie, teacher=lambda items, visible: torch.zeros(3, 40))
 
 
 def test_a_model_without_an_item_head_needs_a_teacher(build_model, catalog_parts, build_history):

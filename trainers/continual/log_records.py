@@ -73,8 +73,7 @@ class LogRecords:
     def engagement(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A row of [`VSLCollator`], whose last `fresh` items are its targets, worth `fresh_values` where the record
         says so; and the row that validation ranks: the columns of the history as it was before the first target,
-        `target_items`, `target_values`. Raises RecordError
-        naming the field at fault."""
+        `target_items`, `target_values`. Raises RecordError naming the field at fault."""
         history = self._history(record)
         nothing = "no target is in the index: add new ads to the catalog first"
         targets = self._history(record, TARGET, TARGET_COLUMNS, nothing)
