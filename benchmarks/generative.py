@@ -6,10 +6,11 @@ OUT, OUT-seed1, ... hold the recipe's runs, as `benchmarks/recipe.py` leaves the
 rankings of the users of validation and test, with the artifact's beam widths:
 
 - `beams alone`: by p(SID); no item head, no item neighbours, no candidates beside the beams, no history's own ads put
-  in. Where the recipe ranks by expected value, so do they, at the weight that is best for them on validation.
+  in. Where the recipe ranks by expected value, so do they.
 - `served`: as validation chose.
-- `item weight 1`: the best of the recipe's weights on validation without a share of p(SID): beams propose, item head
-  and item neighbours rank.
+- `item weight 1`: without a share of p(SID): beams propose, item head and item neighbours rank.
+
+Each with the weights that validation chooses for it, from the recipe's grid and by its rule.
 
 Nats are the mean of -log p of the test users' targets after the history that the user has: of the SID, of the item by
 the item head without and with the item neighbours, and of a uniform guess over the catalog. SIDs that several items
@@ -42,7 +43,7 @@ from gr4ad.modeling_gr4ad import RankingWeights
 from gr4ad.pipeline import Recipe, run_recipe
 from gr4ad.pipeline.comparing import load_run, seed_folder
 from gr4ad.trainers.evaluation import SequenceTable
-from gr4ad.trainers.evaluation.choosing import choose_weights, sample_users
+from gr4ad.trainers.evaluation.choosing import best_candidate, measure_weights, sample_users, weight_grid
 from gr4ad.trainers.evaluation.intervals import paired_difference, seed_interval
 from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
 from gr4ad.trainers.evaluation.system_scores import KS, SystemScores, as_json
@@ -55,19 +56,29 @@ Scores = dict[str, dict[str, dict[str, np.ndarray]]]
 def rankings_of(recipe: Recipe, metrics: Mapping[str, Any], run: FinishedRun, seed: int) -> dict[str, RankingWeights]:
     """The three ways to rank."""
     served, settings = RankingWeights.from_dict(metrics["serving"]), recipe.evaluate
-    own = [row for row in metrics["validation"] if row["model"] == metrics["final"] and row["item_weight"] == 1]
-    best = max(own, key=lambda row: row[settings.metric])
-    names = ("item_weight", "value_weight", "neighbour_weight")
     model = GR4ADForRecommendation.from_pretrained(run.folder)
-    alone = replace(served.with_item_weight(0.0), score_history=False, value_weight=0.0)
-    if model.value_head is not None and len(settings.value_weights) > 1:
-        grid = [replace(alone, value_weight=weight) for weight in settings.value_weights]
-        sample = sample_users(run.data.validation, settings.tuning_users, seed)
-        options: dict[str, Any] = {"metric": settings.metric, "max_ndcg_loss": 1.0, "batch_size": settings.batch_size}
-        _, _, alone = choose_weights(model, run.tokenizer, sample, grid, name="beams alone", **options)
-    item_candidates = {"item_candidates": settings.item_candidates, "score_history": settings.score_history}
-    first = replace(served, **item_candidates, **{name: best[name] for name in names})
-    return {"served": served, "beams alone": alone, "item weight 1": first}
+    sample = sample_users(run.data.validation, settings.tuning_users, seed)
+    base = replace(served, item_candidates=settings.item_candidates, score_history=settings.score_history)
+    values = settings.value_weights
+
+    def best(name: str, grid: Sequence[RankingWeights]) -> RankingWeights:
+        if len(grid) == 1:
+            return grid[0]
+        options: dict[str, Any] = {"metric": settings.metric, "batch_size": settings.batch_size}
+        tried = measure_weights(model, run.tokenizer, sample, grid, name=name, **options)
+        return best_candidate(tried, settings.metric, settings.max_ndcg_loss).weights
+
+    alone = weight_grid(
+        model, replace(base, score_history=False), item_weights=[0.0], value_weights=values, neighbour_weights=[0.0]
+    )
+    first = weight_grid(
+        model, base, item_weights=[1.0], value_weights=values, neighbour_weights=settings.neighbour_weights
+    )
+    return {
+        "served": served,
+        "beams alone": best("beams alone", alone),
+        "item weight 1": best("item weight 1", first),
+    }
 
 
 def scores_of(run: FinishedRun, ways: Mapping[str, RankingWeights], batch_size: int, users: int) -> Scores:

@@ -23,22 +23,12 @@ def served_lists(folder: Path, metrics: dict, data: PreparedData, recipe: Recipe
     """Rows of the catalog (int64, (U, places)) that the last model of a run serves to the test users."""
     trained = "train" if recipe.neighbours is None else "neighbours"
     stage, name = ("align", "VSL + RSPO") if recipe.align is not None else (trained, "VSL")
-    tried = [row for row in metrics["validation"] if row["model"] == name]
-    chosen = max(tried, key=lambda row: row[metrics["metric"]])
-    run, served = FinishedRun(folder), recipe.evaluate
-    weights = RankingWeights(
-        tuple(served.beam_widths),
-        item_weight=1.0,
-        value_weight=chosen["value_weight"],
-        neighbour_weight=chosen["neighbour_weight"],
-        item_candidates=served.item_candidates,
-        score_history=served.score_history,
-    )
+    run = FinishedRun(folder)
     return rank_users(
         GR4ADForRecommendation.from_pretrained(run.stage(stage) / "model"),
         run.tokenizer,
         data.test,
-        weights=weights.with_item_weight(chosen["item_weight"]),
+        weights=RankingWeights.from_dict(metrics["choices"][name]),
         top_k=places,
         batch_size=recipe.evaluate.batch_size,
     ).items

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from .item_similarity import check_similarity, item_similarity, largest_of_rows
 from .metrics import ranking_metrics
+from .selection import best_of, deciding_metrics
 from .sequences import Sequences, SequenceTable
 
 _USERS_PER_BATCH = 1024
@@ -196,6 +197,7 @@ def tune_item_knn(
     metric: str = "ndcg@10",
     grid: Mapping[str, Sequence[Any]] = DEFAULT_GRID,
     *,
+    start: KNNSettings | None = None,
     exclude_history: bool = False,
 ) -> tuple[KNNSettings, pd.DataFrame]:
     """Choose the settings of `ItemKNN` on the validation split alone.
@@ -204,11 +206,12 @@ def tune_item_knn(
         train: What each candidate is fitted on.
         validation: Users with held-out `targets`, from the same catalog.
         metric: A per-user metric of `ranking_metrics` with its cut-off, such as `revenue@10`.
-        grid: Values to try per field of `KNNSettings`; all combinations are run, other fields keep their defaults.
+        grid: Values to try per field of `KNNSettings`; all combinations are run, other fields keep those of `start`.
+        start: Tried too, first; default: the defaults of `KNNSettings`, not tried.
         exclude_history: As in `ItemKNN.rank`: tune under the protocol that is reported.
 
     Returns:
-        The best settings (the earlier ones of a tie) and one row per combination, best first: the settings, `metric`
+        The settings taken (see `best_of`) and one row per combination, by descending `metric`: the settings, `metric`
         (mean over users) and `METRIC_se` (its standard error).
 
     Raises:
@@ -224,20 +227,25 @@ def tune_item_knn(
     if name not in names or not cut.isdecimal() or int(cut) < 1:
         raise ValueError(f"`metric` should be one of {names} with a cut-off, as `ndcg@10`. Received: {metric!r}.")
 
-    k, rows, candidates = int(cut), [], []
+    k, rows, found = int(cut), [], []
     counted: dict[KNNSettings, sparse.csr_array] = {}
-    for combination in itertools.product(*grid.values()):
-        settings = KNNSettings(**dict(zip(grid, combination, strict=True)))
+    candidates = [] if start is None else [start]
+    candidates += [
+        replace(start or KNNSettings(), **dict(zip(grid, values, strict=True)))
+        for values in itertools.product(*grid.values())
+    ]
+    for settings in candidates:
         pairs = replace(settings, decay=1.0, value_power=0.0)  # what the similarities do not depend on
         if pairs not in counted:
             counted[pairs] = ItemKNN(pairs).similarities(train)
         rankings = ItemKNN(settings).fit(train, counted[pairs]).rank(validation, k, exclude_history=exclude_history)
-        values = ranking_metrics(rankings, validation.targets, ks=(k,), catalog_size=len(train.item_ids))[metric]
-        candidates.append(settings)
+        metrics = ranking_metrics(rankings, validation.targets, ks=(k,), catalog_size=len(train.item_ids))
+        found.append({name: metrics[name] for name in deciding_metrics(metric)})
+        values = metrics[metric]
         error = values.std(ddof=1) / np.sqrt(len(values))
         rows.append({**asdict(settings), metric: values.mean(), f"{metric}_se": error})
-    best = candidates[int(np.argmax([row[metric] for row in rows]))]
-    return best, pd.DataFrame(rows).sort_values(metric, ascending=False, kind="stable", ignore_index=True)
+    table = pd.DataFrame(rows).sort_values(metric, ascending=False, kind="stable", ignore_index=True)
+    return candidates[best_of(found, metric)], table
 
 
 def _check_request(train: SequenceTable, evaluation: SequenceTable, k: int) -> None:

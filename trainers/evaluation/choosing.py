@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.tokenization import UASIDTokenizer
 
 from .baselines import ItemKNN, popularity_by_count, popularity_by_revenue, repeat_then_popularity, tune_item_knn
-from .metrics import evaluate_rankings
+from .metrics import evaluate_rankings, ranking_metrics
 from .model_ranking import rank_users
+from .selection import PerUser, best_of, deciding_metrics
 from .sequences import SequenceTable
 from .system_scores import KS, SystemScores
 
@@ -55,7 +56,22 @@ def weight_grid(
     ]
 
 
-def choose_weights(
+@dataclass(frozen=True)
+class WeightCandidate:
+    """Ranking weights of a model, measured on the validation users.
+
+    Attributes:
+        row: For the table of what was tried: `model` (its name), `item_weight`, `value_weight`, `neighbour_weight` and
+            the metrics' means.
+        per_user: What decides: `deciding_metrics`, each float64 (U,).
+    """
+
+    weights: RankingWeights
+    row: dict[str, Any]
+    per_user: PerUser
+
+
+def measure_weights(
     model: GR4ADForRecommendation,
     tokenizer: UASIDTokenizer,
     sample: Dataset,
@@ -63,36 +79,31 @@ def choose_weights(
     *,
     name: str,
     metric: str,
-    max_ndcg_loss: float,
     batch_size: int,
-) -> tuple[list[dict[str, Any]], dict[str, Any], RankingWeights]:
-    """Ranks the sample with each of the weights.
-
-    Returns:
-        A row for each: `model` (its name), `item_weight`, `value_weight`, `neighbour_weight` and the metrics; the best
-        row, see `best_row`; and the weights of that one.
-    """
+) -> list[WeightCandidate]:
+    """Ranks the users of `sample` with each of the weights in `grid`; `name` is the model's in the table."""
     ids = tokenizer.index.item_ids.tolist()
     targets = SequenceTable.from_dataset(sample, ids).held_out
-    rows = []
+    found = []
     for weights in grid:
-        rankings = rank_users(model, tokenizer, sample, weights=weights, top_k=max(KS), batch_size=batch_size)
-        scores = evaluate_rankings(rankings.items, targets, ks=KS, catalog_size=len(ids))
+        items = rank_users(model, tokenizer, sample, weights=weights, top_k=max(KS), batch_size=batch_size).items
+        means = evaluate_rankings(items, targets, ks=KS, catalog_size=len(ids))
+        users = ranking_metrics(items, targets, ks=KS, catalog_size=len(ids))
         chosen = {key: getattr(weights, key) for key in ("item_weight", "value_weight", "neighbour_weight")}
-        rows.append({"model": name, **chosen, **scores})
+        per_user = {key: users[key] for key in deciding_metrics(metric)}
+        found.append(WeightCandidate(weights, {"model": name, **chosen, **means}, per_user))
         logger.info(
-            "validation: %s, item %g, value %g, neighbours %g: %s %.4f", name, *chosen.values(), metric, scores[metric]
+            "validation: %s, item %g, value %g, neighbours %g: %s %.4f", name, *chosen.values(), metric, means[metric]
         )
-    best = best_row(rows, metric, max_ndcg_loss)
-    return rows, best, grid[rows.index(best)]
+    return found
 
 
-def best_row(rows: Sequence[dict[str, Any]], metric: str, max_ndcg_loss: float) -> dict[str, Any]:
-    """The row that is best by the metric, of those whose NDCG@10 is at least `1 - max_ndcg_loss` of the best without
-    value; the first of equals."""
-    plain = max((row["ndcg@10"] for row in rows if not row["value_weight"]), default=0.0)
-    allowed = [row for row in rows if row["ndcg@10"] >= (1 - max_ndcg_loss) * plain]
-    return max(allowed, key=lambda row: row[metric])
+def best_candidate(candidates: Sequence[WeightCandidate], metric: str, max_ndcg_loss: float = 1.0) -> WeightCandidate:
+    """What `best_of` takes of the candidates whose NDCG@10 is at least `1 - max_ndcg_loss` of the best without value.
+    Raises ValueError if there is no candidate."""
+    plain = max((own.row["ndcg@10"] for own in candidates if not own.row["value_weight"]), default=0.0)
+    allowed = [own for own in candidates if own.row["ndcg@10"] >= (1 - max_ndcg_loss) * plain]
+    return allowed[best_of([own.per_user for own in allowed], metric)]
 
 
 def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> dict[str, Any]:
@@ -107,10 +118,7 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
     if repeats:
         grid["include_self"] = (False, True)
     settings, table = tune_item_knn(train, sample, metric=metric, grid=grid)
-    kept = {name: (value,) for name, value in vars(settings).items()}
-    ordered, more = tune_item_knn(train, sample, metric=metric, grid={**kept, **ORDER_GRID})
-    if more[metric].max() > table[metric].max():
-        settings = ordered
+    settings, more = tune_item_knn(train, sample, metric=metric, grid=ORDER_GRID, start=settings)
     chosen = ", ".join(f"{name} {value:g}" for name, value in vars(settings).items())
     logger.info("validation: item-kNN, tuned: %s", chosen)
     knn = ItemKNN(settings).fit(train)
@@ -124,7 +132,7 @@ def add_baselines(scores: SystemScores, sample: SequenceTable, metric: str) -> d
                 ranking = repeat_then_popularity(train, test, max(KS), popularity=by)
                 scores.add(protocol, f"repeated items, then popularity by {by}", ranking)
         scores.add(protocol, "item-kNN, tuned", knn.rank(test, max(KS), exclude_history=excluded))
-    return {"settings": vars(settings), "tried": len(table) + len(more)}
+    return {"settings": vars(settings), "tried": len(table) + len(more) - 1}
 
 
 def has_repeats(train: SequenceTable) -> bool:
@@ -156,9 +164,10 @@ def sample_rows(users: int, count: int, seed: int) -> np.ndarray:
 __all__ = [
     "KNN_GRID",
     "PROTOCOLS",
+    "WeightCandidate",
     "add_baselines",
-    "best_row",
-    "choose_weights",
+    "best_candidate",
+    "measure_weights",
     "sample_table",
     "sample_users",
     "weight_grid",

@@ -17,8 +17,10 @@ from gr4ad.report import write_evaluation
 from gr4ad.trainers.evaluation import SequenceTable, check_no_leakage
 from gr4ad.trainers.evaluation.choosing import (
     PROTOCOLS,
+    WeightCandidate,
     add_baselines,
-    choose_weights,
+    best_candidate,
+    measure_weights,
     sample_table,
     sample_users,
     weight_grid,
@@ -46,7 +48,8 @@ def evaluate_models(
             one.
 
     Returns:
-        `final` (name of the final model), `serving` (its `RankingWeights`), `validation` (table of what was tried),
+        `final` (name of the final model), `choices` (model -> the `RankingWeights` chosen for it), `serving` (those
+        of the final one, as the artifact serves), `validation` (table of what was tried),
         `test` and `test_history_excluded` (system -> metrics, with `METRIC_low` and `METRIC_high` of their 95%
         intervals over users), `paired` (table -> other system -> metric -> difference of the final model with its
         interval), `value_calibration` (model -> `held_out` and `served@10`, for models with a value head), `values`
@@ -78,8 +81,7 @@ def evaluate_models(
         score_history=config.score_history,
     )  # fmt: skip
     tried: list[dict] = []
-    choices: dict[str, dict] = {}
-    chosen: dict[str, RankingWeights] = {}
+    choices: dict[str, WeightCandidate] = {}
     for name, folder in models.items():
         model = GR4ADForRecommendation.from_pretrained(folder / "model")
         grid = weight_grid(
@@ -89,18 +91,12 @@ def evaluate_models(
             value_weights=config.value_weights,
             neighbour_weights=config.neighbour_weights,
         )
-        rows, choices[name], chosen[name] = choose_weights(
-            model,
-            tokenizer,
-            sample,
-            grid,
-            name=name,
-            metric=config.metric,
-            max_ndcg_loss=config.max_ndcg_loss,
-            batch_size=config.batch_size,
+        candidates = measure_weights(
+            model, tokenizer, sample, grid, name=name, metric=config.metric, batch_size=config.batch_size
         )
-        tried += rows
-    final = max(choices, key=lambda name: choices[name][config.metric])
+        choices[name] = best_candidate(candidates, config.metric, config.max_ndcg_loss)
+        tried += [candidate.row for candidate in candidates]
+    final = best_candidate(list(choices.values()), config.metric).row["model"]
 
     scores = SystemScores(train, test, tokenizer.index.codes, seed)
     calibrations: dict[str, dict] = {}
@@ -111,7 +107,7 @@ def evaluate_models(
                 model,
                 tokenizer,
                 data.test,
-                weights=replace(chosen[name], exclude_history=excluded),
+                weights=replace(choices[name].weights, exclude_history=excluded),
                 top_k=max(KS),
                 batch_size=config.batch_size,
                 progress=True,
@@ -127,7 +123,8 @@ def evaluate_models(
     outcome = {
         "final": final,
         "metric": config.metric,
-        "serving": replace(chosen[final], exclude_history=config.exclude_history).to_dict(),
+        "choices": {name: choice.weights.to_dict() for name, choice in choices.items()},
+        "serving": replace(choices[final].weights, exclude_history=config.exclude_history).to_dict(),
         "users": {"validation_sample": len(sample), "test": len(data.test)},
         "values": {"logged": priced, "unit": unit},
         "item_knn": knn_settings,

@@ -236,6 +236,9 @@ def test_tuning_returns_the_best_row_of_its_table():
         assert row["ndcg@3_se"] == pytest.approx(values.std(ddof=1) / np.sqrt(30))
     assert table["ndcg@3"].is_monotonic_decreasing and table["ndcg@3"].nunique() > 1
     assert (best.neighbours, best.decay) == (table["neighbours"][0], table["decay"][0])
+    again, more = tune_item_knn(train, validation, "ndcg@3", {"shrinkage": (1e9,)}, start=best)
+    assert len(more) == 2 and set(more["decay"]) == {best.decay}  # what is kept, and what is tried from there
+    assert table["ndcg@3"][0] in set(more["ndcg@3"]) and again.neighbours == best.neighbours
 
 
 def test_bad_requests_are_named():

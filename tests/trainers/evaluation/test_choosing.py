@@ -1,21 +1,23 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
-from gr4ad.trainers.evaluation.choosing import best_row, weight_grid
+from gr4ad.trainers.evaluation.choosing import WeightCandidate, best_candidate, weight_grid
 
-ROWS = [
-    {"value_weight": 0.0, "ndcg@10": 0.100, "revenue@10": 1.0},
-    {"value_weight": 0.0, "ndcg@10": 0.090, "revenue@10": 1.1},
-    {"value_weight": 0.2, "ndcg@10": 0.099, "revenue@10": 1.2},
-    {"value_weight": 0.5, "ndcg@10": 0.080, "revenue@10": 1.9},
-]
+def tried(value_weight, ndcg, revenue):
+    row = {"value_weight": value_weight, "ndcg@10": ndcg, "revenue@10": revenue}
+    per_user = {"revenue@10": np.full(20, revenue), "value_ndcg@10": np.full(20, ndcg)}
+    return WeightCandidate(RankingWeights((4, 8, 8), value_weight=value_weight), row, per_user)
+
+
+TRIED = [tried(0.0, 0.100, 1.0), tried(0.0, 0.090, 1.1), tried(0.2, 0.099, 1.2), tried(0.5, 0.080, 1.9)]
 
 
 @pytest.mark.parametrize(("max_ndcg_loss", "revenue"), [(1.0, 1.9), (0.21, 1.9), (0.19, 1.2), (0.01, 1.2), (0.0, 1.0)])
 def test_weights_are_chosen_within_the_bound(max_ndcg_loss, revenue):
-    assert best_row(ROWS, "revenue@10", max_ndcg_loss)["revenue@10"] == revenue
+    assert best_candidate(TRIED, "revenue@10", max_ndcg_loss).row["revenue@10"] == revenue
 
 
 def test_a_grid_holds_what_the_model_has_parts_for(tiny_artifact):
