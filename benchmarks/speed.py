@@ -14,6 +14,10 @@ through `gr4ad serve`, server and client on cores of their own; `throughput` req
 --systems also servers with compiled searches; with --commands whole commands of `gr4ad`, `{out}` being a new folder
 each time: `--commands evaluate="evaluate --run OUT/run --out {out}"`.
 
+With --own-artifacts each build writes and reads an artifact of its own, with the parts of p(SID) that its recipes have
+(prefix vectors for as many prefixes, copies, repeats): what a request costs now that a decoder does more, on the same
+shape, history and catalog. Scores and ads then differ.
+
 Values are medians over rounds, `spread` is the interquartile range. Every ratio is the median of the rounds' ratios;
 above 1 this checkout is faster.
 """
@@ -66,10 +70,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 class Decoder:
-    def __init__(self, folder: Path, artifact: Path, size: Mapping[str, Any], *, write: bool) -> None:
+    def __init__(self, folder: Path, artifact: Path, size: Mapping[str, Any], write: str) -> None:
         command = [sys.executable, "-m", "measurement.build_worker", str(artifact), json.dumps(size)]
         self.process = subprocess.Popen(
-            [*command, "write" if write else "read"], env=environment(folder), stdin=subprocess.PIPE,
+            [*command, write], env=environment(folder), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, cwd=HERE,
         )  # fmt: skip
         answer = json.loads(self.line())
@@ -96,13 +100,17 @@ class Decoder:
 
 
 @contextmanager
-def servers(sides: Mapping[str, Path], artifact: Path, work: Path, system: str) -> Iterator[dict[str, ServerProcess]]:
+def servers(
+    sides: Mapping[str, Path], artifacts: Mapping[str, Path], work: Path, system: str
+) -> Iterator[dict[str, ServerProcess]]:
     with ExitStack() as stack:
         found = {}
         for side, folder in sides.items():
             flags = SYSTEMS[EARLIER.get(system, system) if side == BEFORE else system]
             found[side] = stack.enter_context(
-                server_on_core(artifact, work / f"{side}_{system}.log", {**SERVER, **flags}, environment(folder))
+                server_on_core(
+                    artifacts[side], work / f"{side}_{system}.log", {**SERVER, **flags}, environment(folder)
+                )
             )
         yield found
 
@@ -147,27 +155,32 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=["native"])
     benchmark.add_argument("--commands", nargs="+", default=[], metavar="NAME=WORDS", help="Of `gr4ad`, to be timed.")
     benchmark.take(rounds=9, command_rounds=1)
+    benchmark.add_argument("--own-artifacts", action="store_true", help="Each build is asked with its own artifact.")
     arguments = benchmark.start(words, rounds=2)
+    own = arguments.own_artifacts
     size, rounds = SMOKE if arguments.smoke else FULL, arguments.rounds
     sides = {BEFORE: arguments.before, NOW: HERE.parent}
     os.sched_setaffinity(0, CLIENT_CORES)
     found = Comparison()
     with tempfile.TemporaryDirectory() as name:
-        work, artifact = Path(name), Path(name) / "artifact"
+        work = Path(name)
+        artifacts = {side: work / (side if own else "artifact") for side in sides}
         with ExitStack() as stack:
             decoders = {}
             for side, folder in sides.items():
-                decoders[side] = Decoder(folder, artifact, size, write=side == BEFORE)
+                write = "write_own" if own else "write" if side == BEFORE else "read"
+                decoders[side] = Decoder(folder, artifacts[side], size, write)
                 stack.callback(decoders[side].close)
             apart = np.abs(decoders[BEFORE].scores - decoders[NOW].scores).max()
-            if apart > 1e-3:
+            if apart > 1e-3 and not own:
                 raise SystemExit(f"The builds find different scores for the same request, {apart:.2g} apart.")
             label = "decode_" + "_".join(map(str, size["widths"]))
             found.add(label, "time", "ms", {side: decoder.search for side, decoder in decoders.items()}, rounds)
         ask = partial(random_bodies, size["ads"], size["history"], levels=len(size["codebooks"]), top_k=10)
         for system in arguments.systems:
-            with servers(sides, artifact, work, system) as running:
-                check_same(running, ask(1, size["served"], seed=0)[0])
+            with servers(sides, artifacts, work, system) as running:
+                if not own:
+                    check_same(running, ask(1, size["served"], seed=0)[0])
                 for beams in size["beams"] if system == "native" else [size["served"]]:
                     many, few = ask(size["requests"], beams, seed=1), ask(size["singles"], beams, seed=2)
                     single = {side: partial(latency, server, few) for side, server in running.items()}

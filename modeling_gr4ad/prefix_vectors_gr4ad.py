@@ -105,7 +105,7 @@ class GR4ADPrefixVectors(nn.Module):
     def of_children(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What is added to the logits of the children of nodes below the root: (..., M) from queries (..., c) and the
         children's rows (int64, (..., M))."""
-        if rows.is_cpu and self.vectors.dtype in SAMPLED_DTYPES and not torch.compiler.is_compiling():
+        if samples_products(self.vectors):
             own = rows.flatten()
             ends = torch.arange(0, len(own) + 1, rows.shape[-1])
             products = sampled_products(queries.reshape(-1, queries.shape[-1]), self.vectors, ends, own)
@@ -198,6 +198,11 @@ class ChildProducts(torch.autograd.Function):
         return of_queries, of_vectors, None, None
 
 
+def samples_products(values: torch.Tensor) -> bool:
+    """Whether `sampled_products` is for such tensors: on a processor, in single precision or wider, not compiled."""
+    return values.is_cpu and values.dtype in SAMPLED_DTYPES and not torch.compiler.is_compiling()
+
+
 def sampled_products(
     queries: torch.Tensor, vectors: torch.Tensor, ends: torch.Tensor, rows: torch.Tensor
 ) -> torch.Tensor:
@@ -237,4 +242,4 @@ def count_prefixes(trie: SIDTrie) -> int:
     return sum(map(len, trie.parents))
 
 
-__all__ = ["GR4ADPrefixVectors", "count_prefixes", "prefix_hashes"]
+__all__ = ["GR4ADPrefixVectors", "count_prefixes", "prefix_hashes", "sampled_products", "samples_products"]

@@ -4,7 +4,8 @@
 
 with the build's `src` on PYTHONPATH. SIZE is JSON: `codebooks`, `ads`, `per_prefix`, `history` (items), `widths` of
 the decoded request, `served` (beams of the artifact), `model` (fields of the configuration). With WRITE = write the
-artifact is first written into FOLDER by this build. Prints a line of JSON with `file` (where this gr4ad lies) and
+artifact is first written into FOLDER by this build; with WRITE = write_own also with the parts of p(SID) that this
+build's recipes have, as far as it knows them. Prints a line of JSON with `file` (where this gr4ad lies) and
 `scores` (of the request), then for each line of its input the milliseconds of one search.
 
 Uses names alone that are in both builds.
@@ -20,16 +21,43 @@ import torch
 
 import gr4ad
 from gr4ad import GR4ADForRecommendation, UASIDTokenizer
+from gr4ad.pipeline.settings import ModelSettings
 from measurement.random_artifact import random_artifact, random_tokenizer
 
 
+def path_parts(tokenizer: UASIDTokenizer, hidden_size: int) -> dict:
+    """What a recipe of this build makes of p(SID): fields of the configuration; none of a build that has no choice."""
+    settings = ModelSettings()
+    if not hasattr(settings, "sid_copy"):
+        return {}
+    codes = np.unique(tokenizer.index.codes, axis=0)
+    prefixes = sum(len(np.unique(codes[:, : level + 1], axis=0)) for level in range(codes.shape[1]))
+    return {
+        "num_prefix_vectors": min(settings.prefix_vectors, prefixes), "sid_copy": True, "sid_repeat": True,
+        "prefix_size": min(settings.prefix_size, hidden_size),
+    }  # fmt: skip
+
+
+def fill_prefix_vectors(folder: Path, tokenizer: UASIDTokenizer) -> None:
+    """Random vectors for the prefixes of the catalog."""
+    model = GR4ADForRecommendation.from_pretrained(folder)
+    ads, size = len(tokenizer.index), model.prefix_vectors.vectors.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    vectors = 0.02 * torch.randn(ads, size, generator=generator)
+    model.prefix_vectors.set_prefixes(model.build_trie(tokenizer), torch.ones(ads), vectors)
+    model.save_pretrained(folder)
+
+
 @torch.no_grad()
-def main(folder: Path, size: dict, write: bool) -> None:
+def main(folder: Path, size: dict, write: str) -> None:
     torch.set_num_threads(1)
-    if write:
+    if write in ("write", "write_own"):
         tokenizer = random_tokenizer(size["codebooks"], size["ads"], per_prefix=size["per_prefix"])
+        own = path_parts(tokenizer, size["model"]["hidden_size"]) if write == "write_own" else {}
         levels = len(size["codebooks"])
-        random_artifact(folder, tokenizer, beam_widths=[size["served"]] * levels, **size["model"])
+        random_artifact(folder, tokenizer, beam_widths=[size["served"]] * levels, **size["model"], **own)
+        if own:
+            fill_prefix_vectors(folder, tokenizer)
     tokenizer = UASIDTokenizer.from_pretrained(folder)
     model = GR4ADForRecommendation.from_pretrained(folder).eval()
     trie = model.build_trie(tokenizer)
@@ -50,4 +78,4 @@ def main(folder: Path, size: dict, write: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] == "write")
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie, TrieRestriction
+from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie, TrieRestriction, sid_path_gr4ad
 from gr4ad.modeling_gr4ad.prefix_vectors_gr4ad import count_prefixes
 
 LENGTHS = [3, 6, 1]
@@ -161,6 +161,15 @@ def test_narrow_beams_follow_the_probability_of_prefixes(model, history, catalog
             beams = [prefix for _, prefix in sorted(grown, reverse=True) if prefix[:-1] in beams][:width]
         alive = output.leaves[user] >= 0
         assert [tuple(sid) for sid in (output.sequences[user][alive] - OFFSETS).tolist()] == beams
+
+
+def test_logits_of_few_children_are_those_of_whole_heads(model, history, monkeypatch):
+    trie, found = SIDTrie.from_codes(torch.tensor(SPACE[::3])), []
+    for denser in (0, 10**9):  # every level by its children alone, and none
+        monkeypatch.setattr(sid_path_gr4ad, "DENSER", denser)
+        found.append(model.beam_search(**history, beam_widths=[4, 6, 20], trie=trie))
+    torch.testing.assert_close(found[0].scores, found[1].scores)
+    assert torch.equal(found[0].sequences, found[1].sequences)
 
 
 def test_the_loss_is_the_negative_log_probability_of_each_prefix_of_a_history(model, history):

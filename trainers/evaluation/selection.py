@@ -3,8 +3,8 @@
 
 Money is heavy-tailed: on 1,500 households of a supermarket, five large baskets decided which weights earned most. So
 the largest mean revenue is not enough. Of the ways whose revenue cannot be told from the largest (the paired 95%
-interval over users holds 0), the one with the best value-NDCG is taken: it wants expensive items first too, but no user
-counts more than 1 in it. Metrics in which every user counts at most 1 are taken at their mean.
+interval over users holds 0), the one with the best value-NDCG is taken: it wants expensive items first too, but no
+user counts more than 1 in it. Metrics in which every user counts at most 1 are taken at their mean.
 """
 
 from __future__ import annotations

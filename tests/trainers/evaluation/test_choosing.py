@@ -6,6 +6,7 @@ import pytest
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, RankingWeights
 from gr4ad.trainers.evaluation.choosing import WeightCandidate, best_candidate, weight_grid
 
+
 def tried(value_weight, ndcg, revenue):
     row = {"value_weight": value_weight, "ndcg@10": ndcg, "revenue@10": revenue}
     per_user = {"revenue@10": np.full(20, revenue), "value_ndcg@10": np.full(20, ndcg)}
