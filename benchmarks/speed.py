@@ -11,7 +11,7 @@ One artifact of random weights, of the shape of `decode.py`, is written by the e
 must find the same scores and the same ads before a clock starts. A round takes both builds in turns: `decode` is one
 request's beam search of widths 128/256/512, without a server; `latency` the median of a few requests, one at a time,
 through `gr4ad serve`, server and client on cores of their own; `throughput` requests that are all there at once. With
---systems also servers with compiled searches; with --commands whole commands of `gr4ad`, `{out}` being a new folder
+--systems also servers with compiled searches or on vLLM; with --commands whole commands of `gr4ad`, `{out}` being a new folder
 each time: `--commands evaluate="evaluate --run OUT/run --out {out}"`.
 
 With --own-artifacts each build writes and reads an artifact of its own, with the parts of p(SID) that its recipes have
@@ -59,6 +59,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "native": {},
     "compiled": {"compile": "true"},
     "int8_compiled": {"compile": "true", "dtype": "int8"},
+    "vllm": {"backend": "vllm"},
 }
 EARLIER = {"int8_compiled": "compiled"}
 """What the earlier build is served with in place of a system that it refuses."""
