@@ -26,14 +26,13 @@ does and on the others.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from measurement.accuracy import METRICS, unit_of
+from measurement.likelihoods import nats_of
 from measurement.log_order import last_steps_ascend, order_rows, training_steps_ascend
 from measurement.results import Benchmark, Row, result_row, rounded
 from measurement.runs import FinishedRun, recipe_of
@@ -45,7 +44,7 @@ from gr4ad.pipeline.comparing import load_run, seed_folder
 from gr4ad.trainers.evaluation import SequenceTable
 from gr4ad.trainers.evaluation.choosing import best_candidate, measure_weights, sample_users, weight_grid
 from gr4ad.trainers.evaluation.intervals import paired_difference, seed_interval
-from gr4ad.trainers.evaluation.model_ranking import history_batches, history_rows, rank_users
+from gr4ad.trainers.evaluation.model_ranking import rank_users
 from gr4ad.trainers.evaluation.system_scores import KS, SystemScores, as_json
 
 SYSTEMS = ("served", "beams alone", "item weight 1")
@@ -96,38 +95,6 @@ def scores_of(run: FinishedRun, ways: Mapping[str, RankingWeights], batch_size: 
             scores.add(split, name, lists.items)
         found[split] = scores.per_user[split]
     return found
-
-
-@torch.no_grad()
-def nats_of(run: FinishedRun, neighbour_weight: float, batch_size: int) -> dict[str, float]:
-    """Mean -log p of the test users' targets, each after the history of its row."""
-    model, tokenizer = GR4ADForRecommendation.from_pretrained(run.folder).eval(), run.tokenizer
-    given = {"trie": model.build_trie(tokenizer, removed=True)} if hasattr(model.config, "sid_normalization") else {}
-    targets = run.held_out(run.data.test)
-    sums = {"sid nats": 0.0, "item nats": 0.0, "item nats, with item neighbours": 0.0}
-    histories = history_rows(tokenizer, run.data.test)
-    for chosen, batch in history_batches(model, tokenizer, histories, batch_size, False):
-        lengths = targets.lengths[chosen]
-        offset = np.arange(int(lengths.max()))
-        wanted = offset < lengths[:, None]
-        items = targets.items[np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)]
-        sids = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
-        rows = torch.from_numpy(items)
-        output = model(**batch, candidate_ids=sids, candidate_items=rows + 1, **given)
-        context = model.model.encode(**batch)
-        log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)[:, 1:]
-        if model.item_neighbours is not None and neighbour_weight:
-            log_probs = model.item_neighbours(context, log_probs, neighbour_weight).log_softmax(1)
-        parts = (output.candidate_logps, output.candidate_item_logps, log_probs.gather(1, rows))
-        for name, part in zip(sums, parts, strict=True):
-            sums[name] -= float(part.double().numpy()[wanted].sum())
-    count = len(targets.items)
-    codes = np.unique(tokenizer.index.codes, axis=0)
-    return {
-        **{name: total / count for name, total in sums.items()},
-        "uniform nats": math.log(len(tokenizer.index)),
-        "items per SID": len(tokenizer.index) / len(codes),
-    }
 
 
 def score_rows(scores: Sequence[Scores], unit: str) -> tuple[list[Row], dict[str, dict]]:

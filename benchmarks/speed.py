@@ -11,8 +11,8 @@ One artifact of random weights, of the shape of `decode.py`, is written by the e
 must find the same scores and the same ads before a clock starts. A round takes both builds in turns: `decode` is one
 request's beam search of widths 128/256/512, without a server; `latency` the median of a few requests, one at a time,
 through `gr4ad serve`, server and client on cores of their own; `throughput` requests that are all there at once. With
---systems also servers with compiled searches or on vLLM; with --commands whole commands of `gr4ad`, `{out}` being a new folder
-each time: `--commands evaluate="evaluate --run OUT/run --out {out}"`.
+--systems also servers with compiled searches or on vLLM; with --commands whole commands of `gr4ad`, `{out}` being a
+new folder each time: `--commands evaluate="evaluate --run OUT/run --out {out}"`.
 
 With --own-artifacts each build writes and reads an artifact of its own, with the parts of p(SID) that its recipes have
 (prefix vectors for as many prefixes, copies, repeats): what a request costs now that a decoder does more, on the same

@@ -1,6 +1,7 @@
 """Benchmarks on runs of a recipe, at their smallest size: what their figures have in common with each other."""
 
 import json
+import math
 from importlib.util import find_spec
 
 import numpy as np
@@ -73,6 +74,13 @@ def test_what_sids_reach_by_themselves(bench, recipe_run):
     assert 0 < figures["sid nats", "nats"] and 0 < figures["item nats", "nats"]
     ratio = figures["sid nats", "nats"] / figures["item nats", "nats"]
     assert content["ratios"]["sid_nats_over_item_nats"] == pytest.approx(ratio, rel=0.1)
+
+
+def test_likelihoods(bench, recipe_run):
+    content = bench("likelihoods", "--runs", f"smoke={recipe_run[0]},{recipe_run[0]}-seed1")
+    figures = {row["name"].removeprefix("smoke/"): row["value"] for row in content["rows"]}
+    assert figures["sid nats"] > 0 and figures["item nats"] > 0
+    assert figures["uniform nats"] == pytest.approx(math.log(120)) and figures["items per SID"] >= 1
 
 
 def test_value_estimates(bench, recipe_run):
