@@ -44,8 +44,8 @@ def measured(folder: Path) -> dict[str, dict[str, tuple[float, str]]]:
     counts = model.item_values
     if counts is None:
         raise SystemExit(f"{folder}: its model counts no item values (`model.item_values`). Run the recipe again.")
-    means = counts.sums / counts.events.clamp(min=1)
-    known = means.where(counts.events > 0, counts.sums.sum() / counts.events.sum().clamp(min=1)).numpy()
+    overall = (counts.events * counts.means).sum() / counts.events.sum().clamp(min=1)
+    known = counts.means.where(counts.events > 0, overall).numpy()
     for split in SPLITS:
         rows = getattr(run.data, split)
         targets = run.held_out(rows)

@@ -102,6 +102,8 @@ class GR4ADPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GR4ADDecoderLayer", "GR4ADContextLayer"]
     _skip_keys_device_placement = ["context", "cache"]
+    # By name: transformers casts everything below a module that stands here, whole numbers too.
+    _keep_in_fp32_modules_strict = ["item_values.means", "item_values.prior"]
     _supports_sdpa = True
     _supports_flash_attn = False  # prefix masks are arbitrary; flash kernels take none
     _supports_attention_backend = True
@@ -134,6 +136,10 @@ class GR4ADPreTrainedModel(PreTrainedModel):
         if isinstance(module, GR4ADItemNeighbours):
             init.zeros_(module.items)
             init.zeros_(module.similarity)
+        if isinstance(module, GR4ADItemValues):
+            init.zeros_(module.events)
+            init.zeros_(module.means)
+            init.ones_(module.prior)
         if isinstance(module, GR4ADNewItems):
             init.zeros_(module.contents)
             init.zeros_(module.share)

@@ -81,15 +81,6 @@ class KnownRows:
         return torch.cat([scores, own], dim=1), torch.cat([nodes, self.leaves], dim=1)
 
 
-def with_copies(scores: torch.Tensor, places: torch.Tensor, log_masses: torch.Tensor) -> torch.Tensor:
-    """Scores (float, (B, W, M)) of the children of W rows, and at the `places` (int64, (B, S), W * M or more = none)
-    of the history's items what is copied to them, as logs (float, (B, S)). No other child is touched."""
-    places = places.clamp(max=scores.shape[1] * scores.shape[2])  # those of known rows are none of the beams'
-    flat = F.pad(scores.flatten(1), (0, 1))
-    flat.scatter_(1, places, torch.logaddexp(flat.gather(1, places), log_masses.to(flat.dtype)))
-    return flat[:, :-1].view(scores.shape)
-
-
 class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
     """Beam search of [`GR4ADForRecommendation`]."""
 
@@ -227,17 +218,17 @@ class GR4ADBeamSearchMixin(GR4ADSIDPathMixin):
             steps = self.child_log_probs(level, state[:, :, 0], children, rows, held)
             if known is not None:
                 known.step(level, steps[:, beams if level else 0 :], first[:, beams if level else 0 :])
-            own = alone.unsqueeze(-1) + steps[:, :beams]
-            total = own
+            total = alone.unsqueeze(-1) + steps[:, :beams]
             if history is not None and history.log_masses is not None and places is not None:
-                total = with_copies(own, places, history.log_masses[:, level])
+                places.add_copies(total, history.log_masses[:, level])
             total = open_children(total, first[:, :beams], None if closed is None else closed[level])
             limit = None if limits is None else limits[:, level]
             scores, parents, codes, nodes, chosen = next_beams(
                 (codes[:, :beams], first[:, :beams]), total, width, limit
             )
             # A row that is dead, or closed to the request, may have a probability of its own.
-            alone = own.flatten(1).gather(1, chosen).masked_fill(~(scores > -torch.inf), -torch.inf)
+            alone = alone.gather(1, parents) + steps.flatten(1).gather(1, chosen)
+            alone = alone.masked_fill(~(scores > -torch.inf), -torch.inf)
             used.append(scores.shape[1])
             if known is not None:
                 parents, codes, nodes = known.append(level, parents, codes, nodes, beams)

@@ -7,6 +7,7 @@ at most, T SID levels, d hidden size.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -52,9 +53,8 @@ class HistorySIDs:
         masses = self.log_masses[:, level].gather(1, place)
         return masses.masked_fill(~found, torch.finfo(masses.dtype).min)
 
-    def places(self, level: int, nodes: torch.Tensor, first: torch.Tensor, most: int) -> torch.Tensor:
-        """The place of each item among the R * `most` children of the first row at its node, int64 (N, S); R * `most`
-        where no row has it.
+    def places(self, level: int, nodes: torch.Tensor, first: torch.Tensor, most: int) -> "HistoryPlaces":
+        """Where the items stand among the R * `most` children of rows.
 
         Args:
             nodes (int64, (N, R)): Nodes of `level` of the rows, negative for a row without one.
@@ -62,14 +62,37 @@ class HistorySIDs:
         """
         below, rows = self.nodes[:, level], nodes.shape[1]
         if level == 0:  # all are children of the root, numbered as they stand
-            return below.where(below >= 0, most)
+            return HistoryPlaces(below.clamp(min=0), below >= 0)
         ascending, order = nodes.sort(dim=1, stable=True)
         parents = self.nodes[:, level - 1].contiguous()
         place = torch.searchsorted(ascending, parents).clamp(max=rows - 1)
         owner = order.gather(1, place)
         child = torch.add(below, owner, alpha=most) - first.squeeze(2).gather(1, owner)
         found = (ascending.gather(1, place) == parents) & (below >= 0)
-        return child.where(found, rows * most)
+        return HistoryPlaces(child.where(found, 0), found)
+
+
+class HistoryPlaces(NamedTuple):
+    """The place of each item (int64, (N, S)) among the children of the first row at its node, of any where no row has
+    it; and whether one has it (bool, (N, S))."""
+
+    places: torch.Tensor
+    found: torch.Tensor
+
+    def add(self, scores: torch.Tensor, added: torch.Tensor) -> None:
+        """Adds what each item has (float, (N, S)) to the scores (float, (N, R, M)) at its place, in place."""
+        added = added.masked_fill(~self.found, 0.0).to(scores.dtype)
+        scores.view(len(scores), -1).scatter_add_(1, self.places, added)
+
+    def add_copies(self, scores: torch.Tensor, log_masses: torch.Tensor) -> None:
+        """Adds probabilities, both as logs: log_masses (float, (N, S)) to the scores (float, (N, R, M)) of the first
+        R rows, in place."""
+        flat = scores.view(len(scores), -1)
+        there = self.found & (self.places < flat.shape[1])
+        places = self.places.where(there, 0)
+        masses = log_masses.to(flat.dtype).masked_fill(~there, -torch.inf)
+        # The largest: what is not copied writes what stands there.
+        flat.scatter_reduce_(1, places, torch.logaddexp(flat.gather(1, places), masses), "amax")
 
 
 def leading_rows(nodes: torch.Tensor) -> torch.Tensor:
@@ -175,4 +198,4 @@ def at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return values.gather(2, places.unsqueeze(1).expand(-1, values.shape[1], -1))
 
 
-__all__ = ["GR4ADHistorySIDs", "HistorySIDs", "leading_rows"]
+__all__ = ["GR4ADHistorySIDs", "HistoryPlaces", "HistorySIDs", "leading_rows"]

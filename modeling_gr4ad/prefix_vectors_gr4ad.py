@@ -105,13 +105,13 @@ class GR4ADPrefixVectors(nn.Module):
     def of_children(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """What is added to the logits of the children of nodes below the root: (..., M) from queries (..., c) and the
         children's rows (int64, (..., M))."""
-        if samples_products(self.vectors):
+        if samples_products(queries, self.vectors):
             own = rows.flatten()
             ends = torch.arange(0, len(own) + 1, rows.shape[-1])
             products = sampled_products(queries.reshape(-1, queries.shape[-1]), self.vectors, ends, own)
             return (products + self.bias.index_select(0, own)).view(rows.shape)
         vectors = F.embedding(rows, self.vectors, padding_idx=0)
-        return torch.matmul(vectors, queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
+        return torch.matmul(vectors.to(queries.dtype), queries.unsqueeze(-1)).squeeze(-1) + self.bias[rows]
 
     def of_all_children(self, queries: torch.Tensor, counts: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The same for training, without padding: (F,) of all children of N nodes, from queries (N, c), the number of
@@ -198,9 +198,10 @@ class ChildProducts(torch.autograd.Function):
         return of_queries, of_vectors, None, None
 
 
-def samples_products(values: torch.Tensor) -> bool:
-    """Whether `sampled_products` is for such tensors: on a processor, in single precision or wider, not compiled."""
-    return values.is_cpu and values.dtype in SAMPLED_DTYPES and not torch.compiler.is_compiling()
+def samples_products(queries: torch.Tensor, vectors: torch.Tensor) -> bool:
+    """Whether `sampled_products` is for these: on a processor, in one precision, single or wider, not compiled."""
+    known = queries.is_cpu and vectors.is_cpu and queries.dtype == vectors.dtype in SAMPLED_DTYPES
+    return known and not torch.compiler.is_compiling()
 
 
 def sampled_products(

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .backbone_gr4ad import GR4ADHeads
-from .history_sids_gr4ad import HistorySIDs
+from .history_sids_gr4ad import HistoryPlaces, HistorySIDs
 from .layers_gr4ad import GR4ADContext
 from .prefix_vectors_gr4ad import sampled_products, samples_products
 from .trie_gr4ad import SIDTrie
@@ -50,7 +50,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         states: torch.Tensor,
         children: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         rows: Rows | None = None,
-        held: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None,
+        held: tuple[torch.Tensor, HistoryPlaces, torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
         """Log-probabilities of the children of nodes, before anything is copied: float32 or wider (B, R, M), -inf
         where there is no child.
@@ -58,8 +58,8 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         Args:
             states (float, (B, R, d)): Decoder states of `level`. children: Of their nodes, from `SIDTrie.children`.
             rows: From `prefix_rows`, if the model has them.
-            held: Of the history's items (B, S), if the model tells repeats apart: what they add to the logit of their
-                node, and their `HistorySIDs.places`; and the `leading_rows`, None where all rows stand apart.
+            held: Of the history's items, if the model tells repeats apart: what they add to the logit of their node
+                (float, (B, S)), and where they stand; and the `leading_rows`, None where all rows stand apart.
         """
         codes, first, valid = children
         most = codes.shape[-1]
@@ -70,17 +70,18 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         logits = self.code_logits(level, states, codes)
         table = self.prefix_vectors
         if table is not None and rows is not None:
-            places = first + torch.arange(most, device=first.device)
-            own = rows[level].index_select(0, places.flatten()).view(places.shape)
+            nodes = first + torch.arange(most, device=first.device)
+            own = rows[level].index_select(0, nodes.flatten()).view(nodes.shape)
             added = table.of_children(table.queries(states), own) if level else table.bias[own]
             logits = logits + added.to(logits.dtype)
         if held is not None:
             repeats, places, leaders = held
-            added = logits.new_zeros(len(logits), logits.shape[1] * most + 1)
-            added = added.scatter_add_(1, places, repeats.to(logits.dtype))[:, :-1].view(logits.shape)
-            if leaders is not None:
-                added = added.gather(1, leaders.unsqueeze(2).expand(-1, -1, most))
-            logits = logits + added
+            if leaders is None:
+                places.add(logits, repeats)
+            else:
+                added = torch.zeros_like(logits)
+                places.add(added, repeats)
+                logits = logits + added.gather(1, leaders.unsqueeze(2).expand(-1, -1, most))
         return F.log_softmax(logits.masked_fill(~valid, -torch.inf), dim=-1)
 
     def code_logits(self, level: int, states: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -89,7 +90,8 @@ class GR4ADSIDPathMixin(GR4ADHeads):
         is a fiftieth of the time."""
         head = self.sid_heads[level]
         few = codes.shape[-1] * DENSER <= self.config.codebook_sizes[level]
-        if few and samples_products(states) and type(head) is nn.Linear and head.weight.dtype == states.dtype:
+        # Where weights are offloaded, replaced or cast while they are used, the head has to be called.
+        if few and type(head) is nn.Linear and samples_products(states, head.weight):
             own, queries = codes.flatten(), states.reshape(-1, states.shape[-1])
             ends = torch.arange(0, len(own) + 1, codes.shape[-1])
             return sampled_products(queries, head.weight, ends, own).view(codes.shape)

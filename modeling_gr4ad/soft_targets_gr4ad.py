@@ -53,18 +53,16 @@ def soft_target_losses(
     """
     ranked = (scores != -torch.inf).any(1, keepdim=True)  # of a teacher that ranks nothing there is nothing to learn
     probs = (scores.double() / temperature).softmax(1).where(ranked, 0.0)[:, trie.leaf_items]
-    below = F.pad(probs.cumsum(1), (1, 0))
-    bounds = [trie.leaf_offsets]  # where the items of each node begin, level by level from the last
-    for offsets in reversed(trie.offsets[1:]):
-        bounds.insert(0, bounds[0][offsets])
+    masses = [sums_below(probs, trie.item_leaves, trie.num_sids)]  # of the nodes, level by level from the last
+    for parents in reversed(trie.parents[1:]):
+        masses.insert(0, sums_below(masses[0], parents, int(parents[-1]) + 1))
     copies = history is not None and history.log_masses is not None
     loss = path = levels[0].new_zeros(len(codes), 1, dtype=torch.promote_types(levels[0].dtype, torch.float32))
     nodes = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
     for level, logits in enumerate(levels):
         own, first, valid = trie.children(level, nodes)
         children = (first + torch.arange(own.shape[1], device=own.device)).where(valid, 0)
-        shares = below.gather(1, bounds[level][children + 1]) - below.gather(1, bounds[level][children])
-        shares = shares.clamp(min=0).where(valid, 0.0)
+        shares = masses[level].gather(1, children).where(valid, 0.0)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
         steps = F.log_softmax(logits.to(path.dtype), dim=1)
         log_probs = path + steps.gather(1, own)
@@ -77,6 +75,12 @@ def soft_target_losses(
         path = path + steps.gather(1, codes[:, level : level + 1])
         nodes = paths[:, level]
     return loss.squeeze(1)
+
+
+def sums_below(values: torch.Tensor, owners: torch.Tensor, count: int) -> torch.Tensor:
+    """Sums (n, `count`) of values (float, (n, m)) by their owners (int64, (m,)). Differences of one running sum would
+    lose what is small beside what stands before it."""
+    return values.new_zeros(len(values), count).index_add_(1, owners, values)
 
 
 __all__ = ["Teacher", "queries_of", "soft_target_losses"]

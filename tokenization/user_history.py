@@ -15,13 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+LARGEST_AMOUNT = 1e30
+"""Of a value: far above any money, and far below what float32 holds."""
 MAX_ID_LENGTH = 1000
 """Characters of an item id, at most, wherever it stands: catalog, index, request."""
 Kind = Literal["id", "text", "amount", "time"]
 ALLOWED: dict[Kind, str] = {
     "id": "text",
     "text": "text",
-    "amount": "finite numbers >= 0",
+    "amount": "finite numbers >= 0, up to 1e30",
     "time": "numbers (seconds) or None",
 }
 
@@ -293,7 +295,7 @@ def numbers(name: str, kind: Kind, given: Any) -> np.ndarray:
             raise HistoryError(name, f"`{name}` must hold {ALLOWED[kind]}. Received: {error}.") from error
     array = array.astype(np.float64)
     if kind == "amount":
-        bad = ~(np.isfinite(array) & (array >= 0))
+        bad = ~((array >= 0) & (array <= LARGEST_AMOUNT))
         if bad.any():
             raise bad_number(name, kind, int(bad.argmax()), float(array[bad.argmax()]))
     return array

@@ -64,10 +64,17 @@ def main(folder: Path, size: dict, write: str) -> None:
     rows = np.random.default_rng(0).integers(0, size["ads"], size["history"])
     sids = torch.from_numpy(tokenizer.index.codes[rows]) + torch.tensor(model.config.level_offsets)
     history = sids.reshape(1, -1)
+    # What an engine makes once for all searches, in a build that has it.
+    shared = {"token_table": model.token_table()} if hasattr(model, "token_table") else {}
 
     def search() -> torch.Tensor:
         return model.beam_search(
-            history, torch.ones_like(history), beam_widths=list(size["widths"]), trie=trie, return_values=False
+            history,
+            torch.ones_like(history),
+            beam_widths=list(size["widths"]),
+            trie=trie,
+            return_values=False,
+            **shared,
         ).scores[0]
 
     print(json.dumps({"file": gr4ad.__file__, "scores": search().tolist()}), flush=True)  # noqa: T201

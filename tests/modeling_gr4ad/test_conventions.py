@@ -75,6 +75,18 @@ def test_layers_offloaded_to_disk_give_the_same_beams(saved, build_history, tmp_
     assert torch.equal(ours.sequences, theirs.sequences) and torch.equal(ours.scores, theirs.scores)
 
 
+def test_offloaded_heads_of_large_codebooks_are_called(build_model, build_history, tmp_path):
+    model = build_model(codebook_sizes=[64, 64, 64], sid_normalization="trie")
+    model.save_pretrained(tmp_path)
+    parts = {name: "disk" if name == "sid_heads" else "cpu" for name, _ in model.named_children()}
+    again = GR4ADForRecommendation.from_pretrained(tmp_path, device_map=parts, offload_folder=tmp_path / "offload")
+    assert again.sid_heads[0].weight.is_meta
+    history, trie = build_history(model.config, LENGTHS), SIDTrie.from_codes(SPACE)
+    ours, theirs = (m.beam_search(**history, beam_widths=[3, 7, 9], trie=trie) for m in (model, again))
+    assert torch.equal(ours.sequences, theirs.sequences)
+    torch.testing.assert_close(ours.scores, theirs.scores)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_loads_and_searches(saved, build_history, dtype):
     model, folder = saved

@@ -172,6 +172,14 @@ def test_logits_of_few_children_are_those_of_whole_heads(model, history, monkeyp
     assert torch.equal(found[0].sequences, found[1].sequences)
 
 
+def test_a_search_runs_under_autocast(model, history):
+    trie = SIDTrie.from_codes(torch.tensor(SPACE[::3]))
+    plain = model.beam_search(**history, beam_widths=[4, 6, 20], trie=trie)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.beam_search(**history, beam_widths=[4, 6, 20], trie=trie)
+    torch.testing.assert_close(found.scores, plain.scores, rtol=0.05, atol=0.1)
+
+
 def test_the_loss_is_the_negative_log_probability_of_each_prefix_of_a_history(model, history):
     trie = SIDTrie.from_codes(torch.tensor(SPACE))
     labels = torch.full((3, 6, 3), -100)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation, SIDTrie, VSLLossWeights
+from gr4ad.modeling_gr4ad.soft_targets_gr4ad import soft_target_losses
 
 LENGTHS = [3, 6, 1]
 OFFSETS = torch.tensor([4, 8, 13])
@@ -149,3 +150,16 @@ def test_a_model_without_an_item_head_needs_a_teacher(build_model, catalog_parts
     history, codes = build_history(model.config, LENGTHS), SPACE[:40]
     with pytest.raises(ValueError, match="Soft targets need a teacher.*`teacher`"):
         parts_of(model, history, codes[[3, 20, 39]] + OFFSETS, SIDTrie.from_codes(codes))
+
+
+@pytest.mark.parametrize("gap", [20.0, 40.0, 300.0])
+def test_a_teacher_that_is_sure_of_another_node_still_tells_the_children_apart(gap):
+    trie, target = SIDTrie.from_codes(torch.cartesian_prod(torch.arange(4), torch.arange(6))), torch.tensor([[2, 3]])
+    scores = torch.zeros(1, 24, dtype=torch.float64)
+    scores[0, 6:] = torch.linspace(-1, 1, 18) - gap  # those below the first code are likelier than all others
+    levels = [torch.zeros(1, 4).double(), torch.tensor([[3.0, 1.0, 0.0, -1.0, -2.0, -3.0]]).double()]
+    own = scores[0, 12:18].softmax(0)
+    shares = torch.stack([scores[0, 6 * code : 6 * code + 6].logsumexp(0) for code in range(4)]).softmax(0)
+    expected = -(shares * levels[0][0].log_softmax(0)).sum() - (own * levels[1][0].log_softmax(0)).sum()
+    found = soft_target_losses(scores, levels, target, trie.paths(target), trie)
+    torch.testing.assert_close(found[0], expected)

@@ -37,7 +37,7 @@ def test_recommendations_are_items_with_their_own_sid_and_title(recommender):
             assert ad.sid == "".join(f"<{level}_{code}>" for level, code in zip("abc", codes, strict=True))
             means = recommender.tokenizer.value_bucket_means
             counted, row = recommender.model.item_values, index.rows[ad.item_id] + 1
-            own = float(counted.sums[row] / counted.events[row].clamp(min=1))
+            own = float(counted.means[row])
             assert ad.value is not None and min(*means, own) <= ad.value <= max(*means, own)
 
 

@@ -83,7 +83,7 @@ def test_a_step_counts_what_its_new_targets_were_worth(build_ring_model, build_r
     without = {name: part for name, part in ENGAGEMENT.items() if "values" not in name}
     trainer.step([records.engagement(record)[0] for record in (ENGAGEMENT, without, ENGAGEMENT)], [])
     counted = {row: float(events) for row, events in enumerate(model.item_values.events) if events}
-    assert counted == {16: 2.0, 21: 2.0} and model.item_values.sums[[16, 21]].tolist() == [4.0, 0.0]
+    assert counted == {16: 2.0, 21: 2.0} and model.item_values.means[[16, 21]].tolist() == [2.0, 0.0]
 
 
 def test_records_of_other_columns_share_a_step(build):

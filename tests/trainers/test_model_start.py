@@ -222,7 +222,7 @@ def test_items_are_worth_what_their_events_were(tmp_path, streamed):
     log = LOG.add_column("values", VALUES)
     start_model(model, ads, log.to_iterable_dataset() if streamed else log, 0.0)
     assert model.item_values.events.tolist() == [0, 2, 1, 3, 1, 1, *[0] * 7]
-    assert model.item_values.sums.tolist() == [0, 4, 4, 7, 10, 0.5, *[0] * 7]
+    assert model.item_values.means.tolist() == pytest.approx([0, 2, 4, 7 / 3, 10, 0.5, *[0] * 7])
     within = (2 * 1.0**2 + (0 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (5 - 7 / 3) ** 2) / (8 - 5)
     means, events = np.array([2, 4, 7 / 3, 10, 0.5]), np.array([2, 1, 3, 1, 1])
     spread = (events * (means - 25.5 / 8) ** 2).sum() - 4 * within
@@ -235,7 +235,7 @@ def test_users_without_values_are_not_counted(tmp_path):
     ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]
     model = fresh_model(ads)
     start_model(model, ads, LOG.add_column("values", [VALUES[0], None, VALUES[2]]), 0.0)
-    assert model.item_values.events.tolist() == [0, 2, 1, 0, 0, 1, *[0] * 7] and model.item_values.sums.sum() == 8.5
+    assert model.item_values.events.tolist() == [0, 2, 1, 0, 0, 1, *[0] * 7] and model.item_values.means.sum() == 6.5
     model = fresh_model(ads)
     start_model(model, ads, LOG.add_column("values", [None, None, None]), 0.0)
     assert not model.item_values.events.any() and model.item_values.prior == 1
@@ -247,3 +247,32 @@ def test_what_items_are_worth_cannot_be_counted_without_values(tmp_path):
     with pytest.raises(ValueError, match="`item_values` needs the column `values`.*Received: items"):
         start_model(fresh_model(ads), ads, LOG, 0.0)
     start_model(fresh_model(ads, item_values=False), ads, LOG, 0.0)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1.0, float("nan"), 3.0], r"Row 2: `values\[1\]` is nan. Allowed: finite numbers >= 0, up to 1e\+30"),
+        ([1.0, None, 3.0], r"Row 2: `values\[1\]` is nan"),
+        ([1.0, 2.0, -3.0], r"Row 2: `values\[2\]` is -3.0"),
+        ([1e39, 2.0, 3.0], r"Row 2: `values\[0\]` is 1e\+39"),
+        ([1.0], "Row 2: `values` must hold one value for each of `items`. Received: 1 for 3 items"),
+    ],
+)
+def test_values_of_a_log_that_are_none_are_named_with_their_row(tmp_path, streamed, row, message):
+    ads = tokenizer(tmp_path)
+    ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]
+    log = Dataset.from_dict({"items": [["ad_4"], ["ad_1"], ["ad_0", "ad_1", "ad_2"]], "values": [[1.0], None, row]})
+    with pytest.raises(ValueError, match=message):
+        start_model(fresh_model(ads), ads, log.to_iterable_dataset() if streamed else log, 0.0)
+
+
+def test_a_stream_that_is_not_read_ahead_leaves_counts_and_repeats_as_they_are(tmp_path, caplog):
+    ads = tokenizer(tmp_path)
+    ads.value_bucket_edges, ads.value_bucket_means = [1.0], [0.2, 5.0]
+    model = fresh_model(ads, item_head_repeat=True)
+    with caplog.at_level(logging.WARNING):
+        assert start_model(model, ads, None, 0.0)
+    assert "values of items are not counted" in caplog.text
+    assert not model.item_values.events.any() and not model.item_head.repeat_bias.any() and model.item_head.bias.any()

@@ -85,6 +85,27 @@ def test_a_loss_lost_in_the_last_steps_is_not_handed_on(build_ring_model, ring_t
         trainer.train()
 
 
+@pytest.mark.parametrize(
+    ("parts", "weight", "given", "message"),
+    [
+        ({}, 0.0, True, "`teacher` would not be asked: `teacher_loss_weight` is 0"),
+        ({"codebook": True}, 0.5, True, "teaches a p.SID. over the catalog. Received: .* 'codebook'"),
+        ({"item_head": False}, 0.5, False, "needs a teacher. Received: a model without item head"),
+    ],
+)
+def test_a_teacher_that_would_not_teach_is_named(
+    build_ring_model, ring_tokenizer, ring_log, tmp_path, parts, weight, given, message
+):
+    with pytest.raises(ValueError, match=message):
+        VSLTrainer(
+            build_ring_model(**parts),
+            VSLConfig(str(tmp_path), teacher_loss_weight=weight),
+            ring_log,
+            ring_tokenizer,
+            teacher=(lambda items, seen: torch.zeros(len(items), 1)) if given else None,
+        )
+
+
 def test_an_empty_split_is_named(build_ring_model, ring_tokenizer, ring_log, tmp_path):
     def trainer(train: Dataset, evaluation: Dataset | None) -> VSLTrainer:
         return VSLTrainer(

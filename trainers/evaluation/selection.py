@@ -32,17 +32,25 @@ def best_of(candidates: Sequence[PerUser], metric: str) -> int:
         candidates: `deciding_metrics(metric)` of each, of the same users in the same order.
 
     Raises:
-        ValueError: There is no candidate.
+        ValueError: There is no candidate, or a metric is not finite.
     """
     if not candidates:
         raise ValueError("`candidates` should hold at least one way to rank. Received: none.")
     values = np.stack([own[metric] for own in candidates])
+    if not np.isfinite(values).all():
+        place, user = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(
+            f"`{metric}` must be finite for every user. Received: {values[place, user]} for user {user} of candidate "
+            f"{place}. Leave users without targets out."
+        )
     best = int(values.mean(axis=1).argmax())
     steadier = deciding_metrics(metric)[1:]
     if not steadier:
         return best
-    losses = resampled_means((values[best] - values).T, seed=0)
-    as_good = [place for place in range(len(values)) if place == best or interval(losses[:, place])[0] <= 0]
+    as_good = list(range(len(values)))
+    if values.shape[1] > 1:  # of one user nothing can be told apart
+        losses = resampled_means((values[best] - values).T, seed=0)
+        as_good = [place for place in as_good if place == best or interval(losses[:, place])[0] <= 0]
     steady = [float(candidates[place][steadier[0]].mean()) for place in as_good]
     return as_good[int(np.argmax(steady))]
 

@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 
 from gr4ad.modeling_gr4ad import GR4ADForRecommendation
+from gr4ad.modeling_gr4ad.item_values_gr4ad import LARGEST_VALUE
 from gr4ad.tokenization import UASIDTokenizer
 
 from ..principal_components import main_components
@@ -26,7 +27,7 @@ READ_ROWS = 1000
 def start_model(
     model: GR4ADForRecommendation,
     tokenizer: UASIDTokenizer,
-    train: Dataset | IterableDataset,
+    train: Dataset | IterableDataset | None,
     item_embedding_std: float,
 ) -> bool:
     """Starts heads, item vectors and prefix vectors of a model that was never trained; leaves any other as it is.
@@ -35,7 +36,8 @@ def start_model(
     Args:
         train: The training log, rows with `items`. Read where the model tells repeats apart: what a repeat adds starts
             at the log of the share of the log's events that repeat an item of their user; and, with their `values`,
-            where it counts what items are worth.
+            where it counts what items are worth. None of a stream that is not to be read ahead: repeats then start as
+            likely as anything, items are worth what the value token says, and a warning says so.
         item_embedding_std: Scale of the item vectors; 0 leaves them as they are.
     """
     if isinstance(model, PeftModel) or not never_trained(model):
@@ -51,13 +53,18 @@ def start_model(
         else:
             start_item_embeddings(model, vectors, item_embedding_std)
     parts = [part for part in (model.item_head, model.history_sids) if part is not None and part.repeats]
-    if parts:
+    if train is None and (parts or model.item_values is not None):
+        logger.warning(
+            "The stream is not read before training, as `user_value_mean` is given: how rare repeats are starts "
+            "unknown, and the log's values of items are not counted. Leave `user_value_mean` out to have them."
+        )
+    if parts and train is not None:
         logit = math.log(repeat_share(train))
         for part in parts:
             torch.nn.init.constant_(part.repeat_bias, logit)
     if model.item_head is not None:
         start_item_head(model, tokenizer)
-    if model.item_values is not None:
+    if model.item_values is not None and train is not None:
         count_item_values(model, tokenizer, train)
     if model.prefix_vectors is not None:
         start_prefix_vectors(model, tokenizer, item_embedding_std > 0)
@@ -114,7 +121,8 @@ def repeat_share(train: Dataset | IterableDataset) -> float:
 def count_item_values(
     model: GR4ADForRecommendation, tokenizer: UASIDTokenizer, train: Dataset | IterableDataset
 ) -> None:
-    """Counts the values of the log's events into [`GR4ADItemValues`]. Raises ValueError if the log has none."""
+    """Counts the values of the log's events into [`GR4ADItemValues`]. Raises ValueError if the log has none, or with
+    the row of one that is not allowed."""
     counted, known = model.item_values, pa.array(tokenizer.index.item_ids, pa.large_string())
     assert counted is not None
     names = train.column_names
@@ -123,24 +131,39 @@ def count_item_values(
             "`item_values` needs the column `values` of the training log. Received: "
             f"{', '.join(sorted(names))}. Add it, or build the model with `item_values` = False."
         )
-    squares = torch.zeros(len(counted.sums), dtype=torch.float64)
+    sums, squares, events = np.zeros((3, len(counted.means)))
+    done = 0
     for block in train.select_columns(["items", "values"]).with_format("arrow").iter(READ_ROWS):
-        block = block.filter(pc.is_valid(block["values"]))  # a row may have none
+        there = pc.is_valid(block["values"])  # a row may have none
+        users, block = np.flatnonzero(there.to_numpy()) + done, block.filter(there)
+        done += len(there)
         if not len(block):
             continue
-        items = block["items"].combine_chunks().flatten().cast(pa.large_string())
-        values = block["values"].combine_chunks().flatten()
-        if len(items) != len(values):
+        lists, worths = block["items"].combine_chunks(), block["values"].combine_chunks()
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        apart = np.flatnonzero(lengths != pc.list_value_length(worths).to_numpy(zero_copy_only=False))
+        if len(apart):
             raise ValueError(
-                f"`values` must hold one value for each of `items`. Received: {len(values)} for {len(items)} items in "
-                f"a block of {len(block['items'])} rows. Prepare the log again."
+                f"Row {users[apart[0]]}: `values` must hold one value for each of `items`. Received: "
+                f"{len(worths[int(apart[0])])} for {len(lists[int(apart[0])])} items. Prepare the log again."
             )
+        values = np.array(worths.flatten(), np.float64)  # null reads as nan
+        bad = np.flatnonzero(~((values >= 0) & (values <= LARGEST_VALUE)))
+        if len(bad):
+            row = int(np.searchsorted(lengths.cumsum(), bad[0], side="right"))
+            place = int(bad[0] - lengths[:row].sum())
+            raise ValueError(
+                f"Row {users[row]}: `values[{place}]` is {values[bad[0]]}. Allowed: finite numbers >= 0, up to "
+                f"{LARGEST_VALUE:g}. Correct it, or build the model with `item_values` = False."
+            )
+        items = lists.flatten().cast(pa.large_string())
         places = pc.fill_null(pc.add(pc.index_in(items, value_set=known), 1), 0).to_numpy(zero_copy_only=False)
-        rows, worth = torch.from_numpy(places.astype(np.int64)), torch.from_numpy(np.array(values, np.float64))
-        counted.count(rows.to(counted.sums.device), worth.to(counted.sums.device))
-        squares.index_add_(0, rows, worth.square())
-    squares[0] = 0  # of items that the tokenizer does not know
-    counted.set_prior(squares.to(counted.sums.device))
+        counted.count(torch.from_numpy(places.astype(np.int64)), torch.from_numpy(values))
+        for totals, added in ((events, None), (sums, values), (squares, values**2)):
+            totals += np.bincount(places, added, len(totals))
+    deviations = (squares - sums**2 / np.maximum(events, 1)).clip(min=0)
+    deviations[0] = 0  # of items that the tokenizer does not know
+    counted.set_prior(torch.from_numpy(deviations))
 
 
 def start_item_embeddings(model: GR4ADForRecommendation, vectors: np.ndarray, std: float) -> None:

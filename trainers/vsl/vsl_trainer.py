@@ -109,6 +109,7 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         log = as_dataset(train_dataset, "train_dataset")
         validation = None if eval_dataset is None else as_table(eval_dataset, "eval_dataset")
         check_settings(args, config, validation)
+        check_teacher(args, config, teacher)
         if validation is not None:
             validation_table(validation, processing_class)
         self.loss_weights = VSLLossWeights(
@@ -128,7 +129,8 @@ class VSLTrainer(WholeCheckpointMixin, FiniteTrainingMixin, RankingEvaluationMix
         self.last_batch: dict[str, torch.Tensor] | None = None
         self.epoch_sampler: LengthGroupedEpochSampler | None = None
         rows = training_rows(log, processing_class, args, config, collator)
-        start_model(model, processing_class, log, args.item_embedding_std)
+        ahead = args.user_value_mean is None or not isinstance(log, datasets.IterableDataset)
+        start_model(model, processing_class, log if ahead else None, args.item_embedding_std)
         super().__init__(
             model=model,
             args=args,
@@ -256,6 +258,26 @@ def check_settings(args: VSLConfig, config: GR4ADConfig, eval_dataset: datasets.
         )
     if eval_dataset is not None and args.eval_strategy != "no":
         args.eval_weights.check(config)
+
+
+def check_teacher(args: VSLConfig, config: GR4ADConfig, teacher: Teacher | None) -> None:
+    """Raises ValueError where a teacher is asked for and there is none, or one would not be asked."""
+    if teacher is not None and not args.teacher_loss_weight:
+        raise ValueError(
+            "`teacher` would not be asked: `teacher_loss_weight` is 0. Set it, e.g. to 0.3, or leave `teacher` out."
+        )
+    if not args.teacher_loss_weight:
+        return
+    if config.sid_normalization == "codebook":
+        raise ValueError(
+            f"`teacher_loss_weight` = {args.teacher_loss_weight} teaches a p(SID) over the catalog. Received: a model "
+            "with `sid_normalization` = 'codebook'. Set the weight to 0, or build the model with 'trie'."
+        )
+    if teacher is None and not config.item_head:
+        raise ValueError(
+            f"`teacher_loss_weight` = {args.teacher_loss_weight} needs a teacher. Received: a model without item head "
+            "and no `teacher`. Give one, build the model with `item_head` = True, or set the weight to 0."
+        )
 
 
 def training_rows(

@@ -46,3 +46,12 @@ def test_the_choice_is_never_surely_worse_than_another(seed, count):
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="`candidates` should hold at least one way to rank"):
         best_of([], "ndcg@10")
+
+
+def test_of_one_user_nothing_can_be_told_apart():
+    assert best_of([candidate([5.01], [0.1]), candidate([5.0], [0.9])], "revenue@10") == 1
+
+
+def test_metrics_that_are_no_numbers_are_named():
+    with pytest.raises(ValueError, match="`revenue@10` must be finite.*nan for user 1 of candidate 1"):
+        best_of([candidate([1.0, 2.0], [0.1, 0.1]), candidate([1.0, np.nan], [0.1, 0.1])], "revenue@10")
