@@ -142,7 +142,6 @@ def _training(found: Findings, valued: bool) -> list[Choice]:
     if epochs * found.split.seen * found.scale > MOST_TARGETS:
         epochs = max(1, round(MOST_TARGETS / (found.split.seen * found.scale)))
         reason = f"about {MOST_TARGETS:,} targets in all"
-    metric = "revenue@10" if valued else "ndcg@10"
     choices = [
         Choice("train", "num_train_epochs", epochs, reason),
         Choice("train", "per_device_train_batch_size", batch, f"{steps} steps an epoch of {found.users:,} users"),
@@ -165,12 +164,14 @@ def _training(found: Findings, valued: bool) -> list[Choice]:
         Choice("train", "logging_steps", min(100, max(10, steps // 2))),
         Choice("train", "eval_strategy", "epoch"),
         Choice("train", "save_strategy", "epoch"),
-        Choice("train", "metric_for_best_model", metric),
+        Choice("train", "metric_for_best_model", "value_ndcg@10", "few large baskets cannot decide, as about revenue")
+        if valued
+        else Choice("train", "metric_for_best_model", "ndcg@10"),
         Choice("train", "load_best_model_at_end", True),
         Choice("train", "eval_item_weight", 0.9),
     ]
     if valued:
-        choices.append(Choice("train", "eval_value_weight", 0.75))
+        choices.append(Choice("train", "eval_value_weight", 0.5))
     if found.repeats > REPEAT_SHARE:
         choices.append(Choice("train", "eval_score_history", True, "users come back to what they had"))
     few = found.test_users <= FEW_USERS
@@ -238,10 +239,10 @@ def _evaluation(found: Findings, size: int, valued: bool) -> list[Choice]:
         Choice(
             "evaluate", "item_candidates", 100 if found.items >= 200 else 0, "the item head's likeliest join the beams"
         ),
-        Choice("evaluate", "item_weights", [0.5, 0.8, 0.9, 1.0], "shares of the item head; validation chooses"),
+        Choice("evaluate", "item_weights", [0.0, 0.5, 0.8, 1.0], "shares of the item head; validation chooses"),
     ]
     if valued:
-        choices.append(Choice("evaluate", "value_weights", [0.0, 0.5, 0.75, 1.0, 1.25], "validation chooses"))
+        choices.append(Choice("evaluate", "value_weights", [0.0, 0.5, 0.75, 1.0], "validation chooses"))
     if counted:
         choices.append(Choice("evaluate", "neighbour_weights", [0.0, 0.7, 1.0, 1.4], "validation chooses"))
     if found.repeats > REPEAT_SHARE:
