@@ -8,7 +8,9 @@ own, in the environment of this Python. Where `BEFORE/src/gr4ad` lacks the folde
 tokenization, trainers, serving, model_cards, recipes), link them there first: `ln -s ../../serving BEFORE/src/gr4ad/`.
 
 One artifact of random weights, of the shape of `decode.py`, is written by the earlier build and read by both, which
-must find the same scores and the same ads before a clock starts. A round takes both builds in turns: `decode` is one
+must find the same scores and the same ads before a clock starts. With --shape recipe it has that of the recipe of
+Complete Journey: a small model and catalog, where what is done once a level counts more than what is done for each
+beam. A round takes both builds in turns: `decode` is one
 request's beam search of widths 128/256/512, without a server; `latency` the median of a few requests, one at a time,
 through `gr4ad serve`, server and client on cores of their own; `throughput` requests that are all there at once. With
 --systems also servers with compiled searches or on vLLM; with --commands whole commands of `gr4ad`, `{out}` being a
@@ -48,6 +50,13 @@ FULL: dict[str, Any] = {
     "model": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 4,
               "num_hidden_layers": 4, "num_parallel_layers": 3, "max_context_items": 200},
 }  # fmt: skip
+RECIPE: dict[str, Any] = {
+    "codebooks": [256, 256, 256], "ads": 20_000, "per_prefix": 6, "history": 60, "widths": [50, 100, 100],
+    "served": 100, "beams": [100], "requests": 192, "singles": 16,
+    "model": {"hidden_size": 96, "intermediate_size": 288, "num_attention_heads": 4, "num_hidden_layers": 3,
+              "num_parallel_layers": 2, "max_context_items": 100},
+}  # fmt: skip
+SHAPES = {"wide": FULL, "recipe": RECIPE}
 SMOKE: dict[str, Any] = {
     "codebooks": [64, 32, 16], "ads": 3_000, "per_prefix": 4, "history": 10, "widths": [8, 16, 32],
     "served": 16, "beams": [8, 16], "requests": 6, "singles": 2,
@@ -156,10 +165,11 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=["native"])
     benchmark.add_argument("--commands", nargs="+", default=[], metavar="NAME=WORDS", help="Of `gr4ad`, to be timed.")
     benchmark.take(rounds=9, command_rounds=1)
+    benchmark.add_argument("--shape", choices=list(SHAPES), default="wide", help="Of model, catalog and beams.")
     benchmark.add_argument("--own-artifacts", action="store_true", help="Each build is asked with its own artifact.")
     arguments = benchmark.start(words, rounds=2)
     own = arguments.own_artifacts
-    size, rounds = SMOKE if arguments.smoke else FULL, arguments.rounds
+    size, rounds = SMOKE if arguments.smoke else SHAPES[arguments.shape], arguments.rounds
     sides = {BEFORE: arguments.before, NOW: HERE.parent}
     os.sched_setaffinity(0, CLIENT_CORES)
     found = Comparison()
