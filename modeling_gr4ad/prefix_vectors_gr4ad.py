@@ -68,7 +68,13 @@ class GR4ADPrefixVectors(nn.Module):
 
     def rows(self, trie: SIDTrie) -> list[torch.Tensor]:
         """Row of the table of each node of levels 1..T, int64; behind them zeros, so that the rows of the widest
-        node's children can be read from any node on. Found once for a trie, which keeps them."""
+        node's children can be read from any node on. Found once for a trie, which keeps them. Raises ValueError where
+        the table was offloaded: it is read in places, which accelerate cannot fetch."""
+        if self.keys.is_meta:
+            raise ValueError(
+                "`prefix_vectors` is offloaded, and is read row by row. Give it a device in `device_map`, e.g. "
+                "'prefix_vectors': 'cpu'; layers and heads may be offloaded."
+            )
         for keys, found in trie.prefix_rows:
             if keys is self.keys:
                 return found

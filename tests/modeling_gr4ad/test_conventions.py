@@ -87,6 +87,17 @@ def test_offloaded_heads_of_large_codebooks_are_called(build_model, build_histor
     torch.testing.assert_close(ours.scores, theirs.scores)
 
 
+def test_an_offloaded_table_of_prefixes_is_named(build_model, build_history, tmp_path):
+    model = build_model(sid_normalization="trie", num_prefix_vectors=5)
+    model.save_pretrained(tmp_path)
+    parts = {name: "disk" if name == "prefix_vectors" else "cpu" for name, _ in model.named_children()}
+    again = GR4ADForRecommendation.from_pretrained(tmp_path, device_map=parts, offload_folder=tmp_path / "offload")
+    with pytest.raises(ValueError, match="`prefix_vectors` is offloaded.*'prefix_vectors': 'cpu'"):
+        again.beam_search(
+            **build_history(model.config, LENGTHS), beam_widths=[3, 7, 9], trie=SIDTrie.from_codes(SPACE)
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_loads_and_searches(saved, build_history, dtype):
     model, folder = saved
