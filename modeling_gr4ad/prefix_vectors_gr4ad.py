@@ -70,7 +70,7 @@ class GR4ADPrefixVectors(nn.Module):
         """Row of the table of each node of levels 1..T, int64; behind them zeros, so that the rows of the widest
         node's children can be read from any node on. Found once for a trie, which keeps them. Raises ValueError where
         the table was offloaded: it is read in places, which accelerate cannot fetch."""
-        if self.keys.is_meta:
+        if self.vectors.is_meta:
             raise ValueError(
                 "`prefix_vectors` is offloaded, and is read row by row. Give it a device in `device_map`, e.g. "
                 "'prefix_vectors': 'cpu'; layers and heads may be offloaded."
