@@ -18,7 +18,7 @@ share are counted as one: `items per SID` says how many there are.
 
 `value` is the mean over seeds, `spread` the sample standard deviation over them, `low` and `high` the 95% interval
 over users and seeds; `differences` are those of `served` from the others on the same users. The baselines are those of
-the runs, which are the same for every seed.
+the last run: seeds differ in the validation users that they are tuned on.
 
 Where a log has no time, only an order, `order` says what that order holds beside time: the share of steps that go to a
 larger id, in training and from the last item of a history to its target, and every figure on the users whose last step
