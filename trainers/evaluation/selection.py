@@ -4,7 +4,8 @@
 Money is heavy-tailed: on 1,500 households of a supermarket, five large baskets decided which weights earned most. So
 the largest mean revenue is not enough. Of the ways whose revenue cannot be told from the largest (the paired 95%
 interval over users holds 0), the one with the best value-NDCG is taken: it wants expensive items first too, but no
-user counts more than 1 in it. Metrics in which every user counts at most 1 are taken at their mean.
+user counts more than 1 in it. Of users with one target it is their NDCG, which knows no values: where most are of that
+kind, the largest mean revenue is taken after all. So are metrics in which every user counts at most 1.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ PerUser = Mapping[str, np.ndarray]
 
 
 def deciding_metrics(metric: str) -> tuple[str, ...]:
-    """What `best_of` needs of each user: `metric`, and of `revenue@k` also `value_ndcg@k`."""
+    """What `best_of` needs of each user: `metric`, and of `revenue@k` also `value_ndcg@k` and `ndcg@k`."""
     name, _, cut = metric.partition("@")
-    return (metric, f"value_ndcg@{cut}") if name == "revenue" else (metric,)
+    return (metric, f"value_ndcg@{cut}", f"ndcg@{cut}") if name == "revenue" else (metric,)
 
 
 def best_of(candidates: Sequence[PerUser], metric: str) -> int:
@@ -44,15 +45,17 @@ def best_of(candidates: Sequence[PerUser], metric: str) -> int:
             f"{place}. Leave users without targets out."
         )
     best = int(values.mean(axis=1).argmax())
-    steadier = deciding_metrics(metric)[1:]
-    if not steadier:
+    if len(deciding_metrics(metric)) == 1:
+        return best
+    _, steadier, plain = (np.stack([own[name] for own in candidates]) for name in deciding_metrics(metric))
+    served = (values > 0).any(axis=0)
+    if 2 * (steadier != plain).any(axis=0).sum() <= served.sum():
         return best
     as_good = list(range(len(values)))
     if values.shape[1] > 1:  # of one user nothing can be told apart
         losses = resampled_means((values[best] - values).T, seed=0)
         as_good = [place for place in as_good if place == best or interval(losses[:, place])[0] <= 0]
-    steady = [float(candidates[place][steadier[0]].mean()) for place in as_good]
-    return as_good[int(np.argmax(steady))]
+    return as_good[int(steadier[as_good].mean(axis=1).argmax())]
 
 
 __all__ = ["PerUser", "best_of", "deciding_metrics"]

@@ -9,7 +9,7 @@ from gr4ad.trainers.evaluation.choosing import WeightCandidate, best_candidate, 
 
 def tried(value_weight, ndcg, revenue):
     row = {"value_weight": value_weight, "ndcg@10": ndcg, "revenue@10": revenue}
-    per_user = {"revenue@10": np.full(20, revenue), "value_ndcg@10": np.full(20, ndcg)}
+    per_user = {"revenue@10": np.full(20, revenue), "value_ndcg@10": np.full(20, ndcg), "ndcg@10": np.full(20, 0.5)}
     return WeightCandidate(RankingWeights((4, 8, 8), value_weight=value_weight), row, per_user)
 
 

@@ -9,8 +9,9 @@ from gr4ad.trainers.evaluation.selection import best_of, deciding_metrics
 USERS = 200
 
 
-def candidate(revenue, value_ndcg):
-    return {"revenue@10": np.asarray(revenue, float), "value_ndcg@10": np.asarray(value_ndcg, float)}
+def candidate(revenue, value_ndcg, ndcg=0.01):
+    revenue, value_ndcg = np.asarray(revenue, float), np.asarray(value_ndcg, float)
+    return {"revenue@10": revenue, "value_ndcg@10": value_ndcg, "ndcg@10": np.full(len(revenue), ndcg)}
 
 
 def test_one_large_basket_does_not_decide():
@@ -18,6 +19,17 @@ def test_one_large_basket_does_not_decide():
     lucky = candidate(np.r_[np.full(USERS - 1, 0.98), 50.0], np.full(USERS, 0.05))
     assert lucky["revenue@10"].mean() > plain["revenue@10"].mean()
     assert best_of([lucky, plain], "revenue@10") == 1
+
+
+@pytest.mark.parametrize(("single", "taken"), [(1.0, 0), (0.5, 0), (0.4, 1)])
+def test_where_most_users_have_one_target_revenue_decides(single, taken):
+    """Their value-NDCG is their NDCG."""
+    of_one = np.arange(USERS) < single * USERS
+    likely = candidate(np.full(USERS, 1.0), np.full(USERS, 0.06))
+    dear = candidate(np.r_[np.full(USERS - 1, 0.98), 50.0], np.full(USERS, 0.05))
+    for own in (dear, likely):
+        own["ndcg@10"] = np.where(of_one, own["value_ndcg@10"], 0.01)
+    assert best_of([dear, likely], "revenue@10") == taken
 
 
 def test_what_earns_surely_more_is_taken_whatever_its_value_ndcg():
