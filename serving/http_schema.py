@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from gr4ad.tokenization import HISTORY_FEATURES, HistoryError, UserHistory
-from gr4ad.tokenization.user_history import MAX_ID_LENGTH
+from gr4ad.tokenization.user_history import LARGEST_AMOUNT, MAX_ID_LENGTH
 
 from .request_types import ITEM_LISTS, RecommendQuery, Refusal, RefusedError
 from .serving_options import RequestLimits
@@ -23,7 +23,7 @@ Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ENTRIES: dict[str, Any] = {
     "id": list[ItemId],
     "text": list[Text],
-    "amount": list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    "amount": list[Annotated[float, Field(ge=0, le=LARGEST_AMOUNT, allow_inf_nan=False)]],
     "time": list[Annotated[float, Field(allow_inf_nan=False)] | None],
 }
 """What a history feature is in JSON, by the kind of its entries."""

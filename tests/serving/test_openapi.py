@@ -12,6 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from gr4ad.serving.live_model import LiveModel
+from gr4ad.tokenization.user_history import LARGEST_AMOUNT
 
 TOKEN = "a token of some length"
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
@@ -78,7 +79,7 @@ users = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=20).flatmap(
     lambda history: st.fixed_dictionaries(
         {"history": st.just(history)},
         optional={
-            "values": st.lists(st.floats(0, allow_infinity=False), min_size=len(history), max_size=len(history)),
+            "values": st.lists(st.floats(0, LARGEST_AMOUNT), min_size=len(history), max_size=len(history)),
             "beam_widths": st.tuples(*[st.integers(16, 32)] * 3),
             "top_k": st.integers(1, 16),
             "exclude_history": st.booleans(),
