@@ -25,7 +25,7 @@ from .prefix_vectors_gr4ad import sampled_products, samples_products
 from .trie_gr4ad import SIDTrie
 
 DENSER = 8
-"""How many products of a whole matrix take the time of one at a chosen place."""
+"""So many products of a whole matrix are taken to cost as much as one at a chosen place of it: an estimate."""
 
 Rows = list[torch.Tensor]
 """Rows of the prefix vectors of a trie's nodes, as [`GR4ADPrefixVectors.rows`] finds them."""
@@ -86,8 +86,7 @@ class GR4ADSIDPathMixin(GR4ADHeads):
 
     def code_logits(self, level: int, states: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Logits of codes (int64, (B, R, M)) of a level by its head, float32 or wider (B, R, M). Where a node has few
-        children beside the codes of the level, theirs alone are computed: of 16,384 codes and 30 children a node, that
-        is a fiftieth of the time."""
+        children beside the codes of the level, theirs alone are computed."""
         head = self.sid_heads[level]
         few = codes.shape[-1] * DENSER <= self.config.codebook_sizes[level]
         # Where weights are offloaded, replaced or cast while they are used, the head has to be called.

@@ -16,7 +16,7 @@ def nats_of(run: FinishedRun, neighbour_weight: float, batch_size: int) -> dict[
     item head without and with the item neighbours; also the nats of a uniform guess over the catalog, and how many
     items share an SID, as these are counted as one."""
     model, tokenizer = GR4ADForRecommendation.from_pretrained(run.folder).eval(), run.tokenizer
-    given = {"trie": model.build_trie(tokenizer, removed=True)} if hasattr(model.config, "sid_normalization") else {}
+    trie = model.build_trie(tokenizer, removed=True)
     targets = run.held_out(run.data.test)
     sums = {"sid nats": 0.0, "item nats": 0.0, "item nats, with item neighbours": 0.0}
     histories = history_rows(tokenizer, run.data.test)
@@ -27,7 +27,7 @@ def nats_of(run: FinishedRun, neighbour_weight: float, batch_size: int) -> dict[
         items = targets.items[np.where(wanted, targets.offsets[chosen][:, None] + offset, 0)]
         sids = torch.from_numpy(tokenizer.index.codes[items] + tokenizer.level_offsets)
         rows = torch.from_numpy(items)
-        output = model(**batch, candidate_ids=sids, candidate_items=rows + 1, **given)
+        output = model(**batch, candidate_ids=sids, candidate_items=rows + 1, trie=trie)
         context = model.model.encode(**batch)
         log_probs = model.item_head.log_probs(model.model.trunk(context), model.item_table, context)[:, 1:]
         if model.item_neighbours is not None and neighbour_weight:

@@ -1,7 +1,7 @@
 # Copyright 2026 The gr4ad authors. Licensed under the Apache License, Version 2.0.
 """Which of several ways to rank is taken, from what each of them reached with every validation user.
 
-Money is heavy-tailed: on 1,500 households of a supermarket, five large baskets decided which weights earned most. So
+Money is heavy-tailed: among a few thousand users, a handful of large baskets can decide which weights earn most. So
 the largest mean revenue is not enough. Of the ways whose revenue cannot be told from the largest (the paired 95%
 interval over users holds 0), the one with the best value-NDCG is taken: it wants expensive items first too, but no
 user counts more than 1 in it. Of users with one target it is their NDCG, which knows no values: where most are of that
